@@ -1,0 +1,265 @@
+//! A data set: where its rows are, how they divide into splits, how a row becomes text.
+//!
+//! A recipe names one by its file in `datasets/`, by a path to such a TOML, or by a data file itself.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Format, Row, Templates};
+use crate::digest::Digest;
+use crate::source::{Fetcher, Source};
+
+/// A data set, one TOML in `datasets/`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Dataset {
+    /// What it is, for people.
+    #[serde(default)]
+    pub description: String,
+    /// Where the rows are, where every split is in one file.
+    pub source: Option<Source>,
+    /// How the file holds its rows; by default its name tells.
+    pub format: Option<Format>,
+    /// How a row becomes a prompt and a target; the usual shapes need none.
+    pub template: Option<Templates>,
+    /// What stands between two rows when windows are cut from many.
+    #[serde(default = "blank_line")]
+    pub separator: String,
+    /// The splits, by name.
+    #[serde(default, rename = "split")]
+    pub splits: BTreeMap<String, Split>,
+    /// Where relative paths start.
+    #[serde(skip)]
+    folders: Vec<PathBuf>,
+}
+
+/// One split of a data set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Split {
+    /// Where its rows are, where it has a file of its own.
+    pub source: Option<Source>,
+    /// Only the rows whose fields have these values.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
+    pub rows: BTreeMap<String, Value>,
+}
+
+fn blank_line() -> String {
+    "\n\n".into()
+}
+
+/// Where data sets are looked up by name.
+#[derive(Debug, Clone)]
+pub struct Library {
+    folders: Vec<PathBuf>,
+    base: Vec<PathBuf>,
+}
+
+/// One split of a data set, as a suite or a calibration reads it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Part {
+    source: Source,
+    format: Option<Format>,
+    rows: BTreeMap<String, Value>,
+    pub templates: Option<Templates>,
+    pub separator: String,
+    #[serde(skip)]
+    folders: Vec<PathBuf>,
+}
+
+impl Library {
+    /// The data sets of `./datasets`, and of `datasets` beside the recipe or its folder. Relative
+    /// paths in a recipe start at the working directory, or else at the recipe.
+    pub fn of_recipe(recipe: &Path) -> Self {
+        let beside = recipe.parent().map(Path::to_owned).unwrap_or_default();
+        let folders = [PathBuf::from("datasets"), beside.join("datasets"), beside.join("../datasets")];
+        Self { folders: folders.into_iter().filter(|f| f.is_dir()).collect(), base: vec![PathBuf::new(), beside] }
+    }
+
+    /// Where relative paths in the recipe start.
+    pub fn bases(&self) -> Vec<&Path> {
+        self.base.iter().map(PathBuf::as_path).collect()
+    }
+
+    /// The names that a recipe may use.
+    pub fn names(&self) -> Vec<String> {
+        let files = self.folders.iter().filter_map(|f| std::fs::read_dir(f).ok()).flatten().flatten();
+        let mut names: Vec<String> = files
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|e| e == "toml"))
+            .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// The data set that a recipe calls `name`: a name, `path:…toml`, `path:…` or another source of a data file.
+    ///
+    /// # Errors
+    /// Where there is none, or its TOML is wrong.
+    pub fn get(&self, name: &str) -> Result<Dataset> {
+        if name.contains(':') {
+            let source: Source = name.parse().map_err(anyhow::Error::msg)?;
+            return match &source {
+                Source::Path(path) if path.extension().is_some_and(|e| e == "toml") => {
+                    let fetcher = Fetcher { cache: PathBuf::new(), offline: true };
+                    Dataset::open(&source.resolve(&self.bases(), &fetcher)?)
+                }
+                _ => Ok(Dataset::of_file(source, self.base.clone())),
+            };
+        }
+        let file = self.folders.iter().map(|f| f.join(format!("{name}.toml"))).find(|p| p.is_file());
+        match file {
+            Some(path) => Dataset::open(&path),
+            None => {
+                let names = self.names();
+                let nearest = crate::words::nearest(name, names.iter().map(String::as_str));
+                let hint = nearest.map_or(String::new(), |n| format!("; did you mean \"{n}\"?"));
+                let known = if names.is_empty() { "none, there is no datasets/ folder here".into() } else { names.join(", ") };
+                bail!("there is no data set \"{name}\"{hint} (known: {known}; a file of your own is \"path:my.jsonl\")")
+            }
+        }
+    }
+}
+
+impl Dataset {
+    fn open(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut dataset: Self = toml::from_str(&text).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
+        dataset.folders = vec![path.parent().unwrap_or(Path::new("")).to_owned(), PathBuf::new()];
+        let everywhere = dataset.source.is_some();
+        ensure!(
+            everywhere || (!dataset.splits.is_empty() && dataset.splits.values().all(|s| s.source.is_some())),
+            "{}: neither the data set nor each of its splits names a `source`",
+            path.display()
+        );
+        Ok(dataset)
+    }
+
+    fn of_file(source: Source, folders: Vec<PathBuf>) -> Self {
+        Self {
+            description: String::new(),
+            source: Some(source),
+            format: None,
+            template: None,
+            separator: blank_line(),
+            splits: BTreeMap::new(),
+            folders,
+        }
+    }
+
+    /// The split of that name; without one, `preferred` where the data set has it, else all rows.
+    ///
+    /// # Errors
+    /// Where the data set has no such split.
+    pub fn part(&self, split: Option<&str>, preferred: &str) -> Result<Part> {
+        let split = match split {
+            Some(name) => {
+                let found = self.splits.get(name);
+                Some(found.with_context(|| match self.splits.is_empty() {
+                    true => format!("there is no split \"{name}\": the data set is one file without splits"),
+                    false => format!(
+                        "there is no split \"{name}\"; the data set has {}",
+                        self.splits.keys().map(|k| format!("\"{k}\"")).collect::<Vec<_>>().join(", ")
+                    ),
+                })?)
+            }
+            None => self.splits.get(preferred).or_else(|| self.splits.values().next()),
+        };
+        let source = split.and_then(|s| s.source.as_ref()).or(self.source.as_ref());
+        Ok(Part {
+            source: source.context("the data set names no `source`")?.clone(),
+            format: self.format,
+            rows: split.map(|s| s.rows.clone()).unwrap_or_default(),
+            templates: self.template.clone(),
+            separator: self.separator.clone(),
+            folders: self.folders.clone(),
+        })
+    }
+}
+
+impl Part {
+    /// The source, as tables and logs name it.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    fn bases(&self) -> Vec<&Path> {
+        self.folders.iter().map(PathBuf::as_path).collect()
+    }
+
+    /// The local file, fetched if need be.
+    pub fn file(&self, fetcher: &Fetcher) -> Result<PathBuf> {
+        self.source.resolve(&self.bases(), fetcher)
+    }
+
+    /// The local file if it is here already.
+    pub fn local(&self, fetcher: &Fetcher) -> Result<Option<PathBuf>> {
+        self.source.local(&self.bases(), fetcher)
+    }
+
+    /// What the rows depend on: how they are read, and the file's content.
+    pub fn digest(&self, file: &Path) -> Result<Digest> {
+        Ok(Digest::of(&(&self.format, &self.rows, &self.templates, &self.separator, Digest::of_file(file)?)))
+    }
+
+    /// The split's rows.
+    pub fn read(&self, file: &Path) -> Result<Vec<Row>> {
+        ensure!(file.is_file(), "{} is no file; a data set is one file of rows", file.display());
+        let format = self.format.map_or_else(|| Format::of(file), Ok)?;
+        let mut rows = format.read(file)?;
+        rows.retain(|row| self.rows.iter().all(|(key, value)| row.get(key) == Some(value)));
+        ensure!(!rows.is_empty(), "{} has no rows of this split", file.display());
+        Ok(rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn library(files: &[(&str, &str)]) -> (tempfile::TempDir, Library) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("datasets")).unwrap();
+        for (name, text) in files {
+            std::fs::write(dir.path().join("datasets").join(name), text).unwrap();
+        }
+        let library = Library::of_recipe(&dir.path().join("recipe.toml"));
+        (dir, library)
+    }
+
+    #[test]
+    fn a_split_takes_the_rows_that_match() {
+        let toml = "source = 'path:a.jsonl'\n[split.train]\nrows = { part = 'train' }\n[split.test]\nrows = { part = 'test' }\n";
+        let rows = "{\"text\": \"x\", \"part\": \"train\"}\n{\"text\": \"y\", \"part\": \"test\"}\n";
+        let (_dir, library) = library(&[("a.toml", toml), ("a.jsonl", rows)]);
+        let fetcher = Fetcher { cache: PathBuf::new(), offline: true };
+        let part = library.get("a").unwrap().part(None, "test").unwrap();
+        let read = part.read(&part.file(&fetcher).unwrap()).unwrap();
+        assert_eq!(read.len(), 1);
+        assert_eq!(read[0]["text"], "y");
+        let error = library.get("a").unwrap().part(Some("dev"), "test").unwrap_err().to_string();
+        assert!(error.contains("\"dev\"") && error.contains("\"train\""), "{error}");
+    }
+
+    #[test]
+    fn a_misspelt_name_gets_the_nearest_one() {
+        let (_dir, library) = library(&[("instruct.toml", "source = 'path:x.jsonl'")]);
+        let error = library.get("instuct").unwrap_err().to_string();
+        assert!(error.contains("did you mean \"instruct\""), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_with_its_line() {
+        let (_dir, library) = library(&[("a.toml", "source = 'path:x.jsonl'\nformt = 'csv'\n")]);
+        let error = library.get("a").unwrap_err().to_string();
+        assert!(error.contains("formt") && error.contains("line 2") && error.contains("a.toml"), "{error}");
+    }
+}

@@ -1,0 +1,181 @@
+//! Files of rows: JSON lines (plain or gzipped), JSON, text, CSV and Parquet.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use flate2::read::MultiGzDecoder;
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// One row: field names and values.
+pub type Row = Map<String, Value>;
+
+/// How a file holds its rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// A JSON object a line (`.jsonl`, `.ndjson`, also `.gz`).
+    Jsonl,
+    /// One JSON array of objects (`.json`).
+    Json,
+    /// The whole file is one row with the field `text` (`.txt`, also `.gz`).
+    Text,
+    /// Comma-separated values with a header line (`.csv`).
+    Csv,
+    /// Apache Parquet (`.parquet`).
+    Parquet,
+}
+
+impl Format {
+    /// By the file's name.
+    pub fn of(path: &Path) -> Result<Self> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        let name = name.strip_suffix(".gz").unwrap_or(&name);
+        match name.rsplit_once('.').map(|(_, extension)| extension) {
+            Some("jsonl" | "ndjson") => Ok(Self::Jsonl),
+            Some("json") => Ok(Self::Json),
+            Some("txt" | "text" | "md") => Ok(Self::Text),
+            Some("csv") => Ok(Self::Csv),
+            Some("parquet") => Ok(Self::Parquet),
+            _ => bail!(
+                "{} has no ending that tells its format; expected .jsonl, .json, .txt, .csv or .parquet (.gz where it is text)",
+                path.display()
+            ),
+        }
+    }
+
+    /// All rows of a file.
+    ///
+    /// # Errors
+    /// Where the file cannot be read, or a row is not what the format says; the message has the line.
+    pub fn read(self, path: &Path) -> Result<Vec<Row>> {
+        let rows = match self {
+            Self::Jsonl => read_jsonl(text_reader(path)?),
+            Self::Json => read_json(text_reader(path)?),
+            Self::Text => read_text(text_reader(path)?),
+            Self::Csv => read_csv(text_reader(path)?),
+            Self::Parquet => read_parquet(path),
+        };
+        rows.with_context(|| format!("cannot read the rows of {}", path.display()))
+    }
+}
+
+fn text_reader(path: &Path) -> Result<Box<dyn BufRead>> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    Ok(match path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gz")) {
+        true => Box::new(BufReader::new(MultiGzDecoder::new(file))),
+        false => Box::new(BufReader::new(file)),
+    })
+}
+
+fn read_jsonl(reader: impl BufRead) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for (number, line) in reader.lines().enumerate() {
+        let line = line.with_context(|| format!("line {}", number + 1))?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let row = serde_json::from_str(&line).with_context(|| format!("line {} is no JSON object", number + 1))?;
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+fn read_json(reader: impl BufRead) -> Result<Vec<Row>> {
+    serde_json::from_reader(reader).context("expected one JSON array of objects")
+}
+
+fn read_text(mut reader: impl BufRead) -> Result<Vec<Row>> {
+    let mut text = String::new();
+    reader.read_to_string(&mut text).context("expected UTF-8 text")?;
+    Ok(vec![Row::from_iter([("text".into(), Value::String(text))])])
+}
+
+fn read_csv(reader: impl BufRead) -> Result<Vec<Row>> {
+    let mut reader = csv::Reader::from_reader(reader);
+    let header = reader.headers().context("the header line")?.clone();
+    let row = |record: csv::Result<csv::StringRecord>| -> Result<Row> {
+        let record = record?;
+        Ok(header.iter().zip(&record).map(|(name, value)| (name.to_owned(), Value::String(value.to_owned()))).collect())
+    };
+    reader.records().map(row).collect()
+}
+
+fn read_parquet(path: &Path) -> Result<Vec<Row>> {
+    let reader = SerializedFileReader::new(File::open(path)?)?;
+    let mut rows = Vec::new();
+    for row in reader.get_row_iter(None)? {
+        match row?.to_json_value() {
+            Value::Object(row) => rows.push(row),
+            other => bail!("row {} is {other}, not a record", rows.len() + 1),
+        }
+    }
+    Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn file(name: &str, bytes: &[u8]) -> (tempfile::TempDir, std::path::PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        (dir, path)
+    }
+
+    fn texts(name: &str, bytes: &[u8]) -> Vec<String> {
+        let (_dir, path) = file(name, bytes);
+        let rows = Format::of(&path).unwrap().read(&path).unwrap();
+        rows.iter().map(|r| r["text"].as_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn the_same_rows_come_out_of_every_text_format() {
+        let expected = ["one, two", "three"];
+        assert_eq!(texts("a.jsonl", b"{\"text\": \"one, two\"}\n\n{\"text\": \"three\"}\n"), expected);
+        assert_eq!(texts("a.json", b"[{\"text\": \"one, two\"}, {\"text\": \"three\"}]"), expected);
+        assert_eq!(texts("a.csv", b"text,n\n\"one, two\",1\nthree,2\n"), expected);
+        let mut gz = flate2::write::GzEncoder::new(vec![], flate2::Compression::fast());
+        gz.write_all(b"{\"text\": \"one, two\"}\n{\"text\": \"three\"}").unwrap();
+        assert_eq!(texts("a.jsonl.gz", &gz.finish().unwrap()), expected);
+        assert_eq!(texts("a.txt", b"one, two\nthree"), ["one, two\nthree"]);
+    }
+
+    #[test]
+    fn parquet_rows_keep_lists_and_structs() {
+        use arrow::array::{ArrayRef, ListBuilder, RecordBatch, StringArray, StringBuilder};
+        use std::sync::Arc;
+        let mut choices = ListBuilder::new(StringBuilder::new());
+        choices.append_value([Some("yes"), Some("no")]);
+        let batch = RecordBatch::try_from_iter([
+            ("question", Arc::new(StringArray::from(vec!["well?"])) as ArrayRef),
+            ("choices", Arc::new(choices.finish()) as ArrayRef),
+        ])
+        .unwrap();
+        let (_dir, path) = file("a.parquet", b"");
+        let mut writer =
+            parquet::arrow::ArrowWriter::try_new(File::create(&path).unwrap(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        let rows = Format::of(&path).unwrap().read(&path).unwrap();
+        assert_eq!(Value::Object(rows[0].clone()), serde_json::json!({"question": "well?", "choices": ["yes", "no"]}));
+    }
+
+    #[test]
+    fn a_damaged_line_is_named() {
+        let (_dir, path) = file("a.jsonl", b"{\"text\": \"fine\"}\n{\"text\": ");
+        let error = format!("{:#}", Format::Jsonl.read(&path).unwrap_err());
+        assert!(error.contains("a.jsonl") && error.contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn a_file_whose_name_tells_nothing_is_refused() {
+        assert!(Format::of(Path::new("rows.dat")).unwrap_err().to_string().contains(".jsonl"));
+    }
+}

@@ -1,0 +1,151 @@
+//! Dense f32 matrices in memory: views, products, and the factorisation that SparseGPT needs.
+//!
+//! Everything on the CPU that is hot goes through [`product`], which is the `gemm` crate (the one
+//! candle multiplies with) behind bounds checks.
+
+pub mod cholesky;
+pub mod simd;
+
+pub use cholesky::{NotPositiveDefinite, upper_inverse_factor};
+
+/// A read-only matrix over a slice, with arbitrary strides (so a transpose or a column stripe is free).
+#[derive(Clone, Copy)]
+pub struct Mat<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+/// The smallest slice length that holds a `rows × cols` matrix with these strides.
+fn extent(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> usize {
+    if rows == 0 || cols == 0 { 0 } else { (rows - 1) * row_stride + (cols - 1) * col_stride + 1 }
+}
+
+impl<'a> Mat<'a> {
+    /// `rows × cols`, row after row without gaps.
+    pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        Self::strided(data, rows, cols, cols)
+    }
+
+    /// `rows × cols` with `row_stride` values from one row to the next.
+    pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        assert!(data.len() >= extent(rows, cols, row_stride, 1), "slice too short for {rows}x{cols}");
+        Self { data, rows, cols, row_stride, col_stride: 1 }
+    }
+
+    /// The transpose, as a view.
+    pub fn t(self) -> Self {
+        Self {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
+    }
+}
+
+/// A mutable row-major matrix over a slice.
+pub struct MatMut<'a> {
+    data: &'a mut [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+}
+
+impl<'a> MatMut<'a> {
+    /// `rows × cols`, row after row without gaps.
+    pub fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+        Self::strided(data, rows, cols, cols)
+    }
+
+    /// `rows × cols` with `row_stride` values from one row to the next.
+    pub fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        assert!(data.len() >= extent(rows, cols, row_stride, 1), "slice too short for {rows}x{cols}");
+        assert!(row_stride >= cols || rows <= 1, "rows of a mutable matrix must not overlap");
+        Self { data, rows, cols, row_stride }
+    }
+}
+
+/// Who computes a product: the calling thread alone (inside a parallel loop), or all of them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    One,
+    All,
+}
+
+/// `dst ← keep·dst + scale·a·b`. `keep` is 0 (overwrite) or any factor.
+///
+/// The inner dimension is never split over threads, so the result does not depend on how many there are.
+pub fn product(dst: MatMut, keep: f32, scale: f32, a: Mat, b: Mat, threads: Threads) {
+    assert_eq!(a.cols, b.rows, "inner dimensions differ");
+    assert_eq!((dst.rows, dst.cols), (a.rows, b.cols), "the product has another shape than its destination");
+    if dst.rows == 0 || dst.cols == 0 {
+        return;
+    }
+    let parallelism = match threads {
+        Threads::All if rayon::current_num_threads() > 1 => gemm::Parallelism::Rayon(0),
+        _ => gemm::Parallelism::None,
+    };
+    // SAFETY: the constructors checked that every element reached through these shapes and strides
+    // lies inside its slice, and `dst` is borrowed mutably, so it aliases neither input.
+    unsafe {
+        gemm::gemm(
+            dst.rows,
+            dst.cols,
+            a.cols,
+            dst.data.as_mut_ptr(),
+            1,
+            dst.row_stride as isize,
+            keep != 0.0,
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            keep,
+            scale,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_product_of_strided_views_equals_the_triple_loop() {
+        let (m, k, n) = (5, 7, 3);
+        let a: Vec<f32> = (0..m * 10).map(|i| (i as f32 * 0.37).sin()).collect();
+        let b: Vec<f32> = (0..n * k).map(|i| (i as f32 * 0.73).cos()).collect();
+        let mut c = vec![1.0; m * 4];
+        product(
+            MatMut::strided(&mut c, m, n, 4),
+            0.5,
+            -2.0,
+            Mat::strided(&a, m, k, 10),
+            Mat::new(&b, n, k).t(),
+            Threads::All,
+        );
+        for i in 0..m {
+            for j in 0..n {
+                let dot: f32 = (0..k).map(|p| a[i * 10 + p] * b[j * k + p]).sum();
+                assert!((c[i * 4 + j] - (0.5 - 2.0 * dot)).abs() < 1e-5);
+            }
+        }
+        assert_eq!(c[3], 1.0, "the gap between rows is left alone");
+    }
+
+    #[test]
+    #[should_panic(expected = "slice too short")]
+    fn a_view_larger_than_its_slice_is_refused() {
+        Mat::new(&[0.0; 5], 2, 3);
+    }
+}

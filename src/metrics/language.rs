@@ -1,0 +1,298 @@
+//! Loss, divergences and agreement at every position of token windows.
+//!
+//! Both models' logits are recomputed from their last hidden states, a chunk of positions at a time,
+//! and everything is read off them in one parallel pass: logits of the whole suite never exist.
+
+use std::ops::{Add, AddAssign, Mul, Sub};
+
+use anyhow::Result;
+use candle_core::Tensor;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::data::Windows;
+use crate::linalg::{Mat, MatMut, Threads, product, simd};
+use crate::tensors;
+
+/// Scores summed over positions: of one window, or of many.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Scores {
+    /// Positions that were scored: every token of a window but its last predicts one.
+    pub positions: f64,
+    pub loss: f64,
+    pub js: f64,
+    pub kl: f64,
+    pub agreement: f64,
+}
+
+impl AddAssign<&Scores> for Scores {
+    fn add_assign(&mut self, other: &Self) {
+        self.positions += other.positions;
+        self.loss += other.loss;
+        self.js += other.js;
+        self.kl += other.kl;
+        self.agreement += other.agreement;
+    }
+}
+
+/// Positions whose logits exist at once; two such chunks, of the dense and the pruned model.
+const CHUNK: usize = 256;
+
+/// The scores of each window.
+///
+/// `dense` and `pruned` are the last hidden states after the final norm (tokens × hidden), `head`
+/// (vocabulary × hidden) turns them into logits.
+pub fn score_windows(windows: &Windows, dense: &Tensor, pruned: &Tensor, head: &Tensor) -> Result<Vec<Scores>> {
+    let vocabulary = head.dim(0)?;
+    // The window and the next token of every row; the last row of a window predicts nothing.
+    let mut targets: Vec<Option<(usize, usize)>> = Vec::with_capacity(windows.tokens());
+    for (window, range) in windows.ranges().enumerate() {
+        targets.extend(windows.ids()[range].iter().skip(1).map(|&id| Some((window, id as usize))));
+        targets.push(None);
+    }
+
+    let mut scores = vec![Scores::default(); windows.len()];
+    let mut logits = [(); 2].map(|()| vec![0f32; CHUNK.min(targets.len()) * vocabulary]);
+    for (chunk, targets) in targets.chunks(CHUNK).enumerate() {
+        let rows = targets.len();
+        for (states, logits) in [dense, pruned].into_iter().zip(&mut logits) {
+            let states = states.narrow(0, chunk * CHUNK, rows)?;
+            recompute_logits(&states, head, &mut logits[..rows * vocabulary])?;
+        }
+        let [dense, pruned] = &logits;
+        let pairs = dense.par_chunks(vocabulary).zip(pruned.par_chunks(vocabulary)).zip(targets);
+        let scored: Vec<Option<(usize, Scores)>> = pairs
+            .map_init(Scratch::default, |scratch, ((dense, pruned), target)| {
+                let (window, id) = (*target)?;
+                Some((window, simd::vectorized(|| compare(dense, pruned, id, scratch))))
+            })
+            .collect();
+        scored.into_iter().flatten().for_each(|(window, s)| scores[window] += &s);
+    }
+    Ok(scores)
+}
+
+/// `states` (rows × hidden) · headᵀ into `logits` (rows × vocabulary).
+fn recompute_logits(states: &Tensor, head: &Tensor, logits: &mut [f32]) -> Result<()> {
+    let ((rows, hidden), vocabulary) = (states.dims2()?, head.dim(0)?);
+    let mut multiply = |states: &[f32], head: &[f32]| {
+        let (a, b) = (Mat::new(states, rows, hidden), Mat::new(head, vocabulary, hidden).t());
+        product(MatMut::new(logits, rows, vocabulary), 0.0, 1.0, a, b, Threads::All);
+    };
+    Ok(tensors::with_values(states, |states| tensors::with_values(head, |head| multiply(states, head)))??)
+}
+
+/// The float that a comparison is computed in: f32 with vector functions for studies, f64 with the
+/// standard library's where a test wants the formula to more digits.
+trait Real: Copy + Default + PartialOrd + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> {
+    fn of(x: f64) -> Self;
+    fn widen(self) -> f64;
+    fn exp(self) -> Self;
+    fn ln(self) -> Self;
+}
+
+impl Real for f32 {
+    #[inline(always)]
+    fn of(x: f64) -> Self {
+        x as f32
+    }
+    #[inline(always)]
+    fn widen(self) -> f64 {
+        f64::from(self)
+    }
+    #[inline(always)]
+    fn exp(self) -> Self {
+        simd::exp(self)
+    }
+    #[inline(always)]
+    fn ln(self) -> Self {
+        simd::ln(self)
+    }
+}
+
+/// Room for one position's exponentials, reused.
+#[derive(Default)]
+struct Scratch<T> {
+    dense: Vec<T>,
+    pruned: Vec<T>,
+}
+
+/// Values summed in T before they go into an f64: few enough that f32 loses nothing that shows.
+const SPAN: usize = 1024;
+
+/// Scores of one position, from the logits of the dense model (distribution p) and the pruned one (q).
+///
+/// With d = ln q − ln p and t = ln(½ + ½·eᵈ) = ln(m/p), where m = (p + q)/2:
+/// JS = ½·Σ p·ln(p/m) + q·ln(q/m) = ½·Σ q·d − (p + q)·t, and KL(p ‖ q) = −Σ p·d.
+/// Written so, both are exactly 0 where the logits are equal. d is held within ±80 for t, beyond which
+/// one of p and q is nothing beside the other.
+#[inline(always)]
+fn compare<T: Real>(dense: &[T], pruned: &[T], target: usize, scratch: &mut Scratch<T>) -> Scores {
+    let (dense_best, dense_max, dense_sum) = exponentials(dense, &mut scratch.dense);
+    let (pruned_best, pruned_max, pruned_sum) = exponentials(pruned, &mut scratch.pruned);
+    let (p_scale, q_scale) = (T::of(dense_sum.recip()), T::of(pruned_sum.recip()));
+    // ln q − ln p = (z_q − max_q) − (z_p − max_p) − (ln Σ_q − ln Σ_p)
+    let shift = T::of(pruned_sum.ln() - dense_sum.ln());
+    let (half, limit) = (T::of(0.5), T::of(80.0));
+    let low = T::default() - limit;
+
+    let (mut js, mut kl) = (0.0, 0.0);
+    for start in (0..dense.len()).step_by(SPAN) {
+        let end = dense.len().min(start + SPAN);
+        let (zp, zq) = (&dense[start..end], &pruned[start..end]);
+        let (ep, eq) = (&scratch.dense[start..end], &scratch.pruned[start..end]);
+        let mut js_lanes = [T::default(); simd::LANES];
+        let mut kl_lanes = [T::default(); simd::LANES];
+        let mut term = |lane: usize, i: usize| {
+            let (p, q) = (ep[i] * p_scale, eq[i] * q_scale);
+            let d = ((zq[i] - pruned_max) - (zp[i] - dense_max)) - shift;
+            let held = if d > limit { limit } else { d };
+            let held = if held < low { low } else { held };
+            let t = (half + half * held.exp()).ln();
+            js_lanes[lane] = js_lanes[lane] + (q * held - (p + q) * t);
+            kl_lanes[lane] = kl_lanes[lane] - p * d;
+        };
+        let whole = zp.len() / simd::LANES * simd::LANES;
+        for first in (0..whole).step_by(simd::LANES) {
+            for lane in 0..simd::LANES {
+                term(lane, first + lane);
+            }
+        }
+        for i in whole..zp.len() {
+            term(i - whole, i);
+        }
+        js += js_lanes.iter().map(|x| x.widen()).sum::<f64>();
+        kl += kl_lanes.iter().map(|x| x.widen()).sum::<f64>();
+    }
+    Scores {
+        positions: 1.0,
+        loss: pruned_sum.ln() - (pruned[target] - pruned_max).widen(),
+        js: 0.5 * js,
+        kl,
+        agreement: if dense_best == pruned_best { 1.0 } else { 0.0 },
+    }
+}
+
+/// e^(z − max) of every logit into `out`; the index of the largest logit, it, and the sum.
+#[inline(always)]
+fn exponentials<T: Real>(logits: &[T], out: &mut Vec<T>) -> (usize, T, f64) {
+    let mut lanes = [logits[0]; simd::LANES];
+    let (chunks, rest) = logits.as_chunks::<{ simd::LANES }>();
+    for chunk in chunks {
+        for (lane, &z) in lanes.iter_mut().zip(chunk) {
+            *lane = if z > *lane { z } else { *lane };
+        }
+    }
+    let max = lanes.iter().chain(rest).fold(logits[0], |m, &z| if z > m { z } else { m });
+    let best = logits.iter().position(|&z| z == max).unwrap_or(0);
+
+    out.resize(logits.len(), T::default());
+    let mut sum = 0.0;
+    for (logits, out) in logits.chunks(SPAN).zip(out.chunks_mut(SPAN)) {
+        let mut lanes = [T::default(); simd::LANES];
+        let (from, rest) = logits.as_chunks::<{ simd::LANES }>();
+        let (to, rest_to) = out.as_chunks_mut::<{ simd::LANES }>();
+        for (from, to) in from.iter().zip(to) {
+            for lane in 0..simd::LANES {
+                to[lane] = (from[lane] - max).exp();
+                lanes[lane] = lanes[lane] + to[lane];
+            }
+        }
+        for ((lane, z), to) in lanes.iter_mut().zip(rest).zip(rest_to) {
+            *to = (*z - max).exp();
+            *lane = *lane + *to;
+        }
+        sum += lanes.iter().map(|x| x.widen()).sum::<f64>();
+    }
+    (best, max, sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    impl Real for f64 {
+        fn of(x: f64) -> Self {
+            x
+        }
+        fn widen(self) -> f64 {
+            self
+        }
+        fn exp(self) -> Self {
+            f64::exp(self)
+        }
+        fn ln(self) -> Self {
+            f64::ln(self)
+        }
+    }
+
+    /// Pairs of logits with their divergences as scipy computes them.
+    #[derive(Deserialize)]
+    struct Pair {
+        logits_p: Vec<f64>,
+        logits_q: Vec<f64>,
+        js: f64,
+        kl_pq: f64,
+    }
+
+    #[test]
+    fn divergences_equal_scipys() {
+        let pairs: Vec<Pair> =
+            serde_json::from_str(include_str!("../../tests/fixtures/divergence.json")).unwrap();
+        for pair in pairs {
+            let exact = compare(&pair.logits_p, &pair.logits_q, 0, &mut Scratch::default());
+            assert!((exact.js - pair.js).abs() < 1e-9, "{} {}", exact.js, pair.js);
+            assert!((exact.kl - pair.kl_pq).abs() < 1e-9 * pair.kl_pq.max(1.0), "{} {}", exact.kl, pair.kl_pq);
+            let narrow = |z: &[f64]| z.iter().map(|&x| x as f32).collect::<Vec<f32>>();
+            let fast = compare(&narrow(&pair.logits_p), &narrow(&pair.logits_q), 0, &mut Scratch::default());
+            assert!((fast.js - pair.js).abs() < 1e-6, "{} {}", fast.js, pair.js);
+            assert!((fast.kl - pair.kl_pq).abs() < 2e-6 * pair.kl_pq.max(1.0), "{} {}", fast.kl, pair.kl_pq);
+        }
+    }
+
+    #[test]
+    fn equal_logits_have_exactly_no_divergence() {
+        let z: Vec<f32> = (0..1500).map(|i| (i as f32 * 0.37).sin() * 20.0).collect();
+        let scores = compare(&z, &z, 3, &mut Scratch::default());
+        assert_eq!((scores.js, scores.kl, scores.agreement), (0.0, 0.0, 1.0));
+    }
+
+    #[test]
+    fn certain_models_that_disagree_are_ln_two_apart() {
+        let (mut p, mut q) = (vec![-500f32; 40], vec![-500f32; 40]);
+        (p[1], q[2]) = (500.0, 500.0);
+        let scores = compare(&p, &q, 1, &mut Scratch::default());
+        assert!((scores.js - 2f64.ln()).abs() < 1e-6, "{}", scores.js);
+        assert_eq!((scores.loss, scores.agreement), (1000.0, 0.0));
+    }
+
+    #[test]
+    fn windows_are_scored_as_position_by_position() {
+        let (hidden, vocabulary) = (5, 37);
+        let windows = Windows::new((0..600).map(|i| i % 37).collect(), vec![2, 300, 600]).unwrap();
+        let states = |seed: f32| -> Vec<f32> { (0..600 * hidden).map(|i| (i as f32 * 0.31 + seed).sin()).collect() };
+        let head: Vec<f32> = (0..vocabulary * hidden).map(|i| (i as f32 * 0.77).cos()).collect();
+        let (dense, pruned) = (states(0.0), states(0.4));
+        let tensor = |v: &[f32], rows| Tensor::from_slice(v, (rows, hidden), &Device::Cpu).unwrap();
+        let scored =
+            score_windows(&windows, &tensor(&dense, 600), &tensor(&pruned, 600), &tensor(&head, vocabulary)).unwrap();
+
+        let logits = |states: &[f32], t: usize| -> Vec<f64> {
+            let dot = |v: usize| (0..hidden).map(|j| f64::from(states[t * hidden + j]) * f64::from(head[v * hidden + j])).sum();
+            (0..vocabulary).map(dot).collect()
+        };
+        for (window, range) in windows.ranges().enumerate() {
+            let mut expected = Scores::default();
+            for t in range.start..range.end - 1 {
+                let target = windows.ids()[t + 1] as usize;
+                expected += &compare(&logits(&dense, t), &logits(&pruned, t), target, &mut Scratch::default());
+            }
+            assert_eq!(scored[window].positions, expected.positions);
+            assert!((scored[window].loss - expected.loss).abs() < 1e-5 * expected.loss);
+            assert!((scored[window].js - expected.js).abs() < 1e-5 * expected.js);
+            assert!((scored[window].kl - expected.kl).abs() < 1e-5 * expected.kl);
+            assert_eq!(scored[window].agreement, expected.agreement);
+        }
+    }
+}

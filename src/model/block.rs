@@ -1,0 +1,161 @@
+//! One decoder block, in steps that can be watched from outside.
+//!
+//! Pruning needs what each linear reads. A block has four such places, its [`Site`]s; [`Block::advance`]
+//! takes a batch from one to the next, and whoever walks the block may look at the input there, or
+//! replace the weights that are about to read it, before going on.
+
+use std::ops::Range;
+
+use candle_core::{Result, Tensor};
+
+use super::kernels::{self, Heads};
+use super::rope::Rope;
+
+/// A weight matrix that pruning may touch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LinearName {
+    Q,
+    K,
+    V,
+    O,
+    Gate,
+    Up,
+    Down,
+}
+
+impl LinearName {
+    pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+
+    /// As tables spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Q => "q",
+            Self::K => "k",
+            Self::V => "v",
+            Self::O => "o",
+            Self::Gate => "gate",
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+}
+
+/// A place in a block whose value one or more linears read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Site {
+    /// The normed residual, read by q, k and v.
+    AttentionInput,
+    /// The heads' outputs side by side, read by o.
+    AttentionOutput,
+    /// The normed residual after attention, read by gate and up.
+    FeedForwardInput,
+    /// silu(gate)·up, read by down.
+    FeedForwardOutput,
+}
+
+impl Site {
+    /// In the order in which a token passes them.
+    pub const ALL: [Self; 4] =
+        [Self::AttentionInput, Self::AttentionOutput, Self::FeedForwardInput, Self::FeedForwardOutput];
+
+    /// The linears that read this site.
+    pub fn linears(self) -> &'static [LinearName] {
+        match self {
+            Self::AttentionInput => &[LinearName::Q, LinearName::K, LinearName::V],
+            Self::AttentionOutput => &[LinearName::O],
+            Self::FeedForwardInput => &[LinearName::Gate, LinearName::Up],
+            Self::FeedForwardOutput => &[LinearName::Down],
+        }
+    }
+}
+
+/// y = x·Wᵀ + b.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    pub weight: Tensor, // (outputs, inputs)
+    pub bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// (tokens, inputs) → (tokens, outputs)
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = x.matmul(&self.weight.t()?)?;
+        match &self.bias {
+            Some(bias) => y.broadcast_add(bias),
+            None => Ok(y),
+        }
+    }
+}
+
+/// The weights of one block.
+#[derive(Debug, Clone)]
+pub struct Block {
+    pub heads: Heads,
+    pub norm_epsilon: f32,
+    pub attention_norm: Tensor, // (hidden)
+    pub feed_forward_norm: Tensor,
+    pub linears: [Linear; 7], // in the order of LinearName::ALL
+}
+
+/// A batch of windows on its way through a block.
+pub struct Flow {
+    /// The residual stream, (tokens, hidden).
+    pub hidden: Tensor,
+    /// What the linears of the current site read, (tokens, columns).
+    pub input: Tensor,
+    windows: Vec<Range<usize>>,
+}
+
+impl Flow {
+    /// `hidden` (tokens × hidden) holds the windows one after the other, at these ranges of its rows.
+    pub fn new(hidden: Tensor, windows: Vec<Range<usize>>) -> Self {
+        Self { input: hidden.clone(), hidden, windows }
+    }
+}
+
+impl Block {
+    pub fn linear(&self, name: LinearName) -> &Linear {
+        &self.linears[name as usize]
+    }
+
+    pub fn linear_mut(&mut self, name: LinearName) -> &mut Linear {
+        &mut self.linears[name as usize]
+    }
+
+    /// Takes a batch from the site before `site` to it.
+    pub fn advance(&self, site: Site, flow: &mut Flow, rope: &Rope) -> Result<()> {
+        let apply = |name, x: &Tensor| self.linear(name).forward(x);
+        let x = &flow.input;
+        flow.input = match site {
+            Site::AttentionInput => self.norm(&flow.hidden, &self.attention_norm)?,
+            Site::AttentionOutput => {
+                let (q, k, v) = (apply(LinearName::Q, x)?, apply(LinearName::K, x)?, apply(LinearName::V, x)?);
+                kernels::attention(&q, &k, &v, &flow.windows, self.heads, rope)?
+            }
+            Site::FeedForwardInput => {
+                flow.hidden = (&flow.hidden + apply(LinearName::O, x)?)?;
+                self.norm(&flow.hidden, &self.feed_forward_norm)?
+            }
+            Site::FeedForwardOutput => kernels::swiglu(&apply(LinearName::Gate, x)?, &apply(LinearName::Up, x)?)?,
+        };
+        Ok(())
+    }
+
+    /// The block's output, from a batch at the last site.
+    pub fn finish(&self, flow: Flow) -> Result<Tensor> {
+        flow.hidden + self.linear(LinearName::Down).forward(&flow.input)?
+    }
+
+    /// The whole block: (tokens, hidden) → (tokens, hidden).
+    pub fn forward(&self, hidden: Tensor, windows: &[Range<usize>], rope: &Rope) -> Result<Tensor> {
+        let mut flow = Flow::new(hidden, windows.to_vec());
+        for site in Site::ALL {
+            self.advance(site, &mut flow, rope)?;
+        }
+        self.finish(flow)
+    }
+
+    fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        candle_nn::ops::rms_norm(x, weight, self.norm_epsilon)
+    }
+}

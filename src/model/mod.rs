@@ -1,0 +1,217 @@
+//! A Llama-like language model: its shape, weights, decoder block, head and tokenizer.
+
+mod block;
+mod config;
+mod kernels;
+mod rope;
+mod tokenizer;
+mod weights;
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{DType, Device, Tensor};
+
+pub use block::{Block, Flow, Linear, LinearName, Site};
+pub use config::{AttentionBias, Config, RopeScaling};
+pub use kernels::Heads;
+pub use rope::Rope;
+pub use tokenizer::Tokenizer;
+use weights::{GgufFile, SafetensorsDir, Weights};
+
+/// A model whose weights stay in their files until a block is asked for.
+pub struct Model {
+    pub config: Config,
+    /// The precision that weights are held in: loaded weights are rounded to it, and so are pruned ones.
+    pub dtype: DType,
+    pub device: Device,
+    weights: Box<dyn Weights>,
+}
+
+/// The files of a model: a GGUF file, or a directory of safetensors.
+pub enum ModelFiles {
+    Gguf(PathBuf),
+    Hub(PathBuf),
+}
+
+impl ModelFiles {
+    /// What lies at `path`.
+    ///
+    /// # Errors
+    /// Where there is nothing, or neither a GGUF file nor a directory with a `config.json`.
+    pub fn at(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            if path.join("config.json").is_file() {
+                return Ok(Self::Hub(path.to_owned()));
+            }
+            bail!("{} has no config.json; expected a Hugging Face model directory or a .gguf file", path.display());
+        }
+        ensure!(path.exists(), "{} does not exist", path.display());
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("gguf") => Ok(Self::Gguf(path.to_owned())),
+            Some("safetensors") => match path.parent() {
+                Some(dir) if dir.join("config.json").is_file() => Ok(Self::Hub(dir.to_owned())),
+                _ => bail!("{} has no config.json beside it; name the model's directory", path.display()),
+            },
+            _ => bail!("{} is neither a .gguf file nor a model directory", path.display()),
+        }
+    }
+
+    /// Every file that the model depends on, for its digest.
+    pub fn list(&self) -> Result<Vec<PathBuf>> {
+        match self {
+            Self::Gguf(path) => Ok(vec![path.clone()]),
+            Self::Hub(dir) => {
+                let mut files = SafetensorsDir::files(dir)?;
+                let beside = ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+                files.extend(beside.iter().map(|name| dir.join(name)).filter(|path| path.is_file()));
+                Ok(files)
+            }
+        }
+    }
+
+    /// The model's shape, without its weights.
+    pub fn config(&self) -> Result<Config> {
+        match self {
+            Self::Gguf(path) => GgufFile::open(path)?.config(),
+            Self::Hub(dir) => hub_config(dir),
+        }
+    }
+
+    /// The model's tokenizer and chat template.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        match self {
+            Self::Gguf(path) => {
+                Tokenizer::from_gguf(&GgufFile::open(path)?).with_context(|| format!("the tokenizer in {}", path.display()))
+            }
+            Self::Hub(dir) => Tokenizer::from_dir(dir),
+        }
+    }
+}
+
+fn hub_config(dir: &Path) -> Result<Config> {
+    let path = dir.join("config.json");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Config::from_hub(&text).with_context(|| format!("in {}", path.display()))
+}
+
+/// Everything that is applied after the last block.
+pub struct Head {
+    norm: Tensor,
+    norm_epsilon: f32,
+    /// (vocabulary, hidden)
+    pub weight: Tensor,
+}
+
+impl Head {
+    /// The final norm: what logits are a product of. (tokens, hidden) → (tokens, hidden)
+    pub fn norm(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
+        candle_nn::ops::rms_norm(hidden, &self.norm, self.norm_epsilon)
+    }
+}
+
+impl Model {
+    /// Opens the files; weights are read when they are asked for.
+    pub fn open(files: &ModelFiles, dtype: DType, device: Device) -> Result<Self> {
+        let (config, weights): (Config, Box<dyn Weights>) = match files {
+            ModelFiles::Gguf(path) => {
+                let mut file = GgufFile::open(path)?;
+                (file.config()?, Box::new(file))
+            }
+            ModelFiles::Hub(dir) => (hub_config(dir)?, Box::new(SafetensorsDir::open(dir)?)),
+        };
+        Ok(Self { config, dtype, device, weights })
+    }
+
+    /// Rounds a weight to the precision that the model is held in. The CPU computes in f32, so there
+    /// a rounded weight is widened again, which loses nothing.
+    pub fn round(&self, weight: &Tensor) -> candle_core::Result<Tensor> {
+        let rounded = weight.to_dtype(self.dtype)?.to_device(&self.device)?;
+        if self.device.is_cpu() { rounded.to_dtype(DType::F32) } else { Ok(rounded) }
+    }
+
+    fn tensor(&self, name: &str, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
+        let tensor = self.weights.tensor(name)?;
+        let shape = shape.into();
+        ensure!(
+            tensor.shape() == &shape,
+            "tensor `{name}` has shape {:?}, but the model's config calls for {shape:?}",
+            tensor.shape()
+        );
+        Ok(self.round(&tensor)?)
+    }
+
+    /// Reads block `index`.
+    ///
+    /// # Errors
+    /// Where a tensor is missing, damaged, or of another shape than the config says.
+    pub fn block(&self, index: usize) -> Result<Block> {
+        let c = &self.config;
+        let (query, key_value) = (c.heads * c.head_dim, c.key_value_heads * c.head_dim);
+        let prefix = format!("model.layers.{index}");
+        let linear = |name: LinearName| -> Result<Linear> {
+            let (part, outputs, inputs) = match name {
+                LinearName::Q => ("self_attn.q_proj", query, c.hidden),
+                LinearName::K => ("self_attn.k_proj", key_value, c.hidden),
+                LinearName::V => ("self_attn.v_proj", key_value, c.hidden),
+                LinearName::O => ("self_attn.o_proj", c.hidden, query),
+                LinearName::Gate => ("mlp.gate_proj", c.feed_forward, c.hidden),
+                LinearName::Up => ("mlp.up_proj", c.feed_forward, c.hidden),
+                LinearName::Down => ("mlp.down_proj", c.hidden, c.feed_forward),
+            };
+            let biased = match name {
+                LinearName::Q | LinearName::K | LinearName::V => c.attention_bias != AttentionBias::None,
+                LinearName::O => c.attention_bias == AttentionBias::All,
+                LinearName::Gate | LinearName::Up | LinearName::Down => c.feed_forward_bias,
+            };
+            Ok(Linear {
+                weight: self.tensor(&format!("{prefix}.{part}.weight"), (outputs, inputs))?,
+                bias: biased.then(|| self.tensor(&format!("{prefix}.{part}.bias"), outputs)).transpose()?,
+            })
+        };
+        let [q, k, v, o, gate, up, down] = LinearName::ALL.map(linear);
+        Ok(Block {
+            heads: Heads { query: c.heads, key_value: c.key_value_heads, dim: c.head_dim },
+            norm_epsilon: c.norm_epsilon as f32,
+            attention_norm: self.tensor(&format!("{prefix}.input_layernorm.weight"), c.hidden)?,
+            feed_forward_norm: self.tensor(&format!("{prefix}.post_attention_layernorm.weight"), c.hidden)?,
+            linears: [q?, k?, v?, o?, gate?, up?, down?],
+        })
+    }
+
+    /// The embedding table, (vocabulary, hidden).
+    pub fn embedding(&self) -> Result<Tensor> {
+        self.tensor("model.embed_tokens.weight", (self.config.vocabulary, self.config.hidden))
+    }
+
+    /// The final norm and the language-model head.
+    pub fn head(&self) -> Result<Head> {
+        let c = &self.config;
+        let own = "lm_head.weight";
+        let weight = if c.tied || !self.weights.contains(own) {
+            self.embedding()?
+        } else {
+            self.tensor(own, (c.vocabulary, c.hidden))?
+        };
+        Ok(Head { norm: self.tensor("model.norm.weight", c.hidden)?, norm_epsilon: c.norm_epsilon as f32, weight })
+    }
+
+    /// The rotary table for windows of up to `positions` tokens.
+    pub fn rope(&self, positions: usize) -> Result<Rope> {
+        Ok(Rope::new(&self.config, positions, &self.device)?)
+    }
+
+    /// Logits (tokens × vocabulary) of windows that lie one after the other in `ids`, all at once:
+    /// for short inputs. Studies walk the blocks instead.
+    pub fn logits(&self, ids: &[u32], windows: &[Range<usize>]) -> Result<Tensor> {
+        let rope = self.rope(windows.iter().map(|w| w.len()).max().unwrap_or(0))?;
+        let ids = Tensor::new(ids, &self.device)?;
+        let mut hidden = self.embedding()?.index_select(&ids, 0)?;
+        for index in 0..self.config.blocks {
+            hidden = self.block(index)?.forward(hidden, windows, &rope)?;
+        }
+        let head = self.head()?;
+        Ok(head.norm(&hidden)?.matmul(&head.weight.t()?)?)
+    }
+}

@@ -1,0 +1,25 @@
+//! Rotary position embedding: the table of angles.
+
+use candle_core::{Device, Result, Tensor};
+
+use super::Config;
+
+/// cos and sin of position × frequency, (positions × head_dim / 2) each.
+#[derive(Debug, Clone)]
+pub struct Rope {
+    pub cos: Tensor,
+    pub sin: Tensor,
+}
+
+impl Rope {
+    /// The table for positions `0 .. positions`, computed in f32 as transformers does.
+    pub fn new(config: &Config, positions: usize, device: &Device) -> Result<Self> {
+        let frequencies = config.rope_scaling.frequencies(config.rope_theta, config.head_dim);
+        let angles: Vec<f32> = (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f)).collect();
+        let shape = (positions, frequencies.len());
+        let table = |f: fn(f32) -> f32| {
+            Tensor::from_vec(angles.iter().map(|&a| f(a)).collect::<Vec<f32>>(), shape, device)
+        };
+        Ok(Self { cos: table(f32::cos)?, sin: table(f32::sin)? })
+    }
+}

@@ -1,0 +1,299 @@
+//! SparseGPT: pruning with second-order error compensation.
+//!
+//! Frantar & Alistarh 2023, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot"
+//! (arXiv 2301.00774), algorithm 1. H = 2/n·XXᵀ is the Hessian of the layer's squared output error
+//! and U the upper factor of its inverse, H⁻¹ = UᵀU. Columns are visited from left to right in blocks:
+//! a weight w in column j scores w²/u_jj², the lowest scores go, and the error (w − q)/u_jj of each
+//! removed weight is made up for by the columns to its right, through row j of U.
+
+use anyhow::bail;
+use candle_core::Tensor;
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Method, Pruned, Sparsity, Statistic, StatisticKind, select};
+use crate::linalg::{Mat, MatMut, Threads, product, simd, upper_inverse_factor};
+use crate::tensors;
+
+/// Options of SparseGPT; the defaults are the published ones.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SparseGpt {
+    /// Added to the diagonal of the Gram matrix, as a fraction of its mean. Raised tenfold, up to 1,
+    /// where the factorisation fails.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub damping: f64,
+    /// Columns that share one threshold and are compensated together. A multiple of M with N:M.
+    #[schemars(range(min = 1))]
+    pub block_size: usize,
+}
+
+impl Default for SparseGpt {
+    fn default() -> Self {
+        Self { damping: 0.01, block_size: 128 }
+    }
+}
+
+/// The damping that is tried last; at this, the diagonal is twice its mean or more.
+const LARGEST_DAMPING: f64 = 1.0;
+
+impl Method for SparseGpt {
+    fn statistic(&self) -> StatisticKind {
+        StatisticKind::Gram
+    }
+
+    fn check(&self, sparsity: Sparsity) -> Result<(), (&'static str, String)> {
+        if !(0.0..=LARGEST_DAMPING).contains(&self.damping) {
+            return Err(("damping", format!("{} is out of range; expected a number from 0 to 1", self.damping)));
+        }
+        if self.block_size == 0 {
+            return Err(("block_size", "expected at least 1 column".into()));
+        }
+        match sparsity {
+            Sparsity::NOfM { m, .. } if self.block_size % m != 0 => Err((
+                "block_size",
+                format!("{} is not a multiple of {m}, which sparsity \"{sparsity}\" needs", self.block_size),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn prune(&self, weight: &Tensor, statistic: &Statistic, sparsity: Sparsity) -> anyhow::Result<Pruned> {
+        let Statistic::Gram(gram) = statistic else {
+            bail!("sparsegpt needs the Gram matrix of the inputs");
+        };
+        let (rows, d) = weight.dims2()?;
+        let mut h = tensors::finite_values(gram, "Gram matrix of the inputs")?; // (d, d)
+        let mut w = tensors::finite_values(weight, "weight")?; // (rows, d)
+
+        // An input that is always zero tells nothing: its weights go, as in the published code.
+        for j in (0..d).filter(|j| h[j * d + j] == 0.0).collect::<Vec<_>>() {
+            h[j * d + j] = 1.0;
+            w.iter_mut().skip(j).step_by(d).for_each(|x| *x = 0.0);
+        }
+        let (u, damping) = self.factor(&mut h, d)?;
+
+        for start in (0..d).step_by(self.block_size) {
+            let block = Block::new(&u, d, start, self.block_size.min(d - start));
+            block.solve(&mut w, rows, sparsity);
+        }
+        if !w.iter().all(|x| x.is_finite()) {
+            bail!("the compensated weight has values that are not finite; a larger [method.sparsegpt] damping may help");
+        }
+        Ok(Pruned { weight: Tensor::from_vec(w, weight.shape(), weight.device())?, damping: Some(damping) })
+    }
+}
+
+impl SparseGpt {
+    /// U of the damped H, and the damping that it took.
+    fn factor(&self, h: &mut [f32], d: usize) -> anyhow::Result<(Vec<f32>, f64)> {
+        let diagonal: Vec<f32> = (0..d).map(|j| h[j * d + j]).collect();
+        let mean = diagonal.iter().map(|&x| f64::from(x)).sum::<f64>() / d as f64;
+        let mut damping = self.damping;
+        loop {
+            for (j, x) in diagonal.iter().enumerate() {
+                h[j * d + j] = x + (damping * mean) as f32;
+            }
+            match upper_inverse_factor(h, d) {
+                Ok(u) => return Ok((u, damping)),
+                Err(e) if damping >= LARGEST_DAMPING => bail!("{e}, even with damping {damping}"),
+                Err(_) => damping = (damping * 10.0).clamp(1e-4, LARGEST_DAMPING),
+            }
+        }
+    }
+}
+
+/// One block of columns `start .. start + b` of the solver.
+struct Block<'a> {
+    u: &'a [f32], // (d, d)
+    d: usize,
+    start: usize,
+    b: usize,
+    /// The block's own part of U, without gaps, (b, b).
+    u1: Vec<f32>,
+    /// 1/u_jj² of the block's columns.
+    inverse_diagonal_squared: Vec<f32>,
+}
+
+impl<'a> Block<'a> {
+    fn new(u: &'a [f32], d: usize, start: usize, b: usize) -> Self {
+        let u1: Vec<f32> = (start..start + b).flat_map(|i| u[i * d + start..i * d + start + b].to_vec()).collect();
+        let inverse_diagonal_squared = (0..b).map(|j| (u1[j * b + j] * u1[j * b + j]).recip()).collect();
+        Self { u, d, start, b, u1, inverse_diagonal_squared }
+    }
+
+    /// Prunes the block's columns of `w` (rows, d) and compensates all columns to their right.
+    fn solve(&self, w: &mut [f32], rows: usize, sparsity: Sparsity) {
+        let &Self { d, start, b, .. } = self;
+        let threshold = match sparsity {
+            Sparsity::Ratio(ratio) => {
+                let mut scores = vec![0f32; rows * b];
+                scores.par_chunks_mut(b).zip(w.par_chunks(d)).for_each(|(scores, row)| {
+                    let weights = row[start..start + b].iter().zip(&self.inverse_diagonal_squared);
+                    scores.iter_mut().zip(weights).for_each(|(s, (w, k))| *s = w * w * k);
+                });
+                select::threshold(&mut scores, ratio)
+            }
+            Sparsity::NOfM { .. } => 0.0, // groups decide as they are reached
+        };
+
+        let mut errors = vec![0f32; rows * b]; // (rows, b)
+        w.par_chunks_mut(d).zip(errors.par_chunks_mut(b)).for_each_init(
+            || (vec![false; b], Vec::new()),
+            |(gone, keys), (row, errors)| {
+                let row = &mut row[start..start + b];
+                match sparsity {
+                    Sparsity::Ratio(_) => {
+                        for (gone, (w, k)) in gone.iter_mut().zip(row.iter().zip(&self.inverse_diagonal_squared)) {
+                            *gone = w * w * k <= threshold;
+                        }
+                        simd::vectorized(|| self.solve_columns(row, errors, 0..b, gone));
+                    }
+                    Sparsity::NOfM { n, m } => {
+                        gone.fill(false);
+                        for j in (0..b).step_by(m) {
+                            let scores =
+                                row[j..j + m].iter().zip(&self.inverse_diagonal_squared[j..]).map(|(w, k)| w * w * k);
+                            select::smallest(scores, m - n, keys, |i| gone[j + i] = true);
+                            simd::vectorized(|| self.solve_columns(row, errors, j..j + m, gone));
+                        }
+                    }
+                }
+            },
+        );
+
+        // W[:, end..] -= E · U[block, end..]
+        let end = start + b;
+        if end < d {
+            product(
+                MatMut::strided(&mut w[end..], rows, d - end, d),
+                1.0,
+                -1.0,
+                Mat::new(&errors, rows, b),
+                Mat::strided(&self.u[start * d + end..], b, d - end, d),
+                Threads::All,
+            );
+        }
+    }
+
+    /// Removes the weights marked `gone` among `columns` of one row of the block, from left to right.
+    #[inline(always)]
+    fn solve_columns(&self, row: &mut [f32], errors: &mut [f32], columns: std::ops::Range<usize>, gone: &[bool]) {
+        let b = self.b;
+        for j in columns.filter(|&j| gone[j]) {
+            let u_row = &self.u1[j * b + j..(j + 1) * b]; // u_jj, then what lies to the right
+            let error = row[j] / u_row[0];
+            errors[j] = error;
+            row[j] = 0.0;
+            row[j + 1..].iter_mut().zip(&u_row[1..]).for_each(|(w, u)| *w -= error * u);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    /// Pseudo-random values in (-0.5, 0.5) that are not correlated.
+    fn noise(n: usize, seed: f32) -> Vec<f32> {
+        (0..n).map(|i| ((i as f32 + seed) * 12.9898).sin() * 43758.547).map(|x| x - x.floor() - 0.5).collect()
+    }
+
+    /// 2/n·XᵀX of correlated inputs, in plain loops.
+    fn gram(d: usize, n: usize) -> (Vec<f32>, Tensor) {
+        let mut x = noise(n * d, 3.0);
+        for row in x.chunks_mut(d) {
+            (1..d).for_each(|j| row[j] += 0.8 * row[j - 1]);
+        }
+        let h: Vec<f32> = (0..d * d)
+            .map(|ij| (0..n).map(|t| x[t * d + ij / d] * x[t * d + ij % d]).sum::<f32>() * 2.0 / n as f32)
+            .collect();
+        let tensor = Tensor::from_slice(&h, (d, d), &Device::Cpu).unwrap();
+        (h, tensor)
+    }
+
+    fn solve(method: &SparseGpt, w: &[f32], h: &Tensor, sparsity: Sparsity) -> Vec<f32> {
+        let d = h.dim(0).unwrap();
+        let weight = Tensor::from_slice(w, (w.len() / d, d), &Device::Cpu).unwrap();
+        let pruned = method.prune(&weight, &Statistic::Gram(h.clone()), sparsity).unwrap();
+        tensors::values(&pruned.weight).unwrap()
+    }
+
+    /// Optimal brain surgeon, column by column: remove w_j where the mask says so, and set what lies to
+    /// the right to its least-squares optimum given all that is fixed so far, by solving
+    /// H_RR·δ_R = −H_RF·δ_F in f64. This is what algorithm 1 claims to compute.
+    fn brute_force(w: &[f32], kept: &[bool], h: &[f32], d: usize) -> Vec<f64> {
+        let mut out: Vec<f64> = w.iter().map(|&x| f64::from(x)).collect();
+        for j in 0..d {
+            if kept[j] {
+                continue;
+            }
+            out[j] = 0.0;
+            let n = d - j - 1;
+            let mut a = vec![vec![0f64; n + 1]; n];
+            for r in 0..n {
+                for c in 0..n {
+                    a[r][c] = f64::from(h[(j + 1 + r) * d + j + 1 + c]);
+                }
+                a[r][n] = -(0..=j).map(|f| f64::from(h[(j + 1 + r) * d + f]) * (out[f] - f64::from(w[f]))).sum::<f64>();
+            }
+            for p in 0..n {
+                for r in 0..n {
+                    if r != p {
+                        let factor = a[r][p] / a[p][p];
+                        (p..=n).for_each(|c| a[r][c] -= factor * a[p][c]);
+                    }
+                }
+            }
+            (0..n).for_each(|r| out[j + 1 + r] = f64::from(w[j + 1 + r]) + a[r][n] / a[r][r]);
+        }
+        out
+    }
+
+    #[test]
+    fn the_solution_is_the_least_squares_optimum_of_every_step() {
+        let d = 24;
+        let (h, tensor) = gram(d, 400);
+        let method = SparseGpt { damping: 0.0, block_size: 8 };
+        for sparsity in [Sparsity::Ratio(0.5), Sparsity::NOfM { n: 2, m: 4 }] {
+            let w = noise(3 * d, 11.0);
+            let pruned = solve(&method, &w, &tensor, sparsity);
+            for (row, solved) in w.chunks(d).zip(pruned.chunks(d)) {
+                let kept: Vec<bool> = solved.iter().map(|&x| x != 0.0).collect();
+                for (a, b) in solved.iter().zip(brute_force(row, &kept, &h, d)) {
+                    assert!((f64::from(*a) - b).abs() < 2e-3, "{sparsity}: {a} {b}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_dead_input_loses_its_weights() {
+        let d = 8;
+        let (mut h, _) = gram(d, 100);
+        (0..d).for_each(|i| (h[3 * d + i], h[i * d + 3]) = (0.0, 0.0));
+        let h = Tensor::from_vec(h, (d, d), &Device::Cpu).unwrap();
+        let pruned = solve(&SparseGpt::default(), &noise(4 * d, 5.0), &h, Sparsity::Ratio(0.25));
+        assert!(pruned.chunks(d).all(|row| row[3] == 0.0));
+    }
+
+    #[test]
+    fn a_singular_gram_matrix_raises_the_damping_and_says_so() {
+        // Rank one: every input is the same. Without damping there is no factor.
+        let h = Tensor::ones((16, 16), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let weight = Tensor::from_vec(noise(32, 1.0), (2, 16), &Device::Cpu).unwrap();
+        let method = SparseGpt { damping: 0.0, ..Default::default() };
+        let pruned = method.prune(&weight, &Statistic::Gram(h), Sparsity::Ratio(0.5)).unwrap();
+        assert!(pruned.damping.unwrap() > 0.0);
+    }
+
+    #[test]
+    fn an_indefinite_gram_matrix_is_an_error() {
+        let h = Tensor::new(&[[1f32, 9.0], [9.0, 1.0]], &Device::Cpu).unwrap();
+        let weight = Tensor::new(&[[1f32, 2.0]], &Device::Cpu).unwrap();
+        let error = SparseGpt::default().prune(&weight, &Statistic::Gram(h), Sparsity::Ratio(0.5)).err().unwrap();
+        assert!(error.to_string().contains("not positive definite"), "{error}");
+    }
+}

@@ -1,0 +1,173 @@
+//! What methods want to know of a linear's inputs, gathered over the tokens of the calibration set.
+
+use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
+
+use crate::linalg::{Mat, MatMut, Threads, product, simd};
+use crate::tensors;
+
+/// Which statistic a method wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StatisticKind {
+    /// Nothing: the weight alone decides.
+    None,
+    /// ‖x‖₂ of every input column.
+    ColumnNorms,
+    /// 2/n·XᵀX of the inputs.
+    Gram,
+}
+
+/// A statistic of the inputs X (n tokens × d columns) of a linear.
+#[derive(Debug, Clone)]
+pub enum Statistic {
+    None,
+    /// ‖X[:, j]‖₂ / √n (d); the factor is common to all columns and decides nothing.
+    ColumnNorms(Tensor),
+    /// 2/n·XᵀX (d × d), symmetric.
+    Gram(Tensor),
+}
+
+/// Columns of one stripe of the Gram matrix; see [`add_gram`].
+const STRIPE: usize = 256;
+
+/// Gathers a statistic batch by batch.
+pub struct Accumulator {
+    kind: StatisticKind,
+    /// ColumnNorms: d sums of squares. Gram: d × d, of which the CPU fills the upper triangle only.
+    sums: Sums,
+    columns: usize,
+    tokens: usize,
+}
+
+enum Sums {
+    Host(Vec<f32>),
+    Device(Tensor),
+}
+
+impl Accumulator {
+    /// An empty accumulator for inputs of `columns` columns.
+    pub fn new(kind: StatisticKind, columns: usize, device: &Device) -> candle_core::Result<Self> {
+        let len = match kind {
+            StatisticKind::None => 0,
+            StatisticKind::ColumnNorms => columns,
+            StatisticKind::Gram => columns * columns,
+        };
+        let sums = match device {
+            Device::Cpu => Sums::Host(vec![0.0; len]),
+            _ if kind == StatisticKind::Gram => Sums::Device(Tensor::zeros((columns, columns), DType::F32, device)?),
+            _ => Sums::Device(Tensor::zeros(len, DType::F32, device)?),
+        };
+        Ok(Self { kind, sums, columns, tokens: 0 })
+    }
+
+    /// Adds a batch of inputs (tokens × columns).
+    pub fn add(&mut self, inputs: &Tensor) -> candle_core::Result<()> {
+        self.tokens += inputs.dim(0)?;
+        match (&mut self.sums, self.kind) {
+            (_, StatisticKind::None) => {}
+            (Sums::Host(sums), StatisticKind::ColumnNorms) => {
+                tensors::with_values(inputs, |x| add_squares(sums, x))?;
+            }
+            (Sums::Host(sums), StatisticKind::Gram) => {
+                let d = self.columns;
+                tensors::with_values(inputs, |x| add_gram(sums, x, d))?;
+            }
+            (Sums::Device(sums), StatisticKind::ColumnNorms) => {
+                *sums = (&*sums + inputs.to_dtype(DType::F32)?.sqr()?.sum(0)?)?;
+            }
+            (Sums::Device(sums), StatisticKind::Gram) => {
+                let x = inputs.to_dtype(DType::F32)?;
+                *sums = (&*sums + x.t()?.matmul(&x)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The statistic of everything added.
+    pub fn finish(self) -> candle_core::Result<Statistic> {
+        let n = self.tokens.max(1) as f64;
+        let d = self.columns;
+        let sums = match self.sums {
+            Sums::Device(sums) => sums,
+            Sums::Host(mut sums) if self.kind == StatisticKind::Gram => {
+                mirror_upper(&mut sums, d);
+                Tensor::from_vec(sums, (d, d), &Device::Cpu)?
+            }
+            Sums::Host(sums) => Tensor::new(sums, &Device::Cpu)?,
+        };
+        Ok(match self.kind {
+            StatisticKind::None => Statistic::None,
+            StatisticKind::ColumnNorms => Statistic::ColumnNorms((sums / n)?.sqrt()?),
+            StatisticKind::Gram => Statistic::Gram((sums * (2.0 / n))?),
+        })
+    }
+}
+
+/// sums[j] += Σ x[t, j]², each thread over its own columns so that the order of the sum is fixed.
+fn add_squares(sums: &mut [f32], x: &[f32]) {
+    let d = sums.len();
+    sums.par_chunks_mut(64).enumerate().for_each(|(c, sums)| {
+        simd::vectorized(|| {
+            for row in x.chunks_exact(d) {
+                for (sum, v) in sums.iter_mut().zip(&row[c * 64..]) {
+                    *sum += v * v;
+                }
+            }
+        });
+    });
+}
+
+/// Upper triangle of `sums` (d × d) += XᵀX, in stripes of columns: half the work of the whole square.
+fn add_gram(sums: &mut [f32], x: &[f32], d: usize) {
+    let tokens = x.len() / d;
+    for (i, rows) in sums.chunks_mut(STRIPE * d).enumerate() {
+        let first = i * STRIPE;
+        let count = rows.len() / d;
+        product(
+            MatMut::strided(&mut rows[first..], count, d - first, d),
+            1.0,
+            1.0,
+            Mat::strided(&x[first..], tokens, count, d).t(),
+            Mat::strided(&x[first..], tokens, d - first, d),
+            Threads::All,
+        );
+    }
+}
+
+fn mirror_upper(square: &mut [f32], d: usize) {
+    for i in 0..d {
+        for j in 0..i {
+            square[i * d + j] = square[j * d + i];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statistics_over_batches_equal_the_definition() {
+        let (n, d) = (37, 300);
+        let x: Vec<f32> = (0..n * d).map(|i| (i as f32 * 0.618).sin()).collect();
+        let all = Tensor::from_vec(x.clone(), (n, d), &Device::Cpu).unwrap();
+        let gather = |kind| {
+            let mut a = Accumulator::new(kind, d, &Device::Cpu).unwrap();
+            a.add(&all.narrow(0, 0, 20).unwrap()).unwrap();
+            a.add(&all.narrow(0, 20, 17).unwrap()).unwrap();
+            a.finish().unwrap()
+        };
+        let dot = |i: usize, j: usize| (0..n).map(|t| f64::from(x[t * d + i]) * f64::from(x[t * d + j])).sum::<f64>();
+
+        let Statistic::ColumnNorms(norms) = gather(StatisticKind::ColumnNorms) else { panic!() };
+        for (j, &v) in norms.to_vec1::<f32>().unwrap().iter().enumerate() {
+            assert!((f64::from(v) - (dot(j, j) / n as f64).sqrt()).abs() < 1e-6);
+        }
+        let Statistic::Gram(gram) = gather(StatisticKind::Gram) else { panic!() };
+        for (i, row) in gram.to_vec2::<f32>().unwrap().iter().enumerate() {
+            for (j, &v) in row.iter().enumerate() {
+                assert!((f64::from(v) - 2.0 / n as f64 * dot(i, j)).abs() < 1e-5, "({i},{j})");
+            }
+        }
+    }
+}

