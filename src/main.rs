@@ -1,1 +1,14 @@
-fn main(){}
+//! The `calipr` command.
+
+use std::process::ExitCode;
+
+use calipr::cli::{Command, arguments};
+
+fn main() -> ExitCode {
+    let outcome = match arguments() {
+        Command::Run(args) => args.run(),
+        Command::Plan(args) => args.plan(),
+        Command::Schema => calipr::cli::print_schema(),
+    };
+    calipr::cli::exit_code(outcome)
+}

@@ -2,6 +2,7 @@
 
 mod block;
 mod config;
+pub mod device;
 mod kernels;
 mod rope;
 mod tokenizer;
@@ -185,12 +186,12 @@ impl Model {
         self.tensor("model.embed_tokens.weight", (self.config.vocabulary, self.config.hidden))
     }
 
-    /// The final norm and the language-model head.
-    pub fn head(&self) -> Result<Head> {
+    /// The final norm and the language-model head, which may be the embedding.
+    pub fn head(&self, embedding: &Tensor) -> Result<Head> {
         let c = &self.config;
         let own = "lm_head.weight";
         let weight = if c.tied || !self.weights.contains(own) {
-            self.embedding()?
+            embedding.clone()
         } else {
             self.tensor(own, (c.vocabulary, c.hidden))?
         };
@@ -207,11 +208,12 @@ impl Model {
     pub fn logits(&self, ids: &[u32], windows: &[Range<usize>]) -> Result<Tensor> {
         let rope = self.rope(windows.iter().map(|w| w.len()).max().unwrap_or(0))?;
         let ids = Tensor::new(ids, &self.device)?;
-        let mut hidden = self.embedding()?.index_select(&ids, 0)?;
+        let embedding = self.embedding()?;
+        let mut hidden = embedding.index_select(&ids, 0)?;
         for index in 0..self.config.blocks {
             hidden = self.block(index)?.forward(hidden, windows, &rope)?;
         }
-        let head = self.head()?;
+        let head = self.head(&embedding)?;
         Ok(head.norm(&hidden)?.matmul(&head.weight.t()?)?)
     }
 }

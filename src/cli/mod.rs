@@ -1,0 +1,141 @@
+//! The command line: the only part of calipr that prints.
+
+mod plan;
+mod run;
+mod table;
+mod terminal;
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::pipeline::{Cache, Interrupted};
+use crate::recipe::{self, Layers, Problems, Recipe};
+use crate::source::Fetcher;
+
+/// Pruning studies of language models: a TOML recipe in, Parquet tables out.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run a study, or go on with one: what is finished is not run again.
+    ///
+    /// Exit codes: 0 all cells are done, 1 the study cannot run, 2 the recipe or the command line is
+    /// wrong, 3 some cells failed (cells.parquet says why; the same command tries them again), 130
+    /// interrupted.
+    Run(StudyArgs),
+    /// Show a study's cells, what each needs, what is cached and how much work is left; compute nothing.
+    Plan(StudyArgs),
+    /// Print the JSON Schema of recipes, for editors.
+    Schema,
+}
+
+#[derive(Args)]
+pub struct StudyArgs {
+    /// The recipe, a TOML file.
+    recipe: PathBuf,
+    /// Set a key of the recipe, over the file and the environment: --set grid.sparsity='[0.7]'.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Folder of results [default: results/<name of the study>]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Folder of fetched models and cached stages [default: calipr in the user's cache folder]
+    #[arg(long, value_name = "DIR", env = "CALIPR_CACHE")]
+    cache: Option<PathBuf>,
+    /// Never reach out to a network.
+    #[arg(long, env = "CALIPR_OFFLINE")]
+    offline: bool,
+    /// CPU threads [default: all]
+    #[arg(long, value_name = "N", env = "CALIPR_THREADS")]
+    threads: Option<NonZeroUsize>,
+    /// Only warnings and the result.
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Also what goes on inside a cell.
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+/// Parses the command line; ends the program where it is wrong or asks for help.
+pub fn arguments() -> Command {
+    Cli::parse().command
+}
+
+/// Some cells of a study failed; the rest is done.
+#[derive(Debug)]
+struct CellsFailed(usize);
+
+impl std::fmt::Display for CellsFailed {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "{} of the cells failed; the same command tries them again", self.0)
+    }
+}
+
+impl std::error::Error for CellsFailed {}
+
+/// Says what went wrong, if anything, and what the exit code is.
+pub fn exit_code(outcome: Result<()>) -> ExitCode {
+    let Err(error) = outcome else { return ExitCode::SUCCESS };
+    eprintln!("error: {error:#}");
+    if error.is::<Problems>() {
+        ExitCode::from(2)
+    } else if error.is::<CellsFailed>() {
+        ExitCode::from(3)
+    } else if error.is::<Interrupted>() {
+        ExitCode::from(130)
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// `calipr schema`
+pub fn print_schema() -> Result<()> {
+    print(&recipe::schema())
+}
+
+/// Prints to stdout; a reader that has gone away (`| head`) is no error.
+fn print(text: &str) -> Result<()> {
+    use std::io::Write;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
+        _ => Ok(()),
+    }
+}
+
+impl StudyArgs {
+    fn load(&self) -> Result<(Recipe, Layers), Problems> {
+        Recipe::load(&self.recipe, &self.set)
+    }
+
+    fn cache(&self) -> Result<Cache> {
+        Cache::open(&self.cache.clone().unwrap_or_else(Cache::default_dir))
+    }
+
+    fn fetcher(&self, cache: &Cache) -> Fetcher {
+        Fetcher { cache: cache.dir().to_owned(), offline: self.offline }
+    }
+
+    fn results_dir(&self, recipe: &Recipe) -> PathBuf {
+        self.out.clone().unwrap_or_else(|| PathBuf::from("results").join(&recipe.name))
+    }
+
+    /// Gives rayon, and through it candle and gemm, its threads. Called before the first parallel loop.
+    fn start_threads(&self) -> Result<()> {
+        if let Some(threads) = self.threads {
+            // SAFETY: no other thread has been started yet that could read the environment. candle takes
+            // its number of threads from here, not from rayon's pool.
+            unsafe { std::env::set_var("RAYON_NUM_THREADS", threads.to_string()) };
+            rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
+        }
+        Ok(())
+    }
+}

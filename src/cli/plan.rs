@@ -1,0 +1,68 @@
+//! `calipr plan`
+
+use anyhow::Result;
+
+use super::table::{Table, bytes};
+use super::{StudyArgs, print};
+use crate::data::Library;
+use crate::pipeline::{Inputs, plan};
+use crate::recipe::{cells, check_against_model};
+
+impl StudyArgs {
+    /// Prints what `run` would do.
+    pub fn plan(&self) -> Result<()> {
+        let (recipe, layers) = self.load()?;
+        self.start_threads()?;
+        let cache = self.cache()?;
+        let fetcher = self.fetcher(&cache);
+        let library = Library::of_recipe(&self.recipe);
+        let inputs = match Inputs::are_local(&recipe, &library, &fetcher)? {
+            true => {
+                // What was computed elsewhere is under another key: plan for the device that would run.
+                let device = crate::model::device::open(&recipe.model.device)?;
+                let device = crate::model::device::name(&device);
+                Some(Inputs::resolve(&recipe, &library, &fetcher, device)?)
+            }
+            false => None,
+        };
+        if let Some(inputs) = &inputs {
+            check_against_model(&recipe, &inputs.config, &layers)?;
+        }
+        let plan = plan(&recipe, inputs.as_ref(), &cache);
+
+        let mut table = Table::new(["cell", "stage", "cached", "keeps", "work"]);
+        let (mut left, mut work) = (0, 0.0);
+        for cell in &plan.cells {
+            for (i, stage) in cell.stages.iter().enumerate() {
+                let cached = stage.cached == Some(true);
+                left += usize::from(!cached);
+                work += stage.work.filter(|_| !cached).unwrap_or(0.0);
+                table.row([
+                    if i == 0 { cell.id.clone() } else { String::new() },
+                    stage.name.clone(),
+                    stage.cached.map_or("?", |c| if c { "yes" } else { "no" }).into(),
+                    stage.bytes.map_or("?".into(), bytes),
+                    stage.work.map_or("?".into(), flops),
+                ]);
+            }
+        }
+        let mut text = format!("{}: {} cells\n\n{table}\n", recipe.name, cells(&recipe).len());
+        text += &match inputs {
+            Some(_) => format!("{left} stages to compute, about {} of work\n", flops(work)),
+            None => format!(
+                "the model or data are not all here yet; `calipr run {}` fetches them\n",
+                self.recipe.display()
+            ),
+        };
+        print(&text)
+    }
+}
+
+fn flops(work: f64) -> String {
+    match work {
+        0.0 => "-".into(),
+        w if w < 1e12 => format!("{:.2} GFLOP", w / 1e9),
+        w if w < 1e15 => format!("{:.2} TFLOP", w / 1e12),
+        w => format!("{:.2} PFLOP", w / 1e15),
+    }
+}

@@ -1,0 +1,120 @@
+//! What a person sees while a study runs: a progress line on a terminal, plain log lines elsewhere.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::pipeline::{CellRecord, Status, Watch};
+
+/// Set by Ctrl-C or a request to terminate.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// The progress line, the log and the interrupt.
+pub struct Terminal {
+    bar: ProgressBar,
+}
+
+impl Terminal {
+    /// Starts logging to stderr and listening for Ctrl-C.
+    pub fn start(quiet: bool, verbose: bool) -> Result<Self> {
+        let bar = ProgressBar::hidden();
+        if !quiet && io::stderr().is_terminal() {
+            bar.set_draw_target(ProgressDrawTarget::stderr());
+            let style = ProgressStyle::with_template("{spinner} {prefix} {bar:24} {pos}/{len} {msg} {elapsed}");
+            bar.set_style(style.context("the progress line's template")?);
+            bar.enable_steady_tick(Duration::from_millis(200));
+        }
+        let level = match (quiet, verbose) {
+            (true, _) => LevelFilter::WARN,
+            (_, true) => LevelFilter::DEBUG,
+            _ => LevelFilter::INFO,
+        };
+        tracing_subscriber::fmt()
+            .with_max_level(level)
+            .with_target(false)
+            .without_time()
+            .with_ansi(io::stderr().is_terminal())
+            .with_writer(AboveBar(bar.clone()))
+            .init();
+        ctrlc::set_handler(|| {
+            if INTERRUPTED.swap(true, Ordering::SeqCst) {
+                std::process::exit(130); // asked twice: do not even end cleanly
+            }
+        })
+        .context("cannot listen for Ctrl-C")?;
+        Ok(Self { bar })
+    }
+
+    /// Takes the progress line away.
+    pub fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Watch for Terminal {
+    fn cell_begins(&self, number: usize, of: usize, id: &str) {
+        self.bar.set_prefix(format!("[{number}/{of}] {id}"));
+        self.bar.set_position(0);
+        self.bar.reset_elapsed();
+        tracing::debug!("[{number}/{of}] {id} begins");
+    }
+
+    fn progress(&self, done: usize, of: usize, what: &str) {
+        self.bar.set_length(of as u64);
+        self.bar.set_position(done as u64);
+        self.bar.set_message(what.to_owned());
+        tracing::debug!("block {done}/{of}: {what}");
+    }
+
+    fn cell_ends(&self, record: &CellRecord, reused: bool) {
+        let id = record.cell.id();
+        match (&record.status, &record.pruned) {
+            (Status::Failed(error), _) => tracing::error!("{id} failed: {error}"),
+            (Status::Done, Some(_)) if reused => tracing::info!("{id}: finished before"),
+            (Status::Done, Some(pruned)) => {
+                let s = pruned.seconds;
+                tracing::info!(
+                    "{id}: sparsity {:.4}, {:.1} s (calibrate {:.1}, prune {:.1}, forward {:.1}, score {:.1})",
+                    pruned.achieved_sparsity(),
+                    s.total(),
+                    s.calibrate,
+                    s.prune,
+                    s.forward,
+                    s.score
+                );
+            }
+            (Status::Done, None) => {}
+        }
+    }
+
+    fn interrupted(&self) -> bool {
+        INTERRUPTED.load(Ordering::SeqCst)
+    }
+}
+
+/// Writes log lines to stderr, above the progress line where there is one.
+#[derive(Clone)]
+struct AboveBar(ProgressBar);
+
+impl Write for AboveBar {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.suspend(|| io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+impl<'a> MakeWriter<'a> for AboveBar {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}

@@ -1,0 +1,52 @@
+//! Where to compute, as recipes spell it.
+
+use anyhow::{Result, bail};
+use candle_core::{Device, utils};
+
+/// Checks a device name without touching the device.
+///
+/// # Errors
+/// Where the name is none, or calipr was built without that kind of device.
+pub fn check(name: &str) -> Result<()> {
+    let (kind, number) = name.split_once(':').unwrap_or((name, "0"));
+    let known = match kind {
+        "auto" | "cpu" => !name.contains(':'),
+        "cuda" | "metal" => number.parse::<usize>().is_ok(),
+        _ => false,
+    };
+    if !known {
+        bail!("\"{name}\" is no device; expected auto, cpu, cuda, cuda:N or metal");
+    }
+    let built = match kind {
+        "cuda" => utils::cuda_is_available(),
+        "metal" => utils::metal_is_available(),
+        _ => true,
+    };
+    if !built {
+        bail!("calipr was built without {kind}; build it with `cargo build --release --features {kind}`");
+    }
+    Ok(())
+}
+
+/// Opens a device. `auto` is the first GPU that calipr was built for, else the CPU.
+pub fn open(name: &str) -> Result<Device> {
+    check(name)?;
+    let (kind, number) = name.split_once(':').unwrap_or((name, "0"));
+    let number = number.parse().unwrap_or(0);
+    Ok(match kind {
+        "cuda" => Device::new_cuda(number)?,
+        "metal" => Device::new_metal(number)?,
+        "auto" if utils::cuda_is_available() => Device::cuda_if_available(0)?,
+        "auto" if utils::metal_is_available() => Device::new_metal(0)?,
+        _ => Device::Cpu,
+    })
+}
+
+/// The name that results are recorded under.
+pub fn name(device: &Device) -> String {
+    match device.location() {
+        candle_core::DeviceLocation::Cpu => "cpu".into(),
+        candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+    }
+}

@@ -1,0 +1,198 @@
+//! The stage cache: files named by the digest of all that they depend on.
+//!
+//! An entry is written under a temporary name, synced and renamed, so that it is whole or absent; it
+//! ends in the digest of its content, which is checked when it is read. A damaged entry is dropped
+//! and made again.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use memmap2::Mmap;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::digest::Digest;
+
+/// A kind of cached output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Token windows of a calibration set or a suite.
+    Windows,
+    /// The dense model's last hidden states on a suite.
+    Teacher,
+    /// What pruning a cell came to: its layers and times.
+    Pruned,
+    /// A cell's scores on a suite, window by window.
+    Scores,
+}
+
+impl Stage {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Windows => "windows",
+            Self::Teacher => "teacher",
+            Self::Pruned => "pruned",
+            Self::Scores => "scores",
+        }
+    }
+
+    /// The version of the code that makes it; raised when its output changes, so that old entries
+    /// are not taken for new ones.
+    fn version(self) -> u32 {
+        1
+    }
+
+    /// The key of an output that depends on `on`.
+    pub fn key(self, on: &impl Serialize) -> Key {
+        Key { stage: self, digest: Digest::of(&(self.as_str(), self.version(), on)) }
+    }
+}
+
+/// Names one cached output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key {
+    stage: Stage,
+    digest: Digest,
+}
+
+impl Key {
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+}
+
+/// Bytes of the digest at an entry's end.
+const TRAILER: usize = 32;
+
+/// A folder of entries.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    dir: PathBuf,
+}
+
+/// An entry's content, memory-mapped.
+pub struct Entry {
+    map: Mmap,
+}
+
+impl std::ops::Deref for Entry {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.map[..self.map.len() - TRAILER]
+    }
+}
+
+impl Cache {
+    /// Opens the cache, making its folder.
+    pub fn open(dir: &Path) -> Result<Self> {
+        fs::create_dir_all(dir).with_context(|| format!("cannot make the cache folder {}", dir.display()))?;
+        Ok(Self { dir: dir.to_owned() })
+    }
+
+    /// The default place: `calipr` in the user's cache folder.
+    pub fn default_dir() -> PathBuf {
+        let var = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let base = var("XDG_CACHE_HOME").or_else(|| std::env::home_dir().map(|home| home.join(".cache")));
+        base.unwrap_or_else(std::env::temp_dir).join("calipr")
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn path(&self, key: Key) -> PathBuf {
+        self.dir.join(key.stage.as_str()).join(key.digest.to_string())
+    }
+
+    /// Whether there is an entry; its content is not looked at.
+    pub fn contains(&self, key: Key) -> bool {
+        self.path(key).is_file()
+    }
+
+    /// The content of an entry, if there is one and it is whole.
+    pub fn read(&self, key: Key) -> Option<Entry> {
+        let path = self.path(key);
+        let file = File::open(&path).ok()?;
+        // SAFETY: entries are never changed, only made and removed whole; a removed file stays mapped.
+        let map = unsafe { Mmap::map(&file) }.ok()?;
+        let whole = map.len() >= TRAILER && {
+            let (content, trailer) = map.split_at(map.len() - TRAILER);
+            blake3::Hasher::new().update_rayon(content).finalize().as_bytes() == trailer
+        };
+        if !whole {
+            tracing::warn!("dropping the damaged cache entry {}", path.display());
+            let _ = fs::remove_file(&path);
+            return None;
+        }
+        Some(Entry { map })
+    }
+
+    /// A JSON entry.
+    pub fn read_json<T: DeserializeOwned>(&self, key: Key) -> Option<T> {
+        serde_json::from_slice(&self.read(key)?).ok()
+    }
+
+    /// Writes an entry whose content is these pieces, one after the other.
+    pub fn write<'a>(&self, key: Key, pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<()> {
+        let path = self.path(key);
+        let write = || -> Result<()> {
+            let folder = path.parent().expect("an entry lies in its stage's folder");
+            fs::create_dir_all(folder)?;
+            let mut file = tempfile::NamedTempFile::new_in(folder)?;
+            let mut hasher = blake3::Hasher::new();
+            for piece in pieces {
+                hasher.update_rayon(piece);
+                file.write_all(piece)?;
+            }
+            file.write_all(hasher.finalize().as_bytes())?;
+            file.as_file().sync_all()?;
+            file.persist(&path)?;
+            Ok(())
+        };
+        write().with_context(|| format!("cannot write the cache entry {}", path.display()))
+    }
+
+    /// Writes a JSON entry.
+    pub fn write_json(&self, key: Key, value: &impl Serialize) -> Result<()> {
+        self.write(key, [serde_json::to_vec(value)?.as_slice()])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_comes_back_as_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let key = Stage::Windows.key(&"a");
+        assert!(cache.read(key).is_none());
+        cache.write(key, [b"some ".as_slice(), b"bytes"]).unwrap();
+        assert_eq!(&cache.read(key).unwrap()[..], b"some bytes");
+        assert!(!cache.contains(Stage::Windows.key(&"b")));
+        assert!(!cache.contains(Stage::Scores.key(&"a")));
+    }
+
+    #[test]
+    fn an_entry_with_any_byte_changed_or_missing_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let key = Stage::Scores.key(&1);
+        cache.write(key, [b"content".as_slice()]).unwrap();
+        let path = cache.path(key);
+        let whole = fs::read(&path).unwrap();
+        for i in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[i] ^= 1;
+            fs::write(&path, &damaged).unwrap();
+            assert!(cache.read(key).is_none(), "byte {i}");
+            assert!(!cache.contains(key));
+            fs::write(&path, &whole[..i]).unwrap();
+            assert!(cache.read(key).is_none(), "cut at {i}");
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! From a recipe to scores: inputs and their digests, cached stages, and the walk over the blocks.
+
+mod cache;
+mod cell;
+mod inputs;
+mod plan;
+mod stream;
+mod study;
+mod walk;
+
+pub use cache::{Cache, Stage};
+pub use cell::{CellRecord, LayerRecord, Seconds, Status};
+pub use inputs::{Inputs, InputPart};
+pub use plan::{Plan, PlannedCell, plan};
+pub use study::{Study, SuiteRecord};
+
+/// Who follows a run: told what happens, asked whether to stop.
+pub trait Watch: Sync {
+    /// A cell begins: its number (from 1), of how many, and its id.
+    fn cell_begins(&self, number: usize, of: usize, id: &str);
+    /// Within the cell: blocks done, of how many, and what is being done.
+    fn progress(&self, done: usize, of: usize, what: &str);
+    /// A cell ended; `reused` where nothing had to be computed.
+    fn cell_ends(&self, record: &CellRecord, reused: bool);
+    /// Whether the run should end now.
+    fn interrupted(&self) -> bool;
+}
+
+/// The run was asked to end; what was finished is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interrupted;
+
+impl std::fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str("interrupted")
+    }
+}
+
+impl std::error::Error for Interrupted {}

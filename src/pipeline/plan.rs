@@ -1,0 +1,142 @@
+//! What a run would do: cells, the stages that each needs, what is cached, bytes and work.
+
+use std::collections::HashSet;
+
+use super::cache::{Cache, Key};
+use super::inputs::Inputs;
+use crate::model::Config;
+use crate::prune::StatisticKind;
+use crate::recipe::{Cell, Propagation, Recipe, Schedule, cells};
+
+/// One stage of a cell.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlannedStage {
+    pub name: String,
+    /// None where it cannot be known, because inputs are not here yet.
+    pub cached: Option<bool>,
+    /// Bytes that it will keep in the cache; None where that depends on data not yet read.
+    pub bytes: Option<u64>,
+    /// Floating-point operations.
+    pub work: Option<f64>,
+}
+
+/// One cell with its stages, in the order in which they run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlannedCell {
+    pub id: String,
+    pub stages: Vec<PlannedStage>,
+}
+
+/// What a run would do. A stage that several cells need stands with the first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    pub cells: Vec<PlannedCell>,
+}
+
+/// Plans a study. `inputs` is None where the model or data are not here yet.
+pub fn plan(recipe: &Recipe, inputs: Option<&Inputs>, cache: &Cache) -> Plan {
+    let planner = Planner { recipe, inputs, cache };
+    let mut seen = HashSet::new();
+    let mut planned = Vec::new();
+    for cell in cells(recipe) {
+        let stages = planner.stages(&cell).into_iter().filter(|s| seen.insert(s.name.clone())).collect();
+        planned.push(PlannedCell { id: cell.id(), stages });
+    }
+    Plan { cells: planned }
+}
+
+struct Planner<'a> {
+    recipe: &'a Recipe,
+    inputs: Option<&'a Inputs>,
+    cache: &'a Cache,
+}
+
+impl Planner<'_> {
+    fn stages(&self, cell: &Cell) -> Vec<PlannedStage> {
+        let mut stages = Vec::new();
+        let drawn = cell.pruning.as_ref().and_then(|p| p.calibration.as_ref());
+        if let Some(drawn) = drawn {
+            let c = &self.recipe.calibration[&drawn.name];
+            let tokens = c.windows * c.length;
+            let key = self.inputs.map(|i| i.calibration_key(self.recipe, &drawn.name, drawn.seed));
+            stages.push(self.stage(
+                format!("windows of calibration {}, seed {}", drawn.name, drawn.seed),
+                key,
+                Some(6 * tokens as u64),
+                Some(0.0),
+            ));
+        }
+        for name in self.recipe.suite.keys() {
+            let tokens = self.suite_tokens(name);
+            let key = self.inputs.map(|i| i.suite_key(self.recipe, name));
+            stages.push(self.stage(format!("windows of suite {name}"), key, tokens.map(|t| 6 * t as u64), Some(0.0)));
+        }
+        let config = self.inputs.map(|i| &i.config);
+        let key = self.inputs.map(|i| i.pruned_key(self.recipe, cell));
+        let work = config.map(|config| self.pruning_work(cell, config));
+        stages.push(self.stage(format!("prune {}", cell.id()), key, Some(64 << 10), work));
+        for name in self.recipe.suite.keys() {
+            let tokens = self.suite_tokens(name);
+            let both = tokens.zip(config);
+            if cell.pruning.is_none() {
+                let key = self.inputs.map(|i| i.teacher_key(self.recipe, name));
+                let bytes = both.map(|(t, c)| (4 * t * c.hidden) as u64);
+                let work = both.map(|(t, c)| forward_work(c, t, self.recipe.suite[name].length));
+                stages.push(self.stage(format!("teacher on {name}"), key, bytes, work));
+            }
+            let key = self.inputs.map(|i| i.scores_key(self.recipe, cell, name));
+            let work = both.map(|(t, c)| {
+                let forward = cell.pruning.as_ref().map(|_| forward_work(c, t, self.recipe.suite[name].length));
+                // Two models' logits, and some forty operations for each pair of them.
+                forward.unwrap_or(0.0) + (t * c.vocabulary) as f64 * (4 * c.hidden + 40) as f64
+            });
+            stages.push(self.stage(format!("score {} on {name}", cell.id()), key, tokens.map(|t| t as u64 / 2), work));
+        }
+        stages
+    }
+
+    fn stage(&self, name: String, key: Option<Key>, bytes: Option<u64>, work: Option<f64>) -> PlannedStage {
+        PlannedStage { name, cached: key.map(|key| self.cache.contains(key)), bytes, work }
+    }
+
+    /// Tokens of a suite: known from its windows where they are cached, else at most what is asked for.
+    fn suite_tokens(&self, name: &str) -> Option<usize> {
+        let key = self.inputs.map(|i| i.suite_key(self.recipe, name));
+        let cached = key.filter(|&key| self.cache.contains(key)).and_then(|key| self.cache.read_json(key));
+        let tokens = cached.map(|(ids, _): (Vec<u32>, Vec<usize>)| ids.len());
+        let suite = &self.recipe.suite[name];
+        tokens.or(suite.windows.map(|windows| windows * suite.length))
+    }
+
+    fn pruning_work(&self, cell: &Cell, config: &Config) -> f64 {
+        let Some(pruning) = &cell.pruning else { return 0.0 };
+        let Some(drawn) = &pruning.calibration else { return 0.0 };
+        let c = &self.recipe.calibration[&drawn.name];
+        let tokens = c.windows * c.length;
+        let spec = self.recipe.prune;
+        let passes = match (spec.schedule, spec.propagation) {
+            (Schedule::Block, Propagation::Pruned) => 2.0,
+            _ => 1.0,
+        };
+        let columns = [config.hidden, config.heads * config.head_dim, config.hidden, config.feed_forward];
+        let gram = match self.recipe.method.get(pruning.method).statistic() {
+            StatisticKind::Gram => columns.iter().map(|&d| {
+                let d = d as f64;
+                // Half of 2·n·d² for the matrix, 2/3·d³ for its factor.
+                tokens as f64 * d * d + 2.0 / 3.0 * d * d * d
+            }),
+            _ => return passes * forward_work(config, tokens, c.length),
+        };
+        // Compensation to the right of every column: rows·d² a linear.
+        let solve = config.linear_parameters() as f64 * config.hidden as f64;
+        passes * forward_work(config, tokens, c.length) + config.blocks as f64 * (gram.sum::<f64>() + solve)
+    }
+}
+
+/// Operations of a pass of `tokens` tokens in windows of `length` through all blocks.
+fn forward_work(config: &Config, tokens: usize, length: usize) -> f64 {
+    let linears = 2.0 * config.linear_parameters() as f64;
+    // q·k and weights·v, over the half of the positions that causality leaves.
+    let attention = 2.0 * (config.heads * config.head_dim * length) as f64;
+    config.blocks as f64 * tokens as f64 * (linears + attention)
+}

@@ -1,0 +1,165 @@
+//! What types cannot say: checks across keys, and against the model once its shape is known.
+
+use std::collections::HashSet;
+use std::fmt::Display;
+use std::path::PathBuf;
+
+use super::problem::{Problem, Problems};
+use super::{Layers, Recipe};
+use crate::data::Library;
+use crate::model::Config;
+use crate::prune::{Sparsity, StatisticKind};
+use crate::source::{Fetcher, Source};
+use crate::words;
+
+/// Checks a recipe by itself: nothing is fetched or computed.
+pub fn check(recipe: &Recipe, library: &Library, layers: &Layers) -> Result<(), Problems> {
+    let mut checker = Checker { layers, problems: vec![] };
+    checker.name(&recipe.name);
+    checker.model(recipe, library);
+    for (name, set) in &recipe.calibration {
+        let key = ["calibration", name.as_str()];
+        checker.part(&key, library, &set.dataset, set.split.as_deref(), "train");
+        checker.at_least(&[key[0], key[1], "windows"], set.windows, 1);
+        checker.at_least(&[key[0], key[1], "length"], set.length, 2);
+    }
+    for (name, suite) in &recipe.suite {
+        let key = ["suite", name.as_str()];
+        checker.part(&key, library, &suite.dataset, suite.split.as_deref(), "test");
+        checker.at_least(&[key[0], key[1], "windows"], suite.windows.unwrap_or(1), 1);
+        checker.at_least(&[key[0], key[1], "length"], suite.length, 2);
+        checker.list(&[key[0], key[1], "metrics"], &suite.metrics.iter().map(|m| m.as_str()).collect::<Vec<_>>());
+    }
+    if recipe.suite.is_empty() {
+        checker.add(&["suite"], "there is none; a study needs at least one [suite.NAME] to judge its cells by", None);
+    }
+    checker.grid(recipe);
+    checker.finish()
+}
+
+/// Checks a recipe against the model's shape: windows that fit its context, patterns that fit its columns.
+pub fn check_against_model(recipe: &Recipe, config: &Config, layers: &Layers) -> Result<(), Problems> {
+    let mut checker = Checker { layers, problems: vec![] };
+    let calibrations = recipe.calibration.iter().map(|(name, c)| ("calibration", name, c.length));
+    let suites = recipe.suite.iter().map(|(name, s)| ("suite", name, s.length));
+    for (kind, name, length) in calibrations.chain(suites) {
+        if length > config.context {
+            let message = format!("windows of {length} tokens are longer than the model's context of {}", config.context);
+            checker.add(&[kind, name, "length"], message, None);
+        }
+    }
+    let columns = [("hidden", config.hidden), ("attention", config.heads * config.head_dim), ("feed-forward", config.feed_forward)];
+    for (i, sparsity) in recipe.grid.sparsity.iter().enumerate() {
+        if let Sparsity::NOfM { m, .. } = sparsity {
+            for (what, columns) in columns.iter().filter(|(_, columns)| columns % m != 0) {
+                let message = format!("the model's {columns} {what} columns do not divide into groups of {m}");
+                checker.add(&["grid", "sparsity", &i.to_string()], message, None);
+            }
+        }
+    }
+    checker.finish()
+}
+
+struct Checker<'a> {
+    layers: &'a Layers,
+    problems: Vec<Problem>,
+}
+
+impl Checker<'_> {
+    fn add(&mut self, key: &[&str], message: impl Into<String>, hint: Option<String>) {
+        self.problems.push(self.layers.problem(key, message.into(), hint));
+    }
+
+    fn finish(self) -> Result<(), Problems> {
+        if self.problems.is_empty() { Ok(()) } else { Err(Problems(self.problems)) }
+    }
+
+    fn name(&mut self, name: &str) {
+        let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+        if !plain || !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+            let message = format!("\"{name}\" cannot name a folder; expected letters, digits, '.', '_' and '-'");
+            self.add(&["name"], message, None);
+        }
+    }
+
+    fn model(&mut self, recipe: &Recipe, library: &Library) {
+        if let Source::Path(_) = recipe.model.source {
+            let fetcher = Fetcher { cache: PathBuf::new(), offline: true };
+            if let Err(e) = recipe.model.source.local(&library.bases(), &fetcher) {
+                self.add(&["model", "source"], e.to_string(), None);
+            }
+        }
+        if let Err(e) = crate::model::device::check(&recipe.model.device) {
+            self.add(&["model", "device"], e.to_string(), None);
+        }
+    }
+
+    fn part(&mut self, key: &[&str; 2], library: &Library, dataset: &str, split: Option<&str>, preferred: &str) {
+        let set = match library.get(dataset) {
+            Ok(set) => set,
+            Err(e) => return self.add(&[key[0], key[1], "dataset"], format!("{e:#}"), None),
+        };
+        match set.part(split, preferred) {
+            Err(e) => self.add(&[key[0], key[1], "split"], e.to_string(), None),
+            Ok(part) => {
+                let fetcher = Fetcher { cache: PathBuf::new(), offline: true };
+                if let (Source::Path(_), Err(e)) = (part.source(), part.local(&fetcher)) {
+                    self.add(&[key[0], key[1], "dataset"], e.to_string(), None);
+                }
+            }
+        }
+    }
+
+    fn at_least(&mut self, key: &[&str], value: usize, least: usize) {
+        if value < least {
+            self.add(key, format!("{value} is too small; expected at least {least}"), None);
+        }
+    }
+
+    /// A list that must have elements, each once.
+    fn list(&mut self, key: &[&str], values: &[impl Display]) {
+        if values.is_empty() {
+            self.add(key, "the list is empty; expected at least one value", None);
+        }
+        let mut seen = HashSet::new();
+        for (i, value) in values.iter().enumerate() {
+            if !seen.insert(value.to_string()) {
+                let index = i.to_string();
+                let key: Vec<&str> = key.iter().copied().chain([index.as_str()]).collect();
+                self.add(&key, format!("{value} is listed twice"), None);
+            }
+        }
+    }
+
+    fn grid(&mut self, recipe: &Recipe) {
+        let grid = &recipe.grid;
+        self.list(&["grid", "method"], &grid.method.iter().map(|m| m.as_str()).collect::<Vec<_>>());
+        self.list(&["grid", "sparsity"], &grid.sparsity);
+        grid.seed.iter().for_each(|seeds| self.list(&["grid", "seed"], seeds));
+        if let Some(names) = &grid.calibration {
+            self.list(&["grid", "calibration"], names);
+            for (i, name) in names.iter().enumerate().filter(|(_, n)| !recipe.calibration.contains_key(*n)) {
+                let known: Vec<&str> = recipe.calibration.keys().map(String::as_str).collect();
+                let hint = words::nearest(name, known.iter().copied()).map(|w| format!("did you mean \"{w}\"?"));
+                let message = match known.is_empty() {
+                    true => format!("\"{name}\" is no calibration; add a [calibration.{name}]"),
+                    false => format!("\"{name}\" is no calibration; expected {}", known.join(", ")),
+                };
+                self.add(&["grid", "calibration", &i.to_string()], message, hint);
+            }
+        }
+        for &name in &grid.method {
+            let method = recipe.method.get(name);
+            if method.statistic() != StatisticKind::None && recipe.calibration.is_empty() {
+                let message = format!("{} needs calibration data; add a [calibration.NAME]", name.as_str());
+                self.add(&["grid", "method"], message, None);
+            }
+            for &sparsity in &grid.sparsity {
+                if let Err((option, message)) = method.check(sparsity) {
+                    self.add(&["method", name.as_str(), option], message, None);
+                    break;
+                }
+            }
+        }
+    }
+}

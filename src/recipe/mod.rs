@@ -1,0 +1,205 @@
+//! The recipe: one TOML file that says what a study does.
+
+mod check;
+mod grid;
+mod layers;
+mod problem;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::DType;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use check::check_against_model;
+pub use grid::{Cell, cells};
+pub use layers::Layers;
+pub use problem::Problems;
+
+use crate::data::{Library, Packing};
+use crate::metrics::Metric;
+use crate::prune::{MethodName, MethodOptions, Sparsity};
+use crate::source::Source;
+
+/// A study: a model, calibration sets, a grid of prunings, and suites to judge them by.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Names the folder of results.
+    #[schemars(regex(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$"))]
+    pub name: String,
+    /// Decides everything random that the grid does not: the bootstrap, and calibration where the
+    /// grid names no seeds.
+    #[serde(default)]
+    pub seed: u64,
+    pub model: ModelSpec,
+    /// The sets of windows that statistics are gathered on, by name.
+    #[serde(default)]
+    pub calibration: BTreeMap<String, Calibration>,
+    pub grid: Grid,
+    #[serde(default)]
+    pub prune: PruneSpec,
+    /// Options of the methods, where they differ from the published ones.
+    #[serde(default)]
+    pub method: MethodOptions,
+    /// What every cell is judged by, by name.
+    pub suite: BTreeMap<String, Suite>,
+}
+
+/// The model to prune.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSpec {
+    pub source: Source,
+    /// The precision that weights are held in. The CPU computes in f32 whatever it is.
+    #[serde(default)]
+    pub dtype: Dtype,
+    /// Where to compute: auto, cpu, cuda, cuda:N or metal.
+    #[serde(default = "auto")]
+    #[schemars(regex(pattern = "^(auto|cpu|cuda(:[0-9]+)?|metal(:[0-9]+)?)$"))]
+    pub device: String,
+}
+
+fn auto() -> String {
+    "auto".into()
+}
+
+/// A floating-point format of weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    #[default]
+    F32,
+    Bf16,
+    F16,
+}
+
+impl From<Dtype> for DType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::BF16,
+            Dtype::F16 => Self::F16,
+        }
+    }
+}
+
+/// Token windows that statistics are gathered on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    /// A name in datasets/, `path:` to such a TOML, or a source of a data file (`path:my.jsonl`).
+    pub dataset: String,
+    /// By default `train`, where the data set has it.
+    pub split: Option<String>,
+    /// How many windows.
+    #[serde(default = "published_windows")]
+    #[schemars(range(min = 1))]
+    pub windows: usize,
+    /// Tokens in a window.
+    #[serde(default = "published_length")]
+    #[schemars(range(min = 2))]
+    pub length: usize,
+    #[serde(default = "concat")]
+    pub packing: Packing,
+}
+
+/// An evaluation data set with its metrics.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Suite {
+    /// A name in datasets/, `path:` to such a TOML, or a source of a data file (`path:my.jsonl`).
+    pub dataset: String,
+    /// By default `test`, where the data set has it.
+    pub split: Option<String>,
+    /// At most so many windows, from the start; by default all.
+    #[schemars(range(min = 1))]
+    pub windows: Option<usize>,
+    /// Tokens in a window.
+    #[serde(default = "published_length")]
+    #[schemars(range(min = 2))]
+    pub length: usize,
+    #[serde(default = "concat")]
+    pub packing: Packing,
+    #[serde(default = "language_metrics")]
+    pub metrics: Vec<Metric>,
+}
+
+fn published_windows() -> usize {
+    128
+}
+
+fn published_length() -> usize {
+    2048
+}
+
+fn concat() -> Packing {
+    Packing::Concat
+}
+
+fn language_metrics() -> Vec<Metric> {
+    vec![Metric::Loss, Metric::Perplexity, Metric::JsDivergence]
+}
+
+/// The axes of the grid; every combination is a cell.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Grid {
+    pub method: Vec<MethodName>,
+    pub sparsity: Vec<Sparsity>,
+    /// Names of calibration sets; by default all.
+    pub calibration: Option<Vec<String>>,
+    /// Seeds that calibration windows are drawn by; by default the recipe's.
+    pub seed: Option<Vec<u64>>,
+}
+
+/// How the blocks of a model are walked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PruneSpec {
+    pub schedule: Schedule,
+    pub propagation: Propagation,
+}
+
+/// Which inputs a linear is pruned from, within its block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// From what its pruned predecessors in the block produce: q, k, v, then o, then gate, up, then down.
+    #[default]
+    Linear,
+    /// From what the dense block produces, as SparseGPT and Wanda were published.
+    Block,
+}
+
+/// Which model feeds the next block's statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Propagation {
+    /// The blocks as pruned so far.
+    #[default]
+    Pruned,
+    /// The dense model.
+    Dense,
+}
+
+impl Recipe {
+    /// Reads and checks a recipe: the file, then `CALIPR_…` of the environment, then `sets` (`KEY=VALUE`).
+    ///
+    /// # Errors
+    /// All that is wrong with it, each with its place.
+    pub fn load(path: &Path, sets: &[String]) -> Result<(Self, Layers), Problems> {
+        let layers = Layers::read(path, sets)?;
+        let recipe = layers.extract()?;
+        check::check(&recipe, &Library::of_recipe(path), &layers)?;
+        Ok((recipe, layers))
+    }
+}
+
+/// The JSON Schema of recipes, for editors.
+pub fn schema() -> String {
+    let mut text = serde_json::to_string_pretty(&schemars::schema_for!(Recipe)).expect("a schema is JSON");
+    text.push('\n');
+    text
+}

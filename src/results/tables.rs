@@ -1,0 +1,150 @@
+//! Records as Arrow batches, and batches as Parquet.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array};
+use arrow::datatypes::SchemaRef;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+
+use super::{Finished, MetricRow, schema};
+use crate::metrics::Metric;
+use crate::pipeline::{CellRecord, Status};
+use crate::recipe::Recipe;
+
+/// The bytes of a Parquet file.
+pub fn to_parquet(batch: &RecordBatch) -> Result<Vec<u8>> {
+    let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
+    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties))?;
+    writer.write(batch)?;
+    Ok(writer.into_inner()?)
+}
+
+fn texts<T: Into<String>>(values: impl Iterator<Item = T>) -> ArrayRef {
+    Arc::new(StringArray::from_iter_values(values.map(Into::into)))
+}
+
+fn some_texts(values: impl Iterator<Item = Option<String>>) -> ArrayRef {
+    Arc::new(values.collect::<StringArray>())
+}
+
+fn reals(values: impl Iterator<Item = f64>) -> ArrayRef {
+    Arc::new(Float64Array::from_iter_values(values))
+}
+
+fn some_reals(values: impl Iterator<Item = Option<f64>>) -> ArrayRef {
+    Arc::new(values.collect::<Float64Array>())
+}
+
+fn counts(values: impl Iterator<Item = u64>) -> ArrayRef {
+    Arc::new(UInt64Array::from_iter_values(values))
+}
+
+fn some_counts(values: impl Iterator<Item = Option<u64>>) -> ArrayRef {
+    Arc::new(values.collect::<UInt64Array>())
+}
+
+/// A table: the columns that name each row's cell, then its own.
+fn table(schema: SchemaRef, recipe: &Recipe, cells: &[&CellRecord], own: Vec<ArrayRef>) -> Result<RecordBatch> {
+    let pruning = || cells.iter().map(|c| c.cell.pruning.as_ref());
+    let drawn = || pruning().map(|p| p.and_then(|p| p.calibration.as_ref()));
+    let mut columns = vec![
+        texts(cells.iter().map(|_| recipe.name.as_str())),
+        texts(cells.iter().map(|c| c.cell.id())),
+        texts(pruning().map(|p| p.map_or("dense", |p| p.method.as_str()))),
+        reals(pruning().map(|p| p.map_or(0.0, |p| p.sparsity.ratio()))),
+        texts(pruning().map(|p| p.map_or("dense".into(), |p| p.sparsity.pattern()))),
+        some_texts(drawn().map(|d| d.map(|d| d.name.clone()))),
+        some_counts(drawn().map(|d| d.map(|d| d.seed))),
+    ];
+    columns.extend(own);
+    Ok(RecordBatch::try_new(schema, columns)?)
+}
+
+/// `metrics.parquet`
+pub fn metrics(recipe: &Recipe, rows: &[MetricRow]) -> Result<RecordBatch> {
+    let cells: Vec<&CellRecord> = rows.iter().map(|r| r.cell).collect();
+    let estimates = || rows.iter().map(|r| &r.estimate);
+    let own = vec![
+        texts(rows.iter().map(|r| r.suite)),
+        texts(rows.iter().map(|r| r.metric.as_str())),
+        reals(estimates().map(|e| e.value)),
+        some_reals(estimates().map(|e| e.interval.map(|i| i.0))),
+        some_reals(estimates().map(|e| e.interval.map(|i| i.1))),
+        counts(rows.iter().map(|r| r.windows as u64)),
+        reals(estimates().map(|e| e.dense)),
+        reals(estimates().map(|e| e.delta)),
+        some_reals(estimates().map(|e| e.delta_interval.map(|i| i.0))),
+        some_reals(estimates().map(|e| e.delta_interval.map(|i| i.1))),
+    ];
+    table(schema::metrics(), recipe, &cells, own)
+}
+
+/// `cells.parquet`
+pub fn cells(recipe: &Recipe, finished: &[Finished]) -> Result<RecordBatch> {
+    let cells: Vec<&CellRecord> = finished.iter().map(|f| &f.record).collect();
+    let pruned = || cells.iter().map(|c| c.pruned.as_ref());
+    let error = |c: &&CellRecord| match &c.status {
+        Status::Done => None,
+        Status::Failed(error) => Some(error.clone()),
+    };
+    let own = vec![
+        texts(cells.iter().map(|c| if c.status == Status::Done { "done" } else { "failed" })),
+        some_texts(cells.iter().map(error)),
+        some_reals(pruned().map(|p| p.map(|p| p.achieved_sparsity()))),
+        some_reals(pruned().map(|p| p.map(|p| p.seconds.calibrate))),
+        some_reals(pruned().map(|p| p.map(|p| p.seconds.prune))),
+        some_reals(pruned().map(|p| p.map(|p| p.seconds.forward))),
+        some_reals(pruned().map(|p| p.map(|p| p.seconds.score))),
+        some_reals(pruned().map(|p| p.map(|p| p.seconds.total()))),
+        some_counts(pruned().map(|p| p.and_then(|p| p.peak_bytes))),
+        some_texts(pruned().map(|p| p.map(|p| p.device.clone()))),
+    ];
+    table(schema::cells(), recipe, &cells, own)
+}
+
+/// `layers.parquet`
+pub fn layers(recipe: &Recipe, finished: &[Finished]) -> Result<RecordBatch> {
+    let rows: Vec<_> = finished
+        .iter()
+        .filter_map(|f| Some((&f.record, f.record.pruned.as_ref()?)))
+        .flat_map(|(cell, pruned)| pruned.layers.iter().map(move |layer| (cell, layer)))
+        .collect();
+    let cells: Vec<&CellRecord> = rows.iter().map(|(cell, _)| *cell).collect();
+    let layers = || rows.iter().map(|(_, layer)| *layer);
+    let own = vec![
+        counts(layers().map(|l| l.block as u64)),
+        texts(layers().map(|l| l.linear.as_str())),
+        counts(layers().map(|l| l.rows as u64)),
+        counts(layers().map(|l| l.columns as u64)),
+        reals(layers().map(|l| l.sparsity)),
+        some_reals(layers().map(|l| l.relative_error)),
+        some_reals(layers().map(|l| l.damping)),
+        reals(layers().map(|l| l.seconds)),
+    ];
+    table(schema::layers(), recipe, &cells, own)
+}
+
+/// `samples.parquet`
+pub fn samples(recipe: &Recipe, finished: &[Finished]) -> Result<RecordBatch> {
+    let mut rows = Vec::new();
+    for cell in finished {
+        for (suite, record) in &cell.suites {
+            rows.extend(record.windows.iter().enumerate().map(|(i, scores)| (&cell.record, suite, i, scores)));
+        }
+    }
+    let cells: Vec<&CellRecord> = rows.iter().map(|r| r.0).collect();
+    let metric = |metric: Metric| reals(rows.iter().map(move |r| metric.of(r.3)));
+    let own = vec![
+        texts(rows.iter().map(|r| r.1.as_str())),
+        counts(rows.iter().map(|r| r.2 as u64)),
+        counts(rows.iter().map(|r| r.3.positions as u64)),
+        metric(Metric::Loss),
+        metric(Metric::JsDivergence),
+        metric(Metric::KlDivergence),
+        metric(Metric::Top1Agreement),
+    ];
+    table(schema::samples(), recipe, &cells, own)
+}
