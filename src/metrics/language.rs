@@ -11,7 +11,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::data::Windows;
-use crate::linalg::{Mat, MatMut, Threads, product, simd};
+use crate::linalg::simd::{self, LANES};
+use crate::linalg::{Mat, MatMut, Threads, product};
 use crate::tensors;
 
 /// Scores summed over positions: of one window, or of many.
@@ -128,83 +129,117 @@ const SPAN: usize = 1024;
 /// one of p and q is nothing beside the other.
 #[inline(always)]
 fn compare<T: Real>(dense: &[T], pruned: &[T], target: usize, scratch: &mut Scratch<T>) -> Scores {
-    let (dense_best, dense_max, dense_sum) = exponentials(dense, &mut scratch.dense);
-    let (pruned_best, pruned_max, pruned_sum) = exponentials(pruned, &mut scratch.pruned);
-    let (p_scale, q_scale) = (T::of(dense_sum.recip()), T::of(pruned_sum.recip()));
-    // ln q − ln p = (z_q − max_q) − (z_p − max_p) − (ln Σ_q − ln Σ_p)
-    let shift = T::of(pruned_sum.ln() - dense_sum.ln());
-    let (half, limit) = (T::of(0.5), T::of(80.0));
-    let low = T::default() - limit;
-
+    let (dense_max, dense_sum) = exponentials(dense, &mut scratch.dense);
+    let (pruned_max, pruned_sum) = exponentials(pruned, &mut scratch.pruned);
+    let pair = Pair {
+        dense_max,
+        pruned_max,
+        p_scale: T::of(dense_sum.recip()),
+        q_scale: T::of(pruned_sum.recip()),
+        // ln q − ln p = (z_q − max_q) − (z_p − max_p) − (ln Σ_q − ln Σ_p)
+        shift: T::of(pruned_sum.ln() - dense_sum.ln()),
+    };
     let (mut js, mut kl) = (0.0, 0.0);
-    for start in (0..dense.len()).step_by(SPAN) {
-        let end = dense.len().min(start + SPAN);
-        let (zp, zq) = (&dense[start..end], &pruned[start..end]);
-        let (ep, eq) = (&scratch.dense[start..end], &scratch.pruned[start..end]);
-        let mut js_lanes = [T::default(); simd::LANES];
-        let mut kl_lanes = [T::default(); simd::LANES];
-        let mut term = |lane: usize, i: usize| {
-            let (p, q) = (ep[i] * p_scale, eq[i] * q_scale);
-            let d = ((zq[i] - pruned_max) - (zp[i] - dense_max)) - shift;
-            let held = if d > limit { limit } else { d };
-            let held = if held < low { low } else { held };
-            let t = (half + half * held.exp()).ln();
-            js_lanes[lane] = js_lanes[lane] + (q * held - (p + q) * t);
-            kl_lanes[lane] = kl_lanes[lane] - p * d;
-        };
-        let whole = zp.len() / simd::LANES * simd::LANES;
-        for first in (0..whole).step_by(simd::LANES) {
-            for lane in 0..simd::LANES {
-                term(lane, first + lane);
-            }
+    let logits = dense.chunks(SPAN).zip(pruned.chunks(SPAN));
+    let exponentials = scratch.dense.chunks(SPAN).zip(scratch.pruned.chunks(SPAN));
+    for ((zp, zq), (ep, eq)) in logits.zip(exponentials) {
+        let mut lanes = ([T::default(); LANES], [T::default(); LANES]);
+        let (zp, zp_rest) = zp.as_chunks::<LANES>();
+        let (zq, zq_rest) = zq.as_chunks::<LANES>();
+        let (ep, ep_rest) = ep.as_chunks::<LANES>();
+        let (eq, eq_rest) = eq.as_chunks::<LANES>();
+        for (((zp, zq), ep), eq) in zp.iter().zip(zq).zip(ep).zip(eq) {
+            pair.add(zp, zq, ep, eq, &mut lanes);
         }
-        for i in whole..zp.len() {
-            term(i - whole, i);
+        if !zp_rest.is_empty() {
+            // Padded with positions of no probability, which add nothing.
+            let pad = |rest: &[T], with: T| {
+                let mut padded = [with; LANES];
+                padded[..rest.len()].copy_from_slice(rest);
+                padded
+            };
+            let (zp, zq) = (pad(zp_rest, dense_max), pad(zq_rest, pruned_max));
+            pair.add(&zp, &zq, &pad(ep_rest, T::default()), &pad(eq_rest, T::default()), &mut lanes);
         }
-        js += js_lanes.iter().map(|x| x.widen()).sum::<f64>();
-        kl += kl_lanes.iter().map(|x| x.widen()).sum::<f64>();
+        js += lanes.0.iter().map(|x| x.widen()).sum::<f64>();
+        kl += lanes.1.iter().map(|x| x.widen()).sum::<f64>();
     }
+    let best = first_of(pruned, pruned_max);
     Scores {
         positions: 1.0,
         loss: pruned_sum.ln() - (pruned[target] - pruned_max).widen(),
         js: 0.5 * js,
         kl,
-        agreement: if dense_best == pruned_best { 1.0 } else { 0.0 },
+        agreement: if dense[best] == dense_max { 1.0 } else { 0.0 },
     }
 }
 
-/// e^(z − max) of every logit into `out`; the index of the largest logit, it, and the sum.
+/// What turns logits and exponentials of a position into probabilities and their ratio.
+struct Pair<T> {
+    dense_max: T,
+    pruned_max: T,
+    p_scale: T,
+    q_scale: T,
+    shift: T,
+}
+
+impl<T: Real> Pair<T> {
+    /// Adds 2·JS and KL of some words to the lanes.
+    #[inline(always)]
+    fn add(&self, zp: &[T; LANES], zq: &[T; LANES], ep: &[T; LANES], eq: &[T; LANES], lanes: &mut ([T; LANES], [T; LANES])) {
+        let (half, limit) = (T::of(0.5), T::of(80.0));
+        let low = T::default() - limit;
+        for i in 0..LANES {
+            let (p, q) = (ep[i] * self.p_scale, eq[i] * self.q_scale);
+            let d = ((zq[i] - self.pruned_max) - (zp[i] - self.dense_max)) - self.shift;
+            let held = if d > limit { limit } else { d };
+            let held = if held < low { low } else { held };
+            let t = (half + half * held.exp()).ln();
+            lanes.0[i] = lanes.0[i] + (q * held - (p + q) * t);
+            lanes.1[i] = lanes.1[i] - p * d;
+        }
+    }
+}
+
+/// Where `value` stands first.
 #[inline(always)]
-fn exponentials<T: Real>(logits: &[T], out: &mut Vec<T>) -> (usize, T, f64) {
-    let mut lanes = [logits[0]; simd::LANES];
-    let (chunks, rest) = logits.as_chunks::<{ simd::LANES }>();
+fn first_of<T: Real>(values: &[T], value: T) -> usize {
+    let holds = |chunk: &[T]| chunk.iter().fold(false, |found, &x| found | (x == value));
+    let chunk = values.chunks(SPAN).position(holds).unwrap_or(0) * SPAN;
+    chunk + values[chunk..].iter().position(|&x| x == value).unwrap_or(0)
+}
+
+/// e^(z − max) of every logit into `out`; the largest logit, and the sum.
+#[inline(always)]
+fn exponentials<T: Real>(logits: &[T], out: &mut Vec<T>) -> (T, f64) {
+    let mut lanes = [logits[0]; LANES];
+    let (chunks, rest) = logits.as_chunks::<LANES>();
     for chunk in chunks {
-        for (lane, &z) in lanes.iter_mut().zip(chunk) {
-            *lane = if z > *lane { z } else { *lane };
+        for i in 0..LANES {
+            lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
         }
     }
     let max = lanes.iter().chain(rest).fold(logits[0], |m, &z| if z > m { z } else { m });
-    let best = logits.iter().position(|&z| z == max).unwrap_or(0);
 
     out.resize(logits.len(), T::default());
     let mut sum = 0.0;
     for (logits, out) in logits.chunks(SPAN).zip(out.chunks_mut(SPAN)) {
-        let mut lanes = [T::default(); simd::LANES];
-        let (from, rest) = logits.as_chunks::<{ simd::LANES }>();
-        let (to, rest_to) = out.as_chunks_mut::<{ simd::LANES }>();
+        let mut lanes = [T::default(); LANES];
+        let (from, from_rest) = logits.as_chunks::<LANES>();
+        let (to, to_rest) = out.as_chunks_mut::<LANES>();
         for (from, to) in from.iter().zip(to) {
-            for lane in 0..simd::LANES {
-                to[lane] = (from[lane] - max).exp();
-                lanes[lane] = lanes[lane] + to[lane];
+            for i in 0..LANES {
+                to[i] = (from[i] - max).exp();
+                lanes[i] = lanes[i] + to[i];
             }
         }
-        for ((lane, z), to) in lanes.iter_mut().zip(rest).zip(rest_to) {
+        for ((lane, z), to) in lanes.iter_mut().zip(from_rest).zip(to_rest) {
             *to = (*z - max).exp();
             *lane = *lane + *to;
         }
         sum += lanes.iter().map(|x| x.widen()).sum::<f64>();
     }
-    (best, max, sum)
+    (max, sum)
 }
 
 #[cfg(test)]
