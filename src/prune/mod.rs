@@ -29,8 +29,8 @@ pub trait Method: Send + Sync {
     /// Where the weight or the statistic has values that are not numbers, or the method's own algebra fails.
     fn prune(&self, weight: &Tensor, statistic: &Statistic, sparsity: Sparsity) -> anyhow::Result<Pruned>;
 
-    /// Whether the options make sense together with a sparsity: the option at fault and what is expected.
-    fn check(&self, _sparsity: Sparsity) -> Result<(), (&'static str, String)> {
+    /// Whether the options make sense: if not, the option at fault and what is expected.
+    fn check(&self) -> Result<(), (&'static str, String)> {
         Ok(())
     }
 }

@@ -24,7 +24,8 @@ pub struct SparseGpt {
     /// where the factorisation fails.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub damping: f64,
-    /// Columns that share one threshold and are compensated together. A multiple of M with N:M.
+    /// Columns that share one threshold and are compensated together. With N:M, rounded to a
+    /// multiple of M.
     #[schemars(range(min = 1))]
     pub block_size: usize,
 }
@@ -43,20 +44,14 @@ impl Method for SparseGpt {
         StatisticKind::Gram
     }
 
-    fn check(&self, sparsity: Sparsity) -> Result<(), (&'static str, String)> {
+    fn check(&self) -> Result<(), (&'static str, String)> {
         if !(0.0..=LARGEST_DAMPING).contains(&self.damping) {
             return Err(("damping", format!("{} is out of range; expected a number from 0 to 1", self.damping)));
         }
         if self.block_size == 0 {
             return Err(("block_size", "expected at least 1 column".into()));
         }
-        match sparsity {
-            Sparsity::NOfM { m, .. } if self.block_size % m != 0 => Err((
-                "block_size",
-                format!("{} is not a multiple of {m}, which sparsity \"{sparsity}\" needs", self.block_size),
-            )),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     fn prune(&self, weight: &Tensor, statistic: &Statistic, sparsity: Sparsity) -> anyhow::Result<Pruned> {
@@ -74,8 +69,12 @@ impl Method for SparseGpt {
         }
         let (u, damping) = self.factor(&mut h, d)?;
 
-        for start in (0..d).step_by(self.block_size) {
-            let block = Block::new(&u, d, start, self.block_size.min(d - start));
+        let width = match sparsity {
+            Sparsity::Ratio(_) => self.block_size,
+            Sparsity::NOfM { m, .. } => (self.block_size / m).max(1) * m, // no group lies in two blocks
+        };
+        for start in (0..d).step_by(width) {
+            let block = Block::new(&u, d, start, width.min(d - start));
             block.solve(&mut w, rows, sparsity);
         }
         if !w.iter().all(|x| x.is_finite()) {

@@ -154,11 +154,8 @@ impl Checker<'_> {
                 let message = format!("{} needs calibration data; add a [calibration.NAME]", name.as_str());
                 self.add(&["grid", "method"], message, None);
             }
-            for &sparsity in &grid.sparsity {
-                if let Err((option, message)) = method.check(sparsity) {
-                    self.add(&["method", name.as_str(), option], message, None);
-                    break;
-                }
+            if let Err((option, message)) = method.check() {
+                self.add(&["method", name.as_str(), option], message, None);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use figment::Figment;
-use figment::error::{Error, Kind};
+use figment::error::{Actual, Error, Kind};
 use figment::providers::{Env, Serialized};
 use toml::de::{DeTable, DeValue};
 
@@ -114,30 +114,65 @@ impl Layers {
     /// What serde found, in a recipe's words.
     fn explain(&self, error: Error) -> Problem {
         let mut path = error.path.clone();
-        let at = |path: &[String]| if path.is_empty() { "the recipe".into() } else { format!("[{}]", path.join(".")) };
-        let list = |words: &[&str]| words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", ");
+        let key = path.join(".");
         let mut hint = None;
         let message = match error.kind {
             Kind::UnknownField(field, expected) => {
-                let message = format!("`{field}` is no key of {}; expected {}", at(&path), list(expected));
+                path.pop_if(|last| *last == field);
+                let message = format!("`{field}` is no key of {}; expected {}", table(&path), listed(expected));
                 hint = words::nearest(&field, expected.iter().copied()).map(|w| format!("did you mean `{w}`?"));
                 path.push(field);
                 message
             }
             Kind::UnknownVariant(word, expected) => {
                 hint = words::nearest(&word, expected.iter().copied()).map(|w| format!("did you mean \"{w}\"?"));
-                format!("`{}`: \"{word}\" is unknown; expected {}", path.join("."), list(expected))
+                format!("`{key}`: \"{word}\" is unknown; expected {}", listed(expected))
             }
-            Kind::MissingField(field) => format!("{} lacks the key `{field}`", at(&path)),
-            Kind::InvalidType(found, expected) => {
-                format!("`{}`: expected {expected}, found {found}", path.join("."))
+            Kind::MissingField(field) => format!("{} lacks the key `{field}`", table(&path)),
+            Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
+                let found = in_toml(&found);
+                if expected == "a sequence" {
+                    hint = Some(format!("a list is written [{found}]"));
+                }
+                format!("`{key}`: expected {}, found {found}", in_words(&expected))
             }
-            Kind::InvalidValue(found, expected) => {
-                format!("`{}`: expected {expected}, found {found}", path.join("."))
-            }
-            other => format!("`{}`: {other}", path.join(".")),
+            other => format!("`{key}`: {other}"),
         };
         Problem { place: self.place(&path), message, hint }
+    }
+}
+
+fn table(path: &[String]) -> String {
+    if path.is_empty() { "the recipe".into() } else { format!("[{}]", path.join(".")) }
+}
+
+fn listed(words: &[&str]) -> String {
+    words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// What serde expected, in a recipe's words.
+fn in_words(expected: &str) -> &str {
+    match expected {
+        "usize" | "u64" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a sequence" => "a list",
+        "a map" => "a table",
+        other if other.starts_with("struct ") => "a table",
+        other => other,
+    }
+}
+
+/// What serde found, as TOML writes it.
+fn in_toml(found: &Actual) -> String {
+    match found {
+        Actual::Bool(v) => v.to_string(),
+        Actual::Unsigned(v) => v.to_string(),
+        Actual::Signed(v) => v.to_string(),
+        Actual::Float(v) => v.to_string(),
+        Actual::Str(v) => format!("\"{v}\""),
+        Actual::Seq => "a list".into(),
+        Actual::Map => "a table".into(),
+        other => other.to_string(),
     }
 }
 
