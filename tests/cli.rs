@@ -1,0 +1,343 @@
+//! The program from outside: runs, reruns, plans, wrong recipes, failures and interrupts.
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use common::{RECIPE, Tiny, Workshop, assert_same_tables, texts};
+use serde_json::Value;
+
+#[test]
+fn a_study_leaves_tables_of_every_cell() {
+    let shop = Workshop::new(&Tiny::default());
+    let (stdout, stderr) = shop.succeeds(&["run", "recipe.toml"]);
+    // dense; magnitude × 2 sparsities; wanda and sparsegpt × 2 sparsities × 2 calibrations.
+    assert_eq!(stderr.lines().filter(|l| l.contains(": sparsity ")).count(), 11, "{stderr}");
+    let first = stdout.lines().nth(1).unwrap();
+    assert!(stdout.starts_with("tiny on text") && first.starts_with("dense "), "{stdout}");
+
+    let tables = shop.tables("results/tiny");
+    let [cells, layers, metrics, samples] = tables.as_slice() else { panic!() };
+    assert_eq!(cells.len(), 11);
+    assert_eq!(layers.len(), 10 * 3 * 7);
+    assert_eq!(metrics.len(), 11 * 5);
+    assert_eq!(samples.len(), 11 * 5);
+    for cell in cells {
+        assert_eq!(cell["status"], "done");
+        let (asked, achieved) = (cell["sparsity"].as_f64().unwrap(), cell["achieved_sparsity"].as_f64().unwrap());
+        assert!((asked - achieved).abs() < 0.003, "{cell}");
+        if cell["method"] == "wanda" || cell["pattern"] == "2:4" {
+            assert_eq!(asked, achieved, "{cell}");
+        }
+    }
+    for metric in metrics {
+        let number = |key: &str| metric[key].as_f64().unwrap();
+        assert!((number("value") - number("dense") - number("delta")).abs() < 1e-9);
+        assert!(number("ci_low") <= number("value") && number("value") <= number("ci_high"), "{metric}");
+        if metric["cell"] == "dense" && metric["metric"] == "js_divergence" {
+            assert_eq!(number("value"), 0.0);
+        }
+    }
+    let run: Value = serde_json::from_str(&std::fs::read_to_string(shop.path("results/tiny/run.json")).unwrap()).unwrap();
+    assert_eq!(run["cells"], serde_json::json!({"planned": 11, "done": 11, "failed": 0}));
+    assert_eq!(run["recipe"]["grid"]["sparsity"], serde_json::json!([0.5, "2:4"]));
+}
+
+#[test]
+fn what_is_finished_is_not_run_again_and_a_change_runs_only_what_changed() {
+    let shop = Workshop::new(&Tiny::default());
+    shop.succeeds(&["run", "recipe.toml"]);
+    let before = shop.tables("results/tiny");
+    let (_, stderr) = shop.succeeds(&["run", "recipe.toml"]);
+    assert_eq!(stderr.matches("finished before").count(), 11, "{stderr}");
+    assert_same_tables(&before, &shop.tables("results/tiny"));
+
+    let computed = |arguments: &[&str]| shop.succeeds(arguments).1.matches(": sparsity ").count();
+    assert_eq!(computed(&["run", "recipe.toml", "--set", "grid.sparsity=[0.5, \"2:4\", 0.7]"]), 5);
+    // Options of one method do not touch the others; a metric is only read off.
+    assert_eq!(computed(&["run", "recipe.toml", "--set", "method.sparsegpt.damping=0.05"]), 4);
+    assert_eq!(computed(&["run", "recipe.toml", "--set", "suite.text.metrics=[\"loss\"]"]), 0);
+    // How the blocks are walked is nothing to magnitude.
+    assert_eq!(computed(&["run", "recipe.toml", "--set", "prune.schedule=block"]), 8);
+    assert_eq!(computed(&["run", "recipe.toml", "--out", "elsewhere"]), 0);
+    assert_same_tables(&before, &shop.tables("elsewhere"));
+    // Data that changed is other data.
+    std::fs::write(shop.path("rows.jsonl"), "{\"text\": \"short and new\"}\n".repeat(60)).unwrap();
+    assert_eq!(computed(&["run", "recipe.toml"]), 4);
+}
+
+#[test]
+fn tables_do_not_depend_on_threads() {
+    let shop = Workshop::new(&Tiny { hidden: 64, feed_forward: 160, ..Tiny::default() });
+    shop.succeeds(&["run", "recipe.toml", "--threads", "1", "--cache", "one", "--out", "one"]);
+    shop.succeeds(&["run", "recipe.toml", "--threads", "2", "--cache", "two", "--out", "two"]);
+    assert_same_tables(&shop.tables("one/"), &shop.tables("two/"));
+}
+
+#[test]
+fn dense_propagation_and_both_schedules_run() {
+    let shop = Workshop::new(&Tiny::default());
+    let mut seen = Vec::new();
+    for set in ["prune.schedule=linear", "prune.schedule=block", "prune.propagation=dense"] {
+        shop.succeeds(&["run", "recipe.toml", "--set", set, "--out", "out"]);
+        let tables = shop.tables("out");
+        let sparse: Vec<Value> = tables[2].iter().filter(|m| m["method"] == "sparsegpt").map(|m| m["value"].clone()).collect();
+        assert!(!seen.contains(&sparse), "{set} changes nothing");
+        seen.push(sparse);
+    }
+}
+
+#[test]
+fn a_model_held_in_half_precision_is_rounded_and_runs() {
+    let shop = Workshop::new(&Tiny::default());
+    let loss = |dtype: &str| {
+        shop.succeeds(&["run", "recipe.toml", "--set", &format!("model.dtype={dtype}"), "--out", dtype]);
+        shop.tables(dtype)[2][0]["value"].as_f64().unwrap()
+    };
+    let (full, half, brain) = (loss("f32"), loss("f16"), loss("bf16"));
+    assert!(half != full && (half - full).abs() < 0.01, "{half} {full}");
+    assert!(brain != full && (brain - full).abs() < 0.05, "{brain} {full}");
+}
+
+#[test]
+fn a_plan_lists_cells_and_stages_and_computes_nothing() {
+    let shop = Workshop::new(&Tiny::default());
+    let (plan, _) = shop.succeeds(&["plan", "recipe.toml"]);
+    assert!(plan.starts_with("tiny: 11 cells"), "{plan}");
+    for stage in ["windows of suite text", "teacher on text", "prune wanda-0.5-general-s0", "score dense on text"] {
+        assert!(plan.contains(stage), "{plan}");
+    }
+    assert!(!shop.path("results").exists());
+    assert_eq!(plan.matches("  yes ").count(), 0, "{plan}");
+    shop.succeeds(&["run", "recipe.toml"]);
+    let (plan, _) = shop.succeeds(&["plan", "recipe.toml"]);
+    assert!(plan.contains("\n0 stages to compute"), "{plan}");
+    assert_eq!(plan.matches("  no ").count(), 0, "{plan}");
+}
+
+/// (what replaces what in the recipe, what the error must say)
+const WRONG: &[(&str, &str, &[&str])] = &[
+    ("method = [", "methods = [", &["recipe.toml:17:1", "`methods`", "[grid]", "did you mean `method`?"]),
+    ("\"wanda\"", "\"wnada\"", &[":17:24", "grid.method.1", "did you mean \"wanda\"?"]),
+    ("[0.5, \"2:4\"]", "[1.5]", &[":18:13", "between 0 and 1"]),
+    ("[0.5, \"2:4\"]", "[0]", &[":18:13", "between 0 and 1"]),
+    ("[0.5, \"2:4\"]", "[\"4:2\"]", &[":18:13", "N < M"]),
+    ("[0.5, \"2:4\"]", "[\"half\"]", &[":18:13", "\"half\""]),
+    ("[0.5, \"2:4\"]", "[0.5, \"3:7\"]", &[":18:18", "32 hidden columns", "groups of 7"]),
+    ("[0.5, \"2:4\"]", "0.5", &[":18:1", "expected a list", "[0.5]"]),
+    ("[0.5, \"2:4\"]", "[]", &[":18:1", "empty"]),
+    ("[0.5, \"2:4\"]", "[0.5, 0.5]", &[":18:18", "listed twice"]),
+    ("path:rows.jsonl", "path:rosw.jsonl", &[":7:1", "calibration.general.dataset", "rosw.jsonl does not exist"]),
+    ("path:rows.jsonl", "rows", &[":7:1", "no data set \"rows\""]),
+    ("windows = 6", "windows = \"six\"", &[":8:1", "whole number", "\"six\""]),
+    ("windows = 6", "windows = -6", &[":8:1", "whole number", "-6"]),
+    ("windows = 6", "windows = 0", &[":8:1", "at least 1"]),
+    ("windows = 6", "windows = 5000", &["[calibration.general]", "too little data", "not 5000"]),
+    ("length = 48", "length = 129", &[":9:1", "129", "context of 128"]),
+    ("length = 48", "length = 1", &[":9:1", "at least 2"]),
+    ("length = 48", "packing = \"crop\"", &["2048", "context of 128"]),
+    ("name = \"tiny\"", "", &["recipe.toml", "lacks the key `name`"]),
+    ("name = \"tiny\"", "name = \"../tiny\"", &[":1:1", "cannot name a folder"]),
+    ("[grid]", "[gird]", &[":16:2", "`gird`", "did you mean `grid`?"]),
+    ("path:model", "path:modell", &[":4:1", "modell does not exist"]),
+    ("path:model", "modell", &[":4:1", "is no source", "path:DIR-or-FILE"]),
+    ("path:model\"", "path:model\"\ndevice = \"gpu\"", &[":5:1", "auto, cpu, cuda"]),
+    ("path:model\"", "path:model\"\ndtype = \"int8\"", &[":5:1", "`f32`, `bf16`, `f16`"]),
+    ("\"perplexity\"", "\"perplexty\"", &[":24:", "did you mean \"perplexity\"?"]),
+    ("[suite.text]", "[suite.text]\nsplit = \"test\"", &[":21:1", "no split \"test\""]),
+    ("[suite.text]", "[suite.text]\npacking = \"crp\"", &[":21:1", "did you mean \"crop\"?"]),
+    ("[suite.text]", "[suit.text]", &[":20:2", "`suit`", "did you mean `suite`?"]),
+    ("[suite.text]", "[suite.text", &[":20:", "not TOML"]),
+    ("[suite.text]", "[method.sparsegpt]\ndamping = 3\n[suite.text]", &[":21:1", "from 0 to 1"]),
+    ("[suite.text]", "[method.sparsegpt]\ndampng = 3\n[suite.text]", &[":21:1", "did you mean `damping`?"]),
+    ("[suite.text]", "[prune]\nschedule = \"layer\"\n[suite.text]", &[":21:1", "`linear`, `block`"]),
+    ("[grid]", "[grid]\ncalibration = [\"genral\"]", &[":17:16", "did you mean \"general\"?"]),
+];
+
+#[test]
+fn a_wrong_recipe_is_refused_with_place_expectation_and_remedy() {
+    let shop = Workshop::new(&Tiny::default());
+    for (right, wrong, says) in WRONG {
+        assert!(RECIPE.contains(right), "{right}");
+        std::fs::write(shop.path("recipe.toml"), RECIPE.replacen(right, wrong, 1)).unwrap();
+        let output = shop.calipr(&["run", "recipe.toml"]);
+        let (_, stderr) = texts(&output);
+        let code = output.status.code().unwrap();
+        assert!(code == 2 || (code == 1 && stderr.contains("too little data")), "{wrong}: {code} {stderr}");
+        for part in *says {
+            assert!(stderr.contains(part), "{wrong}: \"{part}\" is missing from {stderr}");
+        }
+        assert!(!stderr.contains("panicked") && !shop.path("results").exists(), "{wrong}: {stderr}");
+    }
+}
+
+#[test]
+fn layers_over_the_recipe_win_and_are_named_in_errors() {
+    let shop = Workshop::new(&Tiny::default());
+    let plan = |env: Option<(&str, &str)>, set: &str| {
+        let mut command = shop.command(&["plan", "recipe.toml", "--set", set]);
+        command.envs(env);
+        let output = command.output().unwrap();
+        texts(&output).0 + &texts(&output).1
+    };
+    let sparsity = Some(("CALIPR_GRID__SPARSITY", "[0.7]"));
+    assert!(plan(sparsity, "seed=1").contains("wanda-0.7-general-s1"));
+    assert!(plan(sparsity, "grid.sparsity=[0.8]").contains("wanda-0.8-general-s0"));
+    assert!(plan(None, "grid.sparsty=[0.8]").contains("--set grid.sparsty=[0.8]: `sparsty`"));
+    assert!(plan(Some(("CALIPR_GRID__SPARSITY", "[7]")), "seed=1").contains("CALIPR_GRID__SPARSITY: `grid.sparsity.0`"));
+    assert!(plan(Some(("CALIPR_GIRD__SPARSITY", "[0.7]")), "seed=1").contains("CALIPR_GIRD__SPARSITY: `gird`"));
+    assert!(plan(None, "nonsense").contains("KEY=VALUE"));
+}
+
+#[test]
+fn a_cell_that_fails_is_recorded_and_the_others_run() {
+    // Inputs of `down` are finite, but their squares are not.
+    let shop = Workshop::new(&Tiny { feed_forward_scale: 1e22, ..Tiny::default() });
+    let output = shop.calipr(&["run", "recipe.toml", "--set", "grid.calibration=[\"general\"]"]);
+    let (stdout, stderr) = texts(&output);
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    assert!(stderr.contains("4 of the cells failed"), "{stderr}");
+    assert!(stdout.contains("magnitude-0.5"), "{stdout}");
+    let cells = &shop.tables("results/tiny")[0];
+    for cell in cells {
+        let fails = cell["method"] == "wanda" || cell["method"] == "sparsegpt";
+        assert_eq!(cell["status"], if fails { "failed" } else { "done" }, "{cell}");
+        if fails {
+            let error = cell["error"].as_str().unwrap();
+            assert!(error.contains("block 0") && error.contains("linear down") && error.contains("NaN"), "{error}");
+        }
+    }
+    // Again, only what failed is tried.
+    let (_, stderr) = texts(&shop.calipr(&["run", "recipe.toml", "--set", "grid.calibration=[\"general\"]"]));
+    assert_eq!(stderr.matches("finished before").count(), 3, "{stderr}");
+}
+
+#[test]
+fn a_damaged_cache_is_noticed_and_made_again() {
+    let shop = Workshop::new(&Tiny::default());
+    shop.succeeds(&["run", "recipe.toml"]);
+    let before = shop.tables("results/tiny");
+    let mut damaged = 0;
+    for stage in ["windows", "teacher", "pruned", "scores"] {
+        for entry in std::fs::read_dir(shop.path("cache").join(stage)).unwrap() {
+            let path = entry.unwrap().path();
+            let mut bytes = std::fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0x40;
+            std::fs::write(&path, bytes).unwrap();
+            damaged += 1;
+        }
+    }
+    let (_, stderr) = shop.succeeds(&["run", "recipe.toml"]);
+    assert_eq!(stderr.matches("dropping the damaged cache entry").count(), damaged, "{stderr}");
+    assert_same_tables(&before, &shop.tables("results/tiny"));
+}
+
+/// A study of the real model whose cells take about a second each.
+fn slow_study(shop: &Workshop) -> Command {
+    common::real_model();
+    let recipe = RECIPE.replace("path:model", common::REAL_MODEL).replace("length = 48", "length = 32").replace("length = 64", "length = 32");
+    std::fs::write(shop.path("recipe.toml"), recipe).unwrap();
+    let mut command = shop.command(&["run", "recipe.toml", "--set", "grid.sparsity=[0.5]"]);
+    // The model comes from the cache that all tests share.
+    let sources = std::env::var_os("CALIPR_CACHE").map_or_else(calipr::pipeline::Cache::default_dir, Into::into);
+    std::fs::create_dir_all(shop.path("cache")).unwrap();
+    let _ = std::os::unix::fs::symlink(sources.join("sources"), shop.path("cache/sources"));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn an_interrupt_ends_cleanly_and_the_same_command_goes_on() {
+    let shop = Workshop::new(&Tiny::default());
+    let mut child = slow_study(&shop).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    lines.by_ref().find(|l| l.contains("dense: sparsity")).unwrap();
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let rest: Vec<String> = lines.collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
+    assert!(rest.last().unwrap().contains("the same command goes on from there"), "{rest:?}");
+    let output = slow_study(&shop).output().unwrap();
+    let (_, stderr) = texts(&output);
+    assert!(output.status.success() && stderr.contains("dense: finished before"), "{stderr}");
+}
+
+#[test]
+fn a_killed_run_goes_on_to_the_tables_of_an_undisturbed_one() {
+    let shop = Workshop::new(&Tiny::default());
+    for milliseconds in [300, 900, 1700, 2600, 4100] {
+        let mut child = slow_study(&shop).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let output = slow_study(&shop).output().unwrap();
+    assert!(output.status.success(), "{}", texts(&output).1);
+    let disturbed = shop.tables("results/tiny");
+    for stage in ["windows", "teacher", "pruned", "scores"] {
+        std::fs::remove_dir_all(shop.path("cache").join(stage)).unwrap();
+    }
+    assert!(slow_study(&shop).output().unwrap().status.success());
+    assert_same_tables(&disturbed, &shop.tables("results/tiny"));
+}
+
+#[test]
+fn results_that_cannot_be_written_are_an_error_that_says_where() {
+    let shop = Workshop::new(&Tiny::default());
+    std::fs::write(shop.path("results"), "a file").unwrap();
+    let output = shop.calipr(&["run", "recipe.toml"]);
+    let (_, stderr) = texts(&output);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr.contains("results/tiny"), "{stderr}");
+}
+
+#[test]
+fn a_damaged_model_is_an_error_that_names_it() {
+    for (file, content, says) in [
+        ("model/model.safetensors", "not tensors", "safetensors"),
+        ("model/config.json", "{\"model_type\": \"gpt2\"}", "gpt2"),
+        ("model/config.json", "{", "config.json"),
+        ("model/tokenizer.json", "{}", "tokenizer.json"),
+    ] {
+        let shop = Workshop::new(&Tiny::default());
+        std::fs::write(shop.path(file), content).unwrap();
+        let output = shop.calipr(&["run", "recipe.toml"]);
+        let (_, stderr) = texts(&output);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(says) && !stderr.contains("panicked"), "{stderr}");
+    }
+    // A header that fits, but a tensor of another shape.
+    let shop = Workshop::new(&Tiny::default());
+    let config = std::fs::read_to_string(shop.path("model/config.json")).unwrap();
+    std::fs::write(shop.path("model/config.json"), config.replace("\"hidden_size\":32", "\"hidden_size\":64")).unwrap();
+    let (_, stderr) = texts(&shop.calipr(&["run", "recipe.toml"]));
+    assert!(stderr.contains("shape") && stderr.contains("model.embed_tokens.weight"), "{stderr}");
+}
+
+#[test]
+fn quiet_says_nothing_but_the_result() {
+    let shop = Workshop::new(&Tiny::default());
+    let (stdout, stderr) = shop.succeeds(&["run", "recipe.toml", "--quiet"]);
+    assert!(stderr.is_empty(), "{stderr}");
+    assert!(stdout.contains("tables: results/tiny"));
+}
+
+#[test]
+fn the_schema_that_editors_read_is_current_and_every_recipe_loads() {
+    let (schema, _) = Workshop::new(&Tiny::default()).succeeds(&["schema"]);
+    let file = "recipes/recipe.schema.json";
+    assert_eq!(std::fs::read_to_string(file).unwrap(), schema, "run `calipr schema > {file}`");
+    let mut recipes = 0;
+    for entry in std::fs::read_dir("recipes").unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "toml") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert!(text.starts_with("#:schema recipe.schema.json\n"), "{}", path.display());
+            calipr::recipe::Recipe::load(&path, &[]).unwrap_or_else(|e| panic!("{e}"));
+            recipes += 1;
+        }
+    }
+    assert!(recipes >= 2);
+}

@@ -1,0 +1,218 @@
+//! Our forward pass against candle-transformers' models on the same weights, and against the figures
+//! that PyTorch gives for SmolLM2-135M-Instruct.
+
+mod common;
+
+use std::ops::Range;
+use std::path::Path;
+
+use calipr::model::{Model, ModelFiles};
+use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
+use candle_core::{DType, Device, Tensor};
+use candle_transformers::models::{llama, qwen2};
+use common::Tiny;
+use serde_json::{Value, json};
+
+fn open(files: &ModelFiles) -> Model {
+    Model::open(files, DType::F32, Device::Cpu).unwrap()
+}
+
+fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
+    (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+}
+
+fn ids(n: usize, vocabulary: usize) -> Vec<u32> {
+    (0..n).map(|i| ((i * 7919 + 13) % vocabulary) as u32).collect()
+}
+
+const WINDOWS: [Range<usize>; 3] = [0..50, 50..51, 51..120];
+
+/// Logits of every position by a model that returns those of the last one.
+fn position_by_position(windows: &[Range<usize>], mut last: impl FnMut(Range<usize>) -> Tensor) -> Tensor {
+    let ends = windows.iter().flat_map(|w| (w.start + 1..=w.end).map(move |end| w.start..end));
+    let rows: Vec<Tensor> = ends.map(|prefix| last(prefix).flatten_all().unwrap()).collect();
+    Tensor::stack(&rows, 0).unwrap()
+}
+
+#[test]
+fn a_llama_computes_what_candles_llama_computes() {
+    let llama3 = json!({"rope_theta": 500000.0, "rope_scaling": {"rope_type": "llama3", "factor": 8.0,
+        "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}});
+    for tiny in [
+        Tiny::default(),
+        Tiny { tied: true, key_value_heads: 1, shards: 3, ..Tiny::default() },
+        Tiny { rope: llama3, key_value_heads: 4, ..Tiny::default() },
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let model = open(&tiny.files(dir.path()));
+        let ids = ids(120, tiny.vocabulary);
+        let ours = model.logits(&ids, &WINDOWS).unwrap();
+
+        let config: llama::LlamaConfig = serde_json::from_value(tiny.config_json()).unwrap();
+        let config = config.into_config(false);
+        let weights = candle_nn::VarBuilder::from_tensors(tiny.tensors(), DType::F32, &Device::Cpu);
+        let theirs = llama::Llama::load(weights, &config).unwrap();
+        let theirs = position_by_position(&WINDOWS, |prefix| {
+            let mut cache = llama::Cache::new(false, DType::F32, &config, &Device::Cpu).unwrap();
+            theirs.forward(&Tensor::new(&ids[prefix], &Device::Cpu).unwrap().unsqueeze(0).unwrap(), 0, &mut cache).unwrap()
+        });
+        let difference = largest_difference(&ours, &theirs);
+        assert!(difference < 2e-4, "{difference}");
+    }
+}
+
+#[test]
+fn biases_count_as_in_candles_qwen2() {
+    let tiny = Tiny { model_type: "qwen2", ..Tiny::default() };
+    let dir = tempfile::tempdir().unwrap();
+    let model = open(&tiny.files(dir.path()));
+    let ids = ids(120, tiny.vocabulary);
+    let ours = model.logits(&ids, &WINDOWS).unwrap();
+
+    let mut config = tiny.config_json();
+    let more = json!({"sliding_window": 128, "max_window_layers": 3, "use_sliding_window": false});
+    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let config: qwen2::Config = serde_json::from_value(config).unwrap();
+    let weights = candle_nn::VarBuilder::from_tensors(tiny.tensors(), DType::F32, &Device::Cpu);
+    let mut theirs = qwen2::ModelForCausalLM::new(&config, weights).unwrap();
+    let theirs = position_by_position(&WINDOWS, |prefix| {
+        theirs.clear_kv_cache();
+        theirs.forward(&Tensor::new(&ids[prefix], &Device::Cpu).unwrap().unsqueeze(0).unwrap(), 0).unwrap()
+    });
+    let difference = largest_difference(&ours, &theirs);
+    assert!(difference < 2e-4, "{difference}");
+}
+
+/// The tiny model as llama.cpp would convert it: other names, the rows of q and k interleaved.
+fn write_gguf(tiny: &Tiny, dtype: GgmlDType, path: &Path) {
+    use gguf_file::Value::{Array, F32, String as Text, U32};
+    let rename = |name: &str| {
+        let name = name.replace("model.embed_tokens", "token_embd").replace("model.norm", "output_norm");
+        let name = name.replace("lm_head", "output").replace("model.layers", "blk").replace("input_layernorm", "attn_norm");
+        let name = name.replace("post_attention_layernorm", "ffn_norm").replace("self_attn.o_proj", "attn_output");
+        name.replace("self_attn.", "attn_").replace("mlp.", "ffn_").replace("_proj", "")
+    };
+    let interleave = |t: &Tensor, heads: usize| {
+        let (rows, columns) = t.dims2().unwrap();
+        let t = t.reshape((heads, 2, rows / heads / 2, columns)).unwrap().transpose(1, 2).unwrap();
+        t.contiguous().unwrap().reshape((rows, columns)).unwrap()
+    };
+    let tensors: Vec<(String, QTensor)> = tiny
+        .tensors()
+        .into_iter()
+        .map(|(name, tensor)| {
+            let tensor = match name.as_str() {
+                n if n.contains("q_proj") => interleave(&tensor, tiny.heads),
+                n if n.contains("k_proj") => interleave(&tensor, tiny.key_value_heads),
+                _ => tensor,
+            };
+            let dtype = if tensor.rank() == 1 { GgmlDType::F32 } else { dtype };
+            (rename(&name), QTensor::quantize(&tensor, dtype).unwrap())
+        })
+        .collect();
+    let words = |texts: Vec<String>| Array(texts.into_iter().map(Text).collect());
+    let integers = [
+        ("embedding_length", tiny.hidden),
+        ("feed_forward_length", tiny.feed_forward),
+        ("block_count", tiny.blocks),
+        ("attention.head_count", tiny.heads),
+        ("attention.head_count_kv", tiny.key_value_heads),
+        ("context_length", tiny.context),
+    ];
+    let mut metadata: Vec<(String, gguf_file::Value)> =
+        integers.map(|(key, value)| (format!("llama.{key}"), U32(value as u32))).to_vec();
+    metadata.extend([
+        ("general.architecture".into(), Text("llama".into())),
+        ("llama.attention.layer_norm_rms_epsilon".into(), F32(1e-5)),
+        ("llama.rope.freq_base".into(), F32(10_000.0)),
+        ("tokenizer.ggml.model".into(), Text("gpt2".into())),
+        ("tokenizer.ggml.tokens".into(), words((0..tiny.vocabulary).map(|i| format!("t{i}")).collect())),
+    ]);
+    let metadata: Vec<(&str, &gguf_file::Value)> = metadata.iter().map(|(k, v)| (k.as_str(), v)).collect();
+    let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(k, v)| (k.as_str(), v)).collect();
+    gguf_file::write(&mut std::fs::File::create(path).unwrap(), &metadata, &tensors).unwrap();
+}
+
+#[test]
+fn a_gguf_file_of_any_quantisation_is_the_model_it_was_made_from() {
+    // K-quants have blocks of 256 columns.
+    let tiny = Tiny { hidden: 256, feed_forward: 256, blocks: 1, ..Tiny::default() };
+    let dir = tempfile::tempdir().unwrap();
+    let ids = ids(40, tiny.vocabulary);
+    let windows = [0..40];
+    let exact = open(&tiny.files(&dir.path().join("hub"))).logits(&ids, &windows).unwrap();
+    let scale = exact.sqr().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+    use GgmlDType::*;
+    for (dtype, tolerance) in [
+        (F32, 1e-5),
+        (F16, 0.01),
+        (BF16, 0.05),
+        (Q8_0, 0.05),
+        (Q6K, 0.2),
+        (Q5_0, 0.4),
+        (Q5_1, 0.4),
+        (Q5K, 0.4),
+        (Q4_0, 1.0),
+        (Q4_1, 1.0),
+        (Q4K, 1.0),
+        (Q3K, 2.0),
+        (Q2K, 3.0),
+    ] {
+        let path = dir.path().join(format!("{dtype:?}.gguf"));
+        write_gguf(&tiny, dtype, &path);
+        let logits = open(&ModelFiles::at(&path).unwrap()).logits(&ids, &windows).unwrap();
+        let rms = (&logits - &exact).unwrap().sqr().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+        assert!(rms / scale < tolerance, "{dtype:?}: {}", rms / scale);
+    }
+}
+
+#[test]
+fn the_real_models_logits_are_pytorchs() {
+    let fixture = candle_core::safetensors::load("tests/fixtures/dense_logits.safetensors", &Device::Cpu).unwrap();
+    let ids: Vec<u32> = fixture["input_ids"].to_vec1().unwrap();
+    let logits = open(common::real_model()).logits(&ids, &[0..ids.len()]).unwrap();
+    let logits = logits.index_select(&fixture["positions"], 0).unwrap();
+    let difference = largest_difference(&logits, &fixture["logits"]);
+    assert!(difference < 2e-3, "{difference}");
+}
+
+fn fixture(name: &str) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(format!("tests/fixtures/{name}")).unwrap()).unwrap()
+}
+
+#[test]
+fn the_real_models_tokens_are_its_own() {
+    let tokenizer = common::real_model().tokenizer().unwrap();
+    for (name, case) in fixture("tokens.json").as_object().unwrap() {
+        let text = case["text"].as_str().unwrap();
+        let ids = tokenizer.encode(text, false).unwrap();
+        assert_eq!(json!(ids), case["ids"], "{name}");
+        assert_eq!(tokenizer.decode(&ids).unwrap(), text, "{name}");
+    }
+}
+
+#[test]
+fn the_real_models_chat_template_comes_with_its_file() {
+    let tokenizer = common::real_model().tokenizer().unwrap();
+    let text = tokenizer.chat(&json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]));
+    let text = text.unwrap();
+    assert!(text.ends_with("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n"), "{text}");
+    // Special tokens of the template are one token each.
+    assert!(tokenizer.encode("<|im_start|>", false).unwrap().len() == 1);
+}
+
+#[test]
+fn the_real_models_greedy_text_is_pytorchs() {
+    let files = common::real_model();
+    let (model, tokenizer) = (open(files), files.tokenizer().unwrap());
+    for case in fixture("greedy.json").as_array().unwrap() {
+        let mut ids = tokenizer.encode(case["prompt"].as_str().unwrap(), false).unwrap();
+        // Each position predicts the next, so one pass over prompt and answer checks every step.
+        let answer: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
+        let prompt = ids.len();
+        ids.extend(&answer);
+        let logits = model.logits(&ids, &[0..ids.len()]).unwrap();
+        let best: Vec<u32> = logits.argmax(1).unwrap().to_vec1().unwrap();
+        assert_eq!(best[prompt - 1..ids.len() - 1], answer, "{}", case["prompt"]);
+    }
+}

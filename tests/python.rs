@@ -1,0 +1,67 @@
+//! The tables as people read them: Python polars and pandas.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{Tiny, Workshop};
+
+/// A virtual environment with polars and pandas, made once under target/.
+fn python() -> PathBuf {
+    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python");
+    let python = venv.join("bin/python");
+    let ready = venv.join("ready");
+    if !ready.exists() {
+        run(Command::new("python3").args(["-m", "venv"]).arg(&venv));
+        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "polars", "pandas", "pyarrow"]));
+        std::fs::write(ready, "").unwrap();
+    }
+    python
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+const SCRIPT: &str = r#"
+import sys, pandas as pd, polars as pl, pyarrow.parquet as pq
+
+for name, rows in [("cells", 11), ("layers", 210), ("metrics", 55), ("samples", 55)]:
+    path = f"{sys.argv[1]}/{name}.parquet"
+    frame = pl.read_parquet(path)
+    assert frame.height == rows, (name, frame.height)
+    assert frame.columns[:7] == ["study", "cell", "method", "sparsity", "pattern", "calibration", "seed"]
+    assert frame.schema["sparsity"] == pl.Float64 and frame.schema["cell"] == pl.String
+    same = pd.read_parquet(path)
+    assert list(same.columns) == frame.columns
+    for field in pq.read_schema(path):
+        assert field.metadata and field.metadata[b"description"], (name, field.name)
+    assert pq.read_schema(path).metadata[b"description"]
+
+metrics = pl.read_parquet(f"{sys.argv[1]}/metrics.parquet")
+best = (
+    metrics.filter(pl.col("metric") == "perplexity", pl.col("method") != "dense")
+    .group_by("method")
+    .agg(pl.col("value").min())
+    .sort("value")
+)
+samples = pd.read_parquet(f"{sys.argv[1]}/samples.parquet")
+loss = samples.assign(total=samples.loss * samples.positions).groupby("cell")[["total", "positions"]].sum()
+loss = loss.total / loss.positions
+for row in metrics.filter(pl.col("metric") == "loss").iter_rows(named=True):
+    assert abs(loss[row["cell"]] - row["value"]) < 1e-9
+layers = pl.scan_parquet(f"{sys.argv[1]}/layers.parquet").filter(pl.col("method") == "sparsegpt").collect()
+assert layers["damping"].null_count() == 0 and layers["relative_error"].null_count() == 0
+print(best["method"].to_list())
+"#;
+
+#[test]
+fn polars_and_pandas_read_every_table() {
+    let shop = Workshop::new(&Tiny::default());
+    shop.succeeds(&["run", "recipe.toml"]);
+    let printed = run(Command::new(python()).args(["-c", SCRIPT]).arg(shop.path("results/tiny")));
+    assert!(printed.contains("sparsegpt"), "{printed}");
+}
