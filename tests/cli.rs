@@ -40,7 +40,8 @@ fn a_study_leaves_tables_of_every_cell() {
             assert_eq!(number("value"), 0.0);
         }
     }
-    let run: Value = serde_json::from_str(&std::fs::read_to_string(shop.path("results/tiny/run.json")).unwrap()).unwrap();
+    let run: Value =
+        serde_json::from_str(&std::fs::read_to_string(shop.path("results/tiny/run.json")).unwrap()).unwrap();
     assert_eq!(run["cells"], serde_json::json!({"planned": 11, "done": 11, "failed": 0}));
     assert_eq!(run["recipe"]["grid"]["sparsity"], serde_json::json!([0.5, "2:4"]));
 }
@@ -83,7 +84,8 @@ fn dense_propagation_and_both_schedules_run() {
     for set in ["prune.schedule=linear", "prune.schedule=block", "prune.propagation=dense"] {
         shop.succeeds(&["run", "recipe.toml", "--set", set, "--out", "out"]);
         let tables = shop.tables("out");
-        let sparse: Vec<Value> = tables[2].iter().filter(|m| m["method"] == "sparsegpt").map(|m| m["value"].clone()).collect();
+        let sparse: Vec<Value> =
+            tables[2].iter().filter(|m| m["method"] == "sparsegpt").map(|m| m["value"].clone()).collect();
         assert!(!seen.contains(&sparse), "{set} changes nothing");
         seen.push(sparse);
     }
@@ -186,7 +188,9 @@ fn layers_over_the_recipe_win_and_are_named_in_errors() {
     assert!(plan(sparsity, "seed=1").contains("wanda-0.7-general-s1"));
     assert!(plan(sparsity, "grid.sparsity=[0.8]").contains("wanda-0.8-general-s0"));
     assert!(plan(None, "grid.sparsty=[0.8]").contains("--set grid.sparsty=[0.8]: `sparsty`"));
-    assert!(plan(Some(("CALIPR_GRID__SPARSITY", "[7]")), "seed=1").contains("CALIPR_GRID__SPARSITY: `grid.sparsity.0`"));
+    assert!(
+        plan(Some(("CALIPR_GRID__SPARSITY", "[7]")), "seed=1").contains("CALIPR_GRID__SPARSITY: `grid.sparsity.0`")
+    );
     assert!(plan(Some(("CALIPR_GIRD__SPARSITY", "[0.7]")), "seed=1").contains("CALIPR_GIRD__SPARSITY: `gird`"));
     assert!(plan(None, "nonsense").contains("KEY=VALUE"));
 }
@@ -238,7 +242,10 @@ fn a_damaged_cache_is_noticed_and_made_again() {
 /// A study of the real model whose cells take about a second each.
 fn slow_study(shop: &Workshop) -> Command {
     common::real_model();
-    let recipe = RECIPE.replace("path:model", common::REAL_MODEL).replace("length = 48", "length = 32").replace("length = 64", "length = 32");
+    let recipe = RECIPE
+        .replace("path:model", common::REAL_MODEL)
+        .replace("length = 48", "length = 32")
+        .replace("length = 64", "length = 32");
     std::fs::write(shop.path("recipe.toml"), recipe).unwrap();
     let mut command = shop.command(&["run", "recipe.toml", "--set", "grid.sparsity=[0.5]"]);
     // The model comes from the cache that all tests share.

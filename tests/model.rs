@@ -54,7 +54,9 @@ fn a_llama_computes_what_candles_llama_computes() {
         let theirs = llama::Llama::load(weights, &config).unwrap();
         let theirs = position_by_position(&WINDOWS, |prefix| {
             let mut cache = llama::Cache::new(false, DType::F32, &config, &Device::Cpu).unwrap();
-            theirs.forward(&Tensor::new(&ids[prefix], &Device::Cpu).unwrap().unsqueeze(0).unwrap(), 0, &mut cache).unwrap()
+            theirs
+                .forward(&Tensor::new(&ids[prefix], &Device::Cpu).unwrap().unsqueeze(0).unwrap(), 0, &mut cache)
+                .unwrap()
         });
         let difference = largest_difference(&ours, &theirs);
         assert!(difference < 2e-4, "{difference}");
@@ -88,7 +90,8 @@ fn write_gguf(tiny: &Tiny, dtype: GgmlDType, path: &Path) {
     use gguf_file::Value::{Array, F32, String as Text, U32};
     let rename = |name: &str| {
         let name = name.replace("model.embed_tokens", "token_embd").replace("model.norm", "output_norm");
-        let name = name.replace("lm_head", "output").replace("model.layers", "blk").replace("input_layernorm", "attn_norm");
+        let name =
+            name.replace("lm_head", "output").replace("model.layers", "blk").replace("input_layernorm", "attn_norm");
         let name = name.replace("post_attention_layernorm", "ffn_norm").replace("self_attn.o_proj", "attn_output");
         name.replace("self_attn.", "attn_").replace("mlp.", "ffn_").replace("_proj", "")
     };

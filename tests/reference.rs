@@ -135,7 +135,11 @@ fn compare(folder: &std::path::Path, figures: &[Figure], all: bool) -> usize {
         let what = format!("{} {pattern} {:?} {}", figure.method, figure.calibration, figure.evaluation);
         assert!((perplexity / figure.perplexity - 1.0).abs() < tolerance, "{what}: {perplexity} {}", figure.perplexity);
         let js = value("js_divergence").unwrap();
-        assert!((js - figure.js_divergence).abs() <= tolerance * figure.js_divergence, "{what}: {js} {}", figure.js_divergence);
+        assert!(
+            (js - figure.js_divergence).abs() <= tolerance * figure.js_divergence,
+            "{what}: {js} {}",
+            figure.js_divergence
+        );
         let achieved = cells.iter().find(of_cell).unwrap()["achieved_sparsity"].as_f64().unwrap();
         assert!((achieved - figure.measured_sparsity).abs() < 1e-3, "{what}: {achieved} {}", figure.measured_sparsity);
     }

@@ -49,10 +49,9 @@ impl StudyArgs {
         let mut text = format!("{}: {} cells\n\n{table}\n", recipe.name, cells(&recipe).len());
         text += &match inputs {
             Some(_) => format!("{left} stages to compute, about {} of work\n", flops(work)),
-            None => format!(
-                "the model or data are not all here yet; `calipr run {}` fetches them\n",
-                self.recipe.display()
-            ),
+            None => {
+                format!("the model or data are not all here yet; `calipr run {}` fetches them\n", self.recipe.display())
+            }
         };
         print(&text)
     }

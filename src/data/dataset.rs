@@ -122,7 +122,8 @@ impl Library {
                 let names = self.names();
                 let nearest = crate::words::nearest(name, names.iter().map(String::as_str));
                 let hint = nearest.map_or(String::new(), |n| format!("; did you mean \"{n}\"?"));
-                let known = if names.is_empty() { "none, there is no datasets/ folder here".into() } else { names.join(", ") };
+                let known =
+                    if names.is_empty() { "none, there is no datasets/ folder here".into() } else { names.join(", ") };
                 bail!("there is no data set \"{name}\"{hint} (known: {known}; a file of your own is \"path:my.jsonl\")")
             }
         }

@@ -72,7 +72,9 @@ impl Content {
             };
             return Ok(text(&prompt, output));
         }
-        if let (Some(question), Some(choices), Some(answer)) = (string("question"), row.get("choices"), row.get("answer")) {
+        if let (Some(question), Some(choices), Some(answer)) =
+            (string("question"), row.get("choices"), row.get("answer"))
+        {
             return Ok(text(&format!("Question: {question}\nAnswer:"), &format!(" {}", chosen(choices, answer)?)));
         }
         if let (Some(prompt), Some(completion)) = (string("prompt"), string("completion")) {
@@ -141,11 +143,14 @@ mod tests {
         assert_eq!(of(json!({"input_ids": [1, 2]})).unwrap(), Content::Tokens(vec![1, 2]));
         let messages = json!([{"role": "user", "content": "hi"}]);
         assert_eq!(of(json!({"messages": messages})).unwrap(), Content::Chat(messages));
-        let Content::Text { prompt, target } = of(json!({"instruction": "Do", "input": "x", "output": "y"})).unwrap() else {
+        let Content::Text { prompt, target } = of(json!({"instruction": "Do", "input": "x", "output": "y"})).unwrap()
+        else {
             panic!()
         };
         assert!(prompt.contains("### Input:\nx\n\n### Response:\n") && target == "y");
-        let Content::Text { prompt, .. } = of(json!({"instruction": "Do", "input": "", "output": "y"})).unwrap() else { panic!() };
+        let Content::Text { prompt, .. } = of(json!({"instruction": "Do", "input": "", "output": "y"})).unwrap() else {
+            panic!()
+        };
         assert!(!prompt.contains("Input"));
     }
 

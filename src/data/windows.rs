@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use anyhow::{Context, Result, bail, ensure};
-use rand::{RngExt, SeedableRng};
 use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -267,7 +267,8 @@ mod tests {
     /// Rows of token ids 0, 1, 2, …, numbered through.
     fn rows(lengths: &[usize]) -> Vec<Row> {
         let mut next = 0..;
-        let row = |&n: &usize| json!({"input_ids": next.by_ref().take(n).collect::<Vec<u32>>()}).as_object().unwrap().clone();
+        let row =
+            |&n: &usize| json!({"input_ids": next.by_ref().take(n).collect::<Vec<u32>>()}).as_object().unwrap().clone();
         lengths.iter().map(row).collect()
     }
 

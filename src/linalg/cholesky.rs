@@ -176,9 +176,8 @@ mod tests {
             }
             // Uᵀ·U·H = I, summed in f64.
             for i in (0..d).step_by(7) {
-                let row: Vec<f64> = (0..d)
-                    .map(|j| (0..d).map(|p| f64::from(u[p * d + i]) * f64::from(u[p * d + j])).sum())
-                    .collect();
+                let row: Vec<f64> =
+                    (0..d).map(|j| (0..d).map(|p| f64::from(u[p * d + i]) * f64::from(u[p * d + j])).sum()).collect();
                 for j in 0..d {
                     let x: f64 = (0..d).map(|p| row[p] * f64::from(h[p * d + j])).sum();
                     let expected = if i == j { 1.0 } else { 0.0 };

@@ -186,7 +186,14 @@ struct Pair<T> {
 impl<T: Real> Pair<T> {
     /// Adds 2·JS and KL of some words to the lanes.
     #[inline(always)]
-    fn add(&self, zp: &[T; LANES], zq: &[T; LANES], ep: &[T; LANES], eq: &[T; LANES], lanes: &mut ([T; LANES], [T; LANES])) {
+    fn add(
+        &self,
+        zp: &[T; LANES],
+        zq: &[T; LANES],
+        ep: &[T; LANES],
+        eq: &[T; LANES],
+        lanes: &mut ([T; LANES], [T; LANES]),
+    ) {
         let (half, limit) = (T::of(0.5), T::of(80.0));
         let low = T::default() - limit;
         for i in 0..LANES {
@@ -273,8 +280,7 @@ mod tests {
 
     #[test]
     fn divergences_equal_scipys() {
-        let pairs: Vec<Pair> =
-            serde_json::from_str(include_str!("../../tests/fixtures/divergence.json")).unwrap();
+        let pairs: Vec<Pair> = serde_json::from_str(include_str!("../../tests/fixtures/divergence.json")).unwrap();
         for pair in pairs {
             let exact = compare(&pair.logits_p, &pair.logits_q, 0, &mut Scratch::default());
             assert!((exact.js - pair.js).abs() < 1e-9, "{} {}", exact.js, pair.js);
@@ -314,7 +320,9 @@ mod tests {
             score_windows(&windows, &tensor(&dense, 600), &tensor(&pruned, 600), &tensor(&head, vocabulary)).unwrap();
 
         let logits = |states: &[f32], t: usize| -> Vec<f64> {
-            let dot = |v: usize| (0..hidden).map(|j| f64::from(states[t * hidden + j]) * f64::from(head[v * hidden + j])).sum();
+            let dot = |v: usize| {
+                (0..hidden).map(|j| f64::from(states[t * hidden + j]) * f64::from(head[v * hidden + j])).sum()
+            };
             (0..vocabulary).map(dot).collect()
         };
         for (window, range) in windows.ranges().enumerate() {

@@ -156,6 +156,6 @@ impl Block {
     }
 
     fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-        candle_nn::ops::rms_norm(x, weight, self.norm_epsilon)
+        kernels::rms_norm(x, weight, self.norm_epsilon)
     }
 }

@@ -72,8 +72,8 @@ impl RopeScaling {
                     } else if wavelength > original_context / low_freq_factor {
                         f / factor
                     } else {
-                        let smooth = (original_context / wavelength - low_freq_factor)
-                            / (high_freq_factor - low_freq_factor);
+                        let smooth =
+                            (original_context / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
                         (1.0 - smooth) * f / factor + smooth * f
                     }
                 })
@@ -133,10 +133,7 @@ impl HubRope {
                 factor: need(self.factor, "factor")?,
                 low_freq_factor: need(self.low_freq_factor, "low_freq_factor")?,
                 high_freq_factor: need(self.high_freq_factor, "high_freq_factor")?,
-                original_context: need(
-                    self.original_max_position_embeddings,
-                    "original_max_position_embeddings",
-                )?,
+                original_context: need(self.original_max_position_embeddings, "original_max_position_embeddings")?,
             }),
             Some(other) => bail!("rope scaling \"{other}\" is not supported; calipr knows default, linear and llama3"),
         }
@@ -164,10 +161,7 @@ impl Config {
             bail!("hidden_act \"{act}\" is not supported; calipr runs silu");
         }
         let windowed = hub.sliding_window.is_some_and(|w| w < hub.max_position_embeddings);
-        ensure!(
-            !windowed || hub.use_sliding_window == Some(false),
-            "sliding-window attention is not supported"
-        );
+        ensure!(!windowed || hub.use_sliding_window == Some(false), "sliding-window attention is not supported");
         let rope = hub.rope_parameters.as_ref();
         let scaling = rope.or(hub.rope_scaling.as_ref()).map_or(Ok(RopeScaling::None), HubRope::scaling)?;
         Self {

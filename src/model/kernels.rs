@@ -23,7 +23,14 @@ pub struct Heads {
 ///
 /// q (tokens × query·dim), k and v (tokens × key_value·dim) → (tokens × query·dim). `windows` are the
 /// ranges of tokens that see each other; positions count from the start of each.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, windows: &[Range<usize>], heads: Heads, rope: &Rope) -> Result<Tensor> {
+pub fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    windows: &[Range<usize>],
+    heads: Heads,
+    rope: &Rope,
+) -> Result<Tensor> {
     let longest = windows.iter().map(|w| w.len()).max().unwrap_or(0);
     if longest > rope.cos.dim(0)? {
         bail!("a window of {longest} tokens is longer than the rotary table");
@@ -31,8 +38,21 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, windows: &[Range<usize>], h
     if !matches!(q.device(), Device::Cpu) {
         return composed_attention(q, k, v, windows, heads, rope);
     }
-    let op = Attention { windows: windows.to_vec(), heads, cos: rope.cos.flatten_all()?.to_vec1()?, sin: rope.sin.flatten_all()?.to_vec1()? };
+    let op = Attention {
+        windows: windows.to_vec(),
+        heads,
+        cos: rope.cos.flatten_all()?.to_vec1()?,
+        sin: rope.sin.flatten_all()?.to_vec1()?,
+    };
     q.contiguous()?.apply_op3_no_bwd(&k.contiguous()?, &v.contiguous()?, &op)
+}
+
+/// Root-mean-square norm of each row: x / √(mean(x²) + ε) · weight.
+pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor> {
+    match x.device() {
+        Device::Cpu => x.contiguous()?.apply_op2_no_bwd(weight, &RmsNorm { epsilon }),
+        _ => candle_nn::ops::rms_norm(x, weight, epsilon),
+    }
 }
 
 /// silu(gate) · up, where silu(x) = x / (1 + e⁻ˣ).
@@ -81,6 +101,30 @@ fn f32s<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&values[start..end]),
         None => bail!("expected a contiguous tensor"),
+    }
+}
+
+struct RmsNorm {
+    epsilon: f32,
+}
+
+impl CustomOp2 for RmsNorm {
+    fn name(&self) -> &'static str {
+        "rms_norm"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, weight: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (x, weight) = (f32s(x, xl)?, f32s(weight, wl)?);
+        let mut out = vec![0f32; x.len()];
+        out.par_chunks_mut(weight.len()).zip(x.par_chunks(weight.len())).for_each(|(out, x)| {
+            simd::vectorized(|| {
+                let scale = (simd::sum_of_squares(x) / x.len() as f32 + self.epsilon).sqrt().recip();
+                for (o, (x, w)) in out.iter_mut().zip(x.iter().zip(weight)) {
+                    *o = x * scale * w;
+                }
+            });
+        });
+        Ok((CpuStorage::F32(out), xl.shape().clone()))
     }
 }
 
@@ -280,6 +324,13 @@ mod tests {
         let fused = attention(&q, &k, &v, &windows, heads, &rope).unwrap();
         let composed = composed_attention(&q, &k, &v, &windows, heads, &rope).unwrap();
         close(&fused, &composed, 2e-6);
+    }
+
+    #[test]
+    fn rms_norm_equals_candles_operations() {
+        let (x, weight) = (random((70, 301), 0.4), random((1, 301), 0.5).flatten_all().unwrap());
+        let theirs = candle_nn::ops::rms_norm_slow(&x, &weight, 1e-5).unwrap();
+        close(&rms_norm(&x, &weight, 1e-5).unwrap(), &theirs, 2e-6);
     }
 
     #[test]

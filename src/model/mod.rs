@@ -83,9 +83,8 @@ impl ModelFiles {
     /// The model's tokenizer and chat template.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         match self {
-            Self::Gguf(path) => {
-                Tokenizer::from_gguf(&GgufFile::open(path)?).with_context(|| format!("the tokenizer in {}", path.display()))
-            }
+            Self::Gguf(path) => Tokenizer::from_gguf(&GgufFile::open(path)?)
+                .with_context(|| format!("the tokenizer in {}", path.display())),
             Self::Hub(dir) => Tokenizer::from_dir(dir),
         }
     }
@@ -108,7 +107,7 @@ pub struct Head {
 impl Head {
     /// The final norm: what logits are a product of. (tokens, hidden) → (tokens, hidden)
     pub fn norm(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
-        candle_nn::ops::rms_norm(hidden, &self.norm, self.norm_epsilon)
+        kernels::rms_norm(hidden, &self.norm, self.norm_epsilon)
     }
 }
 

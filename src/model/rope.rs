@@ -17,9 +17,8 @@ impl Rope {
         let frequencies = config.rope_scaling.frequencies(config.rope_theta, config.head_dim);
         let angles: Vec<f32> = (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f)).collect();
         let shape = (positions, frequencies.len());
-        let table = |f: fn(f32) -> f32| {
-            Tensor::from_vec(angles.iter().map(|&a| f(a)).collect::<Vec<f32>>(), shape, device)
-        };
+        let table =
+            |f: fn(f32) -> f32| Tensor::from_vec(angles.iter().map(|&a| f(a)).collect::<Vec<f32>>(), shape, device);
         Ok(Self { cos: table(f32::cos)?, sin: table(f32::sin)? })
     }
 }

@@ -64,13 +64,9 @@ impl Tokenizer {
     /// From `tokenizer.json`, with `tokenizer_config.json` and `chat_template.jinja` where present.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let path = dir.join("tokenizer.json");
-        ensure!(
-            path.is_file(),
-            "{} has no tokenizer.json; calipr needs the fast tokenizer's file",
-            dir.display()
-        );
-        let inner = tokenizers::Tokenizer::from_file(&path)
-            .map_err(|e| anyhow!("cannot read {}: {e}", path.display()))?;
+        ensure!(path.is_file(), "{} has no tokenizer.json; calipr needs the fast tokenizer's file", dir.display());
+        let inner =
+            tokenizers::Tokenizer::from_file(&path).map_err(|e| anyhow!("cannot read {}: {e}", path.display()))?;
         let mut config = serde_json::Value::Null;
         let config_path = dir.join("tokenizer_config.json");
         if config_path.is_file() {
@@ -140,7 +136,11 @@ impl GgufVocabulary {
             _ => &[],
         };
         let strings = |key: &str| -> Result<Vec<String>> {
-            array(key).iter().map(|v| Ok(v.to_string()?.clone())).collect::<Result<_>>().with_context(|| format!("`tokenizer.ggml.{key}`"))
+            array(key)
+                .iter()
+                .map(|v| Ok(v.to_string()?.clone()))
+                .collect::<Result<_>>()
+                .with_context(|| format!("`tokenizer.ggml.{key}`"))
         };
         let tokens = strings("tokens")?;
         ensure!(!tokens.is_empty(), "the metadata lacks `tokenizer.ggml.tokens`");
@@ -186,7 +186,8 @@ impl GgufVocabulary {
         let (normalizer, splitter, decoder, model) = match self.kind.as_str() {
             "gpt2" => {
                 let (normalizer, splitter, ignore_merges) = self.byte_level()?;
-                let model = json!({"type": "BPE", "vocab": vocabulary, "merges": self.merges, "ignore_merges": ignore_merges});
+                let model =
+                    json!({"type": "BPE", "vocab": vocabulary, "merges": self.merges, "ignore_merges": ignore_merges});
                 (normalizer, splitter, byte_level_step(false), model)
             }
             "llama" => {
@@ -272,7 +273,8 @@ impl Tokenizer {
     /// A word a token, for tests that need a tokenizer but not its words.
     pub fn for_tests() -> Self {
         let model = json!({"type": "WordLevel", "vocab": {"a": 0, "b": 1, "?": 2}, "unk_token": "?"});
-        let json = json!({"version": "1.0", "pre_tokenizer": {"type": "Whitespace"}, "added_tokens": [], "model": model});
+        let json =
+            json!({"version": "1.0", "pre_tokenizer": {"type": "Whitespace"}, "added_tokens": [], "model": model});
         Self { inner: json.to_string().parse().unwrap(), bos: None, eos: None, chat_template: None }
     }
 }

@@ -41,9 +41,8 @@ impl Inputs {
             let file = part.file(fetcher).with_context(|| format!("the data set \"{dataset}\""))?;
             Ok(InputPart { digest: part.digest(&file)?, part, file })
         };
-        let calibration = |(name, c): (&String, &Calibration)| {
-            Ok((name.clone(), part(&c.dataset, c.split.as_deref(), "train")?))
-        };
+        let calibration =
+            |(name, c): (&String, &Calibration)| Ok((name.clone(), part(&c.dataset, c.split.as_deref(), "train")?));
         let suite = |(name, s): (&String, &Suite)| Ok((name.clone(), part(&s.dataset, s.split.as_deref(), "test")?));
         Ok(Self {
             model_digest: Digest::of_files(files.iter().map(PathBuf::as_path))?,

@@ -10,7 +10,7 @@ mod walk;
 
 pub use cache::{Cache, Stage};
 pub use cell::{CellRecord, LayerRecord, Seconds, Status};
-pub use inputs::{Inputs, InputPart};
+pub use inputs::{InputPart, Inputs};
 pub use plan::{Plan, PlannedCell, plan};
 pub use study::{Study, SuiteRecord};
 

@@ -49,7 +49,13 @@ struct Ends {
 
 impl<'a> Study<'a> {
     /// Opens the model; nothing is computed yet.
-    pub fn open(recipe: &'a Recipe, inputs: &'a Inputs, cache: &'a Cache, device: Device, watch: &'a dyn Watch) -> Result<Self> {
+    pub fn open(
+        recipe: &'a Recipe,
+        inputs: &'a Inputs,
+        cache: &'a Cache,
+        device: Device,
+        watch: &'a dyn Watch,
+    ) -> Result<Self> {
         let model = Model::open(&inputs.model, recipe.model.dtype.into(), device)?;
         let tokenizer = inputs.model.tokenizer()?;
         Ok(Self { recipe, inputs, cache, watch, model, tokenizer, ends: Default::default() })
@@ -130,12 +136,11 @@ impl<'a> Study<'a> {
             }
             None => None,
         };
-        debug_assert!(pruner.as_ref().is_none_or(|p| {
-            (p.method.statistic() == StatisticKind::None) == calibration.is_none()
-        }));
+        debug_assert!(
+            pruner.as_ref().is_none_or(|p| { (p.method.statistic() == StatisticKind::None) == calibration.is_none() })
+        );
         let windows = suites.iter().map(|name| self.suite_windows(name)).collect::<Result<Vec<_>>>()?;
-        let mut streams =
-            windows.iter().map(|w| Stream::embed(w, &ends.embedding)).collect::<Result<Vec<_>>>()?;
+        let mut streams = windows.iter().map(|w| Stream::embed(w, &ends.embedding)).collect::<Result<Vec<_>>>()?;
 
         let walk = Walk { model: &self.model, rope: &ends.rope, watch: self.watch };
         let mut pruned = walk.run(pruner.as_ref(), calibration, &mut streams)?;
@@ -201,7 +206,8 @@ impl<'a> Study<'a> {
 
     fn write_states(&self, key: Key, states: &Tensor) -> Result<()> {
         let values = crate::tensors::finite_values(states, "dense model's hidden states")?;
-        let pieces: Vec<Vec<u8>> = values.chunks(1 << 20).map(|c| c.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
+        let pieces: Vec<Vec<u8>> =
+            values.chunks(1 << 20).map(|c| c.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
         self.cache.write(key, pieces.iter().map(Vec::as_slice))
     }
 
@@ -217,7 +223,13 @@ impl<'a> Study<'a> {
         self.windows(key, &self.inputs.suites[name], (s.packing, s.length, s.windows), Order::Given)
     }
 
-    fn windows(&self, key: Key, input: &InputPart, packing: (Packing, usize, Option<usize>), order: Order) -> Result<Windows> {
+    fn windows(
+        &self,
+        key: Key,
+        input: &InputPart,
+        packing: (Packing, usize, Option<usize>),
+        order: Order,
+    ) -> Result<Windows> {
         if let Some((ids, ends)) = self.cache.read_json(key) {
             return Windows::new(ids, ends);
         }

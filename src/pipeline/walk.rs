@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 
+use super::Watch;
 use super::cell::{LayerRecord, PrunedRecord};
 use super::stream::{Stream, advance};
-use super::Watch;
 use crate::model::{Block, Flow, LinearName, Model, Rope, Site};
 use crate::prune::{Accumulator, Method, Sparsity, Statistic, StatisticKind};
 use crate::recipe::{Propagation, PruneSpec, Schedule};

@@ -35,10 +35,10 @@ impl Method for Magnitude {
                 });
             }
             Sparsity::NOfM { n, m } => w.par_chunks_mut(columns).for_each(|row| {
-                let (mut keys, mut scores) = (vec![], vec![0.0; m]);
+                let (mut pairs, mut scores) = (vec![], vec![0.0; m]);
                 for group in row.chunks_mut(m) {
                     scores.iter_mut().zip(&*group).for_each(|(s, w)| *s = w.abs());
-                    select::smallest(scores.iter().copied(), m - n, &mut keys, |j| group[j] = 0.0);
+                    select::smallest_of_group(&scores, m - n, &mut pairs, |j| group[j] = 0.0);
                 }
             }),
         }

@@ -78,7 +78,9 @@ impl Method for SparseGpt {
             block.solve(&mut w, rows, sparsity);
         }
         if !w.iter().all(|x| x.is_finite()) {
-            bail!("the compensated weight has values that are not finite; a larger [method.sparsegpt] damping may help");
+            bail!(
+                "the compensated weight has values that are not finite; a larger [method.sparsegpt] damping may help"
+            );
         }
         Ok(Pruned { weight: Tensor::from_vec(w, weight.shape(), weight.device())?, damping: Some(damping) })
     }
@@ -125,22 +127,22 @@ impl<'a> Block<'a> {
     /// Prunes the block's columns of `w` (rows, d) and compensates all columns to their right.
     fn solve(&self, w: &mut [f32], rows: usize, sparsity: Sparsity) {
         let &Self { d, start, b, .. } = self;
-        let threshold = match sparsity {
+        let (threshold, group) = match sparsity {
             Sparsity::Ratio(ratio) => {
                 let mut scores = vec![0f32; rows * b];
                 scores.par_chunks_mut(b).zip(w.par_chunks(d)).for_each(|(scores, row)| {
                     let weights = row[start..start + b].iter().zip(&self.inverse_diagonal_squared);
                     scores.iter_mut().zip(weights).for_each(|(s, (w, k))| *s = w * w * k);
                 });
-                select::threshold(&mut scores, ratio)
+                (select::threshold(&mut scores, ratio), 0)
             }
-            Sparsity::NOfM { .. } => 0.0, // groups decide as they are reached
+            Sparsity::NOfM { m, .. } => (0.0, m), // groups decide as they are reached
         };
 
         let mut errors = vec![0f32; rows * b]; // (rows, b)
         w.par_chunks_mut(d).zip(errors.par_chunks_mut(b)).for_each_init(
-            || (vec![false; b], Vec::new()),
-            |(gone, keys), (row, errors)| {
+            || (vec![false; b], vec![0f32; group], vec![]),
+            |(gone, scores, pairs), (row, errors)| {
                 let row = &mut row[start..start + b];
                 match sparsity {
                     Sparsity::Ratio(_) => {
@@ -152,9 +154,9 @@ impl<'a> Block<'a> {
                     Sparsity::NOfM { n, m } => {
                         gone.fill(false);
                         for j in (0..b).step_by(m) {
-                            let scores =
-                                row[j..j + m].iter().zip(&self.inverse_diagonal_squared[j..]).map(|(w, k)| w * w * k);
-                            select::smallest(scores, m - n, keys, |i| gone[j + i] = true);
+                            let weights = row[j..j + m].iter().zip(&self.inverse_diagonal_squared[j..]);
+                            scores.iter_mut().zip(weights).for_each(|(s, (w, k))| *s = w * w * k);
+                            select::smallest_of_group(scores, m - n, pairs, |i| gone[j + i] = true);
                             simd::vectorized(|| self.solve_columns(row, errors, j..j + m, gone));
                         }
                     }

@@ -32,50 +32,45 @@ const STRIPE: usize = 256;
 
 /// Gathers a statistic batch by batch.
 pub struct Accumulator {
-    kind: StatisticKind,
-    /// ColumnNorms: d sums of squares. Gram: d × d, of which the CPU fills the upper triangle only.
     sums: Sums,
     columns: usize,
     tokens: usize,
 }
 
 enum Sums {
-    Host(Vec<f32>),
-    Device(Tensor),
+    Nothing,
+    /// Sums of squares of each column. In f64: where two scores are close, what a sum over many
+    /// tokens loses in f32 would decide between them.
+    Squares(Vec<f64>),
+    /// XᵀX, d × d, of which only the upper triangle is filled.
+    Products(Vec<f32>),
+    /// The same two on a device.
+    DeviceSquares(Tensor),
+    DeviceProducts(Tensor),
 }
 
 impl Accumulator {
     /// An empty accumulator for inputs of `columns` columns.
     pub fn new(kind: StatisticKind, columns: usize, device: &Device) -> candle_core::Result<Self> {
-        let len = match kind {
-            StatisticKind::None => 0,
-            StatisticKind::ColumnNorms => columns,
-            StatisticKind::Gram => columns * columns,
+        let sums = match (kind, device) {
+            (StatisticKind::None, _) => Sums::Nothing,
+            (StatisticKind::ColumnNorms, Device::Cpu) => Sums::Squares(vec![0.0; columns]),
+            (StatisticKind::Gram, Device::Cpu) => Sums::Products(vec![0.0; columns * columns]),
+            (StatisticKind::ColumnNorms, _) => Sums::DeviceSquares(Tensor::zeros(columns, DType::F32, device)?),
+            (StatisticKind::Gram, _) => Sums::DeviceProducts(Tensor::zeros((columns, columns), DType::F32, device)?),
         };
-        let sums = match device {
-            Device::Cpu => Sums::Host(vec![0.0; len]),
-            _ if kind == StatisticKind::Gram => Sums::Device(Tensor::zeros((columns, columns), DType::F32, device)?),
-            _ => Sums::Device(Tensor::zeros(len, DType::F32, device)?),
-        };
-        Ok(Self { kind, sums, columns, tokens: 0 })
+        Ok(Self { sums, columns, tokens: 0 })
     }
 
     /// Adds a batch of inputs (tokens × columns).
     pub fn add(&mut self, inputs: &Tensor) -> candle_core::Result<()> {
         self.tokens += inputs.dim(0)?;
-        match (&mut self.sums, self.kind) {
-            (_, StatisticKind::None) => {}
-            (Sums::Host(sums), StatisticKind::ColumnNorms) => {
-                tensors::with_values(inputs, |x| add_squares(sums, x))?;
-            }
-            (Sums::Host(sums), StatisticKind::Gram) => {
-                let d = self.columns;
-                tensors::with_values(inputs, |x| add_gram(sums, x, d))?;
-            }
-            (Sums::Device(sums), StatisticKind::ColumnNorms) => {
-                *sums = (&*sums + inputs.to_dtype(DType::F32)?.sqr()?.sum(0)?)?;
-            }
-            (Sums::Device(sums), StatisticKind::Gram) => {
+        match &mut self.sums {
+            Sums::Nothing => {}
+            Sums::Squares(sums) => tensors::with_values(inputs, |x| add_squares(sums, x))?,
+            Sums::Products(sums) => tensors::with_values(inputs, |x| add_gram(sums, x, self.columns))?,
+            Sums::DeviceSquares(sums) => *sums = (&*sums + inputs.to_dtype(DType::F32)?.sqr()?.sum(0)?)?,
+            Sums::DeviceProducts(sums) => {
                 let x = inputs.to_dtype(DType::F32)?;
                 *sums = (&*sums + x.t()?.matmul(&x)?)?;
             }
@@ -87,30 +82,31 @@ impl Accumulator {
     pub fn finish(self) -> candle_core::Result<Statistic> {
         let n = self.tokens.max(1) as f64;
         let d = self.columns;
-        let sums = match self.sums {
-            Sums::Device(sums) => sums,
-            Sums::Host(mut sums) if self.kind == StatisticKind::Gram => {
-                mirror_upper(&mut sums, d);
-                Tensor::from_vec(sums, (d, d), &Device::Cpu)?
+        Ok(match self.sums {
+            Sums::Nothing => Statistic::None,
+            Sums::Squares(sums) => {
+                let norms: Vec<f32> = sums.iter().map(|sum| (sum / n).sqrt() as f32).collect();
+                Statistic::ColumnNorms(Tensor::new(norms, &Device::Cpu)?)
             }
-            Sums::Host(sums) => Tensor::new(sums, &Device::Cpu)?,
-        };
-        Ok(match self.kind {
-            StatisticKind::None => Statistic::None,
-            StatisticKind::ColumnNorms => Statistic::ColumnNorms((sums / n)?.sqrt()?),
-            StatisticKind::Gram => Statistic::Gram((sums * (2.0 / n))?),
+            Sums::Products(mut sums) => {
+                mirror_upper(&mut sums, d);
+                Statistic::Gram((Tensor::from_vec(sums, (d, d), &Device::Cpu)? * (2.0 / n))?)
+            }
+            Sums::DeviceSquares(sums) => Statistic::ColumnNorms((sums / n)?.sqrt()?),
+            Sums::DeviceProducts(sums) => Statistic::Gram((sums * (2.0 / n))?),
         })
     }
 }
 
 /// sums[j] += Σ x[t, j]², each thread over its own columns so that the order of the sum is fixed.
-fn add_squares(sums: &mut [f32], x: &[f32]) {
+fn add_squares(sums: &mut [f64], x: &[f32]) {
+    const COLUMNS: usize = 64;
     let d = sums.len();
-    sums.par_chunks_mut(64).enumerate().for_each(|(c, sums)| {
+    sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(c, sums)| {
         simd::vectorized(|| {
             for row in x.chunks_exact(d) {
-                for (sum, v) in sums.iter_mut().zip(&row[c * 64..]) {
-                    *sum += v * v;
+                for (sum, &v) in sums.iter_mut().zip(&row[c * COLUMNS..]) {
+                    *sum += f64::from(v) * f64::from(v);
                 }
             }
         });

@@ -31,16 +31,23 @@ impl Method for Wanda {
         let (_, columns) = weight.dims2()?;
         let norms = tensors::finite_values(norms, "norms of the inputs")?; // (columns)
         let mut w = tensors::finite_values(weight, "weight")?; // (rows, columns)
-        let (group, gone) = match sparsity {
-            Sparsity::Ratio(ratio) => (columns, (columns as f64 * ratio) as usize),
-            Sparsity::NOfM { n, m } => (m, m - n),
-        };
-        w.par_chunks_mut(columns).for_each_init(Vec::new, |keys, row| {
-            let mut scores: Vec<f32> = row.iter().zip(&norms).map(|(w, x)| w.abs() * x).collect();
-            for (row, scores) in row.chunks_mut(group).zip(scores.chunks_mut(group)) {
-                select::smallest(scores.iter().copied(), gone, keys, |j| row[j] = 0.0);
-            }
-        });
+        w.par_chunks_mut(columns).for_each_init(
+            || (vec![], vec![]),
+            |(keys, pairs), row| {
+                let scores: Vec<f32> = row.iter().zip(&norms).map(|(w, x)| w.abs() * x).collect();
+                match sparsity {
+                    Sparsity::Ratio(ratio) => {
+                        let gone = (columns as f64 * ratio) as usize;
+                        select::smallest(&scores, gone, keys, |j| row[j] = 0.0);
+                    }
+                    Sparsity::NOfM { n, m } => {
+                        for (row, scores) in row.chunks_mut(m).zip(scores.chunks(m)) {
+                            select::smallest_of_group(scores, m - n, pairs, |j| row[j] = 0.0);
+                        }
+                    }
+                }
+            },
+        );
         Ok(Pruned { weight: Tensor::from_vec(w, weight.shape(), weight.device())?, damping: None })
     }
 }

@@ -44,11 +44,16 @@ pub fn check_against_model(recipe: &Recipe, config: &Config, layers: &Layers) ->
     let suites = recipe.suite.iter().map(|(name, s)| ("suite", name, s.length));
     for (kind, name, length) in calibrations.chain(suites) {
         if length > config.context {
-            let message = format!("windows of {length} tokens are longer than the model's context of {}", config.context);
+            let message =
+                format!("windows of {length} tokens are longer than the model's context of {}", config.context);
             checker.add(&[kind, name, "length"], message, None);
         }
     }
-    let columns = [("hidden", config.hidden), ("attention", config.heads * config.head_dim), ("feed-forward", config.feed_forward)];
+    let columns = [
+        ("hidden", config.hidden),
+        ("attention", config.heads * config.head_dim),
+        ("feed-forward", config.feed_forward),
+    ];
     for (i, sparsity) in recipe.grid.sparsity.iter().enumerate() {
         if let Sparsity::NOfM { m, .. } = sparsity {
             for (what, columns) in columns.iter().filter(|(_, columns)| columns % m != 0) {

@@ -43,7 +43,11 @@ impl Layers {
             Ok(table) => table,
             Err(e) => {
                 let place = layers.line(e.span().unwrap_or(0..0));
-                return Err(Problems(vec![Problem { place, message: format!("not TOML: {}", e.message()), hint: None }]));
+                return Err(Problems(vec![Problem {
+                    place,
+                    message: format!("not TOML: {}", e.message()),
+                    hint: None,
+                }]));
             }
         };
         let mut spans = BTreeMap::new();
@@ -67,7 +71,8 @@ impl Layers {
             };
             // A value is TOML; what is not (a bare word) is a string.
             let value = value.trim();
-            let parsed = toml::from_str::<toml::Table>(&format!("value = {value}")).ok().and_then(|mut t| t.remove("value"));
+            let parsed =
+                toml::from_str::<toml::Table>(&format!("value = {value}")).ok().and_then(|mut t| t.remove("value"));
             let value = parsed.unwrap_or_else(|| toml::Value::String(value.into()));
             layers.overrides.push((key_path(key.trim()), place));
             layers.figment = layers.figment.merge(Serialized::global(key.trim(), value));

@@ -84,7 +84,13 @@ fn metric_rows<'a>(recipe: &'a Recipe, finished: &'a [Finished]) -> Vec<MetricRo
             let Some(of_dense) = dense.suites.get(name) else { continue };
             for &metric in &recipe.suite[name].metrics {
                 let estimate = estimate(metric, &scores.windows, &of_dense.windows, recipe.seed);
-                rows.push(MetricRow { cell: &cell.record, suite: name, metric, windows: scores.windows.len(), estimate });
+                rows.push(MetricRow {
+                    cell: &cell.record,
+                    suite: name,
+                    metric,
+                    windows: scores.windows.len(),
+                    estimate,
+                });
             }
         }
     }

@@ -28,7 +28,13 @@ fn cell_columns() -> Vec<Field> {
         field("sparsity", REAL, false, "", "fraction of weights asked to be zero"),
         field("pattern", TEXT, false, "", "dense, unstructured, or N:M"),
         field("calibration", TEXT, true, "", "calibration set; null where the method needs none"),
-        field("seed", COUNT, true, "", "seed that the calibration windows were drawn by; null where the method needs none"),
+        field(
+            "seed",
+            COUNT,
+            true,
+            "",
+            "seed that the calibration windows were drawn by; null where the method needs none",
+        ),
     ]
 }
 
@@ -46,12 +52,24 @@ pub fn metrics() -> SchemaRef {
             field("suite", TEXT, false, "", "evaluation suite"),
             field("metric", TEXT, false, "", "loss and divergences in nats, perplexity, top1_agreement as a fraction"),
             field("value", REAL, false, "", "the metric over all windows of the suite"),
-            field("ci_low", REAL, true, "", "lower end of the 95% bootstrap interval over windows; null with one window"),
+            field(
+                "ci_low",
+                REAL,
+                true,
+                "",
+                "lower end of the 95% bootstrap interval over windows; null with one window",
+            ),
             field("ci_high", REAL, true, "", "upper end of that interval"),
             field("n", COUNT, false, "windows", "windows of the suite"),
             field("dense", REAL, false, "", "the metric of the dense model"),
             field("delta", REAL, false, "", "value - dense"),
-            field("delta_low", REAL, true, "", "lower end of the 95% interval of delta, both models on the same drawn windows"),
+            field(
+                "delta_low",
+                REAL,
+                true,
+                "",
+                "lower end of the 95% interval of delta, both models on the same drawn windows",
+            ),
             field("delta_high", REAL, true, "", "upper end of that interval"),
         ],
     )
@@ -65,12 +83,24 @@ pub fn cells() -> SchemaRef {
             field("status", TEXT, false, "", "done or failed"),
             field("error", TEXT, true, "", "what failed"),
             field("achieved_sparsity", REAL, true, "", "fraction of zeros among the weights of all linears"),
-            field("seconds_calibrate", REAL, true, "s", "reading weights, statistics, calibration windows through the blocks"),
+            field(
+                "seconds_calibrate",
+                REAL,
+                true,
+                "s",
+                "reading weights, statistics, calibration windows through the blocks",
+            ),
             field("seconds_prune", REAL, true, "s", "the method itself"),
             field("seconds_forward", REAL, true, "s", "suites through the blocks"),
             field("seconds_score", REAL, true, "s", "logits and scores"),
             field("seconds", REAL, true, "s", "all of these"),
-            field("peak_bytes", COUNT, true, "bytes", "most memory the process had held when the cell ended; null where the system does not tell"),
+            field(
+                "peak_bytes",
+                COUNT,
+                true,
+                "bytes",
+                "most memory the process had held when the cell ended; null where the system does not tell",
+            ),
             field("device", TEXT, true, "", "where it was computed"),
         ],
     )
@@ -86,8 +116,20 @@ pub fn layers() -> SchemaRef {
             field("rows", COUNT, false, "", "outputs"),
             field("columns", COUNT, false, "", "inputs"),
             field("achieved_sparsity", REAL, false, "", "fraction of zeros"),
-            field("relative_error", REAL, true, "", "|X(W-W')^T|^2 / |XW^T|^2 on up to 512 tokens of the calibration inputs X; null where there are none"),
-            field("damping", REAL, true, "", "fraction of the mean diagonal that was added to the Gram matrix; null where the method has none"),
+            field(
+                "relative_error",
+                REAL,
+                true,
+                "",
+                "|X(W-W')^T|^2 / |XW^T|^2 on up to 512 tokens of the calibration inputs X; null where there are none",
+            ),
+            field(
+                "damping",
+                REAL,
+                true,
+                "",
+                "fraction of the mean diagonal that was added to the Gram matrix; null where the method has none",
+            ),
             field("seconds", REAL, false, "s", "the method itself"),
         ],
     )
@@ -104,7 +146,13 @@ pub fn samples() -> SchemaRef {
             field("loss", REAL, false, "nats", "mean negative log-likelihood of a token"),
             field("js_divergence", REAL, false, "nats", "mean Jensen-Shannon divergence from the dense model"),
             field("kl_divergence", REAL, false, "nats", "mean KL(dense || pruned)"),
-            field("top1_agreement", REAL, false, "", "fraction of positions where the most likely token is the dense model's"),
+            field(
+                "top1_agreement",
+                REAL,
+                false,
+                "",
+                "fraction of positions where the most likely token is the dense model's",
+            ),
         ],
     )
 }

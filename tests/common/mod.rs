@@ -200,7 +200,12 @@ impl Workshop {
         let dir = tempfile::tempdir().unwrap();
         model.write(&dir.path().join("model"));
         let rows = |salt: usize| -> String {
-            (0..40).map(|i| json!({"text": format!("row {i} says {} and {}", i * salt, "word ".repeat(i % 7))}).to_string() + "\n").collect()
+            (0..40)
+                .map(|i| {
+                    json!({"text": format!("row {i} says {} and {}", i * salt, "word ".repeat(i % 7))}).to_string()
+                        + "\n"
+                })
+                .collect()
         };
         std::fs::write(dir.path().join("rows.jsonl"), rows(17)).unwrap();
         std::fs::write(dir.path().join("other.jsonl"), rows(31)).unwrap();
@@ -233,7 +238,9 @@ impl Workshop {
 
     /// All tables of a study.
     pub fn tables(&self, results: &str) -> Vec<Vec<Value>> {
-        ["cells", "layers", "metrics", "samples"].map(|t| read_table(&self.path(results).join(format!("{t}.parquet")))).to_vec()
+        ["cells", "layers", "metrics", "samples"]
+            .map(|t| read_table(&self.path(results).join(format!("{t}.parquet"))))
+            .to_vec()
     }
 }
 

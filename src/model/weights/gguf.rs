@@ -41,8 +41,7 @@ impl GgufFile {
 
     /// The model's shape; from here on, q and k come in Hugging Face's row order.
     pub fn config(&mut self) -> Result<Config> {
-        let mut config =
-            Config::from_gguf(&self.content).with_context(|| format!("in {}", self.path.display()))?;
+        let mut config = Config::from_gguf(&self.content).with_context(|| format!("in {}", self.path.display()))?;
         if config.architecture == "llama" {
             self.interleaved = Some(Heads { query: config.heads, key_value: config.key_value_heads });
         }
@@ -63,7 +62,8 @@ impl GgufFile {
     }
 
     fn read(&self, name: &str) -> Result<Tensor> {
-        let read = || self.content.tensor(&mut Cursor::new(&self.map[..]), name, &Device::Cpu)?.dequantize(&Device::Cpu);
+        let read =
+            || self.content.tensor(&mut Cursor::new(&self.map[..]), name, &Device::Cpu)?.dequantize(&Device::Cpu);
         read().with_context(|| format!("tensor `{name}` of {}", self.path.display()))
     }
 }
