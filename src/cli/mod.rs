@@ -116,8 +116,8 @@ impl StudyArgs {
         Recipe::load(&self.recipe, &self.set)
     }
 
-    fn cache(&self) -> Result<Cache> {
-        Cache::open(&self.cache.clone().unwrap_or_else(Cache::default_dir))
+    fn cache(&self) -> Cache {
+        Cache::in_dir(&self.cache.clone().unwrap_or_else(Cache::default_dir))
     }
 
     fn fetcher(&self, cache: &Cache) -> Fetcher {

@@ -3,17 +3,19 @@
 use anyhow::Result;
 
 use super::table::{Table, bytes};
+use super::terminal::Terminal;
 use super::{StudyArgs, print};
 use crate::data::Library;
 use crate::pipeline::{Inputs, plan};
-use crate::recipe::{cells, check_against_model};
+use crate::recipe::cells;
 
 impl StudyArgs {
     /// Prints what `run` would do.
     pub fn plan(&self) -> Result<()> {
         let (recipe, layers) = self.load()?;
         self.start_threads()?;
-        let cache = self.cache()?;
+        let _terminal = Terminal::start(self.quiet, self.verbose)?;
+        let cache = self.cache();
         let fetcher = self.fetcher(&cache);
         let library = Library::of_recipe(&self.recipe);
         let inputs = match Inputs::are_local(&recipe, &library, &fetcher)? {
@@ -21,13 +23,10 @@ impl StudyArgs {
                 // What was computed elsewhere is under another key: plan for the device that would run.
                 let device = crate::model::device::open(&recipe.model.device)?;
                 let device = crate::model::device::name(&device);
-                Some(Inputs::resolve(&recipe, &library, &fetcher, device)?)
+                Some(Inputs::resolve(&recipe, &layers, &library, &fetcher, device)?)
             }
             false => None,
         };
-        if let Some(inputs) = &inputs {
-            check_against_model(&recipe, &inputs.config, &layers)?;
-        }
         let plan = plan(&recipe, inputs.as_ref(), &cache);
 
         let mut table = Table::new(["cell", "stage", "cached", "keeps", "work"]);

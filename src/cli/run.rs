@@ -1,14 +1,14 @@
 //! `calipr run`
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
 use super::terminal::Terminal;
 use super::{CellsFailed, StudyArgs, print, table};
 use crate::data::Library;
 use crate::model::device;
-use crate::pipeline::{Inputs, Status, Study, Watch};
-use crate::recipe::{cells, check_against_model};
-use crate::results::{Finished, Manifest, Results, summarize};
+use crate::pipeline::{Inputs, Outcome, Status, Study, Watch};
+use crate::recipe::{Cell, cells};
+use crate::results::{CellCounts, Finished, Manifest, Results, summarize};
 
 impl StudyArgs {
     /// Runs the study and prints its result.
@@ -16,43 +16,46 @@ impl StudyArgs {
         let (recipe, layers) = self.load()?;
         self.start_threads()?;
         let terminal = Terminal::start(self.quiet, self.verbose)?;
-        let cache = self.cache()?;
+        let cache = self.cache();
         let device = device::open(&recipe.model.device)?;
         let device_name = device::name(&device);
 
         let library = Library::of_recipe(&self.recipe);
-        let inputs = Inputs::resolve(&recipe, &library, &self.fetcher(&cache), device_name.clone())?;
-        check_against_model(&recipe, &inputs.config, &layers)?;
-
+        let inputs = Inputs::resolve(&recipe, &layers, &library, &self.fetcher(&cache), device_name.clone())?;
         let cells = cells(&recipe);
         let study = Study::open(&recipe, &inputs, &cache, device, &terminal)?;
         study.prepare(&cells)?;
 
         let results = Results::create(&self.results_dir(&recipe))?;
         let mut manifest = Manifest::new(&recipe, &inputs, device_name, cells.len());
-        results.write_manifest(&manifest)?;
-        let mut finished = Vec::new();
-        for (i, cell) in cells.iter().enumerate() {
-            terminal.cell_begins(i + 1, cells.len(), &cell.id());
-            let (record, suites, reused) = match study.run(cell) {
-                Ok(outcome) => outcome,
-                Err(interrupted) => {
-                    terminal.clear();
-                    return Err(interrupted.context(format!(
-                        "{i} of {} cells are done and in {}; the same command goes on from there",
-                        cells.len(),
-                        results.dir().display()
-                    )));
-                }
-            };
-            terminal.cell_ends(&record, reused);
-            match record.status {
-                Status::Done => manifest.cells.done += 1,
-                Status::Failed(_) => manifest.cells.failed += 1,
+
+        // What is finished goes into the tables first, so that going on with a study never shrinks them.
+        let mut outcomes: Vec<Option<Outcome>> = cells.iter().map(|cell| study.finished(cell)).collect();
+        outcomes.iter().flatten().for_each(|outcome| terminal.cell_ends(outcome, true));
+        let dense = match outcomes[0].take() {
+            Some(dense) => dense,
+            None => self.run_cell(&study, &terminal, &cells, 0, 0)?,
+        };
+        if let Status::Failed(error) = &dense.record.status {
+            bail!("the dense model fails, and nothing can be compared with it: {error}");
+        }
+        let mut finished: Vec<Option<Finished>> = vec![Some(Finished::new(&recipe, dense.clone(), &dense))];
+        finished.extend(outcomes.drain(..).skip(1).map(|o| Some(Finished::new(&recipe, o?, &dense))));
+
+        let write = |finished: &[Option<Finished>], manifest: &mut Manifest| -> Result<()> {
+            let done: Vec<&Finished> = finished.iter().flatten().collect();
+            results.write(&recipe, &done)?;
+            manifest.cells = CellCounts::of(&done, cells.len());
+            results.write_manifest(manifest)
+        };
+        write(&finished, &mut manifest)?;
+        for i in 1..cells.len() {
+            if finished[i].is_none() {
+                let done = finished.iter().flatten().count();
+                let outcome = self.run_cell(&study, &terminal, &cells, i, done)?;
+                finished[i] = Some(Finished::new(&recipe, outcome, &dense));
+                write(&finished, &mut manifest)?;
             }
-            finished.push(Finished { record, suites });
-            results.write(&recipe, &finished)?;
-            results.write_manifest(&manifest)?;
         }
         manifest.finish();
         results.write_manifest(&manifest)?;
@@ -64,5 +67,15 @@ impl StudyArgs {
             0 => Ok(()),
             failed => Err(CellsFailed(failed).into()),
         }
+    }
+
+    fn run_cell(&self, study: &Study, terminal: &Terminal, cells: &[Cell], i: usize, done: usize) -> Result<Outcome> {
+        terminal.cell_begins(i + 1, cells.len(), &cells[i].id());
+        let outcome = study.run(&cells[i]).with_context(|| {
+            terminal.clear();
+            format!("{done} of {} cells are done; the same command goes on from there", cells.len())
+        })?;
+        terminal.cell_ends(&outcome, false);
+        Ok(outcome)
     }
 }

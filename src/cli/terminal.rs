@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::pipeline::{CellRecord, Status, Watch};
+use crate::pipeline::{Outcome, Seconds, Status, Watch};
 
 /// Set by Ctrl-C or a request to terminate.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -71,13 +71,13 @@ impl Watch for Terminal {
         tracing::debug!("block {done}/{of}: {what}");
     }
 
-    fn cell_ends(&self, record: &CellRecord, reused: bool) {
+    fn cell_ends(&self, outcome: &Outcome, reused: bool) {
+        let record = &outcome.record;
         let id = record.cell.id();
-        match (&record.status, &record.pruned) {
+        match (&record.status, record.pruned.as_ref().zip(Seconds::of(outcome))) {
             (Status::Failed(error), _) => tracing::error!("{id} failed: {error}"),
             (Status::Done, Some(_)) if reused => tracing::info!("{id}: finished before"),
-            (Status::Done, Some(pruned)) => {
-                let s = pruned.seconds;
+            (Status::Done, Some((pruned, s))) => {
                 tracing::info!(
                     "{id}: sparsity {:.4}, {:.1} s (calibrate {:.1}, prune {:.1}, forward {:.1}, score {:.1})",
                     pruned.achieved_sparsity(),

@@ -41,7 +41,12 @@ impl Stage {
     /// The version of the code that makes it; raised when its output changes, so that old entries
     /// are not taken for new ones.
     fn version(self) -> u32 {
-        1
+        match self {
+            Self::Windows => 2,
+            Self::Teacher => 2,
+            Self::Pruned => 2,
+            Self::Scores => 2,
+        }
     }
 
     /// The key of an output that depends on `on`.
@@ -60,6 +65,16 @@ pub struct Key {
 impl Key {
     pub fn digest(&self) -> Digest {
         self.digest
+    }
+}
+
+/// An entry could not be written: no fault of the cell that it belongs to, and no cell after it would fare better.
+#[derive(Debug)]
+pub struct Unwritable(PathBuf);
+
+impl std::fmt::Display for Unwritable {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "cannot write the cache entry {}", self.0.display())
     }
 }
 
@@ -86,10 +101,9 @@ impl std::ops::Deref for Entry {
 }
 
 impl Cache {
-    /// Opens the cache, making its folder.
-    pub fn open(dir: &Path) -> Result<Self> {
-        fs::create_dir_all(dir).with_context(|| format!("cannot make the cache folder {}", dir.display()))?;
-        Ok(Self { dir: dir.to_owned() })
+    /// The cache in a folder, which is made when something is first written.
+    pub fn in_dir(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
     }
 
     /// The default place: `calipr` in the user's cache folder.
@@ -136,7 +150,10 @@ impl Cache {
     }
 
     /// Writes an entry whose content is these pieces, one after the other.
-    pub fn write<'a>(&self, key: Key, pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`Unwritable`], and why.
+    pub fn write<P: AsRef<[u8]>>(&self, key: Key, pieces: impl IntoIterator<Item = P>) -> Result<()> {
         let path = self.path(key);
         let write = || -> Result<()> {
             let folder = path.parent().expect("an entry lies in its stage's folder");
@@ -144,15 +161,15 @@ impl Cache {
             let mut file = tempfile::NamedTempFile::new_in(folder)?;
             let mut hasher = blake3::Hasher::new();
             for piece in pieces {
-                hasher.update_rayon(piece);
-                file.write_all(piece)?;
+                hasher.update_rayon(piece.as_ref());
+                file.write_all(piece.as_ref())?;
             }
             file.write_all(hasher.finalize().as_bytes())?;
             file.as_file().sync_all()?;
             file.persist(&path)?;
             Ok(())
         };
-        write().with_context(|| format!("cannot write the cache entry {}", path.display()))
+        write().context(Unwritable(path))
     }
 
     /// Writes a JSON entry.
@@ -168,7 +185,7 @@ mod tests {
     #[test]
     fn an_entry_comes_back_as_it_was_written() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::open(dir.path()).unwrap();
+        let cache = Cache::in_dir(dir.path());
         let key = Stage::Windows.key(&"a");
         assert!(cache.read(key).is_none());
         cache.write(key, [b"some ".as_slice(), b"bytes"]).unwrap();
@@ -180,7 +197,7 @@ mod tests {
     #[test]
     fn an_entry_with_any_byte_changed_or_missing_is_dropped() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::open(dir.path()).unwrap();
+        let cache = Cache::in_dir(dir.path());
         let key = Stage::Scores.key(&1);
         cache.write(key, [b"content".as_slice()]).unwrap();
         let path = cache.path(key);

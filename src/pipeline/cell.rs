@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Outcome;
 use crate::recipe::Cell;
 
 /// How a cell ended.
@@ -28,7 +29,10 @@ pub struct PrunedRecord {
     /// Zeros among the weights of all linears, and how many weights these are.
     pub zeros: u64,
     pub weights: u64,
-    pub seconds: Seconds,
+    /// Seconds of reading weights, of statistics, and of the calibration windows' way through the blocks.
+    pub calibrate_seconds: f64,
+    /// Seconds of the method itself.
+    pub prune_seconds: f64,
     /// The most memory that the process had held by the time the cell ended, where the system tells.
     pub peak_bytes: Option<u64>,
     pub device: String,
@@ -58,8 +62,8 @@ pub struct LayerRecord {
     pub seconds: f64,
 }
 
-/// Where a cell's time went.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+/// Where a cell's time went, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Seconds {
     /// Reading weights, statistics, and the calibration windows' way through the blocks.
     pub calibrate: f64,
@@ -72,6 +76,17 @@ pub struct Seconds {
 }
 
 impl Seconds {
+    /// None where the cell failed.
+    pub fn of(outcome: &Outcome) -> Option<Self> {
+        let pruned = outcome.record.pruned.as_ref()?;
+        Some(Self {
+            calibrate: pruned.calibrate_seconds,
+            prune: pruned.prune_seconds,
+            forward: outcome.suites.values().map(|s| s.forward_seconds).sum(),
+            score: outcome.suites.values().map(|s| s.score_seconds).sum(),
+        })
+    }
+
     pub fn total(&self) -> f64 {
         self.calibrate + self.prune + self.forward + self.score
     }

@@ -10,7 +10,7 @@ use crate::data::{Library, Order, Part};
 use crate::digest::Digest;
 use crate::model::{Config, ModelFiles};
 use crate::prune::StatisticKind;
-use crate::recipe::{Calibration, Cell, Recipe, Suite};
+use crate::recipe::{Cell, Layers, Propagation, Recipe, cells, check_against_model};
 use crate::source::Fetcher;
 
 /// A model and data sets that are all here.
@@ -23,6 +23,31 @@ pub struct Inputs {
     device: String,
 }
 
+/// What a data set is used for.
+#[derive(Clone, Copy)]
+enum Axis {
+    Calibration,
+    Suite,
+}
+
+/// The splits that a study reads: of the calibration sets only those that a cell draws from.
+fn parts(recipe: &Recipe, library: &Library) -> Result<Vec<(Axis, String, String, Part)>> {
+    let mut parts = Vec::new();
+    let cells = cells(recipe);
+    let drawn = |name: &String| {
+        cells.iter().filter_map(|c| c.pruning.as_ref()?.calibration.as_ref()).any(|drawn| drawn.name == *name)
+    };
+    for (name, c) in recipe.calibration.iter().filter(|(name, _)| drawn(name)) {
+        let part = library.get(&c.dataset)?.part(c.split.as_deref(), "train")?;
+        parts.push((Axis::Calibration, name.clone(), c.dataset.clone(), part));
+    }
+    for (name, s) in &recipe.suite {
+        let part = library.get(&s.dataset)?.part(s.split.as_deref(), "test")?;
+        parts.push((Axis::Suite, name.clone(), s.dataset.clone(), part));
+    }
+    Ok(parts)
+}
+
 /// A split of a data set, with its file.
 pub struct InputPart {
     pub part: Part,
@@ -31,36 +56,53 @@ pub struct InputPart {
 }
 
 impl Inputs {
-    /// Fetches what is not here, and digests everything.
-    pub fn resolve(recipe: &Recipe, library: &Library, fetcher: &Fetcher, device: String) -> Result<Self> {
+    /// Fetches what is not here, and digests everything. The recipe is checked against the model's shape
+    /// before the data is looked at, and nothing is digested before all is there.
+    ///
+    /// # Errors
+    /// Where something cannot be had, or the recipe does not fit the model.
+    pub fn resolve(
+        recipe: &Recipe,
+        layers: &Layers,
+        library: &Library,
+        fetcher: &Fetcher,
+        device: String,
+    ) -> Result<Self> {
         let path = recipe.model.source.resolve(&library.bases(), fetcher).context("the model")?;
         let model = ModelFiles::at(&path)?;
-        let files = model.list()?;
-        let part = |dataset: &str, split: Option<&str>, preferred: &str| -> Result<InputPart> {
-            let part = library.get(dataset)?.part(split, preferred)?;
+        let config = model.config()?;
+        check_against_model(recipe, &config, layers)?;
+        let mut files = Vec::new();
+        for (axis, name, dataset, part) in parts(recipe, library)? {
             let file = part.file(fetcher).with_context(|| format!("the data set \"{dataset}\""))?;
-            Ok(InputPart { digest: part.digest(&file)?, part, file })
-        };
-        let calibration =
-            |(name, c): (&String, &Calibration)| Ok((name.clone(), part(&c.dataset, c.split.as_deref(), "train")?));
-        let suite = |(name, s): (&String, &Suite)| Ok((name.clone(), part(&s.dataset, s.split.as_deref(), "test")?));
-        Ok(Self {
-            model_digest: Digest::of_files(files.iter().map(PathBuf::as_path))?,
-            config: model.config()?,
-            model,
-            calibrations: recipe.calibration.iter().map(calibration).collect::<Result<_>>()?,
-            suites: recipe.suite.iter().map(suite).collect::<Result<_>>()?,
-            device,
-        })
+            files.push((axis, name, part, file));
+        }
+        let model_files = model.list()?;
+        let model_digest = Digest::of_files(model_files.iter().map(PathBuf::as_path))?;
+        let (mut calibrations, mut suites) = (BTreeMap::new(), BTreeMap::new());
+        for (axis, name, part, file) in files {
+            let input = InputPart { digest: part.digest(&file)?, part, file };
+            match axis {
+                Axis::Calibration => calibrations.insert(name, input),
+                Axis::Suite => suites.insert(name, input),
+            };
+        }
+        for (suite, s) in &suites {
+            for (calibration, _) in calibrations.iter().filter(|(_, c)| c.digest == s.digest) {
+                tracing::warn!(
+                    "[suite.{suite}] has the rows of [calibration.{calibration}]: what it shows is not held out; \
+                     give the two different splits or files"
+                );
+            }
+        }
+        Ok(Self { model, model_digest, config, calibrations, suites, device })
     }
 
     /// Whether everything is here already; reaches out to nothing.
     pub fn are_local(recipe: &Recipe, library: &Library, fetcher: &Fetcher) -> Result<bool> {
         let mut local = recipe.model.source.local(&library.bases(), fetcher)?.is_some();
-        let calibrations = recipe.calibration.values().map(|c| (&c.dataset, &c.split, "train"));
-        let suites = recipe.suite.values().map(|s| (&s.dataset, &s.split, "test"));
-        for (dataset, split, preferred) in calibrations.chain(suites) {
-            local &= library.get(dataset)?.part(split.as_deref(), preferred)?.local(fetcher)?.is_some();
+        for (.., part) in parts(recipe, library)? {
+            local &= part.local(fetcher)?.is_some();
         }
         Ok(local)
     }
@@ -100,8 +142,13 @@ impl Inputs {
             let calibration =
                 p.calibration.as_ref().map(|drawn| self.calibration_key(recipe, &drawn.name, drawn.seed).digest());
             let method = (p.method, options[p.method.as_str()].clone(), p.sparsity);
-            // How the model is walked matters only to methods that look at inputs.
-            (method, calibration, informed.then_some(recipe.prune))
+            // How the model is walked matters only to methods that look at inputs, and where the dense
+            // model feeds the statistics, both schedules see the same.
+            let walk = informed.then_some((
+                recipe.prune.propagation,
+                (recipe.prune.propagation == Propagation::Pruned).then_some(recipe.prune.schedule),
+            ));
+            (method, calibration, walk)
         });
         Stage::Pruned.key(&(self.model_key(recipe), pruning))
     }

@@ -9,10 +9,10 @@ mod study;
 mod walk;
 
 pub use cache::{Cache, Stage};
-pub use cell::{CellRecord, LayerRecord, Seconds, Status};
+pub use cell::{CellRecord, LayerRecord, PrunedRecord, Seconds, Status};
 pub use inputs::{InputPart, Inputs};
 pub use plan::{Plan, PlannedCell, plan};
-pub use study::{Study, SuiteRecord};
+pub use study::{Outcome, Study, SuiteRecord};
 
 /// Who follows a run: told what happens, asked whether to stop.
 pub trait Watch: Sync {
@@ -21,7 +21,7 @@ pub trait Watch: Sync {
     /// Within the cell: blocks done, of how many, and what is being done.
     fn progress(&self, done: usize, of: usize, what: &str);
     /// A cell ended; `reused` where nothing had to be computed.
-    fn cell_ends(&self, record: &CellRecord, reused: bool);
+    fn cell_ends(&self, outcome: &Outcome, reused: bool);
     /// Whether the run should end now.
     fn interrupted(&self) -> bool;
 }
@@ -37,3 +37,7 @@ impl std::fmt::Display for Interrupted {
 }
 
 impl std::error::Error for Interrupted {}
+
+fn stop_if_interrupted(watch: &dyn Watch) -> anyhow::Result<()> {
+    if watch.interrupted() { Err(Interrupted.into()) } else { Ok(()) }
+}

@@ -57,30 +57,34 @@ impl Planner<'_> {
         let drawn = cell.pruning.as_ref().and_then(|p| p.calibration.as_ref());
         if let Some(drawn) = drawn {
             let c = &self.recipe.calibration[&drawn.name];
-            let tokens = c.windows * c.length;
+            let tokens = c.windows.saturating_mul(c.length);
             let key = self.inputs.map(|i| i.calibration_key(self.recipe, &drawn.name, drawn.seed));
             stages.push(self.stage(
                 format!("windows of calibration {}, seed {}", drawn.name, drawn.seed),
                 key,
-                Some(6 * tokens as u64),
+                Some(6u64.saturating_mul(tokens as u64)),
                 Some(0.0),
             ));
         }
         for name in self.recipe.suite.keys() {
             let tokens = self.suite_tokens(name);
             let key = self.inputs.map(|i| i.suite_key(self.recipe, name));
-            stages.push(self.stage(format!("windows of suite {name}"), key, tokens.map(|t| 6 * t as u64), Some(0.0)));
+            stages.push(self.stage(format!("windows of suite {name}"), key, tokens.map(|t| 6u64.saturating_mul(t as u64)), Some(0.0)));
         }
         let config = self.inputs.map(|i| &i.config);
         let key = self.inputs.map(|i| i.pruned_key(self.recipe, cell));
         let work = config.map(|config| self.pruning_work(cell, config));
-        stages.push(self.stage(format!("prune {}", cell.id()), key, Some(64 << 10), work));
+        let mut prune = self.stage(format!("prune {}", cell.id()), key, Some(64 << 10), work);
+        // Pruned weights are not kept: a suite that is new to a finished cell prunes it again.
+        let scored = |name| self.inputs.is_some_and(|i| self.cache.contains(i.scores_key(self.recipe, cell, name)));
+        prune.cached = prune.cached.map(|cached| cached && self.recipe.suite.keys().all(|name| scored(name)));
+        stages.push(prune);
         for name in self.recipe.suite.keys() {
             let tokens = self.suite_tokens(name);
             let both = tokens.zip(config);
             if cell.pruning.is_none() {
                 let key = self.inputs.map(|i| i.teacher_key(self.recipe, name));
-                let bytes = both.map(|(t, c)| (4 * t * c.hidden) as u64);
+                let bytes = both.map(|(t, c)| (4 * c.hidden as u64).saturating_mul(t as u64));
                 let work = both.map(|(t, c)| forward_work(c, t, self.recipe.suite[name].length));
                 stages.push(self.stage(format!("teacher on {name}"), key, bytes, work));
             }
@@ -88,7 +92,7 @@ impl Planner<'_> {
             let work = both.map(|(t, c)| {
                 let forward = cell.pruning.as_ref().map(|_| forward_work(c, t, self.recipe.suite[name].length));
                 // Two models' logits, and some forty operations for each pair of them.
-                forward.unwrap_or(0.0) + (t * c.vocabulary) as f64 * (4 * c.hidden + 40) as f64
+                forward.unwrap_or(0.0) + t as f64 * c.vocabulary as f64 * (4 * c.hidden + 40) as f64
             });
             stages.push(self.stage(format!("score {} on {name}", cell.id()), key, tokens.map(|t| t as u64 / 2), work));
         }
@@ -105,14 +109,14 @@ impl Planner<'_> {
         let cached = key.filter(|&key| self.cache.contains(key)).and_then(|key| self.cache.read_json(key));
         let tokens = cached.map(|(ids, _): (Vec<u32>, Vec<usize>)| ids.len());
         let suite = &self.recipe.suite[name];
-        tokens.or(suite.windows.map(|windows| windows * suite.length))
+        tokens.or(suite.windows.map(|windows| windows.saturating_mul(suite.length)))
     }
 
     fn pruning_work(&self, cell: &Cell, config: &Config) -> f64 {
         let Some(pruning) = &cell.pruning else { return 0.0 };
         let Some(drawn) = &pruning.calibration else { return 0.0 };
         let c = &self.recipe.calibration[&drawn.name];
-        let tokens = c.windows * c.length;
+        let tokens = c.windows.saturating_mul(c.length);
         let spec = self.recipe.prune;
         let passes = match (spec.schedule, spec.propagation) {
             (Schedule::Block, Propagation::Pruned) => 2.0,

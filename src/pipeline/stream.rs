@@ -1,11 +1,9 @@
 //! Hidden states of token windows on their way through a model.
 
-use std::ops::Range;
-
 use anyhow::Result;
 use candle_core::Tensor;
 
-use super::{Interrupted, Watch};
+use super::{Watch, stop_if_interrupted};
 use crate::data::Windows;
 use crate::model::{Block, Flow, Rope, Site};
 
@@ -17,33 +15,35 @@ pub struct Stream {
     batches: Vec<Batch>,
 }
 
-struct Batch {
-    hidden: Tensor, // (tokens, hidden)
-    windows: Vec<Range<usize>>,
+/// Some consecutive windows.
+pub struct Batch {
+    pub windows: Windows,
+    pub hidden: Tensor, // (tokens, hidden)
 }
 
 impl Stream {
     /// The windows' embeddings.
     pub fn embed(windows: &Windows, embedding: &Tensor) -> Result<Self> {
-        let batch = |windows: &Windows| -> Result<Batch> {
+        let batch = |windows: Windows| -> Result<Batch> {
             let ids = Tensor::new(windows.ids(), embedding.device())?;
-            Ok(Batch { hidden: embedding.index_select(&ids, 0)?, windows: windows.ranges().collect() })
+            Ok(Batch { hidden: embedding.index_select(&ids, 0)?, windows })
         };
-        Ok(Self { batches: windows.batches(BATCH_TOKENS).iter().map(batch).collect::<Result<_>>()? })
+        Ok(Self { batches: windows.batches(BATCH_TOKENS).into_iter().map(batch).collect::<Result<_>>()? })
     }
 
     /// Takes every batch through a whole block.
     pub fn pass(&mut self, block: &Block, rope: &Rope, watch: &dyn Watch) -> Result<()> {
         for batch in &mut self.batches {
             stop_if_interrupted(watch)?;
-            batch.hidden = block.forward(batch.hidden.clone(), &batch.windows, rope)?;
+            let ranges: Vec<_> = batch.windows.ranges().collect();
+            batch.hidden = block.forward(batch.hidden.clone(), &ranges, rope)?;
         }
         Ok(())
     }
 
     /// Starts every batch on its way through a block, for one that is watched on the way.
     pub fn start(&self) -> Vec<Flow> {
-        self.batches.iter().map(|b| Flow::new(b.hidden.clone(), b.windows.clone())).collect()
+        self.batches.iter().map(|b| Flow::new(b.hidden.clone(), b.windows.ranges().collect())).collect()
     }
 
     /// Ends what [`Stream::start`] began: the block's outputs become the hidden states.
@@ -55,9 +55,9 @@ impl Stream {
         Ok(())
     }
 
-    /// The hidden states of all windows, (tokens, hidden).
-    pub fn concatenated(&self) -> Result<Tensor> {
-        Ok(Tensor::cat(&self.batches.iter().map(|b| &b.hidden).collect::<Vec<_>>(), 0)?)
+    /// The windows with their hidden states, in order.
+    pub fn into_batches(self) -> Vec<Batch> {
+        self.batches
     }
 }
 
@@ -68,8 +68,4 @@ pub fn advance(flows: &mut [Flow], site: Site, block: &Block, rope: &Rope, watch
         block.advance(site, flow, rope)?;
     }
     Ok(())
-}
-
-fn stop_if_interrupted(watch: &dyn Watch) -> Result<()> {
-    if watch.interrupted() { Err(Interrupted.into()) } else { Ok(()) }
 }

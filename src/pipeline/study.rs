@@ -4,19 +4,18 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::cache::{Cache, Key};
+use super::cache::{Cache, Key, Unwritable};
 use super::cell::{self, CellRecord, PrunedRecord, Status};
 use super::inputs::{InputPart, Inputs};
-use super::stream::Stream;
+use super::stream::{Batch, Stream};
 use super::walk::{Pruner, Walk};
-use super::{Interrupted, Watch};
+use super::{Interrupted, Watch, stop_if_interrupted};
 use crate::data::{Order, Packing, Windows, cut};
 use crate::metrics::{Scores, score_windows};
 use crate::model::{Head, Model, Rope, Tokenizer, device};
-use crate::prune::StatisticKind;
 use crate::recipe::{Cell, Recipe};
 
 /// A cell's scores on a suite; cached.
@@ -24,8 +23,17 @@ use crate::recipe::{Cell, Recipe};
 pub struct SuiteRecord {
     /// One a window.
     pub windows: Vec<Scores>,
-    /// Time of logits and scores.
-    pub seconds: f64,
+    /// Seconds of the suite's way through the blocks.
+    pub forward_seconds: f64,
+    /// Seconds of logits and scores.
+    pub score_seconds: f64,
+}
+
+/// What a cell came to, with its scores on each suite; none where it failed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    pub record: CellRecord,
+    pub suites: BTreeMap<String, SuiteRecord>,
 }
 
 /// A study that is ready to run.
@@ -44,6 +52,8 @@ pub struct Study<'a> {
 struct Ends {
     embedding: Tensor,
     head: Head,
+    /// The head in f32 on the host, where logits are scored; on the CPU, the same memory.
+    head_on_host: Tensor,
     rope: Rope,
 }
 
@@ -65,9 +75,11 @@ impl<'a> Study<'a> {
     /// anything is computed.
     pub fn prepare(&self, cells: &[Cell]) -> Result<()> {
         for (name, suite) in &self.recipe.suite {
+            stop_if_interrupted(self.watch)?;
             self.suite_windows(name).with_context(|| format!("[suite.{name}], data set \"{}\"", suite.dataset))?;
         }
         for drawn in cells.iter().filter_map(|c| c.pruning.as_ref()?.calibration.as_ref()) {
+            stop_if_interrupted(self.watch)?;
             let dataset = &self.recipe.calibration[&drawn.name].dataset;
             self.calibration_windows(&drawn.name, drawn.seed)
                 .with_context(|| format!("[calibration.{}], data set \"{dataset}\"", drawn.name))?;
@@ -75,50 +87,50 @@ impl<'a> Study<'a> {
         Ok(())
     }
 
-    /// Runs one cell as far as the cache does not have it. The dense cell comes first in every study:
-    /// the others are compared with it.
-    ///
-    /// A cell that fails is a record, not an error.
-    ///
-    /// # Errors
-    /// Where the run was interrupted.
-    pub fn run(&self, cell: &Cell) -> Result<(CellRecord, BTreeMap<String, SuiteRecord>, bool)> {
-        match self.try_run(cell) {
-            Ok((pruned, scores, reused)) => {
-                let record = CellRecord { cell: cell.clone(), status: Status::Done, pruned: Some(pruned) };
-                Ok((record, scores, reused))
-            }
-            Err(error) if error.is::<Interrupted>() => Err(error),
-            Err(error) => {
-                let status = Status::Failed(format!("{error:#}"));
-                Ok((CellRecord { cell: cell.clone(), status, pruned: None }, BTreeMap::new(), false))
-            }
-        }
+    /// A cell that was finished before.
+    pub fn finished(&self, cell: &Cell) -> Option<Outcome> {
+        let pruned = self.cache.read_json(self.inputs.pruned_key(self.recipe, cell))?;
+        let suite = |name: &String| {
+            let key = self.inputs.scores_key(self.recipe, cell, name);
+            Some((name.clone(), self.cache.read_json(key)?))
+        };
+        let suites = self.recipe.suite.keys().map(suite).collect::<Option<_>>()?;
+        let record = CellRecord { cell: cell.clone(), status: Status::Done, pruned: Some(pruned) };
+        Some(Outcome { record, suites })
     }
 
-    fn try_run(&self, cell: &Cell) -> Result<(PrunedRecord, BTreeMap<String, SuiteRecord>, bool)> {
-        let pruned_key = self.inputs.pruned_key(self.recipe, cell);
-        let mut scores: BTreeMap<String, SuiteRecord> = BTreeMap::new();
+    /// Computes a cell, on the suites that the cache does not have. The dense cell comes first in every
+    /// study: the others are compared with it.
+    ///
+    /// A cell that fails is an outcome, not an error.
+    ///
+    /// # Errors
+    /// What is no fault of the cell: the run was interrupted, or the cache cannot be written.
+    pub fn run(&self, cell: &Cell) -> Result<Outcome> {
+        let mut suites: BTreeMap<String, SuiteRecord> = BTreeMap::new();
         let mut missing = Vec::new();
         for name in self.recipe.suite.keys() {
-            let key = self.inputs.scores_key(self.recipe, cell, name);
-            let needs_teacher =
-                cell.pruning.is_none() && !self.cache.contains(self.inputs.teacher_key(self.recipe, name));
-            match self.cache.read_json(key) {
-                Some(record) if !needs_teacher => _ = scores.insert(name.clone(), record),
-                _ => missing.push(name.as_str()),
+            match self.cache.read_json(self.inputs.scores_key(self.recipe, cell, name)) {
+                Some(record) => _ = suites.insert(name.clone(), record),
+                None => missing.push(name.as_str()),
             }
         }
-        if let Some(pruned) = self.cache.read_json(pruned_key).filter(|_| missing.is_empty()) {
-            return Ok((pruned, scores, true));
-        }
-        let (pruned, computed) = self.compute(cell, &missing)?;
+        let (pruned, computed) = match self.compute(cell, &missing) {
+            Ok(computed) => computed,
+            Err(error) if error.is::<Interrupted>() || error.is::<Unwritable>() => return Err(error),
+            Err(error) => {
+                let status = Status::Failed(format!("{error:#}"));
+                let record = CellRecord { cell: cell.clone(), status, pruned: None };
+                return Ok(Outcome { record, suites: BTreeMap::new() });
+            }
+        };
         for (name, record) in computed {
             self.cache.write_json(self.inputs.scores_key(self.recipe, cell, &name), &record)?;
-            scores.insert(name, record);
+            suites.insert(name, record);
         }
-        self.cache.write_json(pruned_key, &pruned)?;
-        Ok((pruned, scores, false))
+        self.cache.write_json(self.inputs.pruned_key(self.recipe, cell), &pruned)?;
+        let record = CellRecord { cell: cell.clone(), status: Status::Done, pruned: Some(pruned) };
+        Ok(Outcome { record, suites })
     }
 
     /// Prunes, and scores on the suites named.
@@ -136,79 +148,93 @@ impl<'a> Study<'a> {
             }
             None => None,
         };
-        debug_assert!(
-            pruner.as_ref().is_none_or(|p| { (p.method.statistic() == StatisticKind::None) == calibration.is_none() })
-        );
-        let windows = suites.iter().map(|name| self.suite_windows(name)).collect::<Result<Vec<_>>>()?;
-        let mut streams = windows.iter().map(|w| Stream::embed(w, &ends.embedding)).collect::<Result<Vec<_>>>()?;
+        let embed = |name: &&str| Stream::embed(&self.suite_windows(name)?, &ends.embedding);
+        let mut streams = suites.iter().map(embed).collect::<Result<Vec<_>>>()?;
 
         let walk = Walk { model: &self.model, rope: &ends.rope, watch: self.watch };
-        let mut pruned = walk.run(pruner.as_ref(), calibration, &mut streams)?;
+        let (mut pruned, seconds) = walk.run(pruner.as_ref(), calibration, &mut streams)?;
 
         let mut records = Vec::new();
-        for ((name, windows), stream) in suites.iter().zip(&windows).zip(streams) {
-            if self.watch.interrupted() {
-                return Err(Interrupted.into());
-            }
-            let states = ends.head.norm(&stream.concatenated()?)?;
-            drop(stream);
-            let teacher = match cell.pruning {
-                None => {
-                    self.write_states(self.inputs.teacher_key(self.recipe, name), &states)?;
-                    states.clone()
-                }
-                Some(_) => self.teacher(name, windows)?,
-            };
+        for ((name, stream), forward_seconds) in suites.iter().zip(streams).zip(seconds) {
             let started = Instant::now();
-            let scores = score_windows(windows, &teacher, &states, &ends.head.weight)?;
-            ensure!(
-                scores.iter().all(|s| s.loss.is_finite()),
-                "the pruned model's loss on suite {name} is not a number"
-            );
-            let seconds = started.elapsed().as_secs_f64();
-            pruned.seconds.score += seconds;
-            records.push((name.to_string(), SuiteRecord { windows: scores, seconds }));
+            let batches = self.last_states(stream)?;
+            if cell.pruning.is_none() {
+                self.write_teacher(name, &batches)?;
+            }
+            let windows = self.score(name, cell.pruning.is_none(), &batches)?;
+            let score_seconds = started.elapsed().as_secs_f64();
+            records.push((name.to_string(), SuiteRecord { windows, forward_seconds, score_seconds }));
         }
         pruned.peak_bytes = cell::peak_bytes();
         pruned.device = device::name(&self.model.device);
         Ok((pruned, records))
     }
 
+    /// What logits are a product of, batch by batch.
+    fn last_states(&self, stream: Stream) -> Result<Vec<Batch>> {
+        let head = &self.ends()?.head;
+        let last = |batch: Batch| Ok(Batch { hidden: head.norm(&batch.hidden)?, ..batch });
+        stream.into_batches().into_iter().map(last).collect()
+    }
+
+    /// Scores a suite window by window, against the teacher; the dense model is its own.
+    fn score(&self, suite: &str, is_dense: bool, batches: &[Batch]) -> Result<Vec<Scores>> {
+        let ends = self.ends()?;
+        let teacher = if is_dense { None } else { Some(self.teacher(suite)?) };
+        let mut scores = Vec::new();
+        let mut first = 0;
+        for batch in batches {
+            stop_if_interrupted(self.watch)?;
+            let tokens = batch.windows.tokens();
+            let dense = match &teacher {
+                Some(teacher) => teacher.narrow(0, first, tokens)?,
+                None => batch.hidden.clone(),
+            };
+            scores.extend(score_windows(&batch.windows, &dense, &batch.hidden, &ends.head_on_host)?);
+            first += tokens;
+        }
+        ensure!(scores.iter().all(|s| s.loss.is_finite()), "the model's loss on suite {suite} is not a number");
+        Ok(scores)
+    }
+
     fn ends(&self) -> Result<&Ends> {
         if let Some(ends) = self.ends.get() {
             return Ok(ends);
         }
-        let lengths = self.recipe.calibration.values().map(|c| c.length);
-        let longest = lengths.chain(self.recipe.suite.values().map(|s| s.length)).max().unwrap_or(0);
+        let drawn = self.recipe.calibration.iter().filter(|(name, _)| self.inputs.calibrations.contains_key(*name));
+        let lengths = drawn.map(|(_, c)| c.length).chain(self.recipe.suite.values().map(|s| s.length));
         let embedding = self.model.embedding()?;
-        let (head, rope) = (self.model.head(&embedding)?, self.model.rope(longest)?);
-        Ok(self.ends.get_or_init(|| Ends { embedding, head, rope }))
+        let (head, rope) = (self.model.head(&embedding)?, self.model.rope(lengths.max().unwrap_or(0))?);
+        let head_on_host = head.weight.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+        Ok(self.ends.get_or_init(|| Ends { embedding, head, head_on_host, rope }))
     }
 
-    /// The dense model's hidden states on a suite, from the dense cell, which ran before.
-    fn teacher(&self, suite: &str, windows: &Windows) -> Result<Tensor> {
-        let key = self.inputs.teacher_key(self.recipe, suite);
-        if let Some(entry) = self.cache.read(key) {
-            let hidden = self.model.config.hidden;
+    /// The dense model's last hidden states on a suite (tokens, hidden), from the dense cell, which ran before.
+    fn teacher(&self, suite: &str) -> Result<Tensor> {
+        let hidden = self.model.config.hidden;
+        if let Some(entry) = self.cache.read(self.inputs.teacher_key(self.recipe, suite)) {
             let values: Vec<f32> = entry.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-            if values.len() == windows.tokens() * hidden {
-                return Ok(Tensor::from_vec(values, (windows.tokens(), hidden), &self.model.device)?);
-            }
+            let tokens = values.len() / hidden;
+            return Ok(Tensor::from_vec(values, (tokens, hidden), &Device::Cpu)?);
         }
-        // Someone emptied the cache, or the dense cell failed: make it again.
+        // The entry was lost since: make it again.
         let ends = self.ends()?;
-        let mut stream = [Stream::embed(windows, &ends.embedding)?];
+        let mut stream = [Stream::embed(&self.suite_windows(suite)?, &ends.embedding)?];
         Walk { model: &self.model, rope: &ends.rope, watch: self.watch }.run(None, None, &mut stream)?;
-        let states = ends.head.norm(&stream[0].concatenated()?)?;
-        self.write_states(key, &states)?;
-        Ok(states)
+        let [stream] = stream;
+        let batches = self.last_states(stream)?;
+        self.write_teacher(suite, &batches)?;
+        Ok(Tensor::cat(&batches.iter().map(|b| b.hidden.to_device(&Device::Cpu)).collect::<candle_core::Result<Vec<_>>>()?, 0)?)
     }
 
-    fn write_states(&self, key: Key, states: &Tensor) -> Result<()> {
-        let values = crate::tensors::finite_values(states, "dense model's hidden states")?;
-        let pieces: Vec<Vec<u8>> =
-            values.chunks(1 << 20).map(|c| c.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
-        self.cache.write(key, pieces.iter().map(Vec::as_slice))
+    fn write_teacher(&self, suite: &str, batches: &[Batch]) -> Result<()> {
+        let what = "dense model's hidden states";
+        let mut checked = Vec::with_capacity(batches.len());
+        for batch in batches {
+            checked.push(crate::tensors::finite_values(&batch.hidden, what)?);
+        }
+        let pieces = checked.into_iter().map(|v| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
+        self.cache.write(self.inputs.teacher_key(self.recipe, suite), pieces)
     }
 
     fn calibration_windows(&self, name: &str, seed: u64) -> Result<Windows> {

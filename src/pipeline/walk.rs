@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 
-use super::Watch;
 use super::cell::{LayerRecord, PrunedRecord};
 use super::stream::{Stream, advance};
+use super::{Watch, stop_if_interrupted};
 use crate::model::{Block, Flow, LinearName, Model, Rope, Site};
 use crate::prune::{Accumulator, Method, Sparsity, Statistic, StatisticKind};
 use crate::recipe::{Propagation, PruneSpec, Schedule};
@@ -32,27 +32,29 @@ pub struct Walk<'a> {
 const ERROR_SAMPLE: usize = 512;
 
 impl Walk<'_> {
-    /// Walks all blocks. With a pruner, prunes each, from the calibration stream where the method
+    /// Walks all blocks; what pruning came to, and the seconds of each suite. With a pruner, prunes each, from the calibration stream where the method
     /// looks at inputs; takes the suites through what became of it.
     pub fn run(
         &self,
         pruner: Option<&Pruner>,
         mut calibration: Option<Stream>,
         suites: &mut [Stream],
-    ) -> Result<PrunedRecord> {
+    ) -> Result<(PrunedRecord, Vec<f64>)> {
         let blocks = self.model.config.blocks;
         let mut record = PrunedRecord::default();
+        let mut suite_seconds = vec![0.0; suites.len()];
         for index in 0..blocks {
             let started = Instant::now();
             let mut block = self.model.block(index)?;
             if let Some(pruner) = pruner {
                 self.watch.progress(index, blocks, "prune");
-                let mut site = BlockPruner { walk: self, pruner, index, solving: Duration::ZERO, layers: vec![] };
-                site.prune(&mut block, calibration.as_mut(), index + 1 == blocks)
+                let mut block_pruner = BlockPruner { walk: self, pruner, index, solving: Duration::ZERO, layers: vec![] };
+                block_pruner
+                    .prune(&mut block, calibration.as_mut(), index + 1 == blocks)
                     .with_context(|| format!("block {index}"))?;
-                record.seconds.prune += site.solving.as_secs_f64();
-                record.seconds.calibrate += (started.elapsed() - site.solving).as_secs_f64();
-                record.layers.append(&mut site.layers);
+                record.prune_seconds += block_pruner.solving.as_secs_f64();
+                record.calibrate_seconds += (started.elapsed() - block_pruner.solving).as_secs_f64();
+                record.layers.append(&mut block_pruner.layers);
             }
             for linear in LinearName::ALL {
                 let (zeros, weights) = zeros(&block.linear(linear).weight)?;
@@ -60,14 +62,14 @@ impl Walk<'_> {
                 record.weights += weights;
             }
             self.watch.progress(index, blocks, "evaluate");
-            let started = Instant::now();
-            for suite in suites.iter_mut() {
+            for (suite, seconds) in suites.iter_mut().zip(&mut suite_seconds) {
+                let started = Instant::now();
                 suite.pass(&block, self.rope, self.watch)?;
+                *seconds += started.elapsed().as_secs_f64();
             }
-            record.seconds.forward += started.elapsed().as_secs_f64();
         }
         self.watch.progress(blocks, blocks, "score");
-        Ok(record)
+        Ok((record, suite_seconds))
     }
 }
 
@@ -141,6 +143,7 @@ impl BlockPruner<'_> {
     /// Prunes the linears that read a site.
     fn prune_site(&mut self, block: &mut Block, site: Site, observed: Observed) -> Result<()> {
         for &name in site.linears() {
+            stop_if_interrupted(self.walk.watch)?;
             let started = Instant::now();
             let dense = block.linear(name).weight.clone();
             let pruned = self

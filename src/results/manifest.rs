@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::model::Config;
-use crate::pipeline::Inputs;
+use super::Finished;
+use crate::pipeline::{Inputs, Status};
 use crate::recipe::Recipe;
 
 /// The content of `run.json`.
@@ -57,6 +58,13 @@ pub struct CellCounts {
     pub failed: usize,
 }
 
+impl CellCounts {
+    pub fn of(finished: &[&Finished], planned: usize) -> Self {
+        let done = finished.iter().filter(|f| f.outcome.record.status == Status::Done).count();
+        Self { planned, done, failed: finished.len() - done }
+    }
+}
+
 impl<'a> Manifest<'a> {
     pub fn new(recipe: &'a Recipe, inputs: &'a Inputs, device: String, planned: usize) -> Self {
         let calibrations = inputs.calibrations.iter().map(|(name, part)| (format!("calibration.{name}"), part));
@@ -72,7 +80,7 @@ impl<'a> Manifest<'a> {
                 config: &inputs.config,
             },
             data: calibrations.chain(suites).map(entry).collect(),
-            versions: BTreeMap::from([("calipr", env!("CARGO_PKG_VERSION").to_owned())]),
+            versions: versions(),
             machine: Machine {
                 os: std::env::consts::OS,
                 architecture: std::env::consts::ARCH,
@@ -90,6 +98,23 @@ impl<'a> Manifest<'a> {
     pub fn finish(&mut self) {
         self.finished = Some(now());
     }
+}
+
+/// Versions of calipr and of the crates that numbers depend on, as they were locked when it was built.
+fn versions() -> BTreeMap<&'static str, String> {
+    #[derive(Deserialize)]
+    struct Lock {
+        package: Vec<Package>,
+    }
+    #[derive(Deserialize)]
+    struct Package {
+        name: String,
+        version: String,
+    }
+    const MATTER: [&str; 5] = ["calipr", "candle-core", "gemm", "rand_chacha", "tokenizers"];
+    let lock: Lock = toml::from_str(include_str!("../../Cargo.lock")).expect("cargo wrote its lock file");
+    let version = |name| lock.package.iter().find(|p| p.name == name).map(|p| p.version.clone());
+    MATTER.into_iter().filter_map(|name| Some((name, version(name)?))).collect()
 }
 
 fn now() -> u64 {

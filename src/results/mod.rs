@@ -5,32 +5,46 @@ mod schema;
 mod summary;
 mod tables;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-pub use manifest::Manifest;
+pub use manifest::{CellCounts, Manifest};
 pub use summary::{Summary, SummaryRow, summarize};
 
 use crate::metrics::{Estimate, Metric, estimate};
-use crate::pipeline::{CellRecord, SuiteRecord};
+use crate::pipeline::Outcome;
 use crate::recipe::Recipe;
 
-/// A cell with its scores on each suite.
+/// A finished cell with its metrics.
 pub struct Finished {
-    pub record: CellRecord,
-    pub suites: BTreeMap<String, SuiteRecord>,
+    pub outcome: Outcome,
+    /// Each metric on each suite, with its interval and its difference to dense.
+    pub metrics: Vec<MetricValue>,
 }
 
 /// One value of `metrics.parquet`.
-pub struct MetricRow<'a> {
-    pub cell: &'a CellRecord,
-    pub suite: &'a str,
+pub struct MetricValue {
+    pub suite: String,
     pub metric: Metric,
     pub windows: usize,
     pub estimate: Estimate,
+}
+
+impl Finished {
+    /// Computes the metrics that the recipe asks for, against the dense cell's outcome.
+    pub fn new(recipe: &Recipe, outcome: Outcome, dense: &Outcome) -> Self {
+        let mut metrics = Vec::new();
+        for (name, scores) in &outcome.suites {
+            let Some(of_dense) = dense.suites.get(name) else { continue };
+            for &metric in &recipe.suite[name].metrics {
+                let estimate = estimate(metric, &scores.windows, &of_dense.windows, recipe.seed);
+                metrics.push(MetricValue { suite: name.clone(), metric, windows: scores.windows.len(), estimate });
+            }
+        }
+        Self { outcome, metrics }
+    }
 }
 
 /// A folder of results.
@@ -56,11 +70,11 @@ impl Results {
 
     /// Writes all tables of the cells finished so far. Each file is replaced whole, so that a reader,
     /// or a run that is killed, never sees half of one.
-    pub fn write(&self, recipe: &Recipe, finished: &[Finished]) -> Result<()> {
+    pub fn write(&self, recipe: &Recipe, finished: &[&Finished]) -> Result<()> {
         for (name, batch) in [
             ("cells", tables::cells(recipe, finished)?),
             ("layers", tables::layers(recipe, finished)?),
-            ("metrics", tables::metrics(recipe, &metric_rows(recipe, finished))?),
+            ("metrics", tables::metrics(recipe, finished)?),
             ("samples", tables::samples(recipe, finished)?),
         ] {
             let bytes = tables::to_parquet(&batch)?;
@@ -73,28 +87,6 @@ impl Results {
     pub fn write_manifest(&self, manifest: &Manifest) -> Result<()> {
         replace(&self.dir.join("run.json"), &serde_json::to_vec_pretty(manifest)?)
     }
-}
-
-/// Every metric of every cell on every suite, with its interval and its difference to dense.
-fn metric_rows<'a>(recipe: &'a Recipe, finished: &'a [Finished]) -> Vec<MetricRow<'a>> {
-    let Some(dense) = finished.iter().find(|f| f.record.cell.pruning.is_none()) else { return vec![] };
-    let mut rows = Vec::new();
-    for cell in finished {
-        for (name, scores) in &cell.suites {
-            let Some(of_dense) = dense.suites.get(name) else { continue };
-            for &metric in &recipe.suite[name].metrics {
-                let estimate = estimate(metric, &scores.windows, &of_dense.windows, recipe.seed);
-                rows.push(MetricRow {
-                    cell: &cell.record,
-                    suite: name,
-                    metric,
-                    windows: scores.windows.len(),
-                    estimate,
-                });
-            }
-        }
-    }
-    rows
 }
 
 /// Replaces a file: temporary name, sync, rename.

