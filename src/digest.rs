@@ -37,10 +37,6 @@ impl Digest {
         }
         Ok(Self::of(&parts))
     }
-
-    pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
 }
 
 impl fmt::Display for Digest {

@@ -1,8 +1,8 @@
 //! calipr: pruning studies of language models, from a TOML recipe to Parquet tables.
 //!
-//! Modules import from left to right: [`recipe`] → [`data`] → [`model`] → [`prune`] → [`metrics`] →
-//! [`pipeline`] → [`results`] → [`cli`], over the ground of [`digest`], [`linalg`], [`source`] and
-//! [`tensors`].
+//! From the ground up, each module importing only from those before it: [`digest`], [`linalg`],
+//! [`tensors`] and [`source`]; [`model`], [`data`], [`prune`] and [`metrics`]; [`recipe`], which is made of
+//! their names and options; [`pipeline`], [`results`] and [`cli`].
 
 pub mod cli;
 pub mod data;

@@ -149,6 +149,8 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("path:model\"", "path:model\"\ndtype = \"int8\"", &[":5:1", "`f32`, `bf16`, `f16`"]),
     ("\"perplexity\"", "\"perplexty\"", &[":24:", "did you mean \"perplexity\"?"]),
     ("[suite.text]", "[suite.text]\nsplit = \"test\"", &[":21:1", "no split \"test\""]),
+    ("path:other.jsonl", "path:model", &["calibration.other.dataset", "is no file"]),
+    ("path:other.jsonl", "path:recipe.toml", &["calibration.other.dataset", "unknown field `calibration`"]),
     ("[suite.text]", "[suite.text]\npacking = \"crp\"", &[":21:1", "did you mean \"crop\"?"]),
     ("[suite.text]", "[suit.text]", &[":20:2", "`suit`", "did you mean `suite`?"]),
     ("[suite.text]", "[suite.text", &[":20:", "not TOML"]),
@@ -235,23 +237,20 @@ fn a_damaged_cache_is_noticed_and_made_again() {
         }
     }
     let (_, stderr) = shop.succeeds(&["run", "recipe.toml"]);
-    assert_eq!(stderr.matches("dropping the damaged cache entry").count(), damaged, "{stderr}");
+    // All but the teacher's, which the dense cell writes anew without reading it.
+    assert_eq!(stderr.matches("dropping the damaged cache entry").count(), damaged - 1, "{stderr}");
     assert_same_tables(&before, &shop.tables("results/tiny"));
 }
 
 /// A study of the real model whose cells take about a second each.
 fn slow_study(shop: &Workshop) -> Command {
-    common::real_model();
+    common::cache_with_the_real_model(shop.dir.path());
     let recipe = RECIPE
         .replace("path:model", common::REAL_MODEL)
         .replace("length = 48", "length = 32")
         .replace("length = 64", "length = 32");
     std::fs::write(shop.path("recipe.toml"), recipe).unwrap();
     let mut command = shop.command(&["run", "recipe.toml", "--set", "grid.sparsity=[0.5]"]);
-    // The model comes from the cache that all tests share.
-    let sources = std::env::var_os("CALIPR_CACHE").map_or_else(calipr::pipeline::Cache::default_dir, Into::into);
-    std::fs::create_dir_all(shop.path("cache")).unwrap();
-    let _ = std::os::unix::fs::symlink(sources.join("sources"), shop.path("cache/sources"));
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

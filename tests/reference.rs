@@ -73,14 +73,15 @@ struct Figure {
 }
 
 /// The whole grid of model.json takes a quarter of an hour, so this is the part of it that touches
-/// every method, both patterns and both data sets; `CALIPR_TEST_ALL=1` runs the rest too.
+/// every method, both patterns and both data sets; `ALL_FIGURES=1` runs the rest too.
 #[test]
 fn the_real_models_figures_are_the_published_codes() {
-    common::real_model();
     let out = tempfile::tempdir().unwrap();
+    // A cache of its own: figures are computed, not found.
+    let cache = common::cache_with_the_real_model(out.path());
     let figures: Vec<Figure> =
         serde_json::from_str(&std::fs::read_to_string("tests/fixtures/model.json").unwrap()).unwrap();
-    let all = std::env::var_os("CALIPR_TEST_ALL").is_some();
+    let all = std::env::var_os("ALL_FIGURES").is_some();
     let parts: &[(&str, &str, &str)] = match all {
         true => &[(r#"["magnitude", "wanda", "sparsegpt"]"#, r#"[0.5, "2:4"]"#, r#"["general", "task"]"#)],
         false => &[
@@ -92,7 +93,11 @@ fn the_real_models_figures_are_the_published_codes() {
     for (i, (methods, sparsities, calibrations)) in parts.iter().enumerate() {
         let folder = out.path().join(i.to_string());
         let mut command = Command::new(env!("CARGO_BIN_EXE_calipr"));
-        command.args(["run", "tests/fixtures/published.toml", "--quiet", "--out"]).arg(&folder);
+        command
+            .args(["run", "tests/fixtures/published.toml", "--quiet", "--cache"])
+            .arg(&cache)
+            .arg("--out")
+            .arg(&folder);
         for (key, value) in [("method", methods), ("sparsity", sparsities), ("calibration", calibrations)] {
             command.args(["--set", &format!("grid.{key}={value}")]);
         }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::results::Summary;
 
-/// Columns of text, the first aligned left and the others right where they are numbers.
+/// Columns of text, aligned left.
 pub struct Table {
     rows: Vec<Vec<String>>,
 }

@@ -10,9 +10,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Format, Row, Templates};
+use super::{Format, Row, Templates, files};
 use crate::digest::Digest;
 use crate::source::{Fetcher, Source};
+use crate::words;
 
 /// A data set, one TOML in `datasets/`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -120,7 +121,7 @@ impl Library {
             Some(path) => Dataset::open(&path),
             None => {
                 let names = self.names();
-                let nearest = crate::words::nearest(name, names.iter().map(String::as_str));
+                let nearest = words::nearest(name, names.iter().map(String::as_str));
                 let hint = nearest.map_or(String::new(), |n| format!("; did you mean \"{n}\"?"));
                 let known =
                     if names.is_empty() { "none, there is no datasets/ folder here".into() } else { names.join(", ") };
@@ -156,29 +157,28 @@ impl Dataset {
         }
     }
 
-    /// The split of that name; without one, `preferred` where the data set has it, else all rows.
+    /// The split of that name; without one, `preferred`, or all rows where the data set has no splits.
     ///
     /// # Errors
     /// Where the data set has no such split.
     pub fn part(&self, split: Option<&str>, preferred: &str) -> Result<Part> {
-        let split = match split {
-            Some(name) => {
-                let found = self.splits.get(name);
-                Some(found.with_context(|| match self.splits.is_empty() {
-                    true => format!("there is no split \"{name}\": the data set is one file without splits"),
-                    false => format!(
-                        "there is no split \"{name}\"; the data set has {}",
-                        self.splits.keys().map(|k| format!("\"{k}\"")).collect::<Vec<_>>().join(", ")
-                    ),
-                })?)
-            }
-            None => self.splits.get(preferred).or_else(|| self.splits.values().next()),
-        };
-        let source = split.and_then(|s| s.source.as_ref()).or(self.source.as_ref());
+        let wanted = split.unwrap_or(preferred);
+        let known = self.splits.keys().map(String::as_str);
+        let found = self.splits.get(wanted);
+        if found.is_none() && self.splits.is_empty() && split.is_some() {
+            bail!("there is no split \"{wanted}\": the data set is one file without splits");
+        }
+        if found.is_none() && !self.splits.is_empty() {
+            let hint =
+                words::nearest(wanted, known.clone()).map_or(String::new(), |n| format!("; did you mean \"{n}\"?"));
+            let known: Vec<String> = known.map(|k| format!("\"{k}\"")).collect();
+            bail!("there is no split \"{wanted}\"; name one with `split`: the data set has {}{hint}", known.join(", "));
+        }
+        let source = found.and_then(|s| s.source.as_ref()).or(self.source.as_ref());
         Ok(Part {
             source: source.context("the data set names no `source`")?.clone(),
             format: self.format,
-            rows: split.map(|s| s.rows.clone()).unwrap_or_default(),
+            rows: found.map(|s| s.rows.clone()).unwrap_or_default(),
             templates: self.template.clone(),
             separator: self.separator.clone(),
             folders: self.folders.clone(),
@@ -206,16 +206,28 @@ impl Part {
         self.source.local(&self.bases(), fetcher)
     }
 
+    /// What can be said of a file without reading its rows: that it is one, of a known format, and that
+    /// the templates are templates.
+    pub fn check(&self, file: &Path) -> Result<()> {
+        ensure!(file.is_file(), "{} is no file; a data set is one file of rows", file.display());
+        self.format(file)?;
+        self.templates.as_ref().map_or(Ok(()), Templates::check)
+    }
+
+    fn format(&self, file: &Path) -> Result<Format> {
+        self.format.map_or_else(|| Format::of(file), Ok)
+    }
+
     /// What the rows depend on: how they are read, and the file's content.
     pub fn digest(&self, file: &Path) -> Result<Digest> {
-        Ok(Digest::of(&(&self.format, &self.rows, &self.templates, &self.separator, Digest::of_file(file)?)))
+        let how = (self.format(file)?, files::is_gzipped(file), &self.rows, &self.templates, &self.separator);
+        Ok(Digest::of(&(how, Digest::of_file(file)?)))
     }
 
     /// The split's rows.
     pub fn read(&self, file: &Path) -> Result<Vec<Row>> {
-        ensure!(file.is_file(), "{} is no file; a data set is one file of rows", file.display());
-        let format = self.format.map_or_else(|| Format::of(file), Ok)?;
-        let mut rows = format.read(file)?;
+        self.check(file)?;
+        let mut rows = self.format(file)?.read(file)?;
         rows.retain(|row| self.rows.iter().all(|(key, value)| row.get(key) == Some(value)));
         ensure!(!rows.is_empty(), "{} has no rows of this split", file.display());
         Ok(rows)

@@ -20,7 +20,7 @@ pub type Row = Map<String, Value>;
 pub enum Format {
     /// A JSON object a line (`.jsonl`, `.ndjson`, also `.gz`).
     Jsonl,
-    /// One JSON array of objects (`.json`).
+    /// One JSON array of objects, or an object a line (`.json`, also `.gz`).
     Json,
     /// The whole file is one row with the field `text` (`.txt`, also `.gz`).
     Text,
@@ -64,12 +64,24 @@ impl Format {
     }
 }
 
+/// Whether a file's name says that it is compressed.
+pub fn is_gzipped(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gz"))
+}
+
+/// A file as text, uncompressed, without a byte-order mark.
 fn text_reader(path: &Path) -> Result<Box<dyn BufRead>> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    Ok(match path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gz")) {
+    let mut reader: Box<dyn BufRead> = match is_gzipped(path) {
         true => Box::new(BufReader::new(MultiGzDecoder::new(file))),
         false => Box::new(BufReader::new(file)),
-    })
+    };
+    const MARK: &[u8] = "\u{feff}".as_bytes();
+    let start = reader.fill_buf().with_context(|| format!("cannot read {}", path.display()))?;
+    if start.starts_with(MARK) {
+        reader.consume(MARK.len());
+    }
+    Ok(reader)
 }
 
 fn read_jsonl(reader: impl BufRead) -> Result<Vec<Row>> {
@@ -85,7 +97,11 @@ fn read_jsonl(reader: impl BufRead) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn read_json(reader: impl BufRead) -> Result<Vec<Row>> {
+/// An array of objects; or objects one a line, which many files on the Hub are that are called `.json`.
+fn read_json(mut reader: impl BufRead) -> Result<Vec<Row>> {
+    if reader.fill_buf()?.trim_ascii_start().starts_with(b"{") {
+        return read_jsonl(reader);
+    }
     serde_json::from_reader(reader).context("expected one JSON array of objects")
 }
 
@@ -140,6 +156,7 @@ mod tests {
         let expected = ["one, two", "three"];
         assert_eq!(texts("a.jsonl", b"{\"text\": \"one, two\"}\n\n{\"text\": \"three\"}\n"), expected);
         assert_eq!(texts("a.json", b"[{\"text\": \"one, two\"}, {\"text\": \"three\"}]"), expected);
+        assert_eq!(texts("a.json", b"\xef\xbb\xbf{\"text\": \"one, two\"}\n{\"text\": \"three\"}"), expected);
         assert_eq!(texts("a.csv", b"text,n\n\"one, two\",1\nthree,2\n"), expected);
         let mut gz = flate2::write::GzEncoder::new(vec![], flate2::Compression::fast());
         gz.write_all(b"{\"text\": \"one, two\"}\n{\"text\": \"three\"}").unwrap();

@@ -32,9 +32,20 @@ pub enum Content {
     Tokens(Vec<u32>),
 }
 
-/// The prompts that Alpaca was trained with (Taori et al. 2023), with and without an input.
-const ALPACA_INPUT: &str = "Below is an instruction that describes a task, paired with an input that provides further context. Write a response that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n";
-const ALPACA: &str = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n### Response:\n";
+/// The prompt that Alpaca was trained with (Taori et al. 2023), with and without an input.
+fn alpaca(instruction: &str, input: &str) -> String {
+    if input.is_empty() {
+        return format!(
+            "Below is an instruction that describes a task. Write a response that appropriately completes the request.\
+             \n\n### Instruction:\n{instruction}\n\n### Response:\n"
+        );
+    }
+    format!(
+        "Below is an instruction that describes a task, paired with an input that provides further context. \
+         Write a response that appropriately completes the request.\
+         \n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+    )
+}
 
 /// Steps that one template may take; enough for any honest one.
 const FUEL: u64 = 1_000_000;
@@ -64,16 +75,11 @@ impl Content {
             return Ok(Self::Chat(messages.clone()));
         }
         if let (Some(instruction), Some(output)) = (string("instruction"), string("output")) {
-            let prompt = match string("input") {
-                Some(input) if !input.is_empty() => {
-                    ALPACA_INPUT.replace("{instruction}", instruction).replace("{input}", input)
-                }
-                _ => ALPACA.replace("{instruction}", instruction),
-            };
+            let prompt = alpaca(instruction, string("input").unwrap_or(""));
             return Ok(text(&prompt, output));
         }
         if let (Some(question), Some(choices), Some(answer)) =
-            (string("question"), row.get("choices"), row.get("answer"))
+            (string("question"), row.get("choices"), row.get("answer").or(row.get("answerKey")))
         {
             return Ok(text(&format!("Question: {question}\nAnswer:"), &format!(" {}", chosen(choices, answer)?)));
         }
@@ -112,12 +118,29 @@ fn chosen<'a>(choices: &'a Value, answer: &Value) -> Result<&'a str> {
     text.with_context(|| format!("`answer` {answer} is none of the {} choices", texts.len()))
 }
 
-fn render(template: &str, row: &Row) -> Result<String> {
+impl Templates {
+    /// An error where one of the templates is not minijinja.
+    pub fn check(&self) -> Result<()> {
+        for template in [&self.prompt, &self.target] {
+            environment()
+                .template_from_str(template)
+                .map_err(|e| anyhow::anyhow!("the template \"{template}\" is wrong: {e:#}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Nothing to load or include from, and an end to every loop.
+fn environment() -> Environment<'static> {
     let mut env = Environment::new();
     env.set_undefined_behavior(UndefinedBehavior::Strict);
     env.set_syntax(SyntaxConfig::builder().keep_trailing_newline(true).build().expect("the usual delimiters"));
     env.set_fuel(Some(FUEL));
-    env.render_str(template, Serde(row)).map_err(|e| {
+    env
+}
+
+fn render(template: &str, row: &Row) -> Result<String> {
+    environment().render_str(template, Serde(row)).map_err(|e| {
         let fields = row.keys().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ");
         anyhow::anyhow!("the template \"{template}\" fails on a row with the fields {fields}: {e:#}")
     })
@@ -163,7 +186,17 @@ mod tests {
         }
         let row = json!({"question": "Sky?", "choices": {"text": ["red", "blue"], "label": ["1", "2"]}, "answer": "2"});
         assert_eq!(of(row).unwrap(), text("Question: Sky?\nAnswer:", " blue"));
+        let arc =
+            json!({"question": "Sky?", "choices": {"text": ["red", "blue"], "label": ["A", "B"]}, "answerKey": "B"});
+        assert_eq!(of(arc).unwrap(), text("Question: Sky?\nAnswer:", " blue"));
         assert!(of(json!({"question": "Sky?", "choices": choices, "answer": 2})).is_err());
+    }
+
+    #[test]
+    fn braces_in_an_instruction_are_text() {
+        let row = json!({"instruction": "What does {input} print?", "input": "x", "output": "y"});
+        let Content::Text { prompt, .. } = of(row).unwrap() else { panic!() };
+        assert!(prompt.contains("What does {input} print?") && prompt.contains("### Input:\nx\n"), "{prompt}");
     }
 
     #[test]

@@ -90,11 +90,6 @@ impl Windows {
         self.ids.len()
     }
 
-    /// Tokens of the longest window.
-    pub fn longest(&self) -> usize {
-        self.ranges().map(|r| r.len()).max().unwrap_or(0)
-    }
-
     /// Consecutive windows in batches of about `tokens` tokens, at least one window each.
     pub fn batches(&self, tokens: usize) -> Vec<Windows> {
         let mut batches: Vec<Windows> = Vec::new();
@@ -140,6 +135,7 @@ pub fn cut(
 
     let mut windows = Windows::default();
     let mut too_short = 0;
+    let mut had = String::new();
     match packing {
         Packing::Single => {
             for index in indices {
@@ -170,26 +166,17 @@ pub fn cut(
         Packing::Concat => {
             let ids = joined(rows, &indices, part, tokenizer, wanted.saturating_mul(length))?;
             ids.chunks_exact(length).take(wanted).for_each(|window| windows.push(window));
-            if windows.len() < count.unwrap_or(1) {
-                bail!(
-                    "too little data: all {} rows together have {} tokens, which make {} windows of {length}, not {}",
-                    rows.len(),
-                    ids.len(),
-                    ids.len() / length,
-                    count.unwrap_or(1)
-                );
-            }
+            had = format!("all {} rows together have {} tokens", rows.len(), ids.len());
         }
     }
-    if windows.len() < count.unwrap_or(1) {
-        bail!(
-            "too little data: {} of {} rows have at least {} tokens, but {} windows are asked for{}",
-            rows.len() - too_short,
-            rows.len(),
-            if packing == Packing::Crop { length } else { SHORTEST },
-            count.unwrap_or(1),
-            if packing == Packing::Crop { "; packing = \"concat\" joins rows" } else { "" }
-        );
+    let least = count.unwrap_or(1);
+    if windows.len() < least {
+        if packing != Packing::Concat {
+            let shortest = if packing == Packing::Crop { length } else { SHORTEST };
+            had = format!("{} of {} rows have at least {shortest} tokens", rows.len() - too_short, rows.len());
+        }
+        let remedy = if packing == Packing::Crop { "; packing = \"concat\" joins rows" } else { "" };
+        bail!("too little data: {had}, which make {} windows of {length}, not {least}{remedy}", windows.len());
     }
     if let Some(id) = windows.ids.iter().find(|&&id| id as usize >= vocabulary) {
         bail!("token id {id} is outside the model's vocabulary of {vocabulary}");
@@ -229,9 +216,9 @@ fn joined(rows: &[Row], order: &[usize], part: &Part, tokenizer: &Tokenizer, eno
     let mut text = String::new();
     let mut chat = false;
     let mut taken = 0;
+    // Bytes of text that should be enough; raised where the tokens turn out to be longer.
+    let mut goal = enough.saturating_mul(6);
     loop {
-        // A token of text is rarely longer than 6 bytes; where it is, take more rows and try again.
-        let goal = enough.saturating_sub(text.len() / 6).max(1).saturating_mul(6).saturating_add(text.len());
         while text.len() < goal && taken < order.len() {
             let row = match content(&order[taken])? {
                 Content::Text { prompt, target } => prompt + &target,
@@ -251,6 +238,8 @@ fn joined(rows: &[Row], order: &[usize], part: &Part, tokenizer: &Tokenizer, eno
         if ids.len() >= enough || taken == order.len() {
             return Ok(ids);
         }
+        let bytes_a_token = text.len() / ids.len().max(1) + 1;
+        goal = goal.max(text.len()).saturating_mul(2).max(bytes_a_token.saturating_mul(enough));
     }
 }
 

@@ -106,12 +106,14 @@ struct HubConfig {
     hidden_act: Option<String>,
     sliding_window: Option<usize>,
     use_sliding_window: Option<bool>,
+    quantization_config: Option<serde_json::Value>,
 }
 
 #[derive(Deserialize)]
 struct HubRope {
-    #[serde(alias = "type")]
     rope_type: Option<String>,
+    /// What `rope_type` was called; some files have both.
+    r#type: Option<String>,
     rope_theta: Option<f32>,
     factor: Option<f32>,
     low_freq_factor: Option<f32>,
@@ -126,7 +128,7 @@ fn default_epsilon() -> f64 {
 impl HubRope {
     fn scaling(&self) -> Result<RopeScaling> {
         let need = |value: Option<f32>, key| value.with_context(|| format!("rope scaling lacks `{key}`"));
-        match self.rope_type.as_deref() {
+        match self.rope_type.as_deref().or(self.r#type.as_deref()) {
             None | Some("default") => Ok(RopeScaling::None),
             Some("linear") => Ok(RopeScaling::Linear(need(self.factor, "factor")?)),
             Some("llama3") => Ok(RopeScaling::Llama3 {
@@ -160,8 +162,13 @@ impl Config {
         if let Some(act) = hub.hidden_act.as_deref().filter(|&a| a != "silu") {
             bail!("hidden_act \"{act}\" is not supported; calipr runs silu");
         }
-        let windowed = hub.sliding_window.is_some_and(|w| w < hub.max_position_embeddings);
-        ensure!(!windowed || hub.use_sliding_window == Some(false), "sliding-window attention is not supported");
+        if let Some(quantization) = &hub.quantization_config {
+            let method = quantization["quant_method"].as_str().unwrap_or("unknown");
+            bail!("the weights are quantised ({method}); calipr prunes unquantised safetensors, or GGUF");
+        }
+        // Windows no longer than the attention's see all of themselves: the context ends there.
+        let slides = hub.use_sliding_window.unwrap_or(hub.model_type == "mistral");
+        let context = hub.max_position_embeddings.min(hub.sliding_window.filter(|_| slides).unwrap_or(usize::MAX));
         let rope = hub.rope_parameters.as_ref();
         let scaling = rope.or(hub.rope_scaling.as_ref()).map_or(Ok(RopeScaling::None), HubRope::scaling)?;
         Self {
@@ -172,7 +179,7 @@ impl Config {
             key_value_heads: hub.num_key_value_heads.unwrap_or(hub.num_attention_heads),
             head_dim: hub.head_dim.unwrap_or(hub.hidden_size / hub.num_attention_heads.max(1)),
             vocabulary: hub.vocab_size,
-            context: hub.max_position_embeddings,
+            context,
             norm_epsilon: hub.rms_norm_eps,
             rope_theta: rope.and_then(|r| r.rope_theta).or(hub.rope_theta).unwrap_or(10_000.0),
             rope_scaling: scaling,
@@ -215,6 +222,7 @@ impl Config {
 
         let shape = |name: &str| content.tensor_infos.get(name).map(|t| t.shape.dims().to_vec());
         let embedding = shape("token_embd.weight").context("the file lacks the tensor `token_embd.weight`")?;
+        ensure!(embedding.len() == 2, "`token_embd.weight` has the shape {embedding:?}");
         let (hidden, heads) = (need("embedding_length")?, need("attention.head_count")?);
         let scaling = match get(&format!("{architecture}.rope.scaling.type")) {
             Some(gguf_file::Value::String(kind)) if kind == "linear" => {
@@ -314,10 +322,24 @@ mod tests {
     }
 
     #[test]
+    fn a_sliding_window_ends_the_context() {
+        let mistral = LLAMA.replace("\"llama\"", "\"mistral\"").replace("ROPE", r#""sliding_window": 128"#);
+        assert_eq!(Config::from_hub(&mistral).unwrap().context, 128);
+        let qwen = LLAMA.replace("\"llama\"", "\"qwen2\"").replace("ROPE", r#""sliding_window": 128"#);
+        assert_eq!(Config::from_hub(&qwen).unwrap().context, 256);
+    }
+
+    #[test]
+    fn both_names_of_the_rope_type_may_stand_side_by_side() {
+        let both = r#""rope_scaling": {"type": "linear", "rope_type": "linear", "factor": 2.0}"#;
+        assert_eq!(Config::from_hub(&LLAMA.replace("ROPE", both)).unwrap().rope_scaling, RopeScaling::Linear(2.0));
+    }
+
+    #[test]
     fn what_the_forward_pass_lacks_is_refused() {
         for (with, says) in [
             (r#""rope_scaling": {"type": "yarn", "factor": 2.0}"#, "yarn"),
-            (r#""num_experts": 1, "sliding_window": 128"#, "sliding"),
+            (r#""quantization_config": {"quant_method": "fp8"}"#, "fp8"),
             (r#""head_dim": 15"#, "even head size"),
         ] {
             let error = Config::from_hub(&LLAMA.replace("ROPE", with)).unwrap_err().to_string();

@@ -188,11 +188,9 @@ impl Model {
     /// The final norm and the language-model head, which may be the embedding.
     pub fn head(&self, embedding: &Tensor) -> Result<Head> {
         let c = &self.config;
-        let own = "lm_head.weight";
-        let weight = if c.tied || !self.weights.contains(own) {
-            embedding.clone()
-        } else {
-            self.tensor(own, (c.vocabulary, c.hidden))?
+        let weight = match c.tied {
+            true => embedding.clone(),
+            false => self.tensor("lm_head.weight", (c.vocabulary, c.hidden))?,
         };
         Ok(Head { norm: self.tensor("model.norm.weight", c.hidden)?, norm_epsilon: c.norm_epsilon as f32, weight })
     }

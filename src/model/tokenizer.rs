@@ -55,6 +55,8 @@ impl Tokenizer {
         let context = json!({
             "messages": messages,
             "add_generation_prompt": false,
+            "tools": null,
+            "documents": null,
             "bos_token": self.bos.as_deref().unwrap_or(""),
             "eos_token": self.eos.as_deref().unwrap_or(""),
         });
@@ -79,9 +81,12 @@ impl Tokenizer {
             value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned)
         };
         let template_path = dir.join("chat_template.jinja");
-        let chat_template = match std::fs::read_to_string(&template_path) {
-            Ok(text) => Some(text),
-            Err(_) => config["chat_template"].as_str().map(str::to_owned),
+        let chat_template = match template_path.is_file() {
+            true => Some(
+                std::fs::read_to_string(&template_path)
+                    .with_context(|| format!("cannot read {}", template_path.display()))?,
+            ),
+            false => configured_template(&config["chat_template"]),
         };
         Self { inner, bos: token("bos_token"), eos: token("eos_token"), chat_template }.without_limits()
     }
@@ -111,6 +116,12 @@ impl Tokenizer {
     }
 }
 
+/// A template, or the one called `default` of several.
+fn configured_template(value: &serde_json::Value) -> Option<String> {
+    let named = || value.as_array()?.iter().find(|t| t["name"] == "default")?["template"].as_str();
+    value.as_str().or_else(named).map(str::to_owned)
+}
+
 /// What `tokenizer.ggml.*` says.
 struct GgufVocabulary {
     kind: String,
@@ -122,6 +133,8 @@ struct GgufVocabulary {
     bos: Option<usize>,
     eos: Option<usize>,
     add_bos: bool,
+    /// SentencePiece puts a space in front of a text.
+    add_space: bool,
 }
 
 /// Values of `tokenizer.ggml.token_type`.
@@ -166,6 +179,10 @@ impl GgufVocabulary {
                 Some(value) => value.to_bool()?,
                 None => default_bos,
             },
+            add_space: match get("add_space_prefix") {
+                Some(value) => value.to_bool()?,
+                None => true,
+            },
             kind: kind.to_owned(),
             split,
             tokens,
@@ -191,7 +208,7 @@ impl GgufVocabulary {
                 (normalizer, splitter, byte_level_step(false), model)
             }
             "llama" => {
-                let (normalizer, decoder) = sentence_piece();
+                let (normalizer, decoder) = sentence_piece(self.add_space);
                 let model = json!({"type": "BPE", "vocab": vocabulary, "merges": self.merges_by_score(),
                                    "unk_token": self.tokens[0], "fuse_unk": true, "byte_fallback": true});
                 (normalizer, json!(null), decoder, model)
@@ -256,16 +273,19 @@ fn byte_level_step(use_regex: bool) -> serde_json::Value {
     json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex})
 }
 
-/// Spaces become ▁, one stands in front; the decoder turns that around.
-fn sentence_piece() -> (serde_json::Value, serde_json::Value) {
-    let normalizer = json!({"type": "Sequence", "normalizers": [
-        {"type": "Prepend", "prepend": "▁"},
-        {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]});
-    let decoder = json!({"type": "Sequence", "decoders": [
-        {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
-        {"type": "ByteFallback"}, {"type": "Fuse"},
-        {"type": "Strip", "content": " ", "start": 1, "stop": 0}]});
-    (normalizer, decoder)
+/// Spaces become ▁, and one may be put in front; the decoder turns that around.
+fn sentence_piece(add_space: bool) -> (serde_json::Value, serde_json::Value) {
+    let mut normalizers = vec![json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"})];
+    let mut decoders = vec![
+        json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
+        json!({"type": "ByteFallback"}),
+        json!({"type": "Fuse"}),
+    ];
+    if add_space {
+        normalizers.insert(0, json!({"type": "Prepend", "prepend": "▁"}));
+        decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+    }
+    (json!({"type": "Sequence", "normalizers": normalizers}), json!({"type": "Sequence", "decoders": decoders}))
 }
 
 #[cfg(test)]
@@ -302,6 +322,7 @@ mod tests {
             bos: Some(1),
             eos: Some(2),
             add_bos: true,
+            add_space: true,
         };
         let json = vocabulary.tokenizer_json().unwrap().to_string();
         let inner: tokenizers::Tokenizer = json.parse().unwrap();

@@ -75,6 +75,7 @@ impl Inputs {
         let mut files = Vec::new();
         for (axis, name, dataset, part) in parts(recipe, library)? {
             let file = part.file(fetcher).with_context(|| format!("the data set \"{dataset}\""))?;
+            part.check(&file).with_context(|| format!("the data set \"{dataset}\""))?;
             files.push((axis, name, part, file));
         }
         let model_files = model.list()?;

@@ -69,7 +69,12 @@ impl Planner<'_> {
         for name in self.recipe.suite.keys() {
             let tokens = self.suite_tokens(name);
             let key = self.inputs.map(|i| i.suite_key(self.recipe, name));
-            stages.push(self.stage(format!("windows of suite {name}"), key, tokens.map(|t| 6u64.saturating_mul(t as u64)), Some(0.0)));
+            stages.push(self.stage(
+                format!("windows of suite {name}"),
+                key,
+                tokens.map(|t| 6u64.saturating_mul(t as u64)),
+                Some(0.0),
+            ));
         }
         let config = self.inputs.map(|i| &i.config);
         let key = self.inputs.map(|i| i.pruned_key(self.recipe, cell));

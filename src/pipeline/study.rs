@@ -224,7 +224,10 @@ impl<'a> Study<'a> {
         let [stream] = stream;
         let batches = self.last_states(stream)?;
         self.write_teacher(suite, &batches)?;
-        Ok(Tensor::cat(&batches.iter().map(|b| b.hidden.to_device(&Device::Cpu)).collect::<candle_core::Result<Vec<_>>>()?, 0)?)
+        Ok(Tensor::cat(
+            &batches.iter().map(|b| b.hidden.to_device(&Device::Cpu)).collect::<candle_core::Result<Vec<_>>>()?,
+            0,
+        )?)
     }
 
     fn write_teacher(&self, suite: &str, batches: &[Batch]) -> Result<()> {

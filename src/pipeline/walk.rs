@@ -48,7 +48,8 @@ impl Walk<'_> {
             let mut block = self.model.block(index)?;
             if let Some(pruner) = pruner {
                 self.watch.progress(index, blocks, "prune");
-                let mut block_pruner = BlockPruner { walk: self, pruner, index, solving: Duration::ZERO, layers: vec![] };
+                let mut block_pruner =
+                    BlockPruner { walk: self, pruner, index, solving: Duration::ZERO, layers: vec![] };
                 block_pruner
                     .prune(&mut block, calibration.as_mut(), index + 1 == blocks)
                     .with_context(|| format!("block {index}"))?;

@@ -113,15 +113,16 @@ struct Block<'a> {
     b: usize,
     /// The block's own part of U, without gaps, (b, b).
     u1: Vec<f32>,
-    /// 1/u_jj² of the block's columns.
-    inverse_diagonal_squared: Vec<f32>,
+    /// 1/u_jj of the block's columns. |w|/u_jj orders weights as their score w²/u_jj² does, and cannot
+    /// overflow where w is large.
+    inverse_diagonal: Vec<f32>,
 }
 
 impl<'a> Block<'a> {
     fn new(u: &'a [f32], d: usize, start: usize, b: usize) -> Self {
         let u1: Vec<f32> = (start..start + b).flat_map(|i| u[i * d + start..i * d + start + b].to_vec()).collect();
-        let inverse_diagonal_squared = (0..b).map(|j| (u1[j * b + j] * u1[j * b + j]).recip()).collect();
-        Self { u, d, start, b, u1, inverse_diagonal_squared }
+        let inverse_diagonal = (0..b).map(|j| u1[j * b + j].recip()).collect();
+        Self { u, d, start, b, u1, inverse_diagonal }
     }
 
     /// Prunes the block's columns of `w` (rows, d) and compensates all columns to their right.
@@ -131,8 +132,8 @@ impl<'a> Block<'a> {
             Sparsity::Ratio(ratio) => {
                 let mut scores = vec![0f32; rows * b];
                 scores.par_chunks_mut(b).zip(w.par_chunks(d)).for_each(|(scores, row)| {
-                    let weights = row[start..start + b].iter().zip(&self.inverse_diagonal_squared);
-                    scores.iter_mut().zip(weights).for_each(|(s, (w, k))| *s = w * w * k);
+                    let weights = row[start..start + b].iter().zip(&self.inverse_diagonal);
+                    scores.iter_mut().zip(weights).for_each(|(s, (w, k))| *s = w.abs() * k);
                 });
                 (select::threshold(&mut scores, ratio), 0)
             }
@@ -146,16 +147,16 @@ impl<'a> Block<'a> {
                 let row = &mut row[start..start + b];
                 match sparsity {
                     Sparsity::Ratio(_) => {
-                        for (gone, (w, k)) in gone.iter_mut().zip(row.iter().zip(&self.inverse_diagonal_squared)) {
-                            *gone = w * w * k <= threshold;
+                        for (gone, (w, k)) in gone.iter_mut().zip(row.iter().zip(&self.inverse_diagonal)) {
+                            *gone = w.abs() * k <= threshold;
                         }
                         simd::vectorized(|| self.solve_columns(row, errors, 0..b, gone));
                     }
                     Sparsity::NOfM { n, m } => {
                         gone.fill(false);
                         for j in (0..b).step_by(m) {
-                            let weights = row[j..j + m].iter().zip(&self.inverse_diagonal_squared[j..]);
-                            scores.iter_mut().zip(weights).for_each(|(s, (w, k))| *s = w * w * k);
+                            let weights = row[j..j + m].iter().zip(&self.inverse_diagonal[j..]);
+                            scores.iter_mut().zip(weights).for_each(|(s, (w, k))| *s = w.abs() * k);
                             select::smallest_of_group(scores, m - n, pairs, |i| gone[j + i] = true);
                             simd::vectorized(|| self.solve_columns(row, errors, j..j + m, gone));
                         }

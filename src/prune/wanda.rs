@@ -3,7 +3,7 @@
 //! Sun, Liu, Bair & Kolter 2023, "A Simple and Effective Pruning Approach for Large Language Models"
 //! (arXiv 2306.11695), equation 1: S[i, j] = |W[i, j]|·‖X[:, j]‖₂. In each row (output) the
 //! ⌊ratio·columns⌋ smallest scores go, ties to the lower column; with N:M, the M − N smallest of
-//! every M consecutive columns.
+//! every M consecutive columns, ties as `torch.topk` breaks them.
 
 use anyhow::bail;
 use candle_core::Tensor;

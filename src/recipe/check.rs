@@ -108,8 +108,9 @@ impl Checker<'_> {
             Err(e) => self.add(&[key[0], key[1], "split"], e.to_string(), None),
             Ok(part) => {
                 let fetcher = Fetcher { cache: PathBuf::new(), offline: true };
-                if let (Source::Path(_), Err(e)) = (part.source(), part.local(&fetcher)) {
-                    self.add(&[key[0], key[1], "dataset"], e.to_string(), None);
+                let checked = part.local(&fetcher).and_then(|file| file.map_or(Ok(()), |file| part.check(&file)));
+                if let Err(e) = checked {
+                    self.add(&[key[0], key[1], "dataset"], format!("{e:#}"), None);
                 }
             }
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use figment::Figment;
 use figment::error::{Actual, Error, Kind};
-use figment::providers::{Env, Serialized};
+use figment::providers::Serialized;
 use toml::de::{DeTable, DeValue};
 
 use super::Recipe;
@@ -56,28 +56,55 @@ impl Layers {
         layers.spans = spans;
         layers.figment = Figment::from(Serialized::globals(values));
 
-        let env = Env::prefixed("CALIPR_").split("__").ignore(&PROGRAM_SETTINGS).global();
-        for (key, _) in env.iter() {
-            let variable = format!("CALIPR_{}", key.as_str().to_uppercase().replace('.', "__"));
-            layers.overrides.push((key_path(key.as_str()), Place::Variable(variable)));
+        for (variable, value) in recipe_variables() {
+            let key = layers.spelt_as_in_the_file(&variable["CALIPR_".len()..].replace("__", "."));
+            let place = Place::Variable(variable);
+            layers.override_with(&key, &value, place)?;
         }
-        layers.figment = layers.figment.merge(env);
-
         for set in sets {
             let place = Place::Argument(set.clone());
             let Some((key, value)) = set.split_once('=').filter(|(key, _)| !key.trim().is_empty()) else {
                 let message = "expected KEY=VALUE, such as grid.sparsity=[0.5]".into();
                 return Err(Problems(vec![Problem { place, message, hint: None }]));
             };
-            // A value is TOML; what is not (a bare word) is a string.
-            let value = value.trim();
-            let parsed =
-                toml::from_str::<toml::Table>(&format!("value = {value}")).ok().and_then(|mut t| t.remove("value"));
-            let value = parsed.unwrap_or_else(|| toml::Value::String(value.into()));
-            layers.overrides.push((key_path(key.trim()), place));
-            layers.figment = layers.figment.merge(Serialized::global(key.trim(), value));
+            layers.override_with(key.trim(), value, place)?;
         }
         Ok(layers)
+    }
+
+    /// Sets a key over all that was set before. The value is TOML; a bare word is a string.
+    fn override_with(&mut self, key: &str, value: &str, place: Place) -> Result<(), Problems> {
+        let value = value.trim();
+        let parsed = toml::from_str::<toml::Table>(&format!("value = {value}"));
+        let value = match parsed.map(|mut table| table.remove("value")) {
+            Ok(Some(value)) => value,
+            // What begins like TOML was meant to be.
+            Err(e) if value.starts_with(['[', '{', '"', '\'']) => {
+                let message = format!("`{key}`: {value} is not TOML: {}", e.message());
+                let hint = Some("the shell takes quotes away; put the whole argument in single quotes".to_owned());
+                return Err(Problems(vec![Problem { place, message, hint }]));
+            }
+            _ => toml::Value::String(value.into()),
+        };
+        self.overrides.push((key_path(key), place));
+        self.figment = std::mem::take(&mut self.figment).merge(Serialized::global(key, value));
+        Ok(())
+    }
+
+    /// A variable's name has no case; where the file has the key in some case, that is the one meant.
+    fn spelt_as_in_the_file(&self, key: &str) -> String {
+        let mut spelt: KeyPath = Vec::new();
+        for part in key.split('.') {
+            spelt.push(part.to_owned());
+            let like = |path: &&KeyPath| {
+                path.len() == spelt.len() && path.iter().zip(&spelt).all(|(a, b)| a.eq_ignore_ascii_case(b))
+            };
+            match self.spans.keys().find(like) {
+                Some(path) => spelt = path.clone(),
+                None => *spelt.last_mut().expect("a part was just pushed") = part.to_lowercase(),
+            }
+        }
+        spelt.join(".")
     }
 
     /// The recipe that the layers make together.
@@ -93,13 +120,16 @@ impl Layers {
 
     /// Where a key was set last, or the nearest table around it.
     fn place(&self, path: &[String]) -> Place {
-        let covers = |set: &KeyPath| path.starts_with(set) || (set.starts_with(path) && !path.is_empty());
-        if let Some((_, place)) = self.overrides.iter().rev().find(|(set, _)| covers(set)) {
+        if let Some((_, place)) = self.overrides.iter().rev().find(|(set, _)| path.starts_with(set)) {
             return place.clone();
         }
-        let around = (1..=path.len()).rev().find_map(|n| self.spans.get(&path[..n]));
-        match around {
-            Some(span) => self.line(span.clone()),
+        if let Some(span) = (1..=path.len()).rev().find_map(|n| self.spans.get(&path[..n])) {
+            return self.line(span.clone());
+        }
+        // A table that only an override began.
+        let within = |set: &KeyPath| set.starts_with(path) && !path.is_empty();
+        match self.overrides.iter().rev().find(|(set, _)| within(set)) {
+            Some((_, place)) => place.clone(),
             None => Place::File(self.file.clone()),
         }
     }
@@ -179,6 +209,18 @@ fn in_toml(found: &Actual) -> String {
         Actual::Map => "a table".into(),
         other => other.to_string(),
     }
+}
+
+/// The environment's variables that set keys of a recipe, in the order of their names.
+fn recipe_variables() -> Vec<(String, String)> {
+    let of_recipe = |name: &String| {
+        name.strip_prefix("CALIPR_").is_some_and(|key| !PROGRAM_SETTINGS.contains(&key.to_lowercase().as_str()))
+    };
+    let mut variables: Vec<(String, String)> =
+        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
+    variables.retain(|(name, _)| of_recipe(name));
+    variables.sort();
+    variables
 }
 
 fn key_path(dotted: &str) -> KeyPath {

@@ -113,7 +113,7 @@ pub struct Suite {
     pub dataset: String,
     /// By default `test`, where the data set has it.
     pub split: Option<String>,
-    /// At most so many windows, from the start; by default all.
+    /// How many windows, from the start; by default all.
     #[schemars(range(min = 1))]
     pub windows: Option<usize>,
     /// Tokens in a window.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::Finished;
 use crate::digest::Digest;
 use crate::model::Config;
-use super::Finished;
 use crate::pipeline::{Inputs, Status};
 use crate::recipe::Recipe;
 

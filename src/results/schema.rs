@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-/// A column: its name, type, unit ("" where it has none) and description; `?` after the type's name
-/// in the macro marks one that may be null.
+/// A column: its name, type, whether it may be null, unit ("" where it has none) and description.
 fn field(name: &str, kind: DataType, nullable: bool, unit: &str, description: &str) -> Field {
     let mut metadata = HashMap::from([("description".to_owned(), description.to_owned())]);
     if !unit.is_empty() {

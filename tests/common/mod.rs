@@ -28,6 +28,16 @@ pub fn real_model() -> &'static ModelFiles {
     })
 }
 
+/// A cache folder below `dir` that has nothing but the real model.
+pub fn cache_with_the_real_model(dir: &Path) -> PathBuf {
+    real_model();
+    let shared = std::env::var_os("CALIPR_CACHE").map_or_else(Cache::default_dir, PathBuf::from);
+    let cache = dir.join("cache");
+    std::fs::create_dir_all(&cache).unwrap();
+    let _ = std::os::unix::fs::symlink(shared.join("sources"), cache.join("sources"));
+    cache
+}
+
 /// A random model of the Llama family.
 #[derive(Clone)]
 pub struct Tiny {
@@ -189,7 +199,7 @@ method = ["magnitude", "wanda", "sparsegpt"]
 sparsity = [0.5, "2:4"]
 
 [suite.text]
-dataset = "path:other.jsonl"
+dataset = "path:test.jsonl"
 windows = 5
 length = 64
 metrics = ["loss", "perplexity", "js_divergence", "kl_divergence", "top1_agreement"]
@@ -209,6 +219,7 @@ impl Workshop {
         };
         std::fs::write(dir.path().join("rows.jsonl"), rows(17)).unwrap();
         std::fs::write(dir.path().join("other.jsonl"), rows(31)).unwrap();
+        std::fs::write(dir.path().join("test.jsonl"), rows(23)).unwrap();
         std::fs::write(dir.path().join("recipe.toml"), RECIPE).unwrap();
         Self { dir }
     }

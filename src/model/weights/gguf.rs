@@ -78,13 +78,9 @@ impl Weights for GgufFile {
         };
         // (heads, dim/2, 2, …) → (heads, 2, dim/2, …): the halves of a head apart, as Hugging Face has them.
         let rows = tensor.dim(0)?;
-        ensure!(rows % (2 * heads) == 0, "`{name}` has {rows} rows for {heads} heads");
+        ensure!(rows > 0 && rows % (2 * heads) == 0, "`{name}` has {rows} rows for {heads} heads");
         let split = tensor.reshape((heads, rows / heads / 2, 2, tensor.elem_count() / rows))?;
         Ok(split.transpose(1, 2)?.reshape(tensor.shape())?.contiguous()?)
-    }
-
-    fn contains(&self, name: &str) -> bool {
-        gguf_name(name).is_ok_and(|name| self.content.tensor_infos.contains_key(&name))
     }
 }
 

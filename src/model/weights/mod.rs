@@ -15,7 +15,4 @@ pub trait Weights: Send + Sync {
     /// # Errors
     /// Where the file lacks it, or it is damaged.
     fn tensor(&self, name: &str) -> anyhow::Result<Tensor>;
-
-    /// Whether the file has it.
-    fn contains(&self, name: &str) -> bool;
 }

@@ -68,8 +68,4 @@ impl Weights for SafetensorsDir {
         let read = || self.tensors.load(name, &Device::Cpu)?.to_dtype(DType::F32);
         read().with_context(|| format!("tensor `{name}` of {}", self.dir.display()))
     }
-
-    fn contains(&self, name: &str) -> bool {
-        self.tensors.get(name).is_ok()
-    }
 }
