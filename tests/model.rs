@@ -142,8 +142,8 @@ fn a_gguf_file_of_any_quantisation_is_the_model_it_was_made_from() {
     let tiny = Tiny { hidden: 256, feed_forward: 256, blocks: 1, ..Tiny::default() };
     let dir = tempfile::tempdir().unwrap();
     let ids = ids(40, tiny.vocabulary);
-    let windows = [0..40];
-    let exact = open(&tiny.files(&dir.path().join("hub"))).logits(&ids, &windows).unwrap();
+    let windows = std::slice::from_ref(&(0..40));
+    let exact = open(&tiny.files(&dir.path().join("hub"))).logits(&ids, windows).unwrap();
     let scale = exact.sqr().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
     use GgmlDType::*;
     for (dtype, tolerance) in [
@@ -163,7 +163,7 @@ fn a_gguf_file_of_any_quantisation_is_the_model_it_was_made_from() {
     ] {
         let path = dir.path().join(format!("{dtype:?}.gguf"));
         write_gguf(&tiny, dtype, &path);
-        let logits = open(&ModelFiles::at(&path).unwrap()).logits(&ids, &windows).unwrap();
+        let logits = open(&ModelFiles::at(&path).unwrap()).logits(&ids, windows).unwrap();
         let rms = (&logits - &exact).unwrap().sqr().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
         assert!(rms / scale < tolerance, "{dtype:?}: {}", rms / scale);
     }
@@ -173,7 +173,7 @@ fn a_gguf_file_of_any_quantisation_is_the_model_it_was_made_from() {
 fn the_real_models_logits_are_pytorchs() {
     let fixture = candle_core::safetensors::load("tests/fixtures/dense_logits.safetensors", &Device::Cpu).unwrap();
     let ids: Vec<u32> = fixture["input_ids"].to_vec1().unwrap();
-    let logits = open(common::real_model()).logits(&ids, &[0..ids.len()]).unwrap();
+    let logits = open(common::real_model()).logits(&ids, std::slice::from_ref(&(0..ids.len()))).unwrap();
     let logits = logits.index_select(&fixture["positions"], 0).unwrap();
     let difference = largest_difference(&logits, &fixture["logits"]);
     assert!(difference < 2e-3, "{difference}");
@@ -214,7 +214,7 @@ fn the_real_models_greedy_text_is_pytorchs() {
         let answer: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
         let prompt = ids.len();
         ids.extend(&answer);
-        let logits = model.logits(&ids, &[0..ids.len()]).unwrap();
+        let logits = model.logits(&ids, std::slice::from_ref(&(0..ids.len()))).unwrap();
         let best: Vec<u32> = logits.argmax(1).unwrap().to_vec1().unwrap();
         assert_eq!(best[prompt - 1..ids.len() - 1], answer, "{}", case["prompt"]);
     }

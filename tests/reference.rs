@@ -32,7 +32,8 @@ fn one_layer_is_pruned_as_the_published_code_prunes_it() {
         };
         let kind = options.get(method).statistic();
         let mut statistic = Accumulator::new(kind, 576, &Device::Cpu).unwrap();
-        inputs.chunk(4, 0).unwrap().iter().for_each(|batch| statistic.add(batch).unwrap());
+        let windows = [0..512, 512..1024]; // as the published code saw them
+        statistic.add(inputs, &windows).unwrap();
         let pruned = options.get(method).prune(weight, &statistic.finish().unwrap(), sparsity).unwrap().weight;
 
         let kept: Vec<bool> = flat(&pruned).iter().map(|&x| x != 0.0).collect();

@@ -103,7 +103,8 @@ pub struct Flow {
     pub hidden: Tensor,
     /// What the linears of the current site read, (tokens, columns).
     pub input: Tensor,
-    windows: Vec<Range<usize>>,
+    /// Where the batch's windows lie among its rows.
+    pub windows: Vec<Range<usize>>,
 }
 
 impl Flow {

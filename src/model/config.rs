@@ -271,12 +271,12 @@ impl Config {
             ensure!((1..=1 << 28).contains(&value), "the {name} is {value}");
         }
         ensure!(
-            self.heads % self.key_value_heads == 0,
+            self.heads.is_multiple_of(self.key_value_heads),
             "{} heads cannot share {} key-value heads evenly",
             self.heads,
             self.key_value_heads
         );
-        ensure!(self.head_dim % 2 == 0, "rotary embedding needs an even head size, not {}", self.head_dim);
+        ensure!(self.head_dim.is_multiple_of(2), "rotary embedding needs an even head size, not {}", self.head_dim);
         Ok(self)
     }
 

@@ -44,8 +44,8 @@ impl Stage {
         match self {
             Self::Windows => 2,
             Self::Teacher => 2,
-            Self::Pruned => 2,
-            Self::Scores => 2,
+            Self::Pruned => 3,
+            Self::Scores => 3,
         }
     }
 

@@ -135,7 +135,7 @@ impl BlockPruner<'_> {
         let first = &flows[0].input;
         let mut accumulator = Accumulator::new(kind, first.dim(1)?, first.device())?;
         for flow in flows {
-            accumulator.add(&flow.input)?;
+            accumulator.add(&flow.input, &flow.windows)?;
         }
         let sample = (kind != StatisticKind::None).then(|| first.narrow(0, 0, first.dim(0)?.min(ERROR_SAMPLE)));
         Ok(Observed { statistic: accumulator.finish()?, sample: sample.transpose()? })

@@ -127,7 +127,7 @@ impl FromStr for Source {
                     Some((package, version, file))
                         if plain(package)
                             && plain(version)
-                            && file.split('/').all(|p| plain(p))
+                            && file.split('/').all(&plain)
                             && !package.starts_with('-') =>
                     {
                         Ok(Self::Pypi { package: package.into(), version: version.into(), file: file.into() })
@@ -142,7 +142,7 @@ impl FromStr for Source {
                     None => (false, rest),
                 };
                 let parts: Vec<&str> = rest.split('/').collect();
-                if parts.len() < 2 || !parts.iter().all(|p| plain(p)) || !revision.split('/').all(|p| plain(p)) {
+                if parts.len() < 2 || !parts.iter().all(|p| plain(p)) || !revision.split('/').all(plain) {
                     return bad("it needs an owner and a name");
                 }
                 if dataset && parts.len() == 2 {
