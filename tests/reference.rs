@@ -133,10 +133,14 @@ fn compare(folder: &std::path::Path, figures: &[Figure], all: bool) -> usize {
         };
         let Some(perplexity) = value("perplexity") else { continue };
         compared += 1;
+        // On the machine that these were compared on, magnitude and Wanda agree to a thousandth of a
+        // percent where no two scores are closer than rounding, and to half a percent where one such
+        // pair falls the other way and moves all that follows; which pairs do depends on the processor.
         let tolerance = match figure.method.as_str() {
             "dense" => 0.001,
-            "sparsegpt" => 0.02,
-            _ => 0.005,
+            "magnitude" => 0.005,
+            "wanda" => 0.01,
+            _ => 0.02,
         };
         let what = format!("{} {pattern} {:?} {}", figure.method, figure.calibration, figure.evaluation);
         assert!((perplexity / figure.perplexity - 1.0).abs() < tolerance, "{what}: {perplexity} {}", figure.perplexity);
