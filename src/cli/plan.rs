@@ -7,7 +7,6 @@ use super::terminal::Terminal;
 use super::{StudyArgs, print};
 use crate::data::Library;
 use crate::pipeline::{Inputs, plan};
-use crate::recipe::cells;
 
 impl StudyArgs {
     /// Prints what `run` would do.
@@ -45,7 +44,7 @@ impl StudyArgs {
                 ]);
             }
         }
-        let mut text = format!("{}: {} cells\n\n{table}\n", recipe.name, cells(&recipe).len());
+        let mut text = format!("{}: {} cells\n\n{table}\n", recipe.name, plan.cells.len());
         text += &match inputs {
             Some(_) => format!("{left} stages to compute, about {} of work\n", flops(work)),
             None => {

@@ -110,7 +110,6 @@ impl Accumulator {
 /// compares |w|·‖x‖ of millions of weights, and some pairs are equal but for rounding. Where such a pair
 /// falls the other way, everything after it does too: one weight of block 13 of SmolLM2-135M moved the
 /// perplexity of the pruned model by half a percent.
-#[derive(Default)]
 struct MeanSquares {
     mean: Vec<f32>,
     windows: usize,
