@@ -2,7 +2,7 @@
 //!
 //! From the ground up, each module importing only from those before it: [`digest`], [`linalg`],
 //! [`tensors`] and [`source`]; [`model`], [`data`], [`prune`] and [`metrics`]; [`recipe`], which is made of
-//! their names and options; [`pipeline`], [`results`] and [`cli`].
+//! their names and options; [`pipeline`], [`results`], [`report`] and [`cli`].
 
 pub mod cli;
 pub mod data;
@@ -13,6 +13,7 @@ pub mod model;
 pub mod pipeline;
 pub mod prune;
 pub mod recipe;
+pub mod report;
 pub mod results;
 pub mod source;
 pub mod tensors;

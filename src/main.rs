@@ -8,6 +8,7 @@ fn main() -> ExitCode {
     let outcome = match arguments() {
         Command::Run(args) => args.run(),
         Command::Plan(args) => args.plan(),
+        Command::Report(args) => args.report(),
         Command::Schema => calipr::cli::print_schema(),
     };
     calipr::cli::exit_code(outcome)

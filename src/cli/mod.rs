@@ -1,6 +1,7 @@
 //! The command line: the only part of calipr that prints.
 
 mod plan;
+mod report;
 mod run;
 mod table;
 mod terminal;
@@ -34,6 +35,8 @@ pub enum Command {
     Run(StudyArgs),
     /// Show a study's cells, what each needs, what is cached and how much work is left; compute nothing.
     Plan(StudyArgs),
+    /// Say what a study found: the answer in words, tables, and as --format html also plots and samples.
+    Report(report::ReportArgs),
     /// Print the JSON Schema of recipes, for editors.
     Schema,
 }

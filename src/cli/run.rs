@@ -3,12 +3,13 @@
 use anyhow::{Context, Result, bail};
 
 use super::terminal::Terminal;
-use super::{CellsFailed, StudyArgs, print, table};
+use super::{CellsFailed, StudyArgs, print, report};
 use crate::data::Library;
 use crate::model::device;
 use crate::pipeline::{Inputs, Outcome, Status, Study, Watch};
 use crate::recipe::{Cell, cells};
-use crate::results::{CellCounts, Finished, Manifest, Results, summarize};
+use crate::report::Report;
+use crate::results::{CellCounts, Finished, Manifest, Results};
 
 impl StudyArgs {
     /// Runs the study and prints its result.
@@ -24,7 +25,7 @@ impl StudyArgs {
         let inputs = Inputs::resolve(&recipe, &layers, &library, &self.fetcher(&cache), device_name.clone())?;
         let cells = cells(&recipe);
         let study = Study::open(&recipe, &inputs, &cache, device, &terminal)?;
-        study.prepare(&cells)?;
+        let materials = study.materials();
 
         let results = Results::create(&self.results_dir(&recipe))?;
         let mut manifest = Manifest::new(&recipe, &inputs, device_name, cells.len());
@@ -39,12 +40,15 @@ impl StudyArgs {
         if let Status::Failed(error) = &dense.record.status {
             bail!("the dense model fails, and nothing can be compared with it: {error}");
         }
-        let mut finished: Vec<Option<Finished>> = vec![Some(Finished::new(&recipe, dense.clone(), &dense))];
-        finished.extend(outcomes.drain(..).skip(1).map(|o| Some(Finished::new(&recipe, o?, &dense))));
+        let dense = Finished::new(&recipe, materials, dense, None);
+        let mut finished: Vec<Option<Finished>> = (outcomes.drain(..))
+            .map(|outcome| Some(Finished::new(&recipe, materials, outcome?, Some(&dense))))
+            .collect();
+        finished[0] = Some(dense);
 
         let write = |finished: &[Option<Finished>], manifest: &mut Manifest| -> Result<()> {
             let done: Vec<&Finished> = finished.iter().flatten().collect();
-            results.write(&recipe, &done)?;
+            results.write(&recipe, materials, &done)?;
             manifest.cells = CellCounts::of(&done, cells.len());
             results.write_manifest(manifest)
         };
@@ -53,7 +57,7 @@ impl StudyArgs {
             if finished[i].is_none() {
                 let done = finished.iter().flatten().count();
                 let outcome = self.run_cell(&study, &terminal, &cells, i, done)?;
-                finished[i] = Some(Finished::new(&recipe, outcome, &dense));
+                finished[i] = Some(Finished::new(&recipe, materials, outcome, finished[0].as_ref()));
                 write(&finished, &mut manifest)?;
             }
         }
@@ -61,7 +65,8 @@ impl StudyArgs {
         results.write_manifest(&manifest)?;
         terminal.clear();
 
-        print(&table::summaries(&recipe.name, &summarize(&results.table("metrics"))?))?;
+        let report = Report::read(results.dir())?;
+        print(&report::terminal(&report))?;
         print(&format!("\ntables: {}\n", results.dir().display()))?;
         match manifest.cells.failed {
             0 => Ok(()),

@@ -79,13 +79,14 @@ impl Watch for Terminal {
             (Status::Done, Some(_)) if reused => tracing::info!("{id}: finished before"),
             (Status::Done, Some((pruned, s))) => {
                 tracing::info!(
-                    "{id}: sparsity {:.4}, {:.1} s (calibrate {:.1}, prune {:.1}, forward {:.1}, score {:.1})",
+                    "{id}: sparsity {:.4}, {:.1} s (calibrate {:.1}, prune {:.1}, forward {:.1}, score {:.1}, generate {:.1})",
                     pruned.achieved_sparsity(),
                     s.total(),
                     s.calibrate,
                     s.prune,
                     s.forward,
-                    s.score
+                    s.score,
+                    s.generate
                 );
             }
             (Status::Done, None) => {}

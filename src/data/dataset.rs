@@ -157,6 +157,19 @@ impl Dataset {
         }
     }
 
+    /// Where a suite on `split` draws solved examples from: the split of the name `shots`; without one, `train`
+    /// where there is one, else the suite's own rows.
+    ///
+    /// # Errors
+    /// Where the data set has no such split.
+    pub fn shots(&self, split: Option<&str>, shots: Option<&str>) -> Result<Part> {
+        match shots {
+            Some(_) => self.part(shots, "train"),
+            None if self.splits.contains_key("train") => self.part(None, "train"),
+            None => self.part(split, "test"),
+        }
+    }
+
     /// The split of that name; without one, `preferred`, or all rows where the data set has no splits.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! What a row says: its tokens, or a prompt and a target.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior};
@@ -19,13 +19,30 @@ pub struct Templates {
     /// What it should answer.
     #[serde(default)]
     pub target: String,
+    /// The answers to choose from: a template each, or the field that holds them, such as `choices.text`.
+    /// They follow the prompt after a space.
+    pub choices: Option<Choices>,
+    /// Which choice is right: its number from 0, its letter, or its text.
+    pub answer: Option<String>,
+    /// The field that holds a list of right answers, where any one will do, such as `answers.text`.
+    pub references: Option<String>,
+}
+
+/// The choices of a row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Choices {
+    Templates(Vec<String>),
+    Field(String),
 }
 
 /// What a row says.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
-    /// A text in two parts; plain text has no target.
-    Text { prompt: String, target: String },
+    /// A text in two parts; plain text has no target. `references` has other right answers, where the row has.
+    Text { prompt: String, target: String, references: Vec<String> },
+    /// A question with several answers, of which one is right.
+    Choice { prompt: String, choices: Vec<String>, answer: usize },
     /// A conversation for the model's chat template.
     Chat(Value),
     /// Token ids as they are.
@@ -57,16 +74,31 @@ impl Content {
     /// Where a template fails, or the row has none of the usual shapes.
     pub fn of(row: &Row, templates: Option<&Templates>) -> Result<Self> {
         match templates {
-            Some(templates) => {
-                Ok(Self::Text { prompt: render(&templates.prompt, row)?, target: render(&templates.target, row)? })
-            }
+            Some(templates) => templates.content(row),
             None => Self::of_usual_shape(row),
+        }
+    }
+
+    /// A prompt and its target.
+    ///
+    /// # Errors
+    /// Where the row is a conversation, or tokens.
+    pub fn parts(&self) -> Result<(String, String)> {
+        match self {
+            Self::Text { prompt, target, .. } => Ok((prompt.clone(), target.clone())),
+            Self::Choice { prompt, choices, answer } => Ok((prompt.clone(), format!(" {}", choices[*answer]))),
+            Self::Chat(_) => bail!("the row is a conversation where a prompt and a target are expected"),
+            Self::Tokens(_) => bail!("the row has `input_ids`, which are no prompt; give it text"),
         }
     }
 
     fn of_usual_shape(row: &Row) -> Result<Self> {
         let string = |key: &str| row.get(key).and_then(Value::as_str);
-        let text = |prompt: &str, target: &str| Self::Text { prompt: prompt.into(), target: target.into() };
+        let text = |prompt: &str, target: &str| Self::Text {
+            prompt: prompt.into(),
+            target: target.into(),
+            references: vec![],
+        };
         if let Some(ids) = row.get("input_ids") {
             let ids = serde_json::from_value(ids.clone()).context("`input_ids` is no list of token ids")?;
             return Ok(Self::Tokens(ids));
@@ -81,7 +113,8 @@ impl Content {
         if let (Some(question), Some(choices), Some(answer)) =
             (string("question"), row.get("choices"), row.get("answer").or(row.get("answerKey")))
         {
-            return Ok(text(&format!("Question: {question}\nAnswer:"), &format!(" {}", chosen(choices, answer)?)));
+            let (choices, answer) = chosen(choices, answer)?;
+            return Ok(Self::Choice { prompt: format!("Question: {question}\nAnswer:"), choices, answer });
         }
         if let (Some(prompt), Some(completion)) = (string("prompt"), string("completion")) {
             return Ok(text(prompt, completion));
@@ -97,10 +130,10 @@ impl Content {
     }
 }
 
-/// The choice that `answer` names: by its index, by its letter, or by its text.
-fn chosen<'a>(choices: &'a Value, answer: &Value) -> Result<&'a str> {
+/// The texts of the choices, and which of them `answer` names: by its index, its letter, its label or its text.
+fn chosen(choices: &Value, answer: &Value) -> Result<(Vec<String>, usize)> {
     // The Hub's ARC and CommonsenseQA have {"text": […], "label": […]}.
-    let texts = choices.get("text").unwrap_or(choices).as_array().context("`choices` is no list")?;
+    let texts = strings(choices.get("text").unwrap_or(choices)).context("`choices` is no list of texts")?;
     let labels = choices.get("label").and_then(Value::as_array);
     let index = match answer {
         Value::Number(n) => n.as_u64().map(|n| n as usize),
@@ -114,19 +147,69 @@ fn chosen<'a>(choices: &'a Value, answer: &Value) -> Result<&'a str> {
             }),
         _ => None,
     };
-    let text = index.and_then(|i| texts.get(i)).and_then(Value::as_str);
-    text.with_context(|| format!("`answer` {answer} is none of the {} choices", texts.len()))
+    let index = index.filter(|&i| i < texts.len());
+    let index = index.with_context(|| format!("`answer` {answer} is none of the {} choices", texts.len()))?;
+    Ok((texts, index))
+}
+
+fn strings(value: &Value) -> Option<Vec<String>> {
+    value.as_array()?.iter().map(|v| v.as_str().map(str::to_owned)).collect()
 }
 
 impl Templates {
     /// An error where one of the templates is not minijinja.
     pub fn check(&self) -> Result<()> {
-        for template in [&self.prompt, &self.target] {
+        let choices = match &self.choices {
+            Some(Choices::Templates(templates)) => templates.as_slice(),
+            _ => &[],
+        };
+        for template in [&self.prompt, &self.target].into_iter().chain(choices).chain(&self.answer) {
             environment()
                 .template_from_str(template)
                 .map_err(|e| anyhow::anyhow!("the template \"{template}\" is wrong: {e:#}"))?;
         }
+        let field = match &self.choices {
+            Some(Choices::Field(field)) => Some(field),
+            _ => None,
+        };
+        for field in field.into_iter().chain(&self.references) {
+            environment()
+                .compile_expression(field)
+                .map_err(|e| anyhow::anyhow!("\"{field}\" names no field: {e:#}"))?;
+        }
+        ensure!(
+            self.choices.is_some() == self.answer.is_some(),
+            "`choices` and `answer` belong together, but the template has only one of them"
+        );
         Ok(())
+    }
+
+    fn content(&self, row: &Row) -> Result<Content> {
+        let prompt = render(&self.prompt, row)?;
+        if let (Some(choices), Some(answer)) = (&self.choices, &self.answer) {
+            let choices = match choices {
+                Choices::Templates(templates) => {
+                    templates.iter().map(|t| Ok(Value::String(render(t, row)?))).collect::<Result<Vec<_>>>()?.into()
+                }
+                Choices::Field(field) => evaluate(field, row)?,
+            };
+            let (choices, answer) = chosen(&choices, &Value::String(render(answer, row)?.trim().to_owned()))?;
+            return Ok(Content::Choice { prompt, choices, answer });
+        }
+        let references = match &self.references {
+            None => vec![],
+            Some(field) => {
+                let list = evaluate(field, row)?;
+                strings(&list).with_context(|| format!("\"{field}\" is no list of texts, but {list}"))?
+            }
+        };
+        let mut target = render(&self.target, row)?;
+        if target.is_empty()
+            && let Some(first) = references.first()
+        {
+            target = format!(" {first}");
+        }
+        Ok(Content::Text { prompt, target, references })
     }
 }
 
@@ -146,6 +229,14 @@ fn render(template: &str, row: &Row) -> Result<String> {
     })
 }
 
+/// The value of a field, such as `choices.text`.
+fn evaluate(field: &str, row: &Row) -> Result<Value> {
+    let environment = environment();
+    let value = environment.compile_expression(field).and_then(|e| e.eval(Serde(row)));
+    let value = value.map_err(|e| anyhow::anyhow!("\"{field}\" fails on a row: {e:#}"))?;
+    Ok(serde_json::to_value(value)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,7 +247,11 @@ mod tests {
     }
 
     fn text(prompt: &str, target: &str) -> Content {
-        Content::Text { prompt: prompt.into(), target: target.into() }
+        Content::Text { prompt: prompt.into(), target: target.into(), references: vec![] }
+    }
+
+    fn templates(toml: &str) -> Templates {
+        toml::from_str(toml).unwrap()
     }
 
     #[test]
@@ -166,7 +261,8 @@ mod tests {
         assert_eq!(of(json!({"input_ids": [1, 2]})).unwrap(), Content::Tokens(vec![1, 2]));
         let messages = json!([{"role": "user", "content": "hi"}]);
         assert_eq!(of(json!({"messages": messages})).unwrap(), Content::Chat(messages));
-        let Content::Text { prompt, target } = of(json!({"instruction": "Do", "input": "x", "output": "y"})).unwrap()
+        let Content::Text { prompt, target, .. } =
+            of(json!({"instruction": "Do", "input": "x", "output": "y"})).unwrap()
         else {
             panic!()
         };
@@ -177,18 +273,47 @@ mod tests {
         assert!(!prompt.contains("Input"));
     }
 
+    fn answer_of(row: Value) -> (Vec<String>, usize) {
+        let Content::Choice { prompt, choices, answer } = of(row).unwrap() else { panic!() };
+        assert_eq!(prompt, "Question: Sky?\nAnswer:");
+        (choices, answer)
+    }
+
+    #[test]
+    fn templates_make_choices_from_fields_or_from_a_list() {
+        let row = json!({"q": "Sky?", "a": "red", "b": "blue", "label": "B", "options": {"text": ["red", "blue"]}});
+        let row = row.as_object().unwrap();
+        let expected = Content::Choice { prompt: "Sky?".into(), choices: vec!["red".into(), "blue".into()], answer: 1 };
+        for choices in [r#"["{{ a }}", "{{ b }}"]"#, r#""options.text""#] {
+            let templates =
+                templates(&format!("prompt = '{{{{ q }}}}'\nchoices = {choices}\nanswer = '{{{{ label }}}}'"));
+            templates.check().unwrap();
+            assert_eq!(Content::of(row, Some(&templates)).unwrap(), expected);
+        }
+        assert!(templates("prompt = ''\nchoices = 'options.text'").check().is_err());
+    }
+
+    #[test]
+    fn the_first_of_several_references_is_the_target() {
+        let row = json!({"q": "Who?", "answers": {"text": ["Ada", "Ada Lovelace"]}});
+        let templates = templates("prompt = '{{ q }}'\nreferences = 'answers.text'");
+        let content = Content::of(row.as_object().unwrap(), Some(&templates)).unwrap();
+        let references = vec!["Ada".into(), "Ada Lovelace".into()];
+        assert_eq!(content, Content::Text { prompt: "Who?".into(), target: " Ada".into(), references });
+    }
+
     #[test]
     fn an_answer_may_be_an_index_a_letter_a_label_or_the_text() {
         let choices = json!(["red", "blue"]);
         for answer in [json!(1), json!("B"), json!("b"), json!("1"), json!("blue")] {
             let row = json!({"question": "Sky?", "choices": choices, "answer": answer});
-            assert_eq!(of(row).unwrap(), text("Question: Sky?\nAnswer:", " blue"));
+            assert_eq!(answer_of(row), (vec!["red".into(), "blue".into()], 1));
         }
         let row = json!({"question": "Sky?", "choices": {"text": ["red", "blue"], "label": ["1", "2"]}, "answer": "2"});
-        assert_eq!(of(row).unwrap(), text("Question: Sky?\nAnswer:", " blue"));
+        assert_eq!(answer_of(row).1, 1);
         let arc =
             json!({"question": "Sky?", "choices": {"text": ["red", "blue"], "label": ["A", "B"]}, "answerKey": "B"});
-        assert_eq!(of(arc).unwrap(), text("Question: Sky?\nAnswer:", " blue"));
+        assert_eq!(answer_of(arc).1, 1);
         assert!(of(json!({"question": "Sky?", "choices": choices, "answer": 2})).is_err());
     }
 
@@ -201,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_template_names_the_field_it_misses() {
-        let templates = Templates { prompt: "{{ titel }}".into(), target: String::new() };
+        let templates = templates("prompt = '{{ titel }}'");
         let row = json!({"title": "x"});
         let error = Content::of(row.as_object().unwrap(), Some(&templates)).unwrap_err().to_string();
         assert!(error.contains("titel") && error.contains("`title`"), "{error}");
@@ -210,7 +335,7 @@ mod tests {
     #[test]
     fn a_template_that_never_ends_is_stopped() {
         let prompt = "{% for i in range(100000) %}{% for j in range(100000) %}{{ j }}{% endfor %}{% endfor %}";
-        let templates = Templates { prompt: prompt.into(), target: String::new() };
+        let templates = templates(&format!("prompt = '{prompt}'"));
         assert!(Content::of(&Row::new(), Some(&templates)).is_err());
     }
 }

@@ -89,22 +89,6 @@ impl Windows {
     pub fn tokens(&self) -> usize {
         self.ids.len()
     }
-
-    /// Consecutive windows in batches of about `tokens` tokens, at least one window each.
-    pub fn batches(&self, tokens: usize) -> Vec<Windows> {
-        let mut batches: Vec<Windows> = Vec::new();
-        for range in self.ranges() {
-            match batches.last_mut() {
-                Some(batch) if batch.tokens() + range.len() <= tokens => batch.push(&self.ids[range]),
-                _ => {
-                    let mut batch = Windows::default();
-                    batch.push(&self.ids[range]);
-                    batches.push(batch);
-                }
-            }
-        }
-        batches
-    }
 }
 
 /// Cuts windows of `length` tokens from rows: `count` of them, or all there are.
@@ -188,9 +172,12 @@ pub fn cut(
 fn tokens(content: &Content, tokenizer: &Tokenizer, special: bool) -> Result<Vec<u32>> {
     match content {
         Content::Tokens(ids) => Ok(ids.clone()),
-        Content::Text { prompt, target } => tokenizer.encode(&format!("{prompt}{target}"), special),
         // A chat template writes its own special tokens.
-        Content::Chat(messages) => tokenizer.encode(&tokenizer.chat(messages)?, false),
+        Content::Chat(messages) => tokenizer.encode(&tokenizer.chat(messages, false)?, false),
+        text => {
+            let (prompt, target) = text.parts()?;
+            tokenizer.encode(&(prompt + &target), special)
+        }
     }
 }
 
@@ -221,12 +208,12 @@ fn joined(rows: &[Row], order: &[usize], part: &Part, tokenizer: &Tokenizer, eno
     loop {
         while text.len() < goal && taken < order.len() {
             let row = match content(&order[taken])? {
-                Content::Text { prompt, target } => prompt + &target,
                 Content::Chat(messages) => {
                     chat = true;
-                    tokenizer.chat(&messages)?
+                    tokenizer.chat(&messages, false)?
                 }
                 Content::Tokens(_) => bail!("row {} has `input_ids` where the first row has text", order[taken] + 1),
+                text => text.parts().map(|(prompt, target)| prompt + &target)?,
             };
             if taken > 0 {
                 text.push_str(&part.separator);
@@ -301,13 +288,5 @@ mod tests {
     fn an_id_outside_the_vocabulary_is_an_error() {
         let error = cut(&rows(&[9]), &part(), &Tokenizer::for_tests(), 8, (Packing::Single, 9, None), Order::Given);
         assert!(error.unwrap_err().to_string().contains("token id 8"));
-    }
-
-    #[test]
-    fn batches_keep_windows_whole() {
-        let windows = Windows::new((0..10).collect(), vec![3, 6, 10]).unwrap();
-        let sizes: Vec<usize> = windows.batches(6).iter().map(Windows::len).collect();
-        assert_eq!(sizes, [2, 1]);
-        assert_eq!(windows.batches(1).len(), 3);
     }
 }

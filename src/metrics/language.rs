@@ -1,4 +1,4 @@
-//! Loss, divergences and agreement at every position of token windows.
+//! Loss, divergences and agreement at given positions of samples, and log-likelihoods of texts.
 //!
 //! Both models' logits are recomputed from their last hidden states, a chunk of positions at a time,
 //! and everything is read off them in one parallel pass: logits of the whole suite never exist.
@@ -10,15 +10,14 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::data::Windows;
 use crate::linalg::simd::{self, LANES};
 use crate::linalg::{Mat, MatMut, Threads, product};
 use crate::tensors;
 
-/// Scores summed over positions: of one window, or of many.
+/// Scores summed over positions: of one sample, or of many.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Scores {
-    /// Positions that were scored: every token of a window but its last predicts one.
+    /// Tokens that were predicted.
     pub positions: f64,
     pub loss: f64,
     pub js: f64,
@@ -39,38 +38,77 @@ impl AddAssign<&Scores> for Scores {
 /// Positions whose logits exist at once; two such chunks, of the dense and the pruned model.
 const CHUNK: usize = 256;
 
-/// The scores of each window.
-///
-/// `dense` and `pruned` are the last hidden states after the final norm (tokens × hidden), `head`
-/// (vocabulary × hidden) turns them into logits.
-pub fn score_windows(windows: &Windows, dense: &Tensor, pruned: &Tensor, head: &Tensor) -> Result<Vec<Scores>> {
-    let vocabulary = head.dim(0)?;
-    // The window and the next token of every row; the last row of a window predicts nothing.
-    let mut targets: Vec<Option<(usize, usize)>> = Vec::with_capacity(windows.tokens());
-    for (window, range) in windows.ranges().enumerate() {
-        targets.extend(windows.ids()[range].iter().skip(1).map(|&id| Some((window, id as usize))));
-        targets.push(None);
-    }
+/// A token that a hidden state predicts, and the sample that its score is added to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prediction {
+    pub sample: usize,
+    pub id: u32,
+}
 
-    let mut scores = vec![Scores::default(); windows.len()];
-    let mut logits = [(); 2].map(|()| vec![0f32; CHUNK.min(targets.len()) * vocabulary]);
-    for (chunk, targets) in targets.chunks(CHUNK).enumerate() {
-        let rows = targets.len();
-        for (states, logits) in [dense, pruned].into_iter().zip(&mut logits) {
-            let states = states.narrow(0, chunk * CHUNK, rows)?;
-            recompute_logits(&states, head, &mut logits[..rows * vocabulary])?;
-        }
-        let [dense, pruned] = &logits;
-        let pairs = dense.par_chunks(vocabulary).zip(pruned.par_chunks(vocabulary)).zip(targets);
-        let scored: Vec<Option<(usize, Scores)>> = pairs
-            .map_init(Scratch::default, |scratch, ((dense, pruned), target)| {
-                let (window, id) = (*target)?;
-                Some((window, simd::vectorized(|| compare(dense, pruned, id, scratch))))
+/// The scores of `samples` samples, summed over their positions.
+///
+/// Row i of `dense` and `pruned` (positions × hidden), last hidden states after the final norm, predicts
+/// `predictions[i]`; `head` (vocabulary × hidden) turns them into logits.
+pub fn score_positions(
+    predictions: &[Prediction],
+    samples: usize,
+    dense: &Tensor,
+    pruned: &Tensor,
+    head: &Tensor,
+) -> Result<Vec<Scores>> {
+    let mut scores = vec![Scores::default(); samples];
+    let vocabulary = head.dim(0)?;
+    let mut dense_logits = vec![0f32; CHUNK.min(predictions.len()) * vocabulary];
+    each_chunk(predictions, pruned, head, |first, predictions, logits| {
+        let dense_logits = &mut dense_logits[..logits.len()];
+        recompute_logits(&dense.narrow(0, first, predictions.len())?, head, dense_logits)?;
+        let pairs = dense_logits.par_chunks(vocabulary).zip(logits.par_chunks(vocabulary)).zip(predictions);
+        let scored: Vec<Scores> = pairs
+            .map_init(Scratch::default, |scratch, ((dense, pruned), prediction)| {
+                simd::vectorized(|| compare(dense, pruned, prediction.id as usize, scratch))
             })
             .collect();
-        scored.into_iter().flatten().for_each(|(window, s)| scores[window] += &s);
-    }
+        scored.iter().zip(predictions).for_each(|(s, p)| scores[p.sample] += s);
+        Ok(())
+    })?;
     Ok(scores)
+}
+
+/// The log-likelihood of `samples` texts in nats, summed over their tokens; the arguments are as for
+/// [`score_positions`].
+pub fn log_likelihoods(predictions: &[Prediction], samples: usize, states: &Tensor, head: &Tensor) -> Result<Vec<f64>> {
+    let mut sums = vec![0.0; samples];
+    let vocabulary = head.dim(0)?;
+    each_chunk(predictions, states, head, |_, predictions, logits| {
+        let likelihoods: Vec<f64> = logits
+            .par_chunks(vocabulary)
+            .zip(predictions)
+            .map_init(Vec::new, |scratch, (logits, prediction)| {
+                let (max, sum) = simd::vectorized(|| exponentials(logits, scratch));
+                f64::from(logits[prediction.id as usize] - max) - sum.ln()
+            })
+            .collect();
+        likelihoods.iter().zip(predictions).for_each(|(l, p)| sums[p.sample] += l);
+        Ok(())
+    })?;
+    Ok(sums)
+}
+
+/// Calls `f` with every chunk of predictions: the number of its first row, the predictions, and their logits.
+fn each_chunk(
+    predictions: &[Prediction],
+    states: &Tensor,
+    head: &Tensor,
+    mut f: impl FnMut(usize, &[Prediction], &[f32]) -> Result<()>,
+) -> Result<()> {
+    let vocabulary = head.dim(0)?;
+    let mut logits = vec![0f32; CHUNK.min(predictions.len()) * vocabulary];
+    for (chunk, predictions) in predictions.chunks(CHUNK).enumerate() {
+        let logits = &mut logits[..predictions.len() * vocabulary];
+        recompute_logits(&states.narrow(0, chunk * CHUNK, predictions.len())?, head, logits)?;
+        f(chunk * CHUNK, predictions, logits)?;
+    }
+    Ok(())
 }
 
 /// `states` (rows × hidden) · headᵀ into `logits` (rows × vocabulary).
@@ -309,15 +347,17 @@ mod tests {
     }
 
     #[test]
-    fn windows_are_scored_as_position_by_position() {
-        let (hidden, vocabulary) = (5, 37);
-        let windows = Windows::new((0..600).map(|i| i % 37).collect(), vec![2, 300, 600]).unwrap();
+    fn chunks_are_scored_as_position_by_position() {
+        let (hidden, vocabulary, positions) = (5, 37, 600);
+        let predictions: Vec<Prediction> =
+            (0..positions).map(|i| Prediction { sample: i / 250, id: (i * 7 % 37) as u32 }).collect();
         let states = |seed: f32| -> Vec<f32> { (0..600 * hidden).map(|i| (i as f32 * 0.31 + seed).sin()).collect() };
         let head: Vec<f32> = (0..vocabulary * hidden).map(|i| (i as f32 * 0.77).cos()).collect();
         let (dense, pruned) = (states(0.0), states(0.4));
         let tensor = |v: &[f32], rows| Tensor::from_slice(v, (rows, hidden), &Device::Cpu).unwrap();
-        let scored =
-            score_windows(&windows, &tensor(&dense, 600), &tensor(&pruned, 600), &tensor(&head, vocabulary)).unwrap();
+        let (d, p, h) = (tensor(&dense, positions), tensor(&pruned, positions), tensor(&head, vocabulary));
+        let scored = score_positions(&predictions, 3, &d, &p, &h).unwrap();
+        let likelihoods = log_likelihoods(&predictions, 3, &p, &h).unwrap();
 
         let logits = |states: &[f32], t: usize| -> Vec<f64> {
             let dot = |v: usize| {
@@ -325,17 +365,18 @@ mod tests {
             };
             (0..vocabulary).map(dot).collect()
         };
-        for (window, range) in windows.ranges().enumerate() {
+        for (sample, scored) in scored.iter().enumerate() {
             let mut expected = Scores::default();
-            for t in range.start..range.end - 1 {
-                let target = windows.ids()[t + 1] as usize;
-                expected += &compare(&logits(&dense, t), &logits(&pruned, t), target, &mut Scratch::default());
+            for (t, prediction) in predictions.iter().enumerate().filter(|(_, p)| p.sample == sample) {
+                let id = prediction.id as usize;
+                expected += &compare(&logits(&dense, t), &logits(&pruned, t), id, &mut Scratch::default());
             }
-            assert_eq!(scored[window].positions, expected.positions);
-            assert!((scored[window].loss - expected.loss).abs() < 1e-5 * expected.loss);
-            assert!((scored[window].js - expected.js).abs() < 1e-5 * expected.js);
-            assert!((scored[window].kl - expected.kl).abs() < 1e-5 * expected.kl);
-            assert_eq!(scored[window].agreement, expected.agreement);
+            assert_eq!(scored.positions, expected.positions);
+            assert!((scored.loss - expected.loss).abs() < 1e-5 * expected.loss);
+            assert!((scored.loss + likelihoods[sample]).abs() < 1e-5 * expected.loss);
+            assert!((scored.js - expected.js).abs() < 1e-5 * expected.js);
+            assert!((scored.kl - expected.kl).abs() < 1e-5 * expected.kl);
+            assert_eq!(scored.agreement, expected.agreement);
         }
     }
 }

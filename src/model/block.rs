@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
-use super::kernels::{self, Heads};
+use super::kernels::{self, Cache, Heads, Span};
 use super::rope::Rope;
 
 /// A weight matrix that pruning may touch.
@@ -104,13 +104,13 @@ pub struct Flow {
     /// What the linears of the current site read, (tokens, columns).
     pub input: Tensor,
     /// Where the batch's windows lie among its rows.
-    pub windows: Vec<Range<usize>>,
+    pub spans: Vec<Span>,
 }
 
 impl Flow {
-    /// `hidden` (tokens × hidden) holds the windows one after the other, at these ranges of its rows.
-    pub fn new(hidden: Tensor, windows: Vec<Range<usize>>) -> Self {
-        Self { input: hidden.clone(), hidden, windows }
+    /// `hidden` (tokens × hidden) holds the spans one after the other.
+    pub fn new(hidden: Tensor, spans: Vec<Span>) -> Self {
+        Self { input: hidden.clone(), hidden, spans }
     }
 }
 
@@ -125,13 +125,23 @@ impl Block {
 
     /// Takes a batch from the site before `site` to it.
     pub fn advance(&self, site: Site, flow: &mut Flow, rope: &Rope) -> Result<()> {
+        let spans = flow.spans.clone();
+        self.advance_by(site, flow, |q, k, v| kernels::attention(q, k, v, &spans, self.heads, rope))
+    }
+
+    /// As [`Block::advance`], where `attend` turns q, k and v into the heads' outputs.
+    fn advance_by(
+        &self,
+        site: Site,
+        flow: &mut Flow,
+        attend: impl FnOnce(&Tensor, &Tensor, &Tensor) -> Result<Tensor>,
+    ) -> Result<()> {
         let apply = |name, x: &Tensor| self.linear(name).forward(x);
         let x = &flow.input;
         flow.input = match site {
             Site::AttentionInput => self.norm(&flow.hidden, &self.attention_norm)?,
             Site::AttentionOutput => {
-                let (q, k, v) = (apply(LinearName::Q, x)?, apply(LinearName::K, x)?, apply(LinearName::V, x)?);
-                kernels::attention(&q, &k, &v, &flow.windows, self.heads, rope)?
+                attend(&apply(LinearName::Q, x)?, &apply(LinearName::K, x)?, &apply(LinearName::V, x)?)?
             }
             Site::FeedForwardInput => {
                 flow.hidden = (&flow.hidden + apply(LinearName::O, x)?)?;
@@ -148,10 +158,21 @@ impl Block {
     }
 
     /// The whole block: (tokens, hidden) → (tokens, hidden).
-    pub fn forward(&self, hidden: Tensor, windows: &[Range<usize>], rope: &Rope) -> Result<Tensor> {
-        let mut flow = Flow::new(hidden, windows.to_vec());
+    pub fn forward(&self, hidden: Tensor, spans: &[Span], rope: &Rope) -> Result<Tensor> {
+        let mut flow = Flow::new(hidden, spans.to_vec());
         for site in Site::ALL {
             self.advance(site, &mut flow, rope)?;
+        }
+        self.finish(flow)
+    }
+
+    /// The whole block for the next tokens of sequences: the rows `own` of sequence i follow what
+    /// `caches[i]` holds, and are added to it. (tokens, hidden) → (tokens, hidden)
+    pub fn decode(&self, hidden: Tensor, own: &[Range<usize>], caches: &mut [Cache], rope: &Rope) -> Result<Tensor> {
+        let mut flow = Flow::new(hidden, vec![]);
+        for site in Site::ALL {
+            let here = (own, &mut *caches);
+            self.advance_by(site, &mut flow, |q, k, v| kernels::cached_attention(q, k, v, here, self.heads, rope))?;
         }
         self.finish(flow)
     }

@@ -3,6 +3,7 @@
 mod block;
 mod config;
 pub mod device;
+mod generate;
 mod kernels;
 mod rope;
 mod tokenizer;
@@ -16,7 +17,8 @@ use candle_core::{DType, Device, Tensor};
 
 pub use block::{Block, Flow, Linear, LinearName, Site};
 pub use config::{AttentionBias, Config, RopeScaling};
-pub use kernels::Heads;
+pub use generate::{Generation, Generator, Sampling};
+pub use kernels::{Heads, Span};
 pub use rope::Rope;
 pub use tokenizer::Tokenizer;
 use weights::{GgufFile, SafetensorsDir, Weights};
@@ -65,7 +67,13 @@ impl ModelFiles {
             Self::Gguf(path) => Ok(vec![path.clone()]),
             Self::Hub(dir) => {
                 let mut files = SafetensorsDir::files(dir)?;
-                let beside = ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+                let beside = [
+                    "config.json",
+                    "generation_config.json",
+                    "tokenizer.json",
+                    "tokenizer_config.json",
+                    "chat_template.jinja",
+                ];
                 files.extend(beside.iter().map(|name| dir.join(name)).filter(|path| path.is_file()));
                 Ok(files)
             }
@@ -204,11 +212,12 @@ impl Model {
     /// for short inputs. Studies walk the blocks instead.
     pub fn logits(&self, ids: &[u32], windows: &[Range<usize>]) -> Result<Tensor> {
         let rope = self.rope(windows.iter().map(|w| w.len()).max().unwrap_or(0))?;
+        let spans: Vec<Span> = windows.iter().cloned().map(Span::window).collect();
         let ids = Tensor::new(ids, &self.device)?;
         let embedding = self.embedding()?;
         let mut hidden = embedding.index_select(&ids, 0)?;
         for index in 0..self.config.blocks {
-            hidden = self.block(index)?.forward(hidden, windows, &rope)?;
+            hidden = self.block(index)?.forward(hidden, &spans, &rope)?;
         }
         let head = self.head(&embedding)?;
         Ok(head.norm(&hidden)?.matmul(&head.weight.t()?)?)

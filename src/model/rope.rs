@@ -1,6 +1,6 @@
 //! Rotary position embedding: the table of angles.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor, bail};
 
 use super::Config;
 
@@ -21,4 +21,23 @@ impl Rope {
             |f: fn(f32) -> f32| Tensor::from_vec(angles.iter().map(|&a| f(a)).collect::<Vec<f32>>(), shape, device);
         Ok(Self { cos: table(f32::cos)?, sin: table(f32::sin)? })
     }
+
+    /// An error where the table has fewer than `positions`.
+    pub fn check(&self, positions: usize) -> Result<()> {
+        match positions > self.cos.dim(0)? {
+            true => bail!("a window of {positions} tokens is longer than the rotary table"),
+            false => Ok(()),
+        }
+    }
+
+    /// The numbers, for loops on the host.
+    pub fn values(&self) -> Result<RopeValues> {
+        Ok(RopeValues { cos: self.cos.flatten_all()?.to_vec1()?, sin: self.sin.flatten_all()?.to_vec1()? })
+    }
+}
+
+/// The table's numbers, row-major.
+pub struct RopeValues {
+    pub cos: Vec<f32>,
+    pub sin: Vec<f32>,
 }

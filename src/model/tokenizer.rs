@@ -21,10 +21,16 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     bos: Option<String>,
     eos: Option<String>,
+    end: Vec<u32>,
     chat_template: Option<String>,
 }
 
 impl Tokenizer {
+    /// The tokens that end a text.
+    pub fn end(&self) -> &[u32] {
+        &self.end
+    }
+
     /// Token ids of a text. `special` adds what the model expects around a text of its own, such as
     /// the beginning-of-text token of Llama.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
@@ -38,12 +44,13 @@ impl Tokenizer {
     }
 
     /// The text of a conversation, a list of `{"role", "content"}`, as the model's chat template has it.
+    /// `answer` ends it where the model is to answer.
     ///
     /// # Errors
     /// Where the model has no chat template, or it rejects the conversation.
-    pub fn chat(&self, messages: &serde_json::Value) -> Result<String> {
+    pub fn chat(&self, messages: &serde_json::Value, answer: bool) -> Result<String> {
         let template =
-            self.chat_template.as_deref().context("the rows hold chat messages, but the model has no chat template")?;
+            self.chat_template.as_deref().context("a conversation needs a chat template, but the model has none")?;
         let mut env = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         env.set_syntax(syntax.expect("the usual delimiters"));
@@ -54,7 +61,7 @@ impl Tokenizer {
         });
         let context = json!({
             "messages": messages,
-            "add_generation_prompt": false,
+            "add_generation_prompt": answer,
             "tools": null,
             "documents": null,
             "bos_token": self.bos.as_deref().unwrap_or(""),
@@ -88,7 +95,12 @@ impl Tokenizer {
             ),
             false => configured_template(&config["chat_template"]),
         };
-        Self { inner, bos: token("bos_token"), eos: token("eos_token"), chat_template }.without_limits()
+        let eos = token("eos_token");
+        let end = match configured_end(dir)? {
+            ids if ids.is_empty() => eos.iter().filter_map(|token| inner.token_to_id(token)).collect(),
+            ids => ids,
+        };
+        Self { inner, bos: token("bos_token"), eos, end, chat_template }.without_limits()
     }
 
     /// From a GGUF file's metadata.
@@ -103,6 +115,7 @@ impl Tokenizer {
             inner,
             bos: vocabulary.bos.map(|id| vocabulary.tokens[id].clone()),
             eos: vocabulary.eos.map(|id| vocabulary.tokens[id].clone()),
+            end: vocabulary.eos.into_iter().chain(vocabulary.eot).map(|id| id as u32).collect(),
             chat_template: file.string("tokenizer.chat_template").map(str::to_owned),
         }
         .without_limits()
@@ -114,6 +127,27 @@ impl Tokenizer {
         self.inner.with_truncation(None).map_err(|e| anyhow!("{e}"))?;
         Ok(self)
     }
+}
+
+/// `eos_token_id` of `generation_config.json`, else of `config.json`: an id, or a list of them.
+fn configured_end(dir: &Path) -> Result<Vec<u32>> {
+    for name in ["generation_config.json", "config.json"] {
+        let path = dir.join(name);
+        if !path.is_file() {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let config: serde_json::Value =
+            serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
+        let ids: Vec<u32> = match &config["eos_token_id"] {
+            serde_json::Value::Array(ids) => ids.iter().filter_map(|id| id.as_u64()?.try_into().ok()).collect(),
+            id => id.as_u64().and_then(|id| id.try_into().ok()).into_iter().collect(),
+        };
+        if !ids.is_empty() {
+            return Ok(ids);
+        }
+    }
+    Ok(vec![])
 }
 
 /// A template, or the one called `default` of several.
@@ -132,6 +166,8 @@ struct GgufVocabulary {
     merges: Vec<(String, String)>,
     bos: Option<usize>,
     eos: Option<usize>,
+    /// Ends a turn of a conversation, where that is another token.
+    eot: Option<usize>,
     add_bos: bool,
     /// SentencePiece puts a space in front of a text.
     add_space: bool,
@@ -175,6 +211,7 @@ impl GgufVocabulary {
                 .collect::<Result<_>>()?,
             bos: id("bos_token_id")?,
             eos: id("eos_token_id")?,
+            eot: id("eot_token_id")?,
             add_bos: match get("add_bos_token") {
                 Some(value) => value.to_bool()?,
                 None => default_bos,
@@ -295,7 +332,7 @@ impl Tokenizer {
         let model = json!({"type": "WordLevel", "vocab": {"a": 0, "b": 1, "?": 2}, "unk_token": "?"});
         let json =
             json!({"version": "1.0", "pre_tokenizer": {"type": "Whitespace"}, "added_tokens": [], "model": model});
-        Self { inner: json.to_string().parse().unwrap(), bos: None, eos: None, chat_template: None }
+        Self { inner: json.to_string().parse().unwrap(), bos: None, eos: None, end: vec![], chat_template: None }
     }
 }
 
@@ -326,7 +363,7 @@ mod tests {
         };
         let json = vocabulary.tokenizer_json().unwrap().to_string();
         let inner: tokenizers::Tokenizer = json.parse().unwrap();
-        let tokenizer = Tokenizer { inner, bos: None, eos: None, chat_template: None };
+        let tokenizer = Tokenizer { inner, bos: None, eos: None, end: vec![], chat_template: None };
         let texts = |ids: &[u32]| ids.iter().map(|&i| vocabulary.tokens[i as usize].as_str()).collect::<Vec<_>>();
         // bc (-1) merges before ab (-2); then ▁a (-4).
         assert_eq!(texts(&tokenizer.encode("abc ab", true).unwrap()), ["<s>", "▁a", "bc", "▁ab"]);

@@ -20,21 +20,27 @@ use crate::digest::Digest;
 pub enum Stage {
     /// Token windows of a calibration set or a suite.
     Windows,
-    /// The dense model's last hidden states on a suite.
+    /// Prompts of a suite.
+    Prompts,
+    /// The dense model's last hidden states on a suite, where it is scored.
     Teacher,
     /// What pruning a cell came to: its layers and times.
     Pruned,
-    /// A cell's scores on a suite, window by window.
+    /// A cell's scores on a suite, sample by sample.
     Scores,
+    /// What a cell answers to the prompts of a suite.
+    Answers,
 }
 
 impl Stage {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Windows => "windows",
+            Self::Prompts => "prompts",
             Self::Teacher => "teacher",
             Self::Pruned => "pruned",
             Self::Scores => "scores",
+            Self::Answers => "answers",
         }
     }
 
@@ -43,9 +49,11 @@ impl Stage {
     fn version(self) -> u32 {
         match self {
             Self::Windows => 2,
-            Self::Teacher => 2,
+            Self::Prompts => 1,
+            Self::Teacher => 3,
             Self::Pruned => 3,
-            Self::Scores => 3,
+            Self::Scores => 4,
+            Self::Answers => 1,
         }
     }
 

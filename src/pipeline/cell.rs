@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Outcome;
+use crate::metrics::Scores;
 use crate::recipe::Cell;
 
 /// How a cell ended.
@@ -73,29 +74,75 @@ pub struct Seconds {
     pub forward: f64,
     /// Logits and scores.
     pub score: f64,
+    /// Generating answers.
+    pub generate: f64,
 }
 
 impl Seconds {
     /// None where the cell failed.
     pub fn of(outcome: &Outcome) -> Option<Self> {
         let pruned = outcome.record.pruned.as_ref()?;
+        let scores = || outcome.suites.values().filter_map(|s| s.scores.as_ref());
         Some(Self {
             calibrate: pruned.calibrate_seconds,
             prune: pruned.prune_seconds,
-            forward: outcome.suites.values().map(|s| s.forward_seconds).sum(),
-            score: outcome.suites.values().map(|s| s.score_seconds).sum(),
+            forward: scores().map(|s| s.forward_seconds).sum(),
+            score: scores().map(|s| s.score_seconds).sum(),
+            generate: outcome.suites.values().filter_map(|s| Some(s.answers.as_ref()?.seconds)).sum(),
         })
     }
 
     pub fn total(&self) -> f64 {
-        self.calibrate + self.prune + self.forward + self.score
+        self.calibrate + self.prune + self.forward + self.score + self.generate
     }
+}
+
+/// A cell's results on a suite; None what the suite's metrics do not need.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct SuiteRecord {
+    pub scores: Option<ScoresRecord>,
+    pub answers: Option<AnswersRecord>,
+}
+
+/// Scores of a suite's samples; cached.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ScoresRecord {
+    /// One a sample; without positions where it has no target.
+    pub samples: Vec<Scores>,
+    /// The log-likelihood of each choice of each sample, in nats; empty where they were not asked for.
+    pub choices: Vec<Vec<f64>>,
+    /// Seconds of the suite's way through the blocks.
+    pub forward_seconds: f64,
+    /// Seconds of logits and scores.
+    pub score_seconds: f64,
+}
+
+/// Generated answers to a suite's prompts; cached.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AnswersRecord {
+    /// One a sample, cut where a stop text begins.
+    pub texts: Vec<String>,
+    /// Tokens that were generated.
+    pub tokens: u64,
+    pub seconds: f64,
+    /// The most sequences that were decoded together.
+    pub widest: usize,
 }
 
 /// The most memory that this process has held, in bytes, where the system tells.
 pub fn peak_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
+    kilobytes(&status, "VmHWM:")
+}
+
+/// Memory that is free to be used, in bytes, where the system tells.
+pub fn available_bytes() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    kilobytes(&info, "MemAvailable:")
+}
+
+/// The bytes of a line `NAME 123 kB` of a file in /proc.
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }

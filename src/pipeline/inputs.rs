@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use super::cache::{Key, Stage};
-use crate::data::{Library, Order, Part};
+use crate::data::{Library, Order, Part, Prompting};
 use crate::digest::Digest;
+use crate::metrics::Family;
 use crate::model::{Config, ModelFiles};
 use crate::prune::StatisticKind;
-use crate::recipe::{Cell, Layers, Propagation, Recipe, cells, check_against_model};
+use crate::recipe::{Cell, Layers, Propagation, Recipe, Unit, WindowUnit, cells, check_against_model};
 use crate::source::Fetcher;
 
 /// A model and data sets that are all here.
@@ -20,6 +21,8 @@ pub struct Inputs {
     pub config: Config,
     pub calibrations: BTreeMap<String, InputPart>,
     pub suites: BTreeMap<String, InputPart>,
+    /// Where suites draw solved examples from, by the suite's name.
+    pub shots: BTreeMap<String, InputPart>,
     device: String,
 }
 
@@ -28,6 +31,7 @@ pub struct Inputs {
 enum Axis {
     Calibration,
     Suite,
+    Shots,
 }
 
 /// The splits that a study reads: of the calibration sets only those that a cell draws from.
@@ -44,6 +48,10 @@ fn parts(recipe: &Recipe, library: &Library) -> Result<Vec<(Axis, String, String
     for (name, s) in &recipe.suite {
         let part = library.get(&s.dataset)?.part(s.split.as_deref(), "test")?;
         parts.push((Axis::Suite, name.clone(), s.dataset.clone(), part));
+        if matches!(s.unit(), Unit::Rows(unit) if unit.shots > 0) {
+            let part = library.get(&s.dataset)?.shots(s.split.as_deref(), s.shots_split.as_deref())?;
+            parts.push((Axis::Shots, name.clone(), s.dataset.clone(), part));
+        }
     }
     Ok(parts)
 }
@@ -80,12 +88,13 @@ impl Inputs {
         }
         let model_files = model.list()?;
         let model_digest = Digest::of_files(model_files.iter().map(PathBuf::as_path))?;
-        let (mut calibrations, mut suites) = (BTreeMap::new(), BTreeMap::new());
+        let (mut calibrations, mut suites, mut shots) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for (axis, name, part, file) in files {
             let input = InputPart { digest: part.digest(&file)?, part, file };
             match axis {
                 Axis::Calibration => calibrations.insert(name, input),
                 Axis::Suite => suites.insert(name, input),
+                Axis::Shots => shots.insert(name, input),
             };
         }
         for (suite, s) in &suites {
@@ -96,7 +105,7 @@ impl Inputs {
                 );
             }
         }
-        Ok(Self { model, model_digest, config, calibrations, suites, device })
+        Ok(Self { model, model_digest, config, calibrations, suites, shots, device })
     }
 
     /// Whether everything is here already; reaches out to nothing.
@@ -119,15 +128,32 @@ impl Inputs {
         ))
     }
 
-    /// The windows of a suite.
+    /// The windows or prompts of a suite.
     pub fn suite_key(&self, recipe: &Recipe, name: &str) -> Key {
-        let s = &recipe.suite[name];
-        Stage::Windows.key(&(
-            self.suites[name].digest,
-            self.model_digest,
-            (s.packing, s.length, s.windows),
-            Order::Given,
-        ))
+        let part = self.suites[name].digest;
+        match recipe.suite[name].unit() {
+            Unit::Windows(WindowUnit { packing, length, windows }) => {
+                Stage::Windows.key(&(part, self.model_digest, (packing, length, windows), Order::Given))
+            }
+            Unit::Rows(_) => {
+                let shots = self.shots.get(name).map(|s| s.digest);
+                Stage::Prompts.key(&(part, shots, self.model_digest, self.prompting(recipe, name)))
+            }
+        }
+    }
+
+    /// How the rows of a suite become prompts.
+    pub fn prompting(&self, recipe: &Recipe, name: &str) -> Option<Prompting> {
+        let suite = &recipe.suite[name];
+        let Unit::Rows(unit) = suite.unit() else { return None };
+        Some(Prompting {
+            limit: unit.limit,
+            shots: unit.shots,
+            seed: if unit.shots > 0 { recipe.seed } else { 0 },
+            chat: unit.chat,
+            context: self.config.context,
+            new_tokens: if suite.wants(Family::Text) { unit.decoding.max_new_tokens } else { 0 },
+        })
     }
 
     /// The dense model's hidden states on a suite.
@@ -157,7 +183,20 @@ impl Inputs {
     /// A cell's scores on a suite.
     pub fn scores_key(&self, recipe: &Recipe, cell: &Cell, suite: &str) -> Key {
         let (pruned, teacher) = (self.pruned_key(recipe, cell), self.teacher_key(recipe, suite));
-        Stage::Scores.key(&(pruned.digest(), teacher.digest()))
+        Stage::Scores.key(&(pruned.digest(), teacher.digest(), recipe.suite[suite].wants(Family::Choice)))
+    }
+
+    /// What a cell answers to the prompts of a suite; None where it is not asked.
+    pub fn answers_key(&self, recipe: &Recipe, cell: &Cell, name: &str) -> Option<Key> {
+        let suite = &recipe.suite[name];
+        let Unit::Rows(unit) = suite.unit() else { return None };
+        let seed = if unit.decoding.temperature > 0.0 { recipe.seed } else { 0 };
+        let key = (
+            self.pruned_key(recipe, cell).digest(),
+            self.suite_key(recipe, name).digest(),
+            (unit.decoding, self.suites[name].part.separator.clone(), seed),
+        );
+        suite.wants(Family::Text).then(|| Stage::Answers.key(&key))
     }
 
     fn model_key(&self, recipe: &Recipe) -> Digest {

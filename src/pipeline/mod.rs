@@ -3,16 +3,18 @@
 mod cache;
 mod cell;
 mod inputs;
+mod material;
 mod plan;
 mod stream;
 mod study;
 mod walk;
 
 pub use cache::{Cache, Stage};
-pub use cell::{CellRecord, LayerRecord, PrunedRecord, Seconds, Status};
+pub use cell::{AnswersRecord, CellRecord, LayerRecord, PrunedRecord, ScoresRecord, Seconds, Status, SuiteRecord};
 pub use inputs::{InputPart, Inputs};
+pub use material::Material;
 pub use plan::{Plan, PlannedCell, plan};
-pub use study::{Outcome, Study, SuiteRecord};
+pub use study::{Outcome, Study};
 
 /// Who follows a run: told what happens, asked whether to stop.
 pub trait Watch: Sync {

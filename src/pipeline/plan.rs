@@ -2,11 +2,15 @@
 
 use std::collections::HashSet;
 
+use serde::de::DeserializeOwned;
+
 use super::cache::{Cache, Key};
 use super::inputs::Inputs;
+use crate::data::Prompt;
+use crate::metrics::Family;
 use crate::model::Config;
 use crate::prune::StatisticKind;
-use crate::recipe::{Cell, Propagation, Recipe, Schedule, cells};
+use crate::recipe::{Cell, Propagation, Recipe, Schedule, Unit, cells};
 
 /// One stage of a cell.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,8 +73,12 @@ impl Planner<'_> {
         for name in self.recipe.suite.keys() {
             let tokens = self.suite_tokens(name);
             let key = self.inputs.map(|i| i.suite_key(self.recipe, name));
+            let what = match self.recipe.suite[name].unit() {
+                Unit::Windows(_) => "windows",
+                Unit::Rows(_) => "prompts",
+            };
             stages.push(self.stage(
-                format!("windows of suite {name}"),
+                format!("{what} of suite {name}"),
                 key,
                 tokens.map(|t| 6u64.saturating_mul(t as u64)),
                 Some(0.0),
@@ -81,40 +89,86 @@ impl Planner<'_> {
         let work = config.map(|config| self.pruning_work(cell, config));
         let mut prune = self.stage(format!("prune {}", cell.id()), key, Some(64 << 10), work);
         // Pruned weights are not kept: a suite that is new to a finished cell prunes it again.
-        let scored = |name| self.inputs.is_some_and(|i| self.cache.contains(i.scores_key(self.recipe, cell, name)));
-        prune.cached = prune.cached.map(|cached| cached && self.recipe.suite.keys().all(|name| scored(name)));
+        let has = |key: Option<Key>| key.is_none_or(|key| self.cache.contains(key));
+        let done = |i: &Inputs, name| {
+            has(self.scored(name).then(|| i.scores_key(self.recipe, cell, name)))
+                && has(i.answers_key(self.recipe, cell, name))
+        };
+        let all_done = self.inputs.is_some_and(|i| self.recipe.suite.keys().all(|name| done(i, name)));
+        prune.cached = prune.cached.map(|cached| cached && all_done);
         stages.push(prune);
-        for name in self.recipe.suite.keys() {
+        for (name, suite) in &self.recipe.suite {
             let tokens = self.suite_tokens(name);
             let both = tokens.zip(config);
-            if cell.pruning.is_none() {
+            let length = match suite.unit() {
+                Unit::Windows(unit) => unit.length,
+                // A row's share of the tokens.
+                Unit::Rows(unit) => tokens.unwrap_or(0) / unit.limit.unwrap_or(1).max(1),
+            };
+            if self.scored(name) && cell.pruning.is_none() {
                 let key = self.inputs.map(|i| i.teacher_key(self.recipe, name));
                 let bytes = both.map(|(t, c)| (4 * c.hidden as u64).saturating_mul(t as u64));
-                let work = both.map(|(t, c)| forward_work(c, t, self.recipe.suite[name].length));
+                let work = both.map(|(t, c)| forward_work(c, t, length));
                 stages.push(self.stage(format!("teacher on {name}"), key, bytes, work));
             }
-            let key = self.inputs.map(|i| i.scores_key(self.recipe, cell, name));
-            let work = both.map(|(t, c)| {
-                let forward = cell.pruning.as_ref().map(|_| forward_work(c, t, self.recipe.suite[name].length));
-                // Two models' logits, and some forty operations for each pair of them.
-                forward.unwrap_or(0.0) + t as f64 * c.vocabulary as f64 * (4 * c.hidden + 40) as f64
-            });
-            stages.push(self.stage(format!("score {} on {name}", cell.id()), key, tokens.map(|t| t as u64 / 2), work));
+            if self.scored(name) {
+                let key = self.inputs.map(|i| i.scores_key(self.recipe, cell, name));
+                let work = both.map(|(t, c)| {
+                    let forward = cell.pruning.as_ref().map(|_| forward_work(c, t, length));
+                    // Two models' logits, and some forty operations for each pair of them.
+                    forward.unwrap_or(0.0) + t as f64 * c.vocabulary as f64 * (4 * c.hidden + 40) as f64
+                });
+                let bytes = tokens.map(|t| t as u64 / 2);
+                stages.push(self.stage(format!("score {} on {name}", cell.id()), key, bytes, work));
+            }
+            if let Unit::Rows(unit) = suite.unit()
+                && suite.wants(Family::Text)
+            {
+                let key = self.inputs.and_then(|i| i.answers_key(self.recipe, cell, name));
+                let new_tokens = self.rows(name).map(|rows| rows.saturating_mul(unit.decoding.max_new_tokens));
+                let work = new_tokens.zip(both).map(|(new, (t, c))| {
+                    forward_work(c, t.saturating_add(new), length) + new as f64 * (2 * c.vocabulary * c.hidden) as f64
+                });
+                let bytes = new_tokens.map(|t| 4 * t as u64);
+                stages.push(self.stage(format!("answers of {} on {name}", cell.id()), key, bytes, work));
+            }
         }
         stages
+    }
+
+    /// Whether a suite's samples go through the model to be scored.
+    fn scored(&self, name: &str) -> bool {
+        let suite = &self.recipe.suite[name];
+        suite.wants(Family::Language) || suite.wants(Family::Choice)
     }
 
     fn stage(&self, name: String, key: Option<Key>, bytes: Option<u64>, work: Option<f64>) -> PlannedStage {
         PlannedStage { name, cached: key.map(|key| self.cache.contains(key)), bytes, work }
     }
 
-    /// Tokens of a suite: known from its windows where they are cached, else at most what is asked for.
+    /// Tokens of a suite: known where its windows or prompts are cached; else, of windows, at most what is
+    /// asked for.
     fn suite_tokens(&self, name: &str) -> Option<usize> {
-        let key = self.inputs.map(|i| i.suite_key(self.recipe, name));
-        let cached = key.filter(|&key| self.cache.contains(key)).and_then(|key| self.cache.read_json(key));
-        let tokens = cached.map(|(ids, _): (Vec<u32>, Vec<usize>)| ids.len());
-        let suite = &self.recipe.suite[name];
-        tokens.or(suite.windows.map(|windows| windows.saturating_mul(suite.length)))
+        if let Unit::Windows(unit) = self.recipe.suite[name].unit() {
+            let tokens = self.cached(name).map(|(ids, _): (Vec<u32>, Vec<usize>)| ids.len());
+            return tokens.or(unit.windows.map(|windows| windows.saturating_mul(unit.length)));
+        }
+        let prompts: Vec<Prompt> = self.cached(name)?;
+        Some(prompts.iter().map(|p| p.passage().map_or(p.ids.len(), |passage| passage.ids.len())).sum())
+    }
+
+    /// Rows of a suite, where its prompts are cached; else what is asked for.
+    fn rows(&self, name: &str) -> Option<usize> {
+        let limit = match self.recipe.suite[name].unit() {
+            Unit::Windows(_) => None,
+            Unit::Rows(unit) => unit.limit,
+        };
+        self.cached(name).map(|prompts: Vec<Prompt>| prompts.len()).or(limit)
+    }
+
+    /// A suite's windows or prompts.
+    fn cached<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        self.cache.read_json(self.inputs?.suite_key(self.recipe, name))
     }
 
     fn pruning_work(&self, cell: &Cell, config: &Config) -> f64 {

@@ -5,31 +5,20 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
-use serde::{Deserialize, Serialize};
 
 use super::cache::{Cache, Key, Unwritable};
-use super::cell::{self, CellRecord, PrunedRecord, Status};
+use super::cell::{self, AnswersRecord, CellRecord, PrunedRecord, ScoresRecord, Status, SuiteRecord};
 use super::inputs::{InputPart, Inputs};
+use super::material::Material;
 use super::stream::{Batch, Stream};
 use super::walk::{Pruner, Walk};
 use super::{Interrupted, Watch, stop_if_interrupted};
-use crate::data::{Order, Packing, Windows, cut};
-use crate::metrics::{Scores, score_windows};
-use crate::model::{Head, Model, Rope, Tokenizer, device};
-use crate::recipe::{Cell, Recipe};
+use crate::data::{Order, Packing, Prompt, Target, Windows, cut, prompts};
+use crate::metrics::{Family, Scores, log_likelihoods, score_positions};
+use crate::model::{Block, Generator, Head, Model, Rope, Sampling, Tokenizer, device};
+use crate::recipe::{Cell, Recipe, Unit, WindowUnit};
 
-/// A cell's scores on a suite; cached.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SuiteRecord {
-    /// One a window.
-    pub windows: Vec<Scores>,
-    /// Seconds of the suite's way through the blocks.
-    pub forward_seconds: f64,
-    /// Seconds of logits and scores.
-    pub score_seconds: f64,
-}
-
-/// What a cell came to, with its scores on each suite; none where it failed.
+/// What a cell came to, with its results on each suite; none where it failed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     pub record: CellRecord,
@@ -44,6 +33,7 @@ pub struct Study<'a> {
     watch: &'a dyn Watch,
     model: Model,
     tokenizer: Tokenizer,
+    materials: BTreeMap<String, Material>,
     /// Loaded when a cell first has to be computed: a study that is finished needs no weights.
     ends: std::cell::OnceCell<Ends>,
 }
@@ -57,8 +47,16 @@ struct Ends {
     rope: Rope,
 }
 
+/// A suite of which the cache lacks something.
+struct Missing<'a> {
+    name: &'a str,
+    scores: bool,
+    answers: bool,
+}
+
 impl<'a> Study<'a> {
-    /// Opens the model; nothing is computed yet.
+    /// Opens the model, cuts all windows and makes all prompts, or finds them in the cache: what is wrong with
+    /// the data shows before anything is computed.
     pub fn open(
         recipe: &'a Recipe,
         inputs: &'a Inputs,
@@ -68,53 +66,67 @@ impl<'a> Study<'a> {
     ) -> Result<Self> {
         let model = Model::open(&inputs.model, recipe.model.dtype.into(), device)?;
         let tokenizer = inputs.model.tokenizer()?;
-        Ok(Self { recipe, inputs, cache, watch, model, tokenizer, ends: Default::default() })
-    }
-
-    /// Cuts all windows, or finds them in the cache: what is wrong with the data shows before
-    /// anything is computed.
-    pub fn prepare(&self, cells: &[Cell]) -> Result<()> {
-        for (name, suite) in &self.recipe.suite {
-            stop_if_interrupted(self.watch)?;
-            self.suite_windows(name).with_context(|| format!("[suite.{name}], data set \"{}\"", suite.dataset))?;
+        let materials = BTreeMap::new();
+        let mut study = Self { recipe, inputs, cache, watch, model, tokenizer, materials, ends: Default::default() };
+        for (name, suite) in &recipe.suite {
+            stop_if_interrupted(watch)?;
+            let material =
+                study.read_material(name).with_context(|| format!("[suite.{name}], data set \"{}\"", suite.dataset))?;
+            study.materials.insert(name.clone(), material);
         }
-        for drawn in cells.iter().filter_map(|c| c.pruning.as_ref()?.calibration.as_ref()) {
-            stop_if_interrupted(self.watch)?;
-            let dataset = &self.recipe.calibration[&drawn.name].dataset;
-            self.calibration_windows(&drawn.name, drawn.seed)
+        for drawn in crate::recipe::cells(recipe).iter().filter_map(|c| c.pruning.as_ref()?.calibration.as_ref()) {
+            stop_if_interrupted(watch)?;
+            let dataset = &recipe.calibration[&drawn.name].dataset;
+            study
+                .calibration_windows(&drawn.name, drawn.seed)
                 .with_context(|| format!("[calibration.{}], data set \"{dataset}\"", drawn.name))?;
         }
-        Ok(())
+        Ok(study)
+    }
+
+    /// The samples of every suite.
+    pub fn materials(&self) -> &BTreeMap<String, Material> {
+        &self.materials
     }
 
     /// A cell that was finished before.
     pub fn finished(&self, cell: &Cell) -> Option<Outcome> {
         let pruned = self.cache.read_json(self.inputs.pruned_key(self.recipe, cell))?;
-        let suite = |name: &String| {
-            let key = self.inputs.scores_key(self.recipe, cell, name);
-            Some((name.clone(), self.cache.read_json(key)?))
-        };
-        let suites = self.recipe.suite.keys().map(suite).collect::<Option<_>>()?;
+        let (suites, missing) = self.found(cell);
         let record = CellRecord { cell: cell.clone(), status: Status::Done, pruned: Some(pruned) };
-        Some(Outcome { record, suites })
+        missing.is_empty().then_some(Outcome { record, suites })
     }
 
-    /// Computes a cell, on the suites that the cache does not have. The dense cell comes first in every
-    /// study: the others are compared with it.
+    /// What the cache has of a cell's results, and what it lacks.
+    fn found(&self, cell: &Cell) -> (BTreeMap<String, SuiteRecord>, Vec<Missing<'_>>) {
+        let (mut found, mut missing) = (BTreeMap::new(), Vec::new());
+        for (name, suite) in &self.recipe.suite {
+            let scored = suite.wants(Family::Language) || suite.wants(Family::Choice);
+            let scores_key = scored.then(|| self.inputs.scores_key(self.recipe, cell, name));
+            let answers_key = self.inputs.answers_key(self.recipe, cell, name);
+            let record = SuiteRecord {
+                scores: scores_key.and_then(|key| self.cache.read_json(key)),
+                answers: answers_key.and_then(|key| self.cache.read_json(key)),
+            };
+            let scores = scored && record.scores.is_none();
+            let answers = answers_key.is_some() && record.answers.is_none();
+            if scores || answers {
+                missing.push(Missing { name, scores, answers });
+            }
+            found.insert(name.clone(), record);
+        }
+        (found, missing)
+    }
+
+    /// Computes of a cell what the cache does not have. The dense cell comes first in every study: the others
+    /// are compared with it.
     ///
     /// A cell that fails is an outcome, not an error.
     ///
     /// # Errors
     /// What is no fault of the cell: the run was interrupted, or the cache cannot be written.
     pub fn run(&self, cell: &Cell) -> Result<Outcome> {
-        let mut suites: BTreeMap<String, SuiteRecord> = BTreeMap::new();
-        let mut missing = Vec::new();
-        for name in self.recipe.suite.keys() {
-            match self.cache.read_json(self.inputs.scores_key(self.recipe, cell, name)) {
-                Some(record) => _ = suites.insert(name.clone(), record),
-                None => missing.push(name.as_str()),
-            }
-        }
+        let (mut suites, missing) = self.found(cell);
         let (pruned, computed) = match self.compute(cell, &missing) {
             Ok(computed) => computed,
             Err(error) if error.is::<Interrupted>() || error.is::<Unwritable>() => return Err(error),
@@ -124,18 +136,26 @@ impl<'a> Study<'a> {
                 return Ok(Outcome { record, suites: BTreeMap::new() });
             }
         };
-        for (name, record) in computed {
-            self.cache.write_json(self.inputs.scores_key(self.recipe, cell, &name), &record)?;
-            suites.insert(name, record);
+        for (name, computed) in computed {
+            let record = suites.entry(name.clone()).or_default();
+            if let Some(scores) = computed.scores {
+                self.cache.write_json(self.inputs.scores_key(self.recipe, cell, &name), &scores)?;
+                record.scores = Some(scores);
+            }
+            if let (Some(answers), Some(key)) = (computed.answers, self.inputs.answers_key(self.recipe, cell, &name)) {
+                self.cache.write_json(key, &answers)?;
+                record.answers = Some(answers);
+            }
         }
         self.cache.write_json(self.inputs.pruned_key(self.recipe, cell), &pruned)?;
         let record = CellRecord { cell: cell.clone(), status: Status::Done, pruned: Some(pruned) };
         Ok(Outcome { record, suites })
     }
 
-    /// Prunes, and scores on the suites named.
-    fn compute(&self, cell: &Cell, suites: &[&str]) -> Result<(PrunedRecord, Vec<(String, SuiteRecord)>)> {
+    /// Prunes, scores and generates what is missing.
+    fn compute(&self, cell: &Cell, missing: &[Missing]) -> Result<(PrunedRecord, Vec<(String, SuiteRecord)>)> {
         let ends = self.ends()?;
+        let is_dense = cell.pruning.is_none();
         let pruner = cell.pruning.as_ref().map(|p| Pruner {
             method: self.recipe.method.get(p.method),
             sparsity: p.sparsity,
@@ -144,57 +164,138 @@ impl<'a> Study<'a> {
         let calibration = match cell.pruning.as_ref().and_then(|p| p.calibration.as_ref()) {
             Some(drawn) => {
                 let windows = self.calibration_windows(&drawn.name, drawn.seed)?;
-                Some(Stream::embed(&windows, &ends.embedding)?)
+                Some(Stream::embed(&windows.passages(), &ends.embedding)?)
             }
             None => None,
         };
-        let embed = |name: &&str| Stream::embed(&self.suite_windows(name)?, &ends.embedding);
-        let mut streams = suites.iter().map(embed).collect::<Result<Vec<_>>>()?;
+        let scored: Vec<&str> = missing.iter().filter(|m| m.scores).map(|m| m.name).collect();
+        let embed = |name: &&str| Stream::embed(&self.materials[*name].passages, &ends.embedding);
+        let mut streams = scored.iter().map(embed).collect::<Result<Vec<_>>>()?;
 
         let walk = Walk { model: &self.model, rope: &ends.rope, watch: self.watch };
-        let (mut pruned, seconds) = walk.run(pruner.as_ref(), calibration, &mut streams)?;
+        let keep = missing.iter().any(|m| m.answers);
+        let mut walked = walk.run(pruner.as_ref(), calibration, &mut streams, keep)?;
 
-        let mut records = Vec::new();
-        for ((name, stream), forward_seconds) in suites.iter().zip(streams).zip(seconds) {
+        let mut records: BTreeMap<String, SuiteRecord> = BTreeMap::new();
+        let blocks = self.model.config.blocks;
+        self.watch.progress(blocks, blocks, "score");
+        for ((name, stream), forward_seconds) in scored.iter().zip(streams).zip(walked.suite_seconds) {
             let started = Instant::now();
             let batches = self.last_states(stream)?;
-            if cell.pruning.is_none() {
-                self.write_teacher(name, &batches)?;
+            if is_dense {
+                self.teach(name, &batches)?;
             }
-            let windows = self.score(name, cell.pruning.is_none(), &batches)?;
+            let (samples, choices) = self.score(name, is_dense, &batches)?;
             let score_seconds = started.elapsed().as_secs_f64();
-            records.push((name.to_string(), SuiteRecord { windows, forward_seconds, score_seconds }));
+            let scores = ScoresRecord { samples, choices, forward_seconds, score_seconds };
+            records.entry(name.to_string()).or_default().scores = Some(scores);
         }
-        pruned.peak_bytes = cell::peak_bytes();
-        pruned.device = device::name(&self.model.device);
-        Ok((pruned, records))
+        for name in missing.iter().filter(|m| m.answers).map(|m| m.name) {
+            records.entry(name.to_owned()).or_default().answers = Some(self.answer(name, &walked.blocks)?);
+        }
+        walked.record.peak_bytes = cell::peak_bytes();
+        walked.record.device = device::name(&self.model.device);
+        Ok((walked.record, records.into_iter().collect()))
     }
 
     /// What logits are a product of, batch by batch.
     fn last_states(&self, stream: Stream) -> Result<Vec<Batch>> {
         let head = &self.ends()?.head;
-        let last = |batch: Batch| Ok(Batch { hidden: head.norm(&batch.hidden)?, ..batch });
-        stream.into_batches().into_iter().map(last).collect()
+        let mut batches = stream.into_batches();
+        for batch in &mut batches {
+            batch.hidden = head.norm(&batch.hidden)?;
+        }
+        Ok(batches)
     }
 
-    /// Scores a suite window by window, against the teacher; the dense model is its own.
-    fn score(&self, suite: &str, is_dense: bool, batches: &[Batch]) -> Result<Vec<Scores>> {
-        let ends = self.ends()?;
+    /// Scores a suite sample by sample, against the teacher (the dense model is its own): the language scores,
+    /// and log-likelihoods of the choices where they are asked for.
+    fn score(&self, suite: &str, is_dense: bool, batches: &[Batch]) -> Result<(Vec<Scores>, Vec<Vec<f64>>)> {
+        let head = &self.ends()?.head_on_host;
         let teacher = if is_dense { None } else { Some(self.teacher(suite)?) };
-        let mut scores = Vec::new();
+        let wants_choices = self.recipe.suite[suite].wants(Family::Choice);
+        let (mut scores, mut choices) = (Vec::new(), Vec::new());
         let mut first = 0;
+        let mut passages = self.materials[suite].passages.as_slice();
         for batch in batches {
             stop_if_interrupted(self.watch)?;
-            let tokens = batch.windows.tokens();
-            let dense = match &teacher {
-                Some(teacher) => teacher.narrow(0, first, tokens)?,
-                None => batch.hidden.clone(),
-            };
-            scores.extend(score_windows(&batch.windows, &dense, &batch.hidden, &ends.head_on_host)?);
-            first += tokens;
+            let (here, rest) = passages.split_at(batch.passages());
+            passages = rest;
+            let texts = here.iter().map(|p| p.scored.as_slice()).enumerate();
+            match batch.predictions(texts)? {
+                None => scores.extend(here.iter().map(|_| Scores::default())),
+                Some((states, predictions)) => {
+                    let dense = match &teacher {
+                        Some(teacher) => teacher.narrow(0, first, predictions.len())?,
+                        None => states.clone(),
+                    };
+                    scores.extend(score_positions(&predictions, here.len(), &dense, &states, head)?);
+                    first += predictions.len();
+                }
+            }
+            if wants_choices {
+                let texts: Vec<(usize, &[Target])> = (here.iter().enumerate())
+                    .flat_map(|(i, p)| p.choices.iter().map(move |c| (i, c.as_slice())))
+                    .collect();
+                let count = texts.len();
+                let mut likelihoods = match batch.predictions(texts.into_iter())? {
+                    Some((states, predictions)) => log_likelihoods(&predictions, count, &states, head)?,
+                    None => vec![],
+                }
+                .into_iter();
+                choices.extend(here.iter().map(|p| likelihoods.by_ref().take(p.choices.len()).collect::<Vec<f64>>()));
+            }
         }
-        ensure!(scores.iter().all(|s| s.loss.is_finite()), "the model's loss on suite {suite} is not a number");
-        Ok(scores)
+        let finite = scores.iter().all(|s| s.loss.is_finite()) && choices.iter().flatten().all(|l| l.is_finite());
+        ensure!(finite, "the model's loss on suite {suite} is not a number");
+        Ok((scores, choices))
+    }
+
+    /// Generates the answers to a suite's prompts.
+    fn answer(&self, suite: &str, blocks: &[Block]) -> Result<AnswersRecord> {
+        let started = Instant::now();
+        let Unit::Rows(unit) = self.recipe.suite[suite].unit() else {
+            unreachable!("only suites of rows have answers");
+        };
+        let decoding = unit.decoding;
+        let between = || {
+            if unit.shots > 0 && !unit.chat { self.inputs.suites[suite].part.separator.clone() } else { String::new() }
+        };
+        let stop: Vec<String> =
+            decoding.stop.unwrap_or_else(|| vec![between()]).into_iter().filter(|s| !s.is_empty()).collect();
+        let sampling = Sampling {
+            max_new_tokens: decoding.max_new_tokens,
+            temperature: decoding.temperature,
+            top_p: decoding.top_p,
+            seed: self.recipe.seed,
+            end: self.tokenizer.end().to_vec(),
+        };
+        let prompts: Vec<&[u32]> = self.materials[suite].prompts.iter().map(|p| p.ids.as_slice()).collect();
+        let tokenizer = &self.tokenizer;
+        let text = |ids: &[u32]| tokenizer.decode(ids).unwrap_or_default();
+        let ended = |_: usize, ids: &[u32]| !stop.is_empty() && first_of(&text(ids), &stop).is_some();
+        let Ends { embedding, head, rope, .. } = self.ends()?;
+        let generation = Generator { blocks, embedding, head, rope }.generate(
+            &prompts,
+            &sampling,
+            cell::available_bytes().map_or(SMALL_BUDGET, |bytes| bytes / 4),
+            &ended,
+            |done| {
+                self.watch.progress(done, prompts.len(), "generate");
+                stop_if_interrupted(self.watch)
+            },
+        )?;
+        let answers = generation.ids.iter().map(|ids| {
+            let mut text = self.tokenizer.decode(ids)?;
+            text.truncate(first_of(&text, &stop).unwrap_or(text.len()));
+            Ok(text)
+        });
+        Ok(AnswersRecord {
+            texts: answers.collect::<Result<_>>()?,
+            tokens: generation.ids.iter().map(|ids| ids.len() as u64).sum(),
+            seconds: started.elapsed().as_secs_f64(),
+            widest: generation.widest,
+        })
     }
 
     fn ends(&self) -> Result<&Ends> {
@@ -202,54 +303,74 @@ impl<'a> Study<'a> {
             return Ok(ends);
         }
         let drawn = self.recipe.calibration.iter().filter(|(name, _)| self.inputs.calibrations.contains_key(*name));
-        let lengths = drawn.map(|(_, c)| c.length).chain(self.recipe.suite.values().map(|s| s.length));
+        let suites = self.materials.iter().map(|(name, material)| match self.recipe.suite[name].unit() {
+            Unit::Windows(_) => material.longest(0),
+            Unit::Rows(unit) => material.longest(unit.decoding.max_new_tokens),
+        });
+        let longest = drawn.map(|(_, c)| c.length).chain(suites).max().unwrap_or(0);
         let embedding = self.model.embedding()?;
-        let (head, rope) = (self.model.head(&embedding)?, self.model.rope(lengths.max().unwrap_or(0))?);
+        let (head, rope) = (self.model.head(&embedding)?, self.model.rope(longest)?);
         let head_on_host = head.weight.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
         Ok(self.ends.get_or_init(|| Ends { embedding, head, head_on_host, rope }))
     }
 
-    /// The dense model's last hidden states on a suite (tokens, hidden), from the dense cell, which ran before.
+    /// The dense model's hidden states where a suite is scored (positions, hidden), from the dense cell, which
+    /// ran before.
     fn teacher(&self, suite: &str) -> Result<Tensor> {
         let hidden = self.model.config.hidden;
         if let Some(entry) = self.cache.read(self.inputs.teacher_key(self.recipe, suite)) {
             let values: Vec<f32> = entry.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-            let tokens = values.len() / hidden;
-            return Ok(Tensor::from_vec(values, (tokens, hidden), &Device::Cpu)?);
+            let positions = values.len() / hidden;
+            return Ok(Tensor::from_vec(values, (positions, hidden), &Device::Cpu)?);
         }
         // The entry was lost since: make it again.
         let ends = self.ends()?;
-        let mut stream = [Stream::embed(&self.suite_windows(suite)?, &ends.embedding)?];
-        Walk { model: &self.model, rope: &ends.rope, watch: self.watch }.run(None, None, &mut stream)?;
+        let mut stream = [Stream::embed(&self.materials[suite].passages, &ends.embedding)?];
+        Walk { model: &self.model, rope: &ends.rope, watch: self.watch }.run(None, None, &mut stream, false)?;
         let [stream] = stream;
-        let batches = self.last_states(stream)?;
-        self.write_teacher(suite, &batches)?;
-        Ok(Tensor::cat(
-            &batches.iter().map(|b| b.hidden.to_device(&Device::Cpu)).collect::<candle_core::Result<Vec<_>>>()?,
-            0,
-        )?)
+        self.teach(suite, &self.last_states(stream)?)
     }
 
-    fn write_teacher(&self, suite: &str, batches: &[Batch]) -> Result<()> {
-        let what = "dense model's hidden states";
-        let mut checked = Vec::with_capacity(batches.len());
+    /// Keeps the dense model's hidden states where a suite is scored.
+    fn teach(&self, suite: &str, batches: &[Batch]) -> Result<Tensor> {
+        let mut passages = self.materials[suite].passages.as_slice();
+        let mut values = Vec::new();
         for batch in batches {
-            checked.push(crate::tensors::finite_values(&batch.hidden, what)?);
+            let (here, rest) = passages.split_at(batch.passages());
+            passages = rest;
+            let texts = here.iter().map(|p| p.scored.as_slice()).enumerate();
+            if let Some((states, _)) = batch.predictions(texts)? {
+                values.extend(crate::tensors::finite_values(&states, "dense model's hidden states")?);
+            }
         }
-        let pieces = checked.into_iter().map(|v| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
-        self.cache.write(self.inputs.teacher_key(self.recipe, suite), pieces)
+        let pieces = values.chunks(1 << 20).map(|v| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
+        self.cache.write(self.inputs.teacher_key(self.recipe, suite), pieces)?;
+        let hidden = self.model.config.hidden;
+        Ok(Tensor::from_vec(values.clone(), (values.len() / hidden, hidden), &Device::Cpu)?)
+    }
+
+    fn read_material(&self, name: &str) -> Result<Material> {
+        let suite = &self.recipe.suite[name];
+        let (key, input) = (self.inputs.suite_key(self.recipe, name), &self.inputs.suites[name]);
+        if let Unit::Windows(WindowUnit { packing, length, windows }) = suite.unit() {
+            return Ok(Material::of_windows(&self.windows(key, input, (packing, length, windows), Order::Given)?));
+        }
+        if let Some(prompts) = self.cache.read_json(key) {
+            return Material::of_prompts(suite, prompts);
+        }
+        let how = self.inputs.prompting(self.recipe, name).expect("a suite of rows has prompts");
+        let rows = input.part.read(&input.file)?;
+        let shots = self.inputs.shots.get(name).unwrap_or(input);
+        let shot_rows = if how.shots > 0 { shots.part.read(&shots.file)? } else { vec![] };
+        let made: Vec<Prompt> = prompts((&rows, &input.part), (&shot_rows, &shots.part), &self.tokenizer, &how)?;
+        self.cache.write_json(key, &made)?;
+        Material::of_prompts(suite, made)
     }
 
     fn calibration_windows(&self, name: &str, seed: u64) -> Result<Windows> {
         let c = &self.recipe.calibration[name];
         let key = self.inputs.calibration_key(self.recipe, name, seed);
         self.windows(key, &self.inputs.calibrations[name], (c.packing, c.length, Some(c.windows)), Order::Random(seed))
-    }
-
-    fn suite_windows(&self, name: &str) -> Result<Windows> {
-        let s = &self.recipe.suite[name];
-        let key = self.inputs.suite_key(self.recipe, name);
-        self.windows(key, &self.inputs.suites[name], (s.packing, s.length, s.windows), Order::Given)
     }
 
     fn windows(
@@ -267,4 +388,12 @@ impl<'a> Study<'a> {
         self.cache.write_json(key, &(windows.ids(), windows.ends()))?;
         Ok(windows)
     }
+}
+
+/// Bytes of keys and values at once where the system does not say how much memory is free.
+const SMALL_BUDGET: u64 = 2 << 30;
+
+/// Where the first of these texts begins.
+fn first_of(text: &str, parts: &[String]) -> Option<usize> {
+    parts.iter().filter_map(|part| text.find(part.as_str())).min()
 }

@@ -32,17 +32,19 @@ pub struct Walk<'a> {
 const ERROR_SAMPLE: usize = 512;
 
 impl Walk<'_> {
-    /// Walks all blocks; what pruning came to, and the seconds of each suite. With a pruner, prunes each, from the calibration stream where the method
-    /// looks at inputs; takes the suites through what became of it.
+    /// Walks all blocks. With a pruner, prunes each, from the calibration stream where the method looks at
+    /// inputs; takes the suites through what became of it. `keep` has the blocks stay in memory.
     pub fn run(
         &self,
         pruner: Option<&Pruner>,
         mut calibration: Option<Stream>,
         suites: &mut [Stream],
-    ) -> Result<(PrunedRecord, Vec<f64>)> {
+        keep: bool,
+    ) -> Result<Walked> {
         let blocks = self.model.config.blocks;
         let mut record = PrunedRecord::default();
         let mut suite_seconds = vec![0.0; suites.len()];
+        let mut kept = Vec::new();
         for index in 0..blocks {
             let started = Instant::now();
             let mut block = self.model.block(index)?;
@@ -68,10 +70,21 @@ impl Walk<'_> {
                 suite.pass(&block, self.rope, self.watch)?;
                 *seconds += started.elapsed().as_secs_f64();
             }
+            if keep {
+                kept.push(block);
+            }
         }
-        self.watch.progress(blocks, blocks, "score");
-        Ok((record, suite_seconds))
+        Ok(Walked { record, suite_seconds, blocks: kept })
     }
+}
+
+/// What a walk came to.
+pub struct Walked {
+    pub record: PrunedRecord,
+    /// Seconds of each suite's way through the blocks.
+    pub suite_seconds: Vec<f64>,
+    /// The blocks as they were pruned, where they were to be kept.
+    pub blocks: Vec<Block>,
 }
 
 /// Prunes one block.
@@ -135,7 +148,8 @@ impl BlockPruner<'_> {
         let first = &flows[0].input;
         let mut accumulator = Accumulator::new(kind, first.dim(1)?, first.device())?;
         for flow in flows {
-            accumulator.add(&flow.input, &flow.windows)?;
+            let windows: Vec<_> = flow.spans.iter().map(|s| s.own.clone()).collect();
+            accumulator.add(&flow.input, &windows)?;
         }
         let sample = (kind != StatisticKind::None).then(|| first.narrow(0, 0, first.dim(0)?.min(ERROR_SAMPLE)));
         Ok(Observed { statistic: accumulator.finish()?, sample: sample.transpose()? })

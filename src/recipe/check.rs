@@ -5,8 +5,9 @@ use std::fmt::Display;
 use std::path::PathBuf;
 
 use super::problem::{Problem, Problems};
-use super::{Layers, Recipe};
+use super::{Layers, Recipe, Suite, Unit};
 use crate::data::Library;
+use crate::metrics::Family;
 use crate::model::Config;
 use crate::prune::{Sparsity, StatisticKind};
 use crate::source::{Fetcher, Source};
@@ -26,9 +27,7 @@ pub fn check(recipe: &Recipe, library: &Library, layers: &Layers) -> Result<(), 
     for (name, suite) in &recipe.suite {
         let key = ["suite", name.as_str()];
         checker.part(&key, library, &suite.dataset, suite.split.as_deref(), "test");
-        checker.at_least(&[key[0], key[1], "windows"], suite.windows.unwrap_or(1), 1);
-        checker.at_least(&[key[0], key[1], "length"], suite.length, 2);
-        checker.list(&[key[0], key[1], "metrics"], &suite.metrics.iter().map(|m| m.as_str()).collect::<Vec<_>>());
+        checker.suite(&key, library, suite);
     }
     if recipe.suite.is_empty() {
         checker.add(&["suite"], "there is none; a study needs at least one [suite.NAME] to judge its cells by", None);
@@ -41,7 +40,20 @@ pub fn check(recipe: &Recipe, library: &Library, layers: &Layers) -> Result<(), 
 pub fn check_against_model(recipe: &Recipe, config: &Config, layers: &Layers) -> Result<(), Problems> {
     let mut checker = Checker { layers, problems: vec![] };
     let calibrations = recipe.calibration.iter().map(|(name, c)| ("calibration", name, c.length));
-    let suites = recipe.suite.iter().map(|(name, s)| ("suite", name, s.length));
+    let suites = recipe.suite.iter().filter_map(|(name, s)| match s.unit() {
+        Unit::Windows(unit) => Some(("suite", name, unit.length)),
+        Unit::Rows(_) => None,
+    });
+    for (name, suite) in &recipe.suite {
+        if let Unit::Rows(unit) = suite.unit()
+            && suite.wants(Family::Text)
+            && unit.decoding.max_new_tokens >= config.context
+        {
+            let tokens = unit.decoding.max_new_tokens;
+            let message = format!("{tokens} new tokens leave no room for a prompt in a context of {}", config.context);
+            checker.add(&["suite", name, "max_new_tokens"], message, None);
+        }
+    }
     for (kind, name, length) in calibrations.chain(suites) {
         if length > config.context {
             let message =
@@ -113,6 +125,44 @@ impl Checker<'_> {
                     self.add(&[key[0], key[1], "dataset"], format!("{e:#}"), None);
                 }
             }
+        }
+    }
+
+    fn suite(&mut self, key: &[&str; 2], library: &Library, suite: &Suite) {
+        let [kind, name] = *key;
+        for (option, value, least) in [
+            ("windows", suite.windows, 1),
+            ("length", suite.length, 2),
+            ("limit", suite.limit, 1),
+            ("max_new_tokens", suite.max_new_tokens, 1),
+        ] {
+            value.iter().for_each(|&value| self.at_least(&[kind, name, option], value, least));
+        }
+        if suite.temperature.is_some_and(|t| !(0.0..=100.0).contains(&t)) {
+            self.add(&[kind, name, "temperature"], "expected a number from 0 to 100", None);
+        }
+        if suite.top_p.is_some_and(|p| !(p > 0.0 && p <= 1.0)) {
+            self.add(&[kind, name, "top_p"], "expected a number above 0, at most 1", None);
+        }
+        if suite.stop.as_ref().is_some_and(|stop| stop.iter().any(String::is_empty)) {
+            self.add(&[kind, name, "stop"], "a text that ends answers must not be empty", None);
+        }
+        let names = |family: fn(Family) -> bool| -> Vec<&str> {
+            suite.metrics().into_iter().filter(|m| family(m.family())).map(|m| m.as_str()).collect()
+        };
+        self.list(&[kind, name, "metrics"], &names(|_| true));
+        let of_rows = [suite.row_keys(), names(|f| f != Family::Language)].concat();
+        if let (Some(&window_key), Some(row_key)) = (suite.window_keys().first(), of_rows.first()) {
+            let message = format!(
+                "`{window_key}` is for suites of token windows, but `{row_key}` makes this one a suite of rows; make two suites of it"
+            );
+            self.add(&[kind, name, window_key], message, None);
+        }
+        if suite.shots.unwrap_or(0) > 0
+            && let Ok(set) = library.get(&suite.dataset)
+            && let Err(e) = set.shots(suite.split.as_deref(), suite.shots_split.as_deref())
+        {
+            self.add(&[kind, name, "shots_split"], e.to_string(), None);
         }
     }
 

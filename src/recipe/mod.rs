@@ -4,6 +4,7 @@ mod check;
 mod grid;
 mod layers;
 mod problem;
+mod suite;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,9 +17,9 @@ pub use check::check_against_model;
 pub use grid::{Cell, cells};
 pub use layers::Layers;
 pub use problem::Problems;
+pub use suite::{Decoding, RowUnit, Suite, Unit, WindowUnit};
 
 use crate::data::{Library, Packing};
-use crate::metrics::Metric;
 use crate::prune::{MethodName, MethodOptions, Sparsity};
 use crate::source::Source;
 
@@ -105,27 +106,6 @@ pub struct Calibration {
     pub packing: Packing,
 }
 
-/// An evaluation data set with its metrics.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Suite {
-    /// A name in datasets/, `path:` to such a TOML, or a source of a data file (`path:my.jsonl`).
-    pub dataset: String,
-    /// By default `test`, where the data set has it.
-    pub split: Option<String>,
-    /// How many windows, from the start; by default all.
-    #[schemars(range(min = 1))]
-    pub windows: Option<usize>,
-    /// Tokens in a window.
-    #[serde(default = "published_length")]
-    #[schemars(range(min = 2))]
-    pub length: usize,
-    #[serde(default = "concat")]
-    pub packing: Packing,
-    #[serde(default = "language_metrics")]
-    pub metrics: Vec<Metric>,
-}
-
 fn published_windows() -> usize {
     128
 }
@@ -136,10 +116,6 @@ fn published_length() -> usize {
 
 fn concat() -> Packing {
     Packing::Concat
-}
-
-fn language_metrics() -> Vec<Metric> {
-    vec![Metric::Loss, Metric::Perplexity, Metric::JsDivergence]
 }
 
 /// The axes of the grid; every combination is a cell.

@@ -2,49 +2,91 @@
 
 mod manifest;
 mod schema;
-mod summary;
+mod shares;
 mod tables;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 pub use manifest::{CellCounts, Manifest};
-pub use summary::{Summary, SummaryRow, summarize};
 
 use crate::metrics::{Estimate, Metric, estimate};
-use crate::pipeline::Outcome;
+use crate::pipeline::{Material, Outcome};
 use crate::recipe::Recipe;
+use shares::{Shares, shares};
 
 /// A finished cell with its metrics.
 pub struct Finished {
     pub outcome: Outcome,
     /// Each metric on each suite, with its interval and its difference to dense.
     pub metrics: Vec<MetricValue>,
+    /// What each sample adds to each metric, by suite.
+    shares: BTreeMap<String, Shares>,
 }
 
 /// One value of `metrics.parquet`.
 pub struct MetricValue {
     pub suite: String,
     pub metric: Metric,
-    pub windows: usize,
+    pub samples: usize,
     pub estimate: Estimate,
 }
 
+/// One row of `contrasts.parquet`: what one calibration makes of a pruning, beside what another makes of it.
+pub struct Contrast<'a> {
+    /// Its cell.
+    pub finished: &'a Finished,
+    /// The other calibration.
+    pub other: &'a str,
+    pub value: MetricValue,
+}
+
 impl Finished {
-    /// Computes the metrics that the recipe asks for, against the dense cell's outcome.
-    pub fn new(recipe: &Recipe, outcome: Outcome, dense: &Outcome) -> Self {
-        let mut metrics = Vec::new();
-        for (name, scores) in &outcome.suites {
-            let Some(of_dense) = dense.suites.get(name) else { continue };
-            for &metric in &recipe.suite[name].metrics {
-                let estimate = estimate(metric, &scores.windows, &of_dense.windows, recipe.seed);
-                metrics.push(MetricValue { suite: name.clone(), metric, windows: scores.windows.len(), estimate });
+    /// Computes the metrics that the recipe asks for, against the dense cell; without one, this is it.
+    pub fn new(
+        recipe: &Recipe,
+        materials: &BTreeMap<String, Material>,
+        outcome: Outcome,
+        dense: Option<&Finished>,
+    ) -> Self {
+        let of_suite = |(name, record)| (String::clone(name), shares(&recipe.suite[name], record, &materials[name]));
+        let mut finished = Self { shares: outcome.suites.iter().map(of_suite).collect(), outcome, metrics: vec![] };
+        finished.metrics = finished.beside(recipe, dense.unwrap_or(&finished));
+        finished
+    }
+
+    /// The metrics that the recipe asks for, against another cell.
+    fn beside(&self, recipe: &Recipe, other: &Finished) -> Vec<MetricValue> {
+        let mut values = Vec::new();
+        for (name, shares) in &self.shares {
+            let Some(others) = other.shares.get(name) else { continue };
+            for metric in recipe.suite[name].metrics() {
+                let estimate = estimate(metric, &shares[&metric], &others[&metric], recipe.seed);
+                values.push(MetricValue { suite: name.clone(), metric, samples: shares[&metric].len(), estimate });
             }
         }
-        Self { outcome, metrics }
+        values
     }
+}
+
+/// Every pair of finished cells that only differ in their calibration set, metric by metric.
+fn contrasts<'a>(recipe: &Recipe, finished: &[&'a Finished]) -> Vec<Contrast<'a>> {
+    let mut contrasts = Vec::new();
+    for (i, cell) in finished.iter().enumerate() {
+        for other in &finished[i + 1..] {
+            let prunings = cell.outcome.record.cell.pruning.as_ref().zip(other.outcome.record.cell.pruning.as_ref());
+            let Some((a, b)) = prunings else { continue };
+            let Some((from, to)) = a.calibration.as_ref().zip(b.calibration.as_ref()) else { continue };
+            if (a.method, a.sparsity, from.seed) == (b.method, b.sparsity, to.seed) {
+                let values = cell.beside(recipe, other);
+                contrasts.extend(values.into_iter().map(|value| Contrast { finished: cell, other: &to.name, value }));
+            }
+        }
+    }
+    contrasts
 }
 
 /// A folder of results.
@@ -70,12 +112,13 @@ impl Results {
 
     /// Writes all tables of the cells finished so far. Each file is replaced whole, so that a reader,
     /// or a run that is killed, never sees half of one.
-    pub fn write(&self, recipe: &Recipe, finished: &[&Finished]) -> Result<()> {
+    pub fn write(&self, recipe: &Recipe, materials: &BTreeMap<String, Material>, finished: &[&Finished]) -> Result<()> {
         for (name, batch) in [
             ("cells", tables::cells(recipe, finished)?),
             ("layers", tables::layers(recipe, finished)?),
             ("metrics", tables::metrics(recipe, finished)?),
-            ("samples", tables::samples(recipe, finished)?),
+            ("samples", tables::samples(recipe, materials, finished)?),
+            ("contrasts", tables::contrasts(recipe, &contrasts(recipe, finished))?),
         ] {
             let bytes = tables::to_parquet(&batch)?;
             replace(&self.table(name), &bytes)?;
@@ -90,9 +133,10 @@ impl Results {
 }
 
 /// Replaces a file: temporary name, sync, rename.
-fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || -> Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
         std::io::Write::write_all(&mut file, bytes)?;
         file.as_file().sync_all()?;
         #[cfg(unix)]

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
+use crate::metrics::Metric;
+
 /// A column: its name, type, whether it may be null, unit ("" where it has none) and description.
 fn field(name: &str, kind: DataType, nullable: bool, unit: &str, description: &str) -> Field {
     let mut metadata = HashMap::from([("description".to_owned(), description.to_owned())]);
@@ -45,33 +47,37 @@ fn schema(description: &str, own: Vec<Field>) -> SchemaRef {
 
 /// `metrics.parquet`
 pub fn metrics() -> SchemaRef {
-    schema(
-        "one row a cell, suite and metric",
-        vec![
-            field("suite", TEXT, false, "", "evaluation suite"),
-            field("metric", TEXT, false, "", "loss and divergences in nats, perplexity, top1_agreement as a fraction"),
-            field("value", REAL, false, "", "the metric over all windows of the suite"),
-            field(
-                "ci_low",
-                REAL,
-                true,
-                "",
-                "lower end of the 95% bootstrap interval over windows; null with one window",
-            ),
-            field("ci_high", REAL, true, "", "upper end of that interval"),
-            field("n", COUNT, false, "windows", "windows of the suite"),
-            field("dense", REAL, false, "", "the metric of the dense model"),
-            field("delta", REAL, false, "", "value - dense"),
-            field(
-                "delta_low",
-                REAL,
-                true,
-                "",
-                "lower end of the 95% interval of delta, both models on the same drawn windows",
-            ),
-            field("delta_high", REAL, true, "", "upper end of that interval"),
-        ],
-    )
+    schema("one row a cell, suite and metric", value_columns("dense", "the metric of the dense model"))
+}
+
+/// `contrasts.parquet`
+pub fn contrasts() -> SchemaRef {
+    let mut own = vec![field("other", TEXT, false, "", "the calibration set that it is compared with")];
+    own.extend(value_columns("other_value", "the metric of the same pruning, calibrated on the other set"));
+    schema("one row a pair of cells that differ only in their calibration set, suite and metric", own)
+}
+
+/// The columns of a metric beside another model's, whose value stands in the column `other`.
+fn value_columns(other: &str, of_other: &str) -> Vec<Field> {
+    vec![
+        field("suite", TEXT, false, "", "evaluation suite"),
+        field("metric", TEXT, false, "", "loss and divergences in nats, perplexity; all others are fractions"),
+        field("value", REAL, false, "", "the metric over all samples of the suite"),
+        field("ci_low", REAL, true, "", "lower end of the 95% bootstrap interval over samples; null with one sample"),
+        field("ci_high", REAL, true, "", "upper end of that interval"),
+        field("n", COUNT, false, "samples", "windows or rows of the suite"),
+        field(other, REAL, false, "", of_other),
+        field("delta", REAL, false, "", &format!("value - {other}")),
+        field(
+            "delta_low",
+            REAL,
+            true,
+            "",
+            "lower end of the 95% interval of delta, both models on the same drawn samples",
+        ),
+        field("delta_high", REAL, true, "", "upper end of that interval"),
+        field("p_value", REAL, true, "", "two-sided paired bootstrap p-value of no difference"),
+    ]
 }
 
 /// `cells.parquet`
@@ -92,7 +98,9 @@ pub fn cells() -> SchemaRef {
             field("seconds_prune", REAL, true, "s", "the method itself"),
             field("seconds_forward", REAL, true, "s", "suites through the blocks"),
             field("seconds_score", REAL, true, "s", "logits and scores"),
+            field("seconds_generate", REAL, true, "s", "generating answers"),
             field("seconds", REAL, true, "s", "all of these"),
+            field("tokens_per_second", REAL, true, "tokens/s", "generated tokens; null where nothing was generated"),
             field(
                 "peak_bytes",
                 COUNT,
@@ -134,24 +142,26 @@ pub fn layers() -> SchemaRef {
     )
 }
 
+/// The metrics that a sample has by itself, in the order of their columns: all but perplexity, which its loss
+/// says as well.
+pub fn sample_metrics() -> impl Iterator<Item = Metric> {
+    Metric::ALL.into_iter().filter(|&m| m != Metric::Perplexity)
+}
+
 /// `samples.parquet`
 pub fn samples() -> SchemaRef {
-    schema(
-        "one row a cell, suite and window",
-        vec![
-            field("suite", TEXT, false, "", "evaluation suite"),
-            field("sample", COUNT, false, "", "window of the suite, from 0"),
-            field("positions", COUNT, false, "tokens", "tokens that were predicted"),
-            field("loss", REAL, false, "nats", "mean negative log-likelihood of a token"),
-            field("js_divergence", REAL, false, "nats", "mean Jensen-Shannon divergence from the dense model"),
-            field("kl_divergence", REAL, false, "nats", "mean KL(dense || pruned)"),
-            field(
-                "top1_agreement",
-                REAL,
-                false,
-                "",
-                "fraction of positions where the most likely token is the dense model's",
-            ),
-        ],
-    )
+    let mut own = vec![
+        field("suite", TEXT, false, "", "evaluation suite"),
+        field("sample", COUNT, false, "", "window or row of the suite, from 0"),
+        field("prompt", TEXT, true, "", "what the model read; null for windows"),
+        field("reference", TEXT, true, "", "what it should answer, the first of several; null for windows"),
+        field("prediction", TEXT, true, "", "what it answered; null where nothing was generated"),
+        field("positions", COUNT, true, "tokens", "tokens that loss, divergences and agreement are the mean of"),
+    ];
+    own.extend(sample_metrics().map(|metric| {
+        let description = format!("{} of the sample; null where the suite does not need it", metric.as_str());
+        let nats = [Metric::Loss, Metric::JsDivergence, Metric::KlDivergence].contains(&metric);
+        field(metric.as_str(), REAL, true, if nats { "nats" } else { "" }, &description)
+    }));
+    schema("one row a cell, suite and sample", own)
 }

@@ -1,5 +1,6 @@
 //! Records as Arrow batches, and batches as Parquet.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -9,9 +10,11 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
-use super::{Finished, schema};
+use super::shares::Shares;
+use super::{Contrast, Finished, MetricValue, schema};
+use crate::data::Prompt;
 use crate::metrics::Metric;
-use crate::pipeline::{CellRecord, Seconds, Status};
+use crate::pipeline::{CellRecord, Material, Outcome, Seconds, Status};
 use crate::recipe::Recipe;
 
 /// The bytes of a Parquet file.
@@ -65,22 +68,39 @@ fn table(schema: SchemaRef, recipe: &Recipe, cells: &[&CellRecord], own: Vec<Arr
 
 /// `metrics.parquet`
 pub fn metrics(recipe: &Recipe, finished: &[&Finished]) -> Result<RecordBatch> {
-    let rows: Vec<_> = finished.iter().flat_map(|f| f.metrics.iter().map(|m| (&f.outcome.record, m))).collect();
+    let rows: Vec<(&CellRecord, &MetricValue)> =
+        finished.iter().flat_map(|f| f.metrics.iter().map(|m| (&f.outcome.record, m))).collect();
     let cells: Vec<&CellRecord> = rows.iter().map(|r| r.0).collect();
-    let estimates = || rows.iter().map(|r| &r.1.estimate);
-    let own = vec![
-        texts(rows.iter().map(|r| r.1.suite.as_str())),
-        texts(rows.iter().map(|r| r.1.metric.as_str())),
+    let values: Vec<&MetricValue> = rows.iter().map(|r| r.1).collect();
+    table(schema::metrics(), recipe, &cells, value_columns(&values))
+}
+
+/// `contrasts.parquet`
+pub fn contrasts(recipe: &Recipe, contrasts: &[Contrast]) -> Result<RecordBatch> {
+    let cells: Vec<&CellRecord> = contrasts.iter().map(|c| &c.finished.outcome.record).collect();
+    let values: Vec<&MetricValue> = contrasts.iter().map(|c| &c.value).collect();
+    let mut own = vec![texts(contrasts.iter().map(|c| c.other))];
+    own.extend(value_columns(&values));
+    table(schema::contrasts(), recipe, &cells, own)
+}
+
+/// The columns of a metric beside another model's.
+fn value_columns(values: &[&MetricValue]) -> Vec<ArrayRef> {
+    let estimates = || values.iter().map(|v| &v.estimate);
+    let differences = || estimates().map(|e| e.difference);
+    vec![
+        texts(values.iter().map(|v| v.suite.as_str())),
+        texts(values.iter().map(|v| v.metric.as_str())),
         reals(estimates().map(|e| e.value)),
         some_reals(estimates().map(|e| e.interval.map(|i| i.0))),
         some_reals(estimates().map(|e| e.interval.map(|i| i.1))),
-        counts(rows.iter().map(|r| r.1.windows as u64)),
-        reals(estimates().map(|e| e.dense)),
-        reals(estimates().map(|e| e.delta)),
-        some_reals(estimates().map(|e| e.delta_interval.map(|i| i.0))),
-        some_reals(estimates().map(|e| e.delta_interval.map(|i| i.1))),
-    ];
-    table(schema::metrics(), recipe, &cells, own)
+        counts(values.iter().map(|v| v.samples as u64)),
+        reals(estimates().map(|e| e.other)),
+        reals(differences().map(|d| d.delta)),
+        some_reals(differences().map(|d| d.interval.map(|i| i.0))),
+        some_reals(differences().map(|d| d.interval.map(|i| i.1))),
+        some_reals(differences().map(|d| d.p_value)),
+    ]
 }
 
 /// `cells.parquet`
@@ -101,11 +121,20 @@ pub fn cells(recipe: &Recipe, finished: &[&Finished]) -> Result<RecordBatch> {
         stage(|s| s.prune),
         stage(|s| s.forward),
         stage(|s| s.score),
+        stage(|s| s.generate),
         stage(Seconds::total),
+        some_reals(finished.iter().map(|f| tokens_per_second(&f.outcome))),
         some_counts(pruned().map(|p| p.and_then(|p| p.peak_bytes))),
         some_texts(pruned().map(|p| p.map(|p| p.device.clone()))),
     ];
     table(schema::cells(), recipe, &cells, own)
+}
+
+/// The rate at which a cell generated; None where it did not.
+fn tokens_per_second(outcome: &Outcome) -> Option<f64> {
+    let answers = || outcome.suites.values().filter_map(|s| s.answers.as_ref());
+    let seconds: f64 = answers().map(|a| a.seconds).sum();
+    (seconds > 0.0).then(|| answers().map(|a| a.tokens as f64).sum::<f64>() / seconds)
 }
 
 /// `layers.parquet`
@@ -131,23 +160,44 @@ pub fn layers(recipe: &Recipe, finished: &[&Finished]) -> Result<RecordBatch> {
 }
 
 /// `samples.parquet`
-pub fn samples(recipe: &Recipe, finished: &[&Finished]) -> Result<RecordBatch> {
+pub fn samples(recipe: &Recipe, materials: &BTreeMap<String, Material>, finished: &[&Finished]) -> Result<RecordBatch> {
+    struct Row<'a> {
+        cell: &'a CellRecord,
+        suite: &'a str,
+        sample: usize,
+        prompt: Option<&'a Prompt>,
+        answer: Option<&'a str>,
+        shares: &'a Shares,
+    }
     let mut rows = Vec::new();
     for cell in finished {
-        for (suite, record) in &cell.outcome.suites {
-            rows.extend(record.windows.iter().enumerate().map(|(i, scores)| (&cell.outcome.record, suite, i, scores)));
+        for (suite, shares) in &cell.shares {
+            let material = &materials[suite];
+            let answers = cell.outcome.suites[suite].answers.as_ref();
+            rows.extend((0..material.samples()).map(|sample| Row {
+                cell: &cell.outcome.record,
+                suite,
+                sample,
+                prompt: material.prompts.get(sample),
+                answer: answers.map(|a| a.texts[sample].as_str()),
+                shares,
+            }));
         }
     }
-    let cells: Vec<&CellRecord> = rows.iter().map(|r| r.0).collect();
-    let metric = |metric: Metric| reals(rows.iter().map(move |r| metric.of(r.3)));
-    let own = vec![
-        texts(rows.iter().map(|r| r.1.as_str())),
-        counts(rows.iter().map(|r| r.2 as u64)),
-        counts(rows.iter().map(|r| r.3.positions as u64)),
-        metric(Metric::Loss),
-        metric(Metric::JsDivergence),
-        metric(Metric::KlDivergence),
-        metric(Metric::Top1Agreement),
+    let cells: Vec<&CellRecord> = rows.iter().map(|r| r.cell).collect();
+    let share = |row: &Row, metric| row.shares.get(&metric).map(|shares| shares[row.sample]);
+    let positions = |row: &Row| share(row, Metric::Loss).map(|share| share.weight as u64);
+    let mut own = vec![
+        texts(rows.iter().map(|r| r.suite)),
+        counts(rows.iter().map(|r| r.sample as u64)),
+        some_texts(rows.iter().map(|r| r.prompt.map(|p| p.text.clone()))),
+        some_texts(rows.iter().map(|r| r.prompt.and_then(|p| p.references.first().cloned()))),
+        some_texts(rows.iter().map(|r| r.answer.map(str::to_owned))),
+        some_counts(rows.iter().map(positions)),
     ];
+    let mean = |metric: Metric| {
+        some_reals(rows.iter().map(move |r| share(r, metric).filter(|s| s.weight > 0.0).map(|s| s.mean())))
+    };
+    own.extend(schema::sample_metrics().map(mean));
     table(schema::samples(), recipe, &cells, own)
 }

@@ -1,0 +1,105 @@
+//! What goes through a model for one sample, and what is read off its last hidden states.
+
+use std::ops::Range;
+
+use super::Windows;
+use crate::model::Span;
+
+/// A token to be predicted: the row of the passage whose hidden state predicts it, and its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    pub row: usize,
+    pub id: u32,
+}
+
+/// The tokens of one sample: a window, or a prompt with one or more continuations that share it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Passage {
+    pub ids: Vec<u32>,
+    /// How the tokens see each other, one span after the other.
+    pub spans: Vec<Span>,
+    /// Where the language metrics are taken: every token of a window but its first, or the target of a row.
+    pub scored: Vec<Target>,
+    /// The tokens of each choice.
+    pub choices: Vec<Vec<Target>>,
+}
+
+impl Passage {
+    /// A window, scored at every token that has one before it.
+    pub fn window(ids: &[u32]) -> Self {
+        let scored = ids.iter().skip(1).enumerate().map(|(row, &id)| Target { row, id }).collect();
+        Self { ids: ids.to_vec(), spans: vec![Span::window(0..ids.len())], scored, choices: vec![] }
+    }
+
+    /// A prompt and one text after it, which is scored.
+    pub fn continued(prompt: &[u32], target: &[u32]) -> Self {
+        let ids = [prompt, target].concat();
+        let scored = target.iter().zip(prompt.len() - 1..).map(|(&id, row)| Target { row, id }).collect();
+        Self { spans: vec![Span::window(0..ids.len())], ids, scored, choices: vec![] }
+    }
+
+    /// A prompt and several texts after it that do not see each other; the one numbered `answer` is scored.
+    pub fn choices(prompt: &[u32], choices: &[&[u32]], answer: usize) -> Self {
+        let prefix = 0..prompt.len();
+        let mut passage = Self { ids: prompt.to_vec(), spans: vec![Span::window(prefix.clone())], ..Self::default() };
+        for choice in choices {
+            let own = passage.ids.len()..passage.ids.len() + choice.len();
+            // The prompt's last token predicts the first of the choice.
+            let rows = std::iter::once(prefix.end - 1).chain(own.clone());
+            passage.choices.push(rows.zip(*choice).map(|(row, &id)| Target { row, id }).collect());
+            passage.ids.extend_from_slice(choice);
+            passage.spans.push(Span { prefix: prefix.clone(), own });
+        }
+        passage.scored = passage.choices[answer].clone();
+        passage
+    }
+
+    /// The longest run of positions that one of its tokens sees.
+    pub fn longest(&self) -> usize {
+        self.spans.iter().map(Span::len).max().unwrap_or(0)
+    }
+
+    /// The spans of this passage where its first token is row `at`.
+    pub fn spans_at(&self, at: usize) -> impl Iterator<Item = Span> {
+        let shift = move |r: &Range<usize>| r.start + at..r.end + at;
+        self.spans.iter().map(move |s| Span { prefix: shift(&s.prefix), own: shift(&s.own) })
+    }
+}
+
+impl Windows {
+    /// A passage a window.
+    pub fn passages(&self) -> Vec<Passage> {
+        self.ranges().map(|range| Passage::window(&self.ids()[range])).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn targets(pairs: &[(usize, u32)]) -> Vec<Target> {
+        pairs.iter().map(|&(row, id)| Target { row, id }).collect()
+    }
+
+    #[test]
+    fn a_window_predicts_every_token_but_its_first() {
+        assert_eq!(Passage::window(&[7, 8, 9]).scored, targets(&[(0, 8), (1, 9)]));
+    }
+
+    #[test]
+    fn a_target_is_predicted_from_the_prompts_last_token_on() {
+        let passage = Passage::continued(&[1, 2], &[3, 4]);
+        assert_eq!((passage.ids, passage.scored), (vec![1, 2, 3, 4], targets(&[(1, 3), (2, 4)])));
+    }
+
+    #[test]
+    fn choices_share_their_prompt_and_do_not_see_each_other() {
+        let passage = Passage::choices(&[1, 2], &[&[3], &[4, 5]], 1);
+        assert_eq!(passage.ids, [1, 2, 3, 4, 5]);
+        assert_eq!(passage.choices, [targets(&[(1, 3)]), targets(&[(1, 4), (3, 5)])]);
+        assert_eq!(passage.scored, passage.choices[1]);
+        let spans: Vec<Span> = passage.spans_at(10).collect();
+        assert_eq!(spans[2], Span { prefix: 10..12, own: 13..15 });
+        assert_eq!(passage.longest(), 4);
+    }
+}

@@ -1,0 +1,223 @@
+//! Rows as prompts: what the model reads, what it should answer, and the passage that both make.
+
+use anyhow::{Context, Result, bail, ensure};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Content, Part, Passage, Row};
+use crate::digest::Digest;
+use crate::model::Tokenizer;
+
+/// How rows become prompts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Prompting {
+    /// Rows, from the start; None takes all.
+    pub limit: Option<usize>,
+    /// Solved rows in front of each prompt.
+    pub shots: usize,
+    /// Draws the shots.
+    pub seed: u64,
+    /// Whether the model's chat template is put around prompts.
+    pub chat: bool,
+    /// The most tokens that a prompt and what follows it may have: the model's context.
+    pub context: usize,
+    /// Tokens to be left for generation.
+    pub new_tokens: usize,
+}
+
+/// A row, ready for the model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Prompt {
+    /// What the model reads.
+    pub text: String,
+    pub ids: Vec<u32>,
+    /// What it should answer; any of these is right.
+    pub references: Vec<String>,
+    /// The prompt as the target or the choices continue it: white space at its end belongs to them.
+    context: Vec<u32>,
+    target: Vec<u32>,
+    /// The choices, and the number of the right one.
+    pub choices: Vec<Choice>,
+    pub answer: usize,
+    /// Whether the prompt's beginning was cut off to fit the model's context.
+    pub cut: bool,
+}
+
+/// One of several answers to choose from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Choice {
+    pub text: String,
+    ids: Vec<u32>,
+}
+
+impl Prompt {
+    /// What goes through the model to score the target or the choices; None where the row has neither.
+    pub fn passage(&self) -> Option<Passage> {
+        if self.choices.is_empty() {
+            return (!self.target.is_empty()).then(|| Passage::continued(&self.context, &self.target));
+        }
+        let choices: Vec<&[u32]> = self.choices.iter().map(|c| c.ids.as_slice()).collect();
+        Some(Passage::choices(&self.context, &choices, self.answer))
+    }
+}
+
+/// Makes prompts of rows. `shots` are the rows that solved examples are drawn from.
+///
+/// # Errors
+/// Where a row cannot be read as a prompt, or there are too few rows to draw from.
+pub fn prompts(
+    (rows, part): (&[Row], &Part),
+    (shots, shots_part): (&[Row], &Part),
+    tokenizer: &Tokenizer,
+    how: &Prompting,
+) -> Result<Vec<Prompt>> {
+    let count = how.limit.unwrap_or(rows.len());
+    ensure!(count <= rows.len(), "too little data: limit = {count}, but there are {} rows", rows.len());
+    let prompt = |(i, row): (usize, &Row)| -> Result<Prompt> {
+        let content = Content::of(row, part.templates.as_ref())?;
+        let examples = draw(shots, row, how.shots, how.seed.wrapping_add(i as u64))?
+            .into_iter()
+            .map(|j| {
+                Content::of(&shots[j], shots_part.templates.as_ref())
+                    .with_context(|| format!("the shot, row {}", j + 1))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Prompter { tokenizer, separator: &part.separator, how }.prompt(content, examples)
+    };
+    let numbered = rows[..count].iter().enumerate();
+    numbered.map(|(i, row)| prompt((i, row)).with_context(|| format!("row {}", i + 1))).collect()
+}
+
+/// The numbers of `count` rows, none of them `row` itself.
+fn draw(rows: &[Row], row: &Row, count: usize, seed: u64) -> Result<Vec<usize>> {
+    if count == 0 {
+        return Ok(vec![]);
+    }
+    // One more than is needed for every copy of the row that may be met.
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let copies = rows.iter().filter(|r| *r == row).count();
+    ensure!(
+        rows.len() - copies >= count,
+        "too little data: {count} shots, but only {} other rows",
+        rows.len() - copies
+    );
+    let drawn = rand::seq::index::sample(&mut rng, rows.len(), count + copies);
+    Ok(drawn.into_iter().filter(|&j| rows[j] != *row).take(count).collect())
+}
+
+struct Prompter<'a> {
+    tokenizer: &'a Tokenizer,
+    separator: &'a str,
+    how: &'a Prompting,
+}
+
+impl Prompter<'_> {
+    fn prompt(&self, content: Content, examples: Vec<Content>) -> Result<Prompt> {
+        let chat = self.how.chat || matches!(content, Content::Chat(_));
+        let (text, target) = if chat { self.chat(&content, &examples)? } else { self.plain(&content, &examples)? };
+        let special = !chat; // a chat template writes its own special tokens
+        let mut ids = self.tokenizer.encode(&text, special)?;
+        let (references, choices, answer) = match content {
+            Content::Choice { choices, answer, .. } => (vec![choices[answer].clone()], choices, answer),
+            Content::Text { references, .. } if !references.is_empty() => (references, vec![], 0),
+            _ => (vec![target.trim().to_owned()].into_iter().filter(|t| !t.is_empty()).collect(), vec![], 0),
+        };
+        let space = if chat { "" } else { " " };
+        let mut context = ids.clone();
+        let mut continued = Vec::new();
+        for choice in &choices {
+            let (before, after) = self.continuation(&text, &format!("{space}{choice}"), special)?;
+            ensure!(!after.is_empty(), "the choice \"{choice}\" has no tokens");
+            context = before;
+            continued.push(Choice { text: choice.clone(), ids: after });
+        }
+        let mut target_ids = Vec::new();
+        if choices.is_empty() && !target.is_empty() {
+            (context, target_ids) = self.target(&text, &target, &ids, special)?;
+        }
+        ensure!(!ids.is_empty() && !context.is_empty(), "the prompt is empty");
+
+        let longest = continued.iter().map(|c| c.ids.len()).chain([target_ids.len()]).max().unwrap_or(0);
+        let mut cut = keep_end(&mut context, self.how.context.saturating_sub(longest))?;
+        cut |= keep_end(&mut ids, self.how.context.saturating_sub(self.how.new_tokens))?;
+        Ok(Prompt { text, ids, references, context, target: target_ids, choices: continued, answer, cut })
+    }
+
+    /// Examples and prompt one after the other, and the target.
+    fn plain(&self, content: &Content, examples: &[Content]) -> Result<(String, String)> {
+        let mut text = String::new();
+        for example in examples {
+            let (prompt, target) = example.parts()?;
+            text += &format!("{prompt}{target}{}", self.separator);
+        }
+        let (prompt, target) = content.parts()?;
+        Ok((text + &prompt, target))
+    }
+
+    /// Examples as earlier turns of a conversation, and the prompt as its last.
+    fn chat(&self, content: &Content, examples: &[Content]) -> Result<(String, String)> {
+        let mut messages = Vec::new();
+        for example in examples {
+            let (prompt, target) = turns(example)?;
+            messages.extend(prompt);
+            messages.push(json!({"role": "assistant", "content": target}));
+        }
+        let (prompt, target) = turns(content)?;
+        messages.extend(prompt);
+        Ok((self.tokenizer.chat(&Value::Array(messages), true)?, target))
+    }
+
+    /// Tokens of a text and of what follows it, as lm-evaluation-harness divides them: white space at the
+    /// text's end belongs to what follows, and where both together have other tokens than the text alone,
+    /// what follows has the rest.
+    fn continuation(&self, text: &str, next: &str, special: bool) -> Result<(Vec<u32>, Vec<u32>)> {
+        let stem = text.trim_end();
+        let next = format!("{}{next}", &text[stem.len()..]);
+        let whole = self.tokenizer.encode(&format!("{stem}{next}"), special)?;
+        let before = self.tokenizer.encode(stem, special)?;
+        let after = whole.get(before.len()..).unwrap_or_default().to_vec();
+        Ok((before, after))
+    }
+
+    /// Tokens of a prompt and its target. Where the prompt's tokens (`ids`) are also the first of both
+    /// together, the target has the rest: a line break that ends a prompt is none of the answer.
+    fn target(&self, text: &str, target: &str, ids: &[u32], special: bool) -> Result<(Vec<u32>, Vec<u32>)> {
+        let whole = self.tokenizer.encode(&format!("{text}{target}"), special)?;
+        match whole.strip_prefix(ids) {
+            Some(rest) => Ok((ids.to_vec(), rest.to_vec())),
+            None => self.continuation(text, target, special),
+        }
+    }
+}
+
+/// The turns of a conversation up to the answer, and the answer.
+fn turns(content: &Content) -> Result<(Vec<Value>, String)> {
+    let Content::Chat(messages) = content else {
+        let (prompt, target) = content.parts()?;
+        return Ok((vec![json!({"role": "user", "content": prompt})], target.trim().to_owned()));
+    };
+    let mut messages = messages.as_array().context("`messages` is no list")?.clone();
+    let last = messages.pop().context("`messages` is empty")?;
+    if last["role"] != "assistant" {
+        messages.push(last);
+        return Ok((messages, String::new()));
+    }
+    Ok((messages, last["content"].as_str().context("the assistant's last message is no text")?.to_owned()))
+}
+
+/// Cuts off the beginning of what is longer than `most`; whether it was.
+fn keep_end(ids: &mut Vec<u32>, most: usize) -> Result<bool> {
+    if most == 0 {
+        bail!("what follows the prompt alone is longer than the model's context");
+    }
+    let over = ids.len().saturating_sub(most);
+    ids.drain(..over);
+    Ok(over > 0)
+}
+
+/// What prompts depend on.
+pub fn prompts_digest(part: Digest, shots: Option<Digest>, how: &Prompting) -> Digest {
+    Digest::of(&(part, shots, how))
+}

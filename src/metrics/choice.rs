@@ -1,0 +1,48 @@
+//! Multiple choice: which answer a model finds most likely, as lm-evaluation-harness scores it.
+
+/// Whether the right choice wins, by three ways of comparing log-likelihoods; 0 or 1 each.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct ChoiceScores {
+    pub acc: f64,
+    /// Divided by the choice's characters, so that long answers have a chance.
+    pub acc_norm: f64,
+    /// Divided by the choice's bytes.
+    pub acc_bytes: f64,
+}
+
+/// The scores of a row, from the log-likelihood of each choice (nats, summed over its tokens), the choices'
+/// texts and the number of the right one. Of equal choices the first wins, as numpy's `argmax` has it.
+pub fn score_choices(log_likelihoods: &[f64], choices: &[&str], answer: usize) -> ChoiceScores {
+    assert_eq!(log_likelihoods.len(), choices.len(), "every choice has a log-likelihood");
+    let wins = |length: fn(&str) -> usize| {
+        let scores = log_likelihoods.iter().zip(choices).map(|(l, choice)| l / length(choice).max(1) as f64);
+        let best =
+            scores.enumerate().fold((0, f64::NEG_INFINITY), |best, (i, s)| if s > best.1 { (i, s) } else { best });
+        f64::from(u8::from(best.0 == answer))
+    };
+    ChoiceScores { acc: wins(|_| 1), acc_norm: wins(|c| c.chars().count()), acc_bytes: wins(str::len) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_answer_wins_by_its_length() {
+        let scores = score_choices(&[-4.0, -6.0], &["no", "probably"], 1);
+        assert_eq!(scores, ChoiceScores { acc: 0.0, acc_norm: 1.0, acc_bytes: 1.0 });
+    }
+
+    #[test]
+    fn characters_and_bytes_differ_beyond_ascii() {
+        // 3 characters in 6 bytes, against 4 in 4: -9/3 < -10/4, but -9/6 > -10/4.
+        let scores = score_choices(&[-9.0, -10.0], &["äöü", "abcd"], 0);
+        assert_eq!(scores, ChoiceScores { acc: 1.0, acc_norm: 0.0, acc_bytes: 1.0 });
+    }
+
+    #[test]
+    fn of_equal_choices_the_first_wins() {
+        assert_eq!(score_choices(&[-1.0, -1.0], &["a", "b"], 0).acc, 1.0);
+        assert_eq!(score_choices(&[-1.0, -1.0], &["a", "b"], 1).acc, 0.0);
+    }
+}

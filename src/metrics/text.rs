@@ -1,0 +1,241 @@
+//! A predicted text against reference texts: the scores of SQuAD v1.1 and ROUGE.
+//!
+//! SQuAD's are those of its official script (Rajpurkar et al., 2016, arXiv:1606.05250), ROUGE's (Lin, 2004,
+//! <https://aclanthology.org/W04-1013>) the F-measures of the Python package rouge-score, and both give what
+//! the Python gives, on any Unicode. Python's and Rust's Unicode versions may know different letters.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::LazyLock;
+
+use regex::{Captures, Regex};
+
+use super::stem;
+
+/// Scores of a prediction, each from 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct TextScores {
+    /// SQuAD: 1 if the words are the same but for case, punctuation and articles, else 0.
+    pub exact_match: f64,
+    /// SQuAD: F1 of the bags of words, again but for case, punctuation and articles.
+    ///
+    /// Two texts without a word match exactly and yet have an F1 of 0, as in the script.
+    pub f1: f64,
+    /// F-measure of the words that both have.
+    pub rouge1: f64,
+    /// F-measure of the pairs of neighbouring words that both have.
+    pub rouge2: f64,
+    /// F-measure of the longest common subsequence of words, the text taken as one sentence.
+    pub rouge_l: f64,
+    /// 1 if the words that `exact_match` compares stand in the prediction as a run, else 0. A reference
+    /// without a word is contained only in a prediction without one.
+    pub contains_answer: f64,
+}
+
+impl TextScores {
+    /// The greater of each score.
+    fn max(self, other: Self) -> Self {
+        Self {
+            exact_match: self.exact_match.max(other.exact_match),
+            f1: self.f1.max(other.f1),
+            rouge1: self.rouge1.max(other.rouge1),
+            rouge2: self.rouge2.max(other.rouge2),
+            rouge_l: self.rouge_l.max(other.rouge_l),
+            contains_answer: self.contains_answer.max(other.contains_answer),
+        }
+    }
+}
+
+/// The scores of a prediction: with several references the best of each score, not necessarily all
+/// against the same one; without a reference zeros.
+///
+/// `stem` is rouge-score's `use_stemmer`: ROUGE compares the stems of words, SQuAD's scores never do.
+pub fn score(prediction: &str, references: &[String], stem: bool) -> TextScores {
+    let prediction = Words::of(prediction, stem);
+    let scores = references.iter().map(|reference| prediction.against(&Words::of(reference, stem)));
+    scores.fold(TextScores::default(), TextScores::max)
+}
+
+/// A text as each of the two sees it.
+struct Words {
+    squad: Vec<String>,
+    rouge: Vec<String>,
+}
+
+impl Words {
+    fn of(text: &str, stem: bool) -> Self {
+        let text = text.to_lowercase();
+        Self { squad: squad_words(&text), rouge: rouge_words(&text, stem) }
+    }
+
+    fn against(&self, reference: &Self) -> TextScores {
+        TextScores {
+            exact_match: f64::from(self.squad == reference.squad),
+            f1: f_of_runs(&self.squad, &reference.squad, 1),
+            rouge1: f_of_runs(&self.rouge, &reference.rouge, 1),
+            rouge2: f_of_runs(&self.rouge, &reference.rouge, 2),
+            rouge_l: f_measure(
+                longest_common_subsequence(&self.rouge, &reference.rouge),
+                self.rouge.len(),
+                reference.rouge.len(),
+            ),
+            contains_answer: f64::from(contains(&self.squad, &reference.squad)),
+        }
+    }
+}
+
+/// A word to Python's regular expressions (but for `_`, which is removed before this is used): unlike
+/// `char::is_alphanumeric` and this crate's `\w`, Python's `\w` leaves out combining marks.
+static WORD: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"[\p{L}\p{N}]+").expect("a valid expression"));
+
+/// The words of a lower-case text that SQuAD compares: no punctuation of ASCII, no articles.
+fn squad_words(text: &str) -> Vec<String> {
+    let text: String = text.chars().filter(|c| !c.is_ascii_punctuation()).collect();
+    let text = WORD.replace_all(&text, |word: &Captures| match &word[0] {
+        "a" | "an" | "the" => " ".to_owned(),
+        other => other.to_owned(),
+    });
+    // Python splits at the separators U+001C to U+001F, too.
+    let space = |c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c);
+    text.split(space).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+/// The words of a lower-case text that ROUGE compares: letters and digits of ASCII; all else parts words.
+fn rouge_words(text: &str, stem: bool) -> Vec<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    words.map(|word| if stem && word.len() > 3 { stem::porter(word) } else { word.to_owned() }).collect()
+}
+
+/// F-measure of the runs of `n` words that both texts have, each as often as both have it.
+fn f_of_runs(prediction: &[String], reference: &[String], n: usize) -> f64 {
+    let (predicted, wanted) = (prediction.windows(n), reference.windows(n));
+    let (in_prediction, in_reference) = (predicted.len(), wanted.len());
+    f_measure(common(predicted, wanted), in_prediction, in_reference)
+}
+
+/// The size of the intersection of two bags.
+fn common<T: Eq + Hash>(left: impl Iterator<Item = T>, right: impl Iterator<Item = T>) -> usize {
+    let mut unmatched: HashMap<T, usize> = HashMap::new();
+    left.for_each(|item| *unmatched.entry(item).or_default() += 1);
+    let matched = right.filter(|item| match unmatched.get_mut(item) {
+        Some(count) if *count > 0 => {
+            *count -= 1;
+            true
+        }
+        _ => false,
+    });
+    matched.count()
+}
+
+/// The harmonic mean of precision and recall, 0 if nothing is in common.
+fn f_measure(common: usize, in_prediction: usize, in_reference: usize) -> f64 {
+    if common == 0 {
+        return 0.0;
+    }
+    let precision = common as f64 / in_prediction as f64;
+    let recall = common as f64 / in_reference as f64;
+    2.0 * precision * recall / (precision + recall)
+}
+
+/// The length of it, by dynamic programming over prefixes; two rows of the table exist at a time.
+fn longest_common_subsequence(left: &[String], right: &[String]) -> usize {
+    let mut above = vec![0; right.len() + 1];
+    let mut row = above.clone();
+    for l in left {
+        for (j, r) in right.iter().enumerate() {
+            row[j + 1] = if l == r { above[j] + 1 } else { above[j + 1].max(row[j]) };
+        }
+        std::mem::swap(&mut above, &mut row);
+    }
+    above[right.len()]
+}
+
+/// Whether the words of the answer follow each other somewhere in the text.
+fn contains(text: &[String], answer: &[String]) -> bool {
+    if answer.is_empty() { text.is_empty() } else { text.windows(answer.len()).any(|run| run == answer) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One pair and the scores that the Python originals give it.
+    #[derive(serde::Deserialize)]
+    struct Row {
+        prediction: String,
+        reference: String,
+        exact_match: f64,
+        f1: f64,
+        rouge1: f64,
+        rouge2: f64,
+        #[serde(rename = "rougeL")]
+        rouge_l: f64,
+        rouge1_stemmed: f64,
+        rouge2_stemmed: f64,
+        #[serde(rename = "rougeL_stemmed")]
+        rouge_l_stemmed: f64,
+    }
+
+    fn against(prediction: &str, references: &[&str]) -> TextScores {
+        let references: Vec<String> = references.iter().map(|&text| text.to_owned()).collect();
+        score(prediction, &references, true)
+    }
+
+    #[test]
+    fn scores_are_those_of_the_python_originals() {
+        let rows: Vec<Row> = serde_json::from_str(include_str!("../../tests/fixtures/text_metrics.json")).unwrap();
+        for row in rows {
+            let reference = [row.reference];
+            let plain = score(&row.prediction, &reference, false);
+            let stemmed = score(&row.prediction, &reference, true);
+            for (ours, theirs) in [
+                (plain.exact_match, row.exact_match),
+                (plain.f1, row.f1),
+                (plain.rouge1, row.rouge1),
+                (plain.rouge2, row.rouge2),
+                (plain.rouge_l, row.rouge_l),
+                (stemmed.f1, row.f1),
+                (stemmed.rouge1, row.rouge1_stemmed),
+                (stemmed.rouge2, row.rouge2_stemmed),
+                (stemmed.rouge_l, row.rouge_l_stemmed),
+            ] {
+                assert!((ours - theirs).abs() < 1e-9, "{ours} {theirs}: {} | {}", row.prediction, reference[0]);
+            }
+        }
+    }
+
+    #[test]
+    fn texts_without_words_match_but_have_no_f1() {
+        let empty = TextScores { exact_match: 1.0, contains_answer: 1.0, ..TextScores::default() };
+        assert_eq!(against("", &[""]), empty);
+        assert_eq!(against("The!", &["..."]).f1, 0.0);
+        assert_eq!(against("a word", &["the"]), TextScores::default());
+    }
+
+    #[test]
+    fn the_best_reference_counts_for_each_score_and_none_gives_zeros() {
+        let scores = against("red green blue", &["blue", "green red blue"]);
+        assert_eq!((scores.contains_answer, scores.f1, scores.exact_match), (1.0, 1.0, 0.0));
+        assert_eq!(against("red", &[]), TextScores::default());
+    }
+
+    #[test]
+    fn an_answer_is_contained_as_whole_words_in_its_order() {
+        assert_eq!(against("It is the North Pole, surely.", &["north pole"]).contains_answer, 1.0);
+        assert_eq!(against("northern poles", &["north pole"]).contains_answer, 0.0);
+        assert_eq!(against("pole north", &["north pole"]).contains_answer, 0.0);
+    }
+
+    #[test]
+    fn words_end_where_python_ends_them() {
+        let words = squad_words("the_end of\u{1f}a day\u{a0}théa an\u{301} x·the·y");
+        assert_eq!(words, ["theend", "of", "day", "théa", "\u{301}", "x·", "·y"]);
+        assert_eq!(rouge_words("naïve_t-shirts", true), ["na", "ve", "t", "shirt"]);
+    }
+
+    #[test]
+    fn a_subsequence_may_skip_words_of_both() {
+        let words = |text: &str| rouge_words(text, false);
+        assert_eq!(longest_common_subsequence(&words("a b c d e"), &words("x a c y e b")), 3);
+    }
+}

@@ -1,0 +1,227 @@
+//! Generation: many sequences decoded together, token by token, with cached keys and values.
+//!
+//! Decoding reads every weight once a step, whatever the number of sequences, so it is the batch that
+//! makes it fast. Sequences are of unequal length and are not padded: their rows lie one after the other,
+//! and attention goes sequence by sequence. One that ends makes room for the next that waits.
+
+use std::ops::Range;
+
+use anyhow::{Result, ensure};
+use candle_core::Tensor;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+
+use super::kernels::Cache;
+use super::{Block, Head, Rope};
+use crate::tensors;
+
+/// A whole model in memory, ready to write.
+pub struct Generator<'a> {
+    pub blocks: &'a [Block],
+    pub embedding: &'a Tensor,
+    pub head: &'a Head,
+    pub rope: &'a Rope,
+}
+
+/// How the next token is chosen, and when a sequence ends.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampling {
+    pub max_new_tokens: usize,
+    /// 0 takes the most likely token.
+    pub temperature: f64,
+    /// Only the most likely tokens that together have this probability are drawn from.
+    pub top_p: f64,
+    /// Each sequence draws from a stream of its own, so that what is decoded beside it does not matter.
+    pub seed: u64,
+    /// Tokens that end a text.
+    pub end: Vec<u32>,
+}
+
+/// What was generated for all prompts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Generation {
+    /// The new tokens of each prompt; the last may be one that ends a text.
+    pub ids: Vec<Vec<u32>>,
+    /// The most sequences that were decoded together.
+    pub widest: usize,
+}
+
+/// Tokens of prompts that go through the model at once.
+const PREFILL_TOKENS: usize = 2048;
+
+/// A sequence being decoded.
+struct Sequence {
+    index: usize,
+    /// One a block.
+    caches: Vec<Cache>,
+    /// Tokens that its caches have room for.
+    room: usize,
+    /// What goes through the model next: the prompt, then the token before.
+    next: Vec<u32>,
+    ids: Vec<u32>,
+    random: ChaCha8Rng,
+}
+
+impl Generator<'_> {
+    /// Continues every prompt, the longest first, as many at once as have room for their keys and values
+    /// in `budget` bytes (one at least). `ended` is asked after every token whether a sequence (its prompt's
+    /// index, its new tokens) is complete; `step` is called before every step with the number of complete ones.
+    ///
+    /// # Errors
+    /// Where a prompt is empty, or too long for the rotary table; what `step` returns.
+    pub fn generate(
+        &self,
+        prompts: &[&[u32]],
+        sampling: &Sampling,
+        budget: u64,
+        ended: &(dyn Fn(usize, &[u32]) -> bool + Sync),
+        mut step: impl FnMut(usize) -> Result<()>,
+    ) -> Result<Generation> {
+        ensure!(prompts.iter().all(|p| !p.is_empty()), "a prompt has no tokens");
+        let mut ids = vec![vec![]; prompts.len()];
+        if sampling.max_new_tokens == 0 {
+            return Ok(Generation { ids, widest: 0 });
+        }
+        let mut waiting: Vec<usize> = (0..prompts.len()).collect();
+        waiting.sort_by_key(|&i| prompts[i].len()); // the longest is popped first
+        let mut active: Vec<Sequence> = Vec::new();
+        let (mut done, mut widest) = (0, 0);
+        while done < prompts.len() {
+            step(done)?;
+            let before = active.len();
+            let mut held: u64 = active.iter().map(|s| self.bytes(s.room)).sum();
+            while let Some(&index) = waiting.last() {
+                let room = prompts[index].len() + sampling.max_new_tokens;
+                if held + self.bytes(room) > budget && !active.is_empty() {
+                    break;
+                }
+                held += self.bytes(room);
+                waiting.pop();
+                active.push(self.sequence(index, prompts[index], room, sampling.seed));
+            }
+            widest = widest.max(active.len());
+            let (old, mut new) = active.split_at_mut(before);
+            self.advance(old, sampling)?;
+            while !new.is_empty() {
+                step(done)?;
+                let mut tokens = 0;
+                let fits = |s: &&Sequence| (tokens += s.next.len(), tokens <= PREFILL_TOKENS).1;
+                let count = new.iter().take_while(fits).count().max(1);
+                let (batch, rest) = new.split_at_mut(count);
+                self.advance(batch, sampling)?;
+                new = rest;
+            }
+            let complete: Vec<bool> = active
+                .par_iter()
+                .map(|s| {
+                    let last = s.ids[s.ids.len() - 1];
+                    s.ids.len() == sampling.max_new_tokens || sampling.end.contains(&last) || ended(s.index, &s.ids)
+                })
+                .collect();
+            for i in (0..active.len()).rev().filter(|&i| complete[i]) {
+                let sequence = active.remove(i);
+                ids[sequence.index] = sequence.ids;
+                done += 1;
+            }
+        }
+        Ok(Generation { ids, widest })
+    }
+
+    fn sequence(&self, index: usize, prompt: &[u32], room: usize, seed: u64) -> Sequence {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        random.set_stream(index as u64);
+        let caches = self.blocks.iter().map(|b| Cache::new(b.heads, room)).collect();
+        Sequence { index, caches, room, next: prompt.to_vec(), ids: vec![], random }
+    }
+
+    /// Bytes of keys and values of this many tokens, over all blocks.
+    fn bytes(&self, tokens: usize) -> u64 {
+        let a_token: usize = self.blocks.iter().map(|b| 2 * b.heads.key_value * b.heads.dim * size_of::<f32>()).sum();
+        a_token as u64 * tokens as u64
+    }
+
+    /// Takes what comes next of each sequence through the model, and adds the token that it predicts.
+    fn advance(&self, sequences: &mut [Sequence], sampling: &Sampling) -> Result<()> {
+        if sequences.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<u32> = sequences.iter().flat_map(|s| s.next.iter().copied()).collect();
+        let mut at = 0;
+        let own: Vec<Range<usize>> = sequences.iter().map(|s| (at, at += s.next.len(), at)).map(|r| r.0..r.2).collect();
+        let mut hidden = self.embedding.index_select(&Tensor::new(ids, self.embedding.device())?, 0)?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            // The caches of one block, side by side while it is passed.
+            let mut caches: Vec<Cache> = sequences.iter_mut().map(|s| std::mem::take(&mut s.caches[i])).collect();
+            hidden = block.decode(hidden, &own, &mut caches, self.rope)?;
+            sequences.iter_mut().zip(caches).for_each(|(s, cache)| s.caches[i] = cache);
+        }
+        let last: Vec<u32> = own.iter().map(|range| range.end as u32 - 1).collect();
+        let last = hidden.index_select(&Tensor::new(last, hidden.device())?, 0)?;
+        let logits = self.head.norm(&last)?.matmul(&self.head.weight.t()?)?; // (sequences, vocabulary)
+        let vocabulary = logits.dim(1)?;
+        tensors::with_values(&logits, |logits| {
+            sequences.par_iter_mut().zip(logits.par_chunks(vocabulary)).for_each(|(sequence, logits)| {
+                let token = choose(logits, sampling, &mut sequence.random);
+                sequence.ids.push(token);
+                sequence.next = vec![token];
+            });
+        })?;
+        Ok(())
+    }
+}
+
+/// The most likely token (the first of equals), or one drawn as `sampling` says.
+fn choose(logits: &[f32], sampling: &Sampling, random: &mut ChaCha8Rng) -> u32 {
+    let best = logits.iter().enumerate().fold(0, |best, (i, &z)| if z > logits[best] { i } else { best });
+    if sampling.temperature == 0.0 {
+        return best as u32;
+    }
+    let scaled = |z: f32| (f64::from(z - logits[best]) / sampling.temperature).exp();
+    let mut weights: Vec<(f64, usize)> = logits.iter().map(|&z| scaled(z)).zip(0..).collect();
+    weights.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    let total: f64 = weights.iter().map(|w| w.0).sum();
+    let mut nucleus = 0.0;
+    let count = weights.iter().take_while(|w| (nucleus < sampling.top_p * total, nucleus += w.0).0).count().max(1);
+    let mut left = random.random_range(0.0..1.0) * weights[..count].iter().map(|w| w.0).sum::<f64>();
+    let drawn = weights[..count].iter().find(|w| (left -= w.0, left < 0.0).1);
+    drawn.unwrap_or(&weights[0]).1 as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sampling(temperature: f64, top_p: f64) -> Sampling {
+        Sampling { max_new_tokens: 1, temperature, top_p, seed: 0, end: vec![] }
+    }
+
+    #[test]
+    fn without_temperature_the_first_of_the_most_likely_is_taken() {
+        let mut random = ChaCha8Rng::seed_from_u64(0);
+        assert_eq!(choose(&[0.0, 2.0, 2.0, 1.0], &sampling(0.0, 1.0), &mut random), 1);
+    }
+
+    #[test]
+    fn tokens_are_drawn_as_often_as_the_softmax_says() {
+        let mut random = ChaCha8Rng::seed_from_u64(0);
+        let logits = [1.0f32, 0.0, 2.0];
+        let mut counts = [0f64; 3];
+        (0..20_000).for_each(|_| counts[choose(&logits, &sampling(0.5, 1.0), &mut random) as usize] += 1.0);
+        let weights = logits.map(|z| (f64::from(z) / 0.5).exp());
+        for (count, weight) in counts.iter().zip(weights) {
+            let expected = weight / weights.iter().sum::<f64>();
+            assert!((count / 20_000.0 - expected).abs() < 0.01, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn the_nucleus_leaves_out_the_unlikely() {
+        let mut random = ChaCha8Rng::seed_from_u64(0);
+        let logits = [3.0f32, 2.5, -1.0];
+        for _ in 0..2000 {
+            assert_ne!(choose(&logits, &sampling(1.0, 0.9), &mut random), 2);
+        }
+        assert_eq!(choose(&logits, &sampling(1.0, 0.1), &mut random), 0);
+    }
+}

@@ -1,0 +1,62 @@
+//! What a suite is made of: token windows, or prompts.
+
+use anyhow::{Result, ensure};
+
+use crate::data::{Passage, Prompt, Windows};
+use crate::metrics::Family;
+use crate::recipe::Suite;
+
+/// The samples of a suite.
+pub struct Material {
+    /// What goes through the model to be scored, one a sample; empty where nothing is.
+    pub passages: Vec<Passage>,
+    /// One a sample; empty where the samples are windows.
+    pub prompts: Vec<Prompt>,
+}
+
+impl Material {
+    pub fn of_windows(windows: &Windows) -> Self {
+        Self { passages: windows.passages(), prompts: vec![] }
+    }
+
+    /// The material of a suite of rows.
+    ///
+    /// # Errors
+    /// Where a row lacks what the suite's metrics compare with.
+    pub fn of_prompts(suite: &Suite, prompts: Vec<Prompt>) -> Result<Self> {
+        for (i, prompt) in prompts.iter().enumerate() {
+            let row = i + 1;
+            let asks = |family| suite.metrics().into_iter().find(|m| m.family() == family).map(|m| m.as_str());
+            if let Some(metric) = asks(Family::Choice) {
+                ensure!(!prompt.choices.is_empty(), "row {row} has no choices, which {metric} needs");
+            }
+            if let Some(metric) = asks(Family::Text) {
+                ensure!(!prompt.references.is_empty(), "row {row} has no target, which {metric} compares answers with");
+            }
+            if let Some(metric) = asks(Family::Language) {
+                ensure!(prompt.passage().is_some(), "row {row} has no target, which {metric} is taken of");
+            }
+        }
+        let scored = suite.wants(Family::Language) || suite.wants(Family::Choice);
+        let passages = if scored { prompts.iter().filter_map(Prompt::passage).collect() } else { vec![] };
+        let cut = prompts.iter().filter(|p| p.cut).count();
+        if cut > 0 {
+            tracing::warn!(
+                "{cut} of {} prompts are too long for the model's context and lost their beginnings",
+                prompts.len()
+            );
+        }
+        Ok(Self { passages, prompts })
+    }
+
+    /// Samples of the suite.
+    pub fn samples(&self) -> usize {
+        self.passages.len().max(self.prompts.len())
+    }
+
+    /// The most positions that a token sees, where answers have up to `new_tokens`.
+    pub fn longest(&self, new_tokens: usize) -> usize {
+        let passages = self.passages.iter().map(Passage::longest);
+        passages.chain(self.prompts.iter().map(|p| p.ids.len() + new_tokens)).max().unwrap_or(0)
+    }
+}

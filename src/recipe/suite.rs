@@ -1,0 +1,190 @@
+//! What cells are judged by: token windows, or rows with prompts and targets.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::published_length;
+use crate::data::Packing;
+use crate::metrics::{Family, Metric};
+
+/// An evaluation data set with its metrics.
+///
+/// A suite is judged window by window, or row by row: by rows where a metric of answers or choices asks for
+/// it, or a key that only rows have.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Suite {
+    /// A name in datasets/, `path:` to such a TOML, or a source of a data file (`path:my.jsonl`).
+    pub dataset: String,
+    /// By default `test`, where the data set has it.
+    pub split: Option<String>,
+    /// By default loss, perplexity and js_divergence of windows; exact_match, f1, loss and js_divergence of rows.
+    pub metrics: Option<Vec<Metric>>,
+
+    /// Windows: how many, from the start; by default all.
+    #[schemars(range(min = 1))]
+    pub windows: Option<usize>,
+    /// Windows: tokens in each; by default 2048.
+    #[schemars(range(min = 2))]
+    pub length: Option<usize>,
+    /// Windows: how they are cut from rows; by default concat.
+    pub packing: Option<Packing>,
+
+    /// Rows: how many, from the start; by default all.
+    #[schemars(range(min = 1))]
+    pub limit: Option<usize>,
+    /// Rows: solved examples in front of each prompt, drawn by the recipe's seed; by default none.
+    pub shots: Option<usize>,
+    /// Rows: the split that shots are drawn from; by default `train`, where the data set has it, else the
+    /// suite's own rows.
+    pub shots_split: Option<String>,
+    /// Rows: put the model's chat template around prompts; by default no.
+    pub chat: Option<bool>,
+    /// Rows: tokens of an answer, at most; by default 128.
+    #[schemars(range(min = 1))]
+    pub max_new_tokens: Option<usize>,
+    /// Rows: texts that end an answer and are cut off it; by default none, or with shots what stands between them.
+    pub stop: Option<Vec<String>>,
+    /// Rows: 0, the default, takes the most likely token.
+    #[schemars(range(min = 0.0))]
+    pub temperature: Option<f64>,
+    /// Rows: with a temperature, draw only from the most likely tokens that together have this probability.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub top_p: Option<f64>,
+    /// Rows: compare stems of words in rouge metrics, as rouge-score's `use_stemmer`; by default no.
+    pub stem: Option<bool>,
+}
+
+/// What a suite is judged by the piece of.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Unit {
+    Windows(WindowUnit),
+    Rows(RowUnit),
+}
+
+/// Windows of tokens.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct WindowUnit {
+    pub packing: Packing,
+    pub length: usize,
+    pub windows: Option<usize>,
+}
+
+/// Rows with prompts and targets.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RowUnit {
+    pub limit: Option<usize>,
+    pub shots: usize,
+    pub chat: bool,
+    pub decoding: Decoding,
+}
+
+/// How answers are generated.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Decoding {
+    pub max_new_tokens: usize,
+    /// None: what stands between rows, where there are shots.
+    pub stop: Option<Vec<String>>,
+    pub temperature: f64,
+    pub top_p: f64,
+}
+
+impl Suite {
+    /// The keys that are set and that only windows have.
+    pub fn window_keys(&self) -> Vec<&'static str> {
+        set(&[
+            ("windows", self.windows.is_some()),
+            ("length", self.length.is_some()),
+            ("packing", self.packing.is_some()),
+        ])
+    }
+
+    /// The keys that are set and that only rows have.
+    pub fn row_keys(&self) -> Vec<&'static str> {
+        set(&[
+            ("limit", self.limit.is_some()),
+            ("shots", self.shots.is_some()),
+            ("shots_split", self.shots_split.is_some()),
+            ("chat", self.chat.is_some()),
+            ("max_new_tokens", self.max_new_tokens.is_some()),
+            ("stop", self.stop.is_some()),
+            ("temperature", self.temperature.is_some()),
+            ("top_p", self.top_p.is_some()),
+            ("stem", self.stem.is_some()),
+        ])
+    }
+
+    fn is_of_rows(&self) -> bool {
+        let of_rows = |metrics: &Vec<Metric>| metrics.iter().any(|m| m.family() != Family::Language);
+        !self.row_keys().is_empty() || self.metrics.as_ref().is_some_and(of_rows)
+    }
+
+    /// What it is judged by the piece of.
+    pub fn unit(&self) -> Unit {
+        if !self.is_of_rows() {
+            return Unit::Windows(WindowUnit {
+                packing: self.packing.unwrap_or(Packing::Concat),
+                length: self.length.unwrap_or_else(published_length),
+                windows: self.windows,
+            });
+        }
+        Unit::Rows(RowUnit {
+            limit: self.limit,
+            shots: self.shots.unwrap_or(0),
+            chat: self.chat.unwrap_or(false),
+            decoding: Decoding {
+                max_new_tokens: self.max_new_tokens.unwrap_or(128),
+                stop: self.stop.clone(),
+                temperature: self.temperature.unwrap_or(0.0),
+                top_p: self.top_p.unwrap_or(1.0),
+            },
+        })
+    }
+
+    /// The metrics asked for.
+    pub fn metrics(&self) -> Vec<Metric> {
+        self.metrics.clone().unwrap_or_else(|| match self.is_of_rows() {
+            false => vec![Metric::Loss, Metric::Perplexity, Metric::JsDivergence],
+            true => vec![Metric::ExactMatch, Metric::F1, Metric::Loss, Metric::JsDivergence],
+        })
+    }
+
+    /// Whether a metric of this family is asked for.
+    pub fn wants(&self, family: Family) -> bool {
+        self.metrics().iter().any(|m| m.family() == family)
+    }
+}
+
+fn set(keys: &[(&'static str, bool)]) -> Vec<&'static str> {
+    keys.iter().filter(|(_, set)| *set).map(|(key, _)| *key).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn suite(toml: &str) -> Suite {
+        toml::from_str(&format!("dataset = 'x'\n{toml}")).unwrap()
+    }
+
+    #[test]
+    fn metrics_and_keys_tell_whether_a_suite_is_of_windows_or_of_rows() {
+        for windows in ["", "metrics = ['loss']", "length = 8\nmetrics = ['top1_agreement']"] {
+            assert!(matches!(suite(windows).unit(), Unit::Windows(_)), "{windows}");
+        }
+        for rows in ["metrics = ['loss', 'f1']", "limit = 3", "metrics = ['acc_norm']", "shots = 0\nmetrics = ['loss']"]
+        {
+            assert!(matches!(suite(rows).unit(), Unit::Rows(_)), "{rows}");
+        }
+    }
+
+    #[test]
+    fn every_key_belongs_to_windows_or_rows_or_both() {
+        let keys = serde_json::to_value(suite("")).unwrap();
+        let all = suite(
+            "windows = 1\nlength = 2\npacking = 'crop'\nlimit = 1\nshots = 0\nshots_split = 'a'\nchat = true\n\
+             max_new_tokens = 1\nstop = []\ntemperature = 0.5\ntop_p = 0.5\nstem = true",
+        );
+        assert_eq!(keys.as_object().unwrap().len(), 3 + all.window_keys().len() + all.row_keys().len());
+    }
+}

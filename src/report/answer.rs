@@ -1,0 +1,193 @@
+//! The user's question answered in words: which pruning keeps the task, what calibration does, and which
+//! metric may be trusted to tell.
+
+use super::{CellRow, Contrast, Report, SuiteReport, interval, number, setting};
+
+/// The 5% that p-values and intervals of reports stand for.
+const LEVEL: f64 = 0.05;
+
+/// Sentences, the most important first; none where nothing was pruned.
+pub fn answer(report: &Report) -> Vec<String> {
+    let mut sentences = Vec::new();
+    let judged = judged(report);
+    for &(suite, column) in &judged {
+        sentences.extend(winners(suite, column));
+    }
+    sentences.extend(calibrations(report, &judged));
+    sentences.extend(predictor(report));
+    sentences
+}
+
+/// The suites that the question is about, each with the metric that it is judged by: those of answers and
+/// choices by their first downstream metric, or without any, all by their best-known one.
+fn judged(report: &Report) -> Vec<(&SuiteReport, usize)> {
+    let downstream = report.suites.iter().filter_map(|s| Some((s, s.metrics.iter().position(|m| m.downstream)?)));
+    let downstream: Vec<_> = downstream.collect();
+    if !downstream.is_empty() {
+        return downstream;
+    }
+    let preferred = |s: &SuiteReport| {
+        let named = |name| s.metrics.iter().position(|m| m.name == name);
+        named("js_divergence").or(named("perplexity")).or(if s.metrics.is_empty() { None } else { Some(0) })
+    };
+    report.suites.iter().filter_map(|s| Some((s, preferred(s)?))).collect()
+}
+
+/// The best cell of each sparsity on a suite, and which cells are as good as dense.
+fn winners(suite: &SuiteReport, column: usize) -> Vec<String> {
+    let metric = &suite.metrics[column];
+    let mut settings: Vec<(&str, f64)> = Vec::new();
+    for row in suite.rows.iter().filter(|row| row.pattern != "dense") {
+        if !settings.contains(&(row.pattern.as_str(), row.sparsity)) {
+            settings.push((&row.pattern, row.sparsity));
+        }
+    }
+    let Some(dense) = suite.rows.iter().find(|row| row.pattern == "dense") else { return vec![] };
+    let mut clauses = Vec::new();
+    for (pattern, sparsity) in settings {
+        let rows = suite.rows.iter().filter(|row| row.pattern == pattern && row.sparsity == sparsity);
+        let rank =
+            |row: &&CellRow| if metric.higher_is_better { -row.values[column].value } else { row.values[column].value };
+        let Some(best) = rows.min_by(|a, b| rank(a).total_cmp(&rank(b))) else { continue };
+        let value = best.values[column];
+        let calibrated = best.calibration.as_ref().map_or(String::new(), |c| format!(" calibrated on {c}"));
+        clauses.push(format!(
+            "at {} {}{calibrated} ({}{})",
+            setting(pattern, sparsity),
+            best.method,
+            number(value.value),
+            interval(value.low, value.high)
+        ));
+    }
+    if clauses.is_empty() {
+        return vec![];
+    }
+    let mut sentences = vec![format!(
+        "On {}, what keeps the model best by {} is {}; dense has {}.",
+        suite.suite,
+        metric.name,
+        list(&clauses),
+        number(dense.values[column].value)
+    )];
+    // A divergence from dense is never as good as none.
+    if !metric.name.ends_with("_divergence") && metric.name != "top1_agreement" {
+        let pruned: Vec<&CellRow> = suite.rows.iter().filter(|row| row.pattern != "dense").collect();
+        let good: Vec<String> =
+            pruned.iter().filter(|row| row.values[column].as_good_as_dense).map(|row| row.cell.clone()).collect();
+        sentences.push(match good.len() {
+            0 => format!(
+                "Every pruned model is worse than dense on {}, beyond what {} {} leave to chance.",
+                suite.suite, suite.samples, suite.unit
+            ),
+            n if n == pruned.len() => format!(
+                "No pruned model is found worse than dense on {}; {} {} may be too few to tell.",
+                suite.suite, suite.samples, suite.unit
+            ),
+            _ => format!("Not found worse than dense on {}: {}.", suite.suite, list(&good)),
+        });
+    }
+    sentences
+}
+
+/// For each suite, which calibration set wins how often, and by how much.
+fn calibrations(report: &Report, judged: &[(&SuiteReport, usize)]) -> Vec<String> {
+    let mut sentences = Vec::new();
+    for &(suite, column) in judged {
+        let metric = &suite.metrics[column];
+        let of_suite: Vec<&Contrast> =
+            report.contrasts.iter().filter(|c| c.suite == suite.suite && c.metric == metric.name).collect();
+        let mut wins: Vec<(&str, Vec<&Contrast>)> = Vec::new();
+        for contrast in &of_suite {
+            match wins.iter_mut().find(|(name, _)| *name == contrast.better) {
+                Some((_, won)) => won.push(contrast),
+                None => wins.push((&contrast.better, vec![contrast])),
+            }
+        }
+        wins.sort_by_key(|(_, won)| std::cmp::Reverse(won.len()));
+        let Some((name, won)) = wins.first() else { continue };
+        let sure = won.iter().filter(|c| c.p_value.is_some_and(|p| p < LEVEL)).count();
+        let Some(largest) = won.iter().max_by(|a, b| a.difference.abs().total_cmp(&b.difference.abs())) else {
+            continue;
+        };
+        sentences.push(format!(
+            "Calibrating on {name} wins {} of {} comparisons on {} by {} ({sure} beyond chance, p < {LEVEL}): \
+             most with {} at {}, {} against {} from {} (difference {}{}).",
+            won.len(),
+            of_suite.len(),
+            suite.suite,
+            metric.name,
+            largest.method,
+            setting(&largest.pattern, largest.sparsity),
+            number(largest.better_value),
+            number(largest.worse_value),
+            largest.worse,
+            number(largest.difference),
+            interval(largest.low, largest.high),
+        ));
+    }
+    sentences
+}
+
+/// Which metric ranks the cells as the first downstream score does, and how perplexity fares.
+fn predictor(report: &Report) -> Option<String> {
+    let best = report.predictors.first()?;
+    let of_score = |p: &&super::Predictor| {
+        p.downstream_suite == best.downstream_suite && p.downstream_metric == best.downstream_metric
+    };
+    let tells = |p: &super::Predictor| {
+        format!("{} on {} ({}{})", p.metric, p.suite, number(p.spearman), interval(p.low, p.high))
+    };
+    let mut sentence = format!(
+        "What ranks the {} pruned models most as {} on {} does is {}, by Spearman's rank correlation",
+        best.cells,
+        best.downstream_metric,
+        best.downstream_suite,
+        tells(best)
+    );
+    let worst = report.predictors.iter().filter(of_score).min_by(|a, b| a.spearman.total_cmp(&b.spearman));
+    if let Some(worst) = worst.filter(|worst| *worst != best) {
+        sentence += &format!("; least {}", tells(worst));
+    }
+    Some(sentence + ".")
+}
+
+/// `a`, `a and b`, `a, b and c`.
+fn list(items: &[String]) -> String {
+    match items {
+        [] => String::new(),
+        [one] => one.clone(),
+        [most @ .., last] => format!("{} and {last}", most.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plots::sample;
+    use super::*;
+
+    #[test]
+    fn the_first_sentence_names_the_best_cell_of_each_sparsity_on_the_downstream_suite() {
+        let report = sample::report();
+        let sentences = answer(&report);
+        let (suite, column) = judged(&report)[0];
+        assert!(suite.metrics[column].downstream);
+        assert!(sentences[0].starts_with(&format!("On {}, ", suite.suite)), "{sentences:?}");
+        assert!(sentences[0].contains("at 0.5 ") && sentences[0].contains("at 2:4 "), "{sentences:?}");
+        assert!(sentences.iter().any(|s| s.starts_with("Calibrating on task wins 1 of 1 ")), "{sentences:?}");
+        assert!(sentences.last().unwrap().contains("Spearman"), "{sentences:?}");
+    }
+
+    #[test]
+    fn a_study_of_windows_is_answered_by_divergence() {
+        let mut report = sample::report();
+        report.suites.retain(|s| s.unit == "windows");
+        report.predictors.clear();
+        assert!(answer(&report)[0].contains("js_divergence"), "{:?}", answer(&report));
+    }
+
+    #[test]
+    fn lists_read_as_sentences_do() {
+        let list = |n: usize| super::list(&["a", "b", "c"].map(String::from)[..n]);
+        assert_eq!([list(0), list(1), list(2), list(3)], ["", "a", "a and b", "a, b and c"]);
+    }
+}
