@@ -197,7 +197,8 @@ fn the_real_models_tokens_are_its_own() {
 #[test]
 fn the_real_models_chat_template_comes_with_its_file() {
     let tokenizer = common::real_model().tokenizer().unwrap();
-    let text = tokenizer.chat(&json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]), false);
+    let text =
+        tokenizer.chat(&json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]), false);
     let text = text.unwrap();
     assert!(text.ends_with("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n"), "{text}");
     // Special tokens of the template are one token each.

@@ -51,12 +51,9 @@ impl ReportArgs {
     }
 }
 
-/// The report as text: the answer, then for each suite a row a cell, dense first, each metric with its interval.
-pub fn terminal(report: &Report) -> String {
-    let mut text = String::new();
-    for sentence in &report.answer {
-        text += &wrap(sentence);
-    }
+/// The end of a run: the answer, then for each suite a row a cell, dense first, each metric with its interval.
+pub fn summary(report: &Report) -> String {
+    let mut text: String = report.answer.iter().map(|sentence| wrap(sentence)).collect();
     for suite in &report.suites {
         let name = format!("{} on {}", report.study, suite.suite);
         let mut table = Table::new([name].into_iter().chain(suite.metrics.iter().map(|m| m.name.clone())));
@@ -66,11 +63,18 @@ pub fn terminal(report: &Report) -> String {
         }
         text += &format!("\n{table}");
     }
-    let best = |p: &&crate::report::Predictor| p.cells > 0;
-    let predictors: Vec<_> = report.predictors.iter().filter(best).collect();
-    if !predictors.is_empty() {
+    for cell in &report.failed {
+        text += &format!("\n{} failed: {}\n", cell.cell, cell.error);
+    }
+    text
+}
+
+/// The report as text: the summary, what predicts the scores, and where calibrations differ.
+fn terminal(report: &Report) -> String {
+    let mut text = summary(report);
+    if !report.predictors.is_empty() {
         let mut table = Table::new(["what predicts the score", "ranked by", "correlation"]);
-        for p in predictors {
+        for p in &report.predictors {
             table.row([
                 format!("{} on {}", p.downstream_metric, p.downstream_suite),
                 format!("{} on {}", p.metric, p.suite),
@@ -94,9 +98,6 @@ pub fn terminal(report: &Report) -> String {
             ]);
         }
         text += &format!("\n{table}");
-    }
-    for cell in &report.failed {
-        text += &format!("\n{} failed: {}\n", cell.cell, cell.error);
     }
     text
 }

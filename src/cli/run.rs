@@ -65,9 +65,11 @@ impl StudyArgs {
         results.write_manifest(&manifest)?;
         terminal.clear();
 
-        let report = Report::read(results.dir())?;
-        print(&report::terminal(&report))?;
-        print(&format!("\ntables: {}\n", results.dir().display()))?;
+        print(&report::summary(&Report::read(results.dir())?))?;
+        let dir = results.dir().display();
+        print(&format!(
+            "\ntables: {dir}\nplots, samples and comparisons: calipr report {dir} --format html --to report.html\n"
+        ))?;
         match manifest.cells.failed {
             0 => Ok(()),
             failed => Err(CellsFailed(failed).into()),

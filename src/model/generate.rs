@@ -86,6 +86,7 @@ impl Generator<'_> {
         let mut waiting: Vec<usize> = (0..prompts.len()).collect();
         waiting.sort_by_key(|&i| prompts[i].len()); // the longest is popped first
         let mut active: Vec<Sequence> = Vec::new();
+        let shared = self.shared_prefix(prompts)?;
         let (mut done, mut widest) = (0, 0);
         while done < prompts.len() {
             step(done)?;
@@ -98,7 +99,7 @@ impl Generator<'_> {
                 }
                 held += self.bytes(room);
                 waiting.pop();
-                active.push(self.sequence(index, prompts[index], room, sampling.seed));
+                active.push(self.sequence(index, prompts[index], (&shared, room), sampling.seed));
             }
             widest = widest.max(active.len());
             let (old, mut new) = active.split_at_mut(before);
@@ -128,11 +129,25 @@ impl Generator<'_> {
         Ok(Generation { ids, widest })
     }
 
-    fn sequence(&self, index: usize, prompt: &[u32], room: usize, seed: u64) -> Sequence {
+    /// The caches of the tokens that all prompts begin with, such as an instruction or a template; at least one
+    /// token of each prompt is left to predict from.
+    fn shared_prefix(&self, prompts: &[&[u32]]) -> Result<Vec<Cache>> {
+        let common = |a: &[u32], b: &[u32]| a.iter().zip(b).take_while(|(a, b)| a == b).count();
+        let shortest = prompts.iter().map(|p| p.len() - 1).min().unwrap_or(0);
+        let shared = prompts.iter().map(|p| common(p, prompts[0])).min().unwrap_or(0).min(shortest);
+        let mut caches: Vec<Cache> = self.blocks.iter().map(|b| Cache::new(b.heads, shared)).collect();
+        if prompts.len() > 1 && shared > 0 {
+            self.forward(&prompts[0][..shared], std::slice::from_ref(&(0..shared)), &mut [&mut caches])?;
+        }
+        Ok(caches)
+    }
+
+    fn sequence(&self, index: usize, prompt: &[u32], (shared, room): (&[Cache], usize), seed: u64) -> Sequence {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         random.set_stream(index as u64);
-        let caches = self.blocks.iter().map(|b| Cache::new(b.heads, room)).collect();
-        Sequence { index, caches, room, next: prompt.to_vec(), ids: vec![], random }
+        let caches = shared.iter().map(|cache| cache.with_room(room)).collect();
+        let known = shared.first().map_or(0, Cache::tokens);
+        Sequence { index, caches, room, next: prompt[known..].to_vec(), ids: vec![], random }
     }
 
     /// Bytes of keys and values of this many tokens, over all blocks.
@@ -149,13 +164,8 @@ impl Generator<'_> {
         let ids: Vec<u32> = sequences.iter().flat_map(|s| s.next.iter().copied()).collect();
         let mut at = 0;
         let own: Vec<Range<usize>> = sequences.iter().map(|s| (at, at += s.next.len(), at)).map(|r| r.0..r.2).collect();
-        let mut hidden = self.embedding.index_select(&Tensor::new(ids, self.embedding.device())?, 0)?;
-        for (i, block) in self.blocks.iter().enumerate() {
-            // The caches of one block, side by side while it is passed.
-            let mut caches: Vec<Cache> = sequences.iter_mut().map(|s| std::mem::take(&mut s.caches[i])).collect();
-            hidden = block.decode(hidden, &own, &mut caches, self.rope)?;
-            sequences.iter_mut().zip(caches).for_each(|(s, cache)| s.caches[i] = cache);
-        }
+        let mut caches: Vec<&mut Vec<Cache>> = sequences.iter_mut().map(|s| &mut s.caches).collect();
+        let hidden = self.forward(&ids, &own, &mut caches)?;
         let last: Vec<u32> = own.iter().map(|range| range.end as u32 - 1).collect();
         let last = hidden.index_select(&Tensor::new(last, hidden.device())?, 0)?;
         let logits = self.head.norm(&last)?.matmul(&self.head.weight.t()?)?; // (sequences, vocabulary)
@@ -168,6 +178,18 @@ impl Generator<'_> {
             });
         })?;
         Ok(())
+    }
+    /// Takes the next tokens of sequences, the ranges `own` of `ids`, through all blocks: (tokens, hidden). The
+    /// caches are one a block for each sequence.
+    fn forward(&self, ids: &[u32], own: &[Range<usize>], caches: &mut [&mut Vec<Cache>]) -> Result<Tensor> {
+        let mut hidden = self.embedding.index_select(&Tensor::new(ids, self.embedding.device())?, 0)?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            // The caches of this block, side by side while it is passed.
+            let mut here: Vec<Cache> = caches.iter_mut().map(|caches| std::mem::take(&mut caches[i])).collect();
+            hidden = block.decode(hidden, own, &mut here, self.rope)?;
+            caches.iter_mut().zip(here).for_each(|(caches, cache)| caches[i] = cache);
+        }
+        Ok(hidden)
     }
 }
 

@@ -70,6 +70,23 @@ impl Cache {
         let room = || Vec::with_capacity(capacity * heads.dim);
         Self { heads: (0..heads.key_value).map(|_| (room(), room())).collect(), on_device: None, tokens: 0 }
     }
+
+    /// Tokens that it holds.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// A copy with room for `capacity` tokens in all.
+    pub fn with_room(&self, capacity: usize) -> Self {
+        let tokens = self.tokens.max(1);
+        let copy = |values: &Vec<f32>| {
+            let mut copy = Vec::with_capacity(values.len() / tokens * capacity);
+            copy.extend_from_slice(values);
+            copy
+        };
+        let heads = self.heads.iter().map(|(keys, values)| (copy(keys), copy(values))).collect();
+        Self { heads, on_device: self.on_device.clone(), tokens: self.tokens }
+    }
 }
 
 /// As [`attention`], where the rows `own` of sequence i follow what `caches[i]` holds, and are added to it.

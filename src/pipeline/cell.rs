@@ -1,5 +1,7 @@
 //! What a cell came to.
 
+use std::ops::Add;
+
 use serde::{Deserialize, Serialize};
 
 use super::Outcome;
@@ -86,9 +88,9 @@ impl Seconds {
         Some(Self {
             calibrate: pruned.calibrate_seconds,
             prune: pruned.prune_seconds,
-            forward: scores().map(|s| s.forward_seconds).sum(),
-            score: scores().map(|s| s.score_seconds).sum(),
-            generate: outcome.suites.values().filter_map(|s| Some(s.answers.as_ref()?.seconds)).sum(),
+            forward: scores().map(|s| s.forward_seconds).fold(0.0, Add::add),
+            score: scores().map(|s| s.score_seconds).fold(0.0, Add::add),
+            generate: outcome.suites.values().filter_map(|s| Some(s.answers.as_ref()?.seconds)).fold(0.0, Add::add),
         })
     }
 

@@ -1,7 +1,7 @@
 //! The user's question answered in words: which pruning keeps the task, what calibration does, and which
 //! metric may be trusted to tell.
 
-use super::{CellRow, Contrast, Report, SuiteReport, interval, number, setting};
+use super::{CellRow, Contrast, Predictor, Report, SuiteReport, interval, number, setting};
 
 /// The 5% that p-values and intervals of reports stand for.
 const LEVEL: f64 = 0.05;
@@ -105,6 +105,9 @@ fn calibrations(report: &Report, judged: &[(&SuiteReport, usize)]) -> Vec<String
         }
         wins.sort_by_key(|(_, won)| std::cmp::Reverse(won.len()));
         let Some((name, won)) = wins.first() else { continue };
+        if won.iter().all(|c| c.difference == 0.0) {
+            continue;
+        }
         let sure = won.iter().filter(|c| c.p_value.is_some_and(|p| p < LEVEL)).count();
         let Some(largest) = won.iter().max_by(|a, b| a.difference.abs().total_cmp(&b.difference.abs())) else {
             continue;
@@ -128,27 +131,42 @@ fn calibrations(report: &Report, judged: &[(&SuiteReport, usize)]) -> Vec<String
     sentences
 }
 
-/// Which metric ranks the cells as the first downstream score does, and how perplexity fares.
-fn predictor(report: &Report) -> Option<String> {
-    let best = report.predictors.first()?;
-    let of_score = |p: &&super::Predictor| {
-        p.downstream_suite == best.downstream_suite && p.downstream_metric == best.downstream_metric
+/// Which metric ranks the cells as each downstream score does, where the cells are enough to tell.
+fn predictor(report: &Report) -> Vec<String> {
+    let mut sentences = Vec::new();
+    let of_same = |a: &Predictor, b: &Predictor| {
+        (&a.downstream_suite, &a.downstream_metric) == (&b.downstream_suite, &b.downstream_metric)
     };
-    let tells = |p: &super::Predictor| {
-        format!("{} on {} ({}{})", p.metric, p.suite, number(p.spearman), interval(p.low, p.high))
-    };
-    let mut sentence = format!(
-        "What ranks the {} pruned models most as {} on {} does is {}, by Spearman's rank correlation",
-        best.cells,
-        best.downstream_metric,
-        best.downstream_suite,
-        tells(best)
-    );
-    let worst = report.predictors.iter().filter(of_score).min_by(|a, b| a.spearman.total_cmp(&b.spearman));
-    if let Some(worst) = worst.filter(|worst| *worst != best) {
-        sentence += &format!("; least {}", tells(worst));
+    // By the first downstream metric of each suite, as everywhere in the answer.
+    for (suite, column) in judged(report) {
+        let score = &suite.metrics[column].name;
+        let Some(best) =
+            report.predictors.iter().find(|p| p.downstream_suite == suite.suite && p.downstream_metric == *score)
+        else {
+            continue;
+        };
+        let tells =
+            |p: &Predictor| format!("{} on {} ({}{})", p.metric, p.suite, number(p.spearman), interval(p.low, p.high));
+        if best.low.is_none_or(|low| low <= 0.0) {
+            sentences.push(format!(
+                "{} pruned models are too few to say which metric predicts {score} on {}; nearest comes {}.",
+                best.cells,
+                suite.suite,
+                tells(best)
+            ));
+            continue;
+        }
+        let worst =
+            report.predictors.iter().filter(|p| of_same(p, best)).min_by(|a, b| a.spearman.total_cmp(&b.spearman));
+        let least = worst.filter(|worst| *worst != best).map_or(String::new(), |w| format!("; least {}", tells(w)));
+        sentences.push(format!(
+            "What ranks the {} pruned models most as {score} on {} does is {}, by Spearman's correlation{least}.",
+            best.cells,
+            suite.suite,
+            tells(best)
+        ));
     }
-    Some(sentence + ".")
+    sentences
 }
 
 /// `a`, `a and b`, `a, b and c`.
