@@ -15,15 +15,19 @@ fn a_study_leaves_tables_of_every_cell() {
     let (stdout, stderr) = shop.succeeds(&["run", "recipe.toml"]);
     // dense; magnitude × 2 sparsities; wanda and sparsegpt × 2 sparsities × 2 calibrations.
     assert_eq!(stderr.lines().filter(|l| l.contains(": sparsity ")).count(), 11, "{stderr}");
-    let first = stdout.lines().nth(1).unwrap();
-    assert!(stdout.starts_with("tiny on text") && first.starts_with("dense "), "{stdout}");
+    let table = stdout.lines().skip_while(|l| !l.starts_with("tiny on text")).nth(1).unwrap();
+    assert!(
+        stdout.starts_with("On text, js_divergence is best at 0.5 with ") && table.starts_with("dense "),
+        "{stdout}"
+    );
 
     let tables = shop.tables("results/tiny");
-    let [cells, layers, metrics, samples] = tables.as_slice() else { panic!() };
+    let [cells, layers, metrics, samples, contrasts] = tables.as_slice() else { panic!() };
     assert_eq!(cells.len(), 11);
     assert_eq!(layers.len(), 10 * 3 * 7);
     assert_eq!(metrics.len(), 11 * 5);
     assert_eq!(samples.len(), 11 * 5);
+    assert_eq!(contrasts.len(), 2 * 2 * 5);
     for cell in cells {
         assert_eq!(cell["status"], "done");
         let (asked, achieved) = (cell["sparsity"].as_f64().unwrap(), cell["achieved_sparsity"].as_f64().unwrap());

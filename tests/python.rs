@@ -29,7 +29,7 @@ fn run(command: &mut Command) -> String {
 const SCRIPT: &str = r#"
 import sys, pandas as pd, polars as pl, pyarrow.parquet as pq
 
-for name, rows in [("cells", 11), ("layers", 210), ("metrics", 55), ("samples", 55)]:
+for name, rows in [("cells", 11), ("layers", 210), ("metrics", 55), ("samples", 55), ("contrasts", 20)]:
     path = f"{sys.argv[1]}/{name}.parquet"
     frame = pl.read_parquet(path)
     assert frame.height == rows, (name, frame.height)

@@ -133,16 +133,20 @@ fn compare(folder: &std::path::Path, figures: &[Figure], all: bool) -> usize {
         };
         let Some(perplexity) = value("perplexity") else { continue };
         compared += 1;
-        // On the machine that these were compared on, magnitude and Wanda agree to a thousandth of a
-        // percent where no two scores are closer than rounding, and to half a percent where one such
-        // pair falls the other way and moves all that follows; which pairs do depends on the processor.
-        // SparseGPT's masks agree completely on one layer, but its Gram matrices are ill-conditioned and
-        // our factorisation rounds differently, so that whole models part ways by some percent.
+        // Magnitude and Wanda agree to a thousandth of a percent where no two scores are closer than rounding,
+        // and to half a percent where one such pair falls the other way and moves all that follows; which
+        // pairs do depends on the processor. SparseGPT's masks agree completely on one layer, but float32
+        // knows the inverses of its Gram matrices to two or three digits only, and whole models part ways:
+        // benches/pytorch_baseline.py with `--threads 1` in place of 2, or `--dtype float64`, parts from
+        // itself by up to 3% where the model is judged on the kind of text it was calibrated on, and by 12%
+        // elsewhere (2:4, task to general: 183.6, 205.3 and 205.8).
+        let in_domain = figure.calibration.as_ref() == Some(&figure.evaluation);
         let tolerance = match figure.method.as_str() {
             "dense" => 0.001,
             "magnitude" => 0.005,
             "wanda" => 0.01,
-            _ => 0.05,
+            _ if in_domain => 0.05,
+            _ => 0.12,
         };
         let what = format!("{} {pattern} {:?} {}", figure.method, figure.calibration, figure.evaluation);
         assert!((perplexity / figure.perplexity - 1.0).abs() < tolerance, "{what}: {perplexity} {}", figure.perplexity);

@@ -48,7 +48,10 @@ impl StudyArgs {
         text += &match inputs {
             Some(_) => format!("{left} stages to compute, about {} of work\n", flops(work)),
             None => {
-                format!("the model or data are not all here yet; `calipr run {}` fetches them\n", self.recipe.display())
+                format!(
+                    "the model or data are not all here yet; `calipr run {}` fetches them, or says how to\n",
+                    self.recipe.display()
+                )
             }
         };
         print(&text)

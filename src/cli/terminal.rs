@@ -78,16 +78,14 @@ impl Watch for Terminal {
             (Status::Failed(error), _) => tracing::error!("{id} failed: {error}"),
             (Status::Done, Some(_)) if reused => tracing::info!("{id}: finished before"),
             (Status::Done, Some((pruned, s))) => {
-                tracing::info!(
-                    "{id}: sparsity {:.4}, {:.1} s (calibrate {:.1}, prune {:.1}, forward {:.1}, score {:.1}, generate {:.1})",
-                    pruned.achieved_sparsity(),
-                    s.total(),
-                    s.calibrate,
-                    s.prune,
-                    s.forward,
-                    s.score,
-                    s.generate
+                let mut stages = format!(
+                    "calibrate {:.1}, prune {:.1}, forward {:.1}, score {:.1}",
+                    s.calibrate, s.prune, s.forward, s.score
                 );
+                if let Some(rate) = outcome.tokens_per_second() {
+                    stages += &format!(", generate {:.1}: {rate:.0} tokens/s", s.generate);
+                }
+                tracing::info!("{id}: sparsity {:.4}, {:.1} s ({stages})", pruned.achieved_sparsity(), s.total());
             }
             (Status::Done, None) => {}
         }

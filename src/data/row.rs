@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior};
+use minijinja_contrib::pycompat::unknown_method_callback;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -193,7 +194,10 @@ impl Templates {
                 }
                 Choices::Field(field) => evaluate(field, row)?,
             };
-            let (choices, answer) = chosen(&choices, &Value::String(render(answer, row)?.trim().to_owned()))?;
+            let answer = render(answer, row)?.trim().to_owned();
+            // A number is an index, also where a choice's text happens to be that number; labels come first.
+            let index = if choices.get("label").is_none() { answer.parse::<u64>().ok() } else { None };
+            let (choices, answer) = chosen(&choices, &index.map_or(Value::String(answer), Value::from))?;
             return Ok(Content::Choice { prompt, choices, answer });
         }
         let references = match &self.references {
@@ -219,6 +223,8 @@ fn environment() -> Environment<'static> {
     env.set_undefined_behavior(UndefinedBehavior::Strict);
     env.set_syntax(SyntaxConfig::builder().keep_trailing_newline(true).build().expect("the usual delimiters"));
     env.set_fuel(Some(FUEL));
+    // Python's methods of strings and lists, which templates of lm-evaluation-harness use.
+    env.set_unknown_method_callback(unknown_method_callback);
     env
 }
 
@@ -291,6 +297,26 @@ mod tests {
             assert_eq!(Content::of(row, Some(&templates)).unwrap(), expected);
         }
         assert!(templates("prompt = ''\nchoices = 'options.text'").check().is_err());
+    }
+
+    #[test]
+    fn a_number_is_an_index_though_a_choice_may_be_that_number() {
+        let templates = templates("prompt = 'How many?'\nchoices = 'options'\nanswer = '{{ label }}'");
+        let row = json!({"options": ["3", "1", "2"], "label": 1});
+        let Content::Choice { answer, .. } = Content::of(row.as_object().unwrap(), Some(&templates)).unwrap() else {
+            panic!()
+        };
+        assert_eq!(answer, 1);
+    }
+
+    #[test]
+    fn templates_know_pythons_methods() {
+        let templates = templates("prompt = \"{{ text.strip().lower() }}\"");
+        let row = json!({"text": " Hi "});
+        let Content::Text { prompt, .. } = Content::of(row.as_object().unwrap(), Some(&templates)).unwrap() else {
+            panic!()
+        };
+        assert_eq!(prompt, "hi");
     }
 
     #[test]

@@ -358,6 +358,7 @@ mod tests {
             merges: vec![],
             bos: Some(1),
             eos: Some(2),
+            eot: None,
             add_bos: true,
             add_space: true,
         };

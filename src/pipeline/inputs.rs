@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 
 use super::cache::{Key, Stage};
 use crate::data::{Library, Order, Part, Prompting};
@@ -76,16 +76,33 @@ impl Inputs {
         fetcher: &Fetcher,
         device: String,
     ) -> Result<Self> {
-        let path = recipe.model.source.resolve(&library.bases(), fetcher).context("the model")?;
-        let model = ModelFiles::at(&path)?;
-        let config = model.config()?;
-        check_against_model(recipe, &config, layers)?;
+        // All that cannot be had is said at once, so that it can be fetched at once.
+        let mut lacking = Vec::new();
+        let mut have = |what: String, found: Result<PathBuf>| match found {
+            Ok(path) => Some(path),
+            Err(error) => {
+                let said = format!("{:#}", error.context(what));
+                if !lacking.contains(&said) {
+                    lacking.push(said);
+                }
+                None
+            }
+        };
+        let path = have("the model".into(), recipe.model.source.resolve(&library.bases(), fetcher));
+        // A recipe that does not fit the model is wrong whatever else is missing.
+        let model = path.map(|path| ModelFiles::at(&path)).transpose()?;
+        let config = model.as_ref().map(ModelFiles::config).transpose()?;
+        config.as_ref().map_or(Ok(()), |config| check_against_model(recipe, config, layers))?;
         let mut files = Vec::new();
         for (axis, name, dataset, part) in parts(recipe, library)? {
-            let file = part.file(fetcher).with_context(|| format!("the data set \"{dataset}\""))?;
-            part.check(&file).with_context(|| format!("the data set \"{dataset}\""))?;
-            files.push((axis, name, part, file));
+            let file = part.file(fetcher).and_then(|file| part.check(&file).map(|()| file));
+            if let Some(file) = have(format!("the data set \"{dataset}\""), file) {
+                files.push((axis, name, part, file));
+            }
         }
+        let (Some(model), Some(config), true) = (model, config, lacking.is_empty()) else {
+            bail!("{}", lacking.join("\nerror: "));
+        };
         let model_files = model.list()?;
         let model_digest = Digest::of_files(model_files.iter().map(PathBuf::as_path))?;
         let (mut calibrations, mut suites, mut shots) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());

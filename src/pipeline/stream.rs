@@ -120,6 +120,6 @@ mod tests {
         let stream = Stream::embed(&passages, &embedding).unwrap();
         let starts: Vec<&[usize]> = stream.batches.iter().map(|b| b.starts.as_slice()).collect();
         assert_eq!(starts, [&[0, 1000][..], &[0], &[0], &[0]]);
-        assert_eq!(stream.batches[0].spans[1], Span::window(1000..2000));
+        assert_eq!(stream.batches[0].spans[1].own, 1000..2000);
     }
 }

@@ -25,6 +25,15 @@ pub struct Outcome {
     pub suites: BTreeMap<String, SuiteRecord>,
 }
 
+impl Outcome {
+    /// The rate at which answers were generated; None where none were.
+    pub fn tokens_per_second(&self) -> Option<f64> {
+        let answers = || self.suites.values().filter_map(|s| s.answers.as_ref());
+        let seconds: f64 = answers().map(|a| a.seconds).sum();
+        (seconds > 0.0).then(|| answers().map(|a| a.tokens as f64).sum::<f64>() / seconds)
+    }
+}
+
 /// A study that is ready to run.
 pub struct Study<'a> {
     recipe: &'a Recipe,

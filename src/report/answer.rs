@@ -1,10 +1,20 @@
 //! The user's question answered in words: which pruning keeps the task, what calibration does, and which
 //! metric may be trusted to tell.
 
-use super::{CellRow, Contrast, Predictor, Report, SuiteReport, interval, number, setting};
+use super::{CellRow, Contrast, Predictor, Report, SuiteReport, setting, significant};
 
 /// The 5% that p-values and intervals of reports stand for.
 const LEVEL: f64 = 0.05;
+
+/// Three significant digits, as sentences have them.
+fn number(x: f64) -> String {
+    significant(x, 3)
+}
+
+/// An interval in brackets, after a space; nothing where there is none.
+fn interval(low: Option<f64>, high: Option<f64>) -> String {
+    low.zip(high).map_or(String::new(), |(low, high)| format!(" [{}, {}]", number(low), number(high)))
+}
 
 /// Sentences, the most important first; none where nothing was pruned.
 pub fn answer(report: &Report) -> Vec<String> {
@@ -52,7 +62,7 @@ fn winners(suite: &SuiteReport, column: usize) -> Vec<String> {
         let value = best.values[column];
         let calibrated = best.calibration.as_ref().map_or(String::new(), |c| format!(" calibrated on {c}"));
         clauses.push(format!(
-            "at {} {}{calibrated} ({}{})",
+            "at {} with {}{calibrated} ({}{})",
             setting(pattern, sparsity),
             best.method,
             number(value.value),
@@ -63,7 +73,7 @@ fn winners(suite: &SuiteReport, column: usize) -> Vec<String> {
         return vec![];
     }
     let mut sentences = vec![format!(
-        "On {}, what keeps the model best by {} is {}; dense has {}.",
+        "On {}, {} is best {}; the dense model has {}.",
         suite.suite,
         metric.name,
         list(&clauses),
@@ -113,7 +123,7 @@ fn calibrations(report: &Report, judged: &[(&SuiteReport, usize)]) -> Vec<String
             continue;
         };
         sentences.push(format!(
-            "Calibrating on {name} wins {} of {} comparisons on {} by {} ({sure} beyond chance, p < {LEVEL}): \
+            "Calibrating on {name} wins {} of {} comparisons on {} by {}, {sure} of them beyond chance (p < {LEVEL}): \
              most with {} at {}, {} against {} from {} (difference {}{}).",
             won.len(),
             of_suite.len(),
@@ -198,7 +208,7 @@ mod tests {
     #[test]
     fn a_study_of_windows_is_answered_by_divergence() {
         let mut report = sample::report();
-        report.suites.retain(|s| s.unit == "windows");
+        report.suites.retain(|s| s.suite == "language");
         report.predictors.clear();
         assert!(answer(&report)[0].contains("js_divergence"), "{:?}", answer(&report));
     }

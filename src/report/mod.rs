@@ -145,14 +145,18 @@ pub struct FailedCell {
     pub error: String,
 }
 
-/// Four significant digits.
+/// Four significant digits, as tables have them.
 pub fn number(x: f64) -> String {
+    significant(x, 4)
+}
+
+fn significant(x: f64, digits: i32) -> String {
     match x.abs() {
         size if size.is_nan() => "n/a".into(),
         f64::INFINITY => x.to_string(),
         0.0 => "0".into(),
-        size if !(1e-4..1e6).contains(&size) => format!("{x:.3e}"),
-        size => format!("{x:.*}", (3 - size.log10().floor() as i32).max(0) as usize),
+        size if !(1e-4..1e6).contains(&size) => format!("{x:.*e}", digits as usize - 1),
+        size => format!("{x:.*}", (digits - 1 - size.log10().floor() as i32).max(0) as usize),
     }
 }
 

@@ -14,7 +14,7 @@ use super::shares::Shares;
 use super::{Contrast, Finished, MetricValue, schema};
 use crate::data::Prompt;
 use crate::metrics::Metric;
-use crate::pipeline::{CellRecord, Material, Outcome, Seconds, Status};
+use crate::pipeline::{CellRecord, Material, Seconds, Status};
 use crate::recipe::Recipe;
 
 /// The bytes of a Parquet file.
@@ -123,18 +123,11 @@ pub fn cells(recipe: &Recipe, finished: &[&Finished]) -> Result<RecordBatch> {
         stage(|s| s.score),
         stage(|s| s.generate),
         stage(Seconds::total),
-        some_reals(finished.iter().map(|f| tokens_per_second(&f.outcome))),
+        some_reals(finished.iter().map(|f| f.outcome.tokens_per_second())),
         some_counts(pruned().map(|p| p.and_then(|p| p.peak_bytes))),
         some_texts(pruned().map(|p| p.map(|p| p.device.clone()))),
     ];
     table(schema::cells(), recipe, &cells, own)
-}
-
-/// The rate at which a cell generated; None where it did not.
-fn tokens_per_second(outcome: &Outcome) -> Option<f64> {
-    let answers = || outcome.suites.values().filter_map(|s| s.answers.as_ref());
-    let seconds: f64 = answers().map(|a| a.seconds).sum();
-    (seconds > 0.0).then(|| answers().map(|a| a.tokens as f64).sum::<f64>() / seconds)
 }
 
 /// `layers.parquet`

@@ -249,7 +249,7 @@ impl Workshop {
 
     /// All tables of a study.
     pub fn tables(&self, results: &str) -> Vec<Vec<Value>> {
-        ["cells", "layers", "metrics", "samples"]
+        ["cells", "layers", "metrics", "samples", "contrasts"]
             .map(|t| read_table(&self.path(results).join(format!("{t}.parquet"))))
             .to_vec()
     }
@@ -274,7 +274,8 @@ pub fn read_table(path: &Path) -> Vec<Value> {
     let reader = SerializedFileReader::new(std::fs::File::open(path).unwrap()).unwrap();
     let rows = reader.get_row_iter(None).unwrap().map(|row| {
         let Value::Object(mut row) = row.unwrap().to_json_value() else { panic!() };
-        row.retain(|name, _| !name.starts_with("seconds") && name != "peak_bytes");
+        let varies = |name: &str| name.starts_with("seconds") || ["peak_bytes", "tokens_per_second"].contains(&name);
+        row.retain(|name, _| !varies(name));
         Value::Object(row)
     });
     rows.collect()

@@ -72,8 +72,8 @@ pub fn report() -> Report {
         downstream_metric: "f1".into(),
         cells: 6,
         spearman: 0.75,
-        low: None,
-        high: None,
+        low: Some(0.25),
+        high: Some(1.0),
     };
     let said = SampleContrast {
         suite: "task".into(),

@@ -1,0 +1,104 @@
+//! Generation: batches against one sequence at a time, and against PyTorch's greedy text.
+
+mod common;
+
+use calipr::model::{Block, Generation, Generator, Model, ModelFiles, Sampling};
+use candle_core::{DType, Device};
+use common::Tiny;
+use serde_json::Value;
+
+/// A model with all its blocks in memory.
+struct Whole {
+    model: Model,
+    blocks: Vec<Block>,
+}
+
+impl Whole {
+    fn open(files: &ModelFiles) -> Self {
+        let model = Model::open(files, DType::F32, Device::Cpu).unwrap();
+        let blocks = (0..model.config.blocks).map(|i| model.block(i).unwrap()).collect();
+        Self { model, blocks }
+    }
+
+    fn generate(&self, prompts: &[Vec<u32>], sampling: &Sampling, budget: u64) -> Generation {
+        let embedding = self.model.embedding().unwrap();
+        let (head, rope) = (self.model.head(&embedding).unwrap(), self.model.rope(100).unwrap());
+        let generator = Generator { blocks: &self.blocks, embedding: &embedding, head: &head, rope: &rope };
+        let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+        generator.generate(&prompts, sampling, budget, &|_, _| false, |_| Ok(())).unwrap()
+    }
+}
+
+fn greedy(max_new_tokens: usize, end: Vec<u32>) -> Sampling {
+    Sampling { max_new_tokens, temperature: 0.0, top_p: 1.0, seed: 0, end }
+}
+
+/// Prompts of unequal length; with `shared` they begin alike.
+fn prompts(count: usize, shared: usize) -> Vec<Vec<u32>> {
+    let prompt = |i: usize| {
+        let own = (0..3 + i * 5 % 17).map(|j| ((i * 31 + j * 7) % 256) as u32);
+        (0..shared as u32).chain(own).collect()
+    };
+    (0..count).map(prompt).collect()
+}
+
+#[test]
+fn a_batch_writes_what_each_sequence_writes_alone_whatever_the_budget() {
+    let dir = tempfile::tempdir().unwrap();
+    let tiny = Tiny { blocks: 2, ..Tiny::default() };
+    let whole = Whole::open(&tiny.files(dir.path()));
+    for shared in [0, 9] {
+        let prompts = prompts(12, shared);
+        // Some end early, at different steps.
+        let sampling = greedy(20, vec![3, 17, 40, 41, 42, 43, 44, 45, 46, 99, 100, 200]);
+        let alone: Vec<Vec<u32>> =
+            prompts.iter().map(|p| whole.generate(std::slice::from_ref(p), &sampling, 0).ids.remove(0)).collect();
+        assert!(alone.iter().any(|ids| ids.len() < 20) && alone.iter().any(|ids| ids.len() == 20));
+        // Room for all, for a few, for none but one.
+        for (budget, widest) in [(u64::MAX, 12..=12), (30_000, 2..=11), (0, 1..=1)] {
+            let generation = whole.generate(&prompts, &sampling, budget);
+            assert_eq!(generation.ids, alone);
+            assert!(widest.contains(&generation.widest), "{budget}: {}", generation.widest);
+        }
+    }
+}
+
+#[test]
+fn what_is_drawn_depends_on_the_seed_and_not_on_the_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = Whole::open(&Tiny::default().files(dir.path()));
+    let prompts = prompts(6, 0);
+    let sampling = |seed| Sampling { temperature: 0.8, top_p: 0.95, seed, ..greedy(12, vec![]) };
+    let first = whole.generate(&prompts, &sampling(1), u64::MAX).ids;
+    assert_eq!(whole.generate(&prompts, &sampling(1), 0).ids, first);
+    assert_ne!(whole.generate(&prompts, &sampling(2), u64::MAX).ids, first);
+    assert_ne!(whole.generate(&prompts, &greedy(12, vec![]), u64::MAX).ids, first);
+}
+
+#[test]
+fn an_empty_prompt_and_no_new_tokens_are_no_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = Whole::open(&Tiny::default().files(dir.path()));
+    assert_eq!(whole.generate(&[vec![1]], &greedy(0, vec![]), 0).ids, [Vec::<u32>::new()]);
+    assert_eq!(whole.generate(&[], &greedy(5, vec![]), 0).ids.len(), 0);
+    let embedding = whole.model.embedding().unwrap();
+    let (head, rope) = (whole.model.head(&embedding).unwrap(), whole.model.rope(100).unwrap());
+    let generator = Generator { blocks: &whole.blocks, embedding: &embedding, head: &head, rope: &rope };
+    let empty: [&[u32]; 1] = [&[]];
+    assert!(generator.generate(&empty, &greedy(5, vec![]), 0, &|_, _| false, |_| Ok(())).is_err());
+}
+
+#[test]
+fn the_real_models_greedy_text_is_pytorchs_in_one_batch() {
+    let files = common::real_model();
+    let (whole, tokenizer) = (Whole::open(files), files.tokenizer().unwrap());
+    let cases: Value = serde_json::from_str(&std::fs::read_to_string("tests/fixtures/greedy.json").unwrap()).unwrap();
+    let cases = cases.as_array().unwrap();
+    let prompts: Vec<Vec<u32>> =
+        cases.iter().map(|c| tokenizer.encode(c["prompt"].as_str().unwrap(), false).unwrap()).collect();
+    let generation = whole.generate(&prompts, &greedy(24, tokenizer.end().to_vec()), u64::MAX);
+    for (ids, case) in generation.ids.iter().zip(cases) {
+        let theirs: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
+        assert_eq!(*ids, theirs, "{}", case["prompt"]);
+    }
+}

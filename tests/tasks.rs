@@ -1,0 +1,264 @@
+//! Suites of rows, from the recipe to the tables and the report.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{Tiny, Workshop, read_table, texts};
+use serde_json::{Value, json};
+
+const RECIPE: &str = r#"name = "rows"
+
+[model]
+source = "path:model"
+
+[calibration.general]
+dataset = "path:rows.jsonl"
+windows = 6
+length = 48
+
+[calibration.other]
+dataset = "path:other.jsonl"
+windows = 6
+length = 48
+
+[grid]
+method = ["magnitude", "wanda", "sparsegpt"]
+sparsity = [0.5]
+
+[suite.text]
+dataset = "path:test.jsonl"
+windows = 5
+length = 64
+metrics = ["perplexity", "js_divergence"]
+
+[suite.answers]
+dataset = "path:questions.jsonl"
+shots = 1
+max_new_tokens = 6
+metrics = ["exact_match", "f1", "rouge1", "rouge2", "rougeL", "contains_answer", "loss", "js_divergence"]
+
+[suite.choices]
+dataset = "path:choices.jsonl"
+metrics = ["acc", "acc_norm", "acc_bytes"]
+"#;
+
+fn shop() -> Workshop {
+    let shop = Workshop::new(&Tiny::default());
+    let lines = |rows: Vec<Value>| rows.iter().map(|r| r.to_string() + "\n").collect::<String>();
+    let questions = (0..8).map(|i| json!({"prompt": format!("{i}+1="), "completion": format!(" {}", i + 1)}));
+    std::fs::write(shop.path("questions.jsonl"), lines(questions.collect())).unwrap();
+    let choices = (0..8).map(|i| json!({"question": format!("q{i}"), "choices": ["a", "bb", "ccc"], "answer": i % 3}));
+    std::fs::write(shop.path("choices.jsonl"), lines(choices.collect())).unwrap();
+    std::fs::write(shop.path("recipe.toml"), RECIPE).unwrap();
+    shop
+}
+
+#[test]
+fn a_suite_of_rows_leaves_prompts_answers_and_scores_of_every_cell() {
+    let shop = shop();
+    let (printed, _) = shop.succeeds(&["run", "recipe.toml"]);
+    assert!(printed.starts_with("On answers, "), "{printed}");
+    let samples = read_table(&shop.path("results/rows/samples.parquet"));
+    assert_eq!(samples.len(), 6 * (5 + 8 + 8));
+    for row in samples.iter().filter(|r| r["suite"] == "answers") {
+        let sample = row["sample"].as_u64().unwrap();
+        let prompt = row["prompt"].as_str().unwrap();
+        let (shot, own) = prompt.split_once("\n\n").unwrap();
+        assert_eq!(own, format!("{sample}+1="));
+        assert!(!shot.starts_with(own) && shot.contains("+1= "), "{prompt}: a shot is another row, with its answer");
+        assert_eq!(row["reference"], (sample + 1).to_string());
+        assert!(row["prediction"].is_string() && row["f1"].is_number() && row["acc"].is_null());
+        assert_eq!(row["positions"], 1 + row["reference"].as_str().unwrap().len(), "a token a byte");
+    }
+    for row in samples.iter().filter(|r| r["suite"] == "choices") {
+        assert!(row["prediction"].is_null() && row["acc_norm"].is_number() && row["loss"].is_null());
+    }
+    let metrics = read_table(&shop.path("results/rows/metrics.parquet"));
+    assert_eq!(metrics.len(), 6 * (2 + 8 + 3));
+    for row in &metrics {
+        let p = row["p_value"].as_f64().unwrap();
+        assert!(p > 0.0 && p <= 1.0);
+        let dense = row["cell"] == "dense";
+        assert!(!dense || (row["delta"] == 0.0 && p == 1.0));
+    }
+    // wanda and sparsegpt, general against other.
+    let contrasts = read_table(&shop.path("results/rows/contrasts.parquet"));
+    assert_eq!(contrasts.len(), 2 * (2 + 8 + 3));
+    for row in &contrasts {
+        let of = |calibration: &Value| {
+            let same = |r: &&Value| ["method", "suite", "metric"].iter().all(|k| r[k] == row[k]);
+            let found = metrics.iter().filter(same).find(|r| r["calibration"] == *calibration);
+            found.unwrap()["value"].as_f64().unwrap()
+        };
+        assert_eq!(row["delta"].as_f64().unwrap(), of(&row["calibration"]) - of(&row["other"]));
+    }
+}
+
+#[test]
+fn a_metric_of_another_family_runs_only_what_it_needs() {
+    let shop = shop();
+    let only = |metrics: &str| format!("suite.answers.metrics={metrics}");
+    shop.succeeds(&["run", "recipe.toml", "--set", &only(r#"["exact_match"]"#)]);
+    let (_, log) = shop.succeeds(&["run", "recipe.toml", "--set", &only(r#"["exact_match", "f1", "rougeL"]"#)]);
+    assert_eq!(log.matches("finished before").count(), 6, "other metrics of the same answers: {log}");
+    let (_, log) = shop.succeeds(&["run", "recipe.toml", "--set", &only(r#"["exact_match", "loss"]"#)]);
+    assert_eq!(log.matches("finished before").count(), 0, "the targets were not scored yet: {log}");
+    let answers = shop.path("cache/answers").read_dir().unwrap().count();
+    assert_eq!(answers, 6, "but the answers are there");
+}
+
+#[test]
+fn tables_of_rows_do_not_depend_on_threads() {
+    let shop = shop();
+    shop.succeeds(&["run", "recipe.toml", "--threads", "1", "--out", "one"]);
+    shop.succeeds(&["run", "recipe.toml", "--threads", "2", "--out", "two", "--cache", "other"]);
+    common::assert_same_tables(&shop.tables("one"), &shop.tables("two"));
+}
+
+#[test]
+fn a_wrong_suite_of_rows_is_refused_with_what_was_expected() {
+    let shop = shop();
+    for (set, code, says) in [
+        ("suite.answers.length=8", 2, "`length` is for suites of token windows"),
+        ("suite.answers.metrics=['exact_mach']", 2, "exact_match"),
+        ("suite.answers.top_p=0", 2, "at most 1"),
+        ("suite.answers.temperature=-1", 2, "0 to 100"),
+        ("suite.answers.max_new_tokens=128", 2, "leave no room"),
+        ("suite.answers.stop=['']", 2, "must not be empty"),
+        ("suite.answers.shots_split='dev'", 2, "\"dev\""),
+        ("suite.answers.shots=8", 1, "only 7 other rows"),
+        ("suite.answers.limit=9", 1, "there are 8 rows"),
+        ("suite.answers.metrics=['acc']", 1, "row 1 has no choices"),
+        ("suite.answers.chat=true", 1, "needs a chat template, but the model has none"),
+        ("suite.answers.dataset='path:test.jsonl'", 1, "row 1 has no target"),
+    ] {
+        let output = shop.calipr(&["run", "recipe.toml", "--set", set]);
+        let (_, stderr) = texts(&output);
+        assert_eq!(output.status.code(), Some(code), "{set}: {stderr}");
+        assert!(stderr.contains(says), "{set}: {stderr}");
+        assert!(!shop.path("results").exists(), "{set}");
+    }
+}
+
+#[test]
+fn stop_texts_end_answers_and_are_cut_off() {
+    let shop = shop();
+    let only = r#"suite.answers.metrics=["exact_match"]"#;
+    shop.succeeds(&["run", "recipe.toml", "--set", only, "--out", "whole"]);
+    let answers = |folder: &str| -> Vec<String> {
+        let rows = read_table(&shop.path(folder).join("samples.parquet"));
+        let of_suite = rows.iter().filter(|r| r["suite"] == "answers" && r["cell"] == "dense");
+        of_suite.map(|r| r["prediction"].as_str().unwrap().to_owned()).collect()
+    };
+    let whole = answers("whole");
+    // A character that stands somewhere inside an answer.
+    let stop = whole.iter().find_map(|a| a.chars().filter(char::is_ascii_alphanumeric).nth(1)).unwrap();
+    let set = format!("suite.answers.stop=['{stop}']");
+    shop.succeeds(&["run", "recipe.toml", "--set", only, "--set", &set, "--out", "cut"]);
+    let expected: Vec<String> = whole.iter().map(|a| a.split(stop).next().unwrap().to_owned()).collect();
+    assert_eq!(answers("cut"), expected);
+}
+
+/// The dense model on the first rows of Social IQa (Sap et al. 2019), as lm-evaluation-harness scores them.
+#[test]
+fn choices_of_the_real_model_are_scored_as_lm_evaluation_harness_scores_them() {
+    let out = tempfile::tempdir().unwrap();
+    let cache = common::cache_with_the_real_model(out.path());
+    let recipe = out.path().join("choices.toml");
+    let text = format!(
+        "name = \"choices\"\n[model]\nsource = \"{}\"\n[grid]\nmethod = [\"magnitude\"]\nsparsity = [0.5]\n\
+         [suite.social]\ndataset = \"path:tests/fixtures/social_iqa.jsonl\"\nlimit = 60\n\
+         metrics = [\"acc\", \"acc_norm\", \"acc_bytes\", \"loss\"]\n",
+        common::REAL_MODEL
+    );
+    std::fs::write(&recipe, text).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_calipr"));
+    command.arg("run").arg(&recipe).args(["--quiet", "--out"]).arg(out.path().join("results"));
+    assert!(command.arg("--cache").arg(&cache).status().unwrap().success());
+
+    let theirs: Vec<Value> =
+        serde_json::from_str(&std::fs::read_to_string("tests/fixtures/multiple_choice.json").unwrap()).unwrap();
+    let samples = read_table(&out.path().join("results/samples.parquet"));
+    let dense: Vec<&Value> = samples.iter().filter(|r| r["cell"] == "dense").collect();
+    assert_eq!(dense.len(), 60);
+    let rows = std::fs::read_to_string("tests/fixtures/social_iqa.jsonl").unwrap();
+    for ((ours, theirs), row) in dense.iter().zip(&theirs).zip(rows.lines()) {
+        assert_eq!(ours["prompt"], theirs["prompt"]);
+        for metric in ["acc", "acc_norm", "acc_bytes"] {
+            assert_eq!(ours[metric], theirs[metric], "{metric} of {}", theirs["prompt"]);
+        }
+        // The loss of the right choice is its log-likelihood, a token.
+        let answer = serde_json::from_str::<Value>(row).unwrap()["answer"].as_u64().unwrap() as usize;
+        let likelihood = -ours["loss"].as_f64().unwrap() * ours["positions"].as_f64().unwrap();
+        assert!((likelihood - theirs["loglikelihoods"][answer].as_f64().unwrap()).abs() < 1e-2, "{}", theirs["prompt"]);
+    }
+}
+
+#[test]
+fn a_report_answers_in_every_format() {
+    let shop = shop();
+    shop.succeeds(&["run", "recipe.toml"]);
+    let report = |format: &str| shop.succeeds(&["report", "results/rows", "--format", format]).0;
+    assert!(report("terminal").starts_with("On answers, exact_match is best at 0.5 with "));
+    assert!(report("markdown").contains("| dense | "));
+    let json: Value = serde_json::from_str(&report("json")).unwrap();
+    assert_eq!(json["suites"].as_array().unwrap().len(), 3);
+    assert_eq!(json["suites"][0]["rows"][0]["cell"], "dense");
+    assert_eq!(json["blocks"].as_array().unwrap().len(), 5 * 3);
+    assert!(!json["predictors"].as_array().unwrap().is_empty());
+    shop.succeeds(&["report", "results/rows", "--format", "html", "--to", "page.html"]);
+    assert!(std::fs::read_to_string(shop.path("page.html")).unwrap().contains("<svg"));
+    for (arguments, says) in [(["report", "nowhere"], "no run.json"), (["report", "model"], "no run.json")] {
+        let (_, stderr) = texts(&shop.calipr(&arguments));
+        assert!(stderr.contains(says), "{stderr}");
+    }
+    std::fs::write(shop.path("results/rows/metrics.parquet"), "PAR1").unwrap();
+    let output = shop.calipr(&["report", "results/rows"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(texts(&output).1.contains("metrics.parquet"), "{}", texts(&output).1);
+}
+
+/// Chromium, where it is installed.
+fn browser() -> Option<PathBuf> {
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let paths = std::env::split_paths(&std::env::var_os("PATH")?).collect::<Vec<_>>();
+    names.iter().flat_map(|name| paths.iter().map(move |p| p.join(name))).find(|p| p.is_file())
+}
+
+/// The page's document after its scripts ran, and what the console said.
+fn open_in_browser(browser: &Path, page: &Path, width: u32) -> (String, String) {
+    let profile = tempfile::tempdir().unwrap();
+    let output = Command::new(browser)
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--enable-logging=stderr"])
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .args([&format!("--window-size={width},2000"), "--dump-dom"])
+        .arg(format!("file://{}", page.display()))
+        .output()
+        .unwrap();
+    texts(&output)
+}
+
+#[test]
+fn the_page_opens_in_a_browser_with_its_tables_and_plots_and_a_clean_console() {
+    let Some(browser) = browser() else {
+        eprintln!("skipped: there is no Chromium here to open the page in");
+        return;
+    };
+    let shop = shop();
+    shop.succeeds(&["run", "recipe.toml"]);
+    shop.succeeds(&["report", "results/rows", "--format", "html", "--to", "page.html"]);
+    for width in [1280, 390] {
+        let (document, log) = open_in_browser(&browser, &shop.path("page.html"), width);
+        let console: Vec<&str> = log.lines().filter(|line| line.contains("CONSOLE")).collect();
+        assert!(console.is_empty(), "{console:?}");
+        assert!(document.matches("<svg").count() >= 10, "{}", document.matches("<svg").count());
+        assert!(document.matches("<table").count() >= 4);
+        for section in ["answer", "results", "sparsity", "prediction", "blocks", "contrasts", "predictors"] {
+            assert!(document.contains(&format!("id=\"{section}\"")), "{section}");
+        }
+        // The script made the headings into buttons that sort.
+        assert!(document.contains("aria-sort"), "the tables' script ran");
+    }
+}
