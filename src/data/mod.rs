@@ -10,6 +10,6 @@ mod windows;
 pub use dataset::{Dataset, Library, Part};
 pub use files::{Format, Row};
 pub use passage::{Passage, Target};
-pub use prompts::{Choice, Prompt, Prompting, prompts, prompts_digest};
+pub use prompts::{Choice, Prompt, Prompting, prompts};
 pub use row::{Content, Templates};
 pub use windows::{Order, Packing, Windows, cut};

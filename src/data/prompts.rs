@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Content, Part, Passage, Row};
-use crate::digest::Digest;
 use crate::model::Tokenizer;
 
 /// How rows become prompts.
@@ -215,9 +214,4 @@ fn keep_end(ids: &mut Vec<u32>, most: usize) -> Result<bool> {
     let over = ids.len().saturating_sub(most);
     ids.drain(..over);
     Ok(over > 0)
-}
-
-/// What prompts depend on.
-pub fn prompts_digest(part: Digest, shots: Option<Digest>, how: &Prompting) -> Digest {
-    Digest::of(&(part, shots, how))
 }

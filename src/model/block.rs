@@ -8,7 +8,8 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
-use super::kernels::{self, Cache, Heads, Span};
+use super::attention::{Cache, Heads, Span, attention, cached_attention};
+use super::kernels;
 use super::rope::Rope;
 
 /// A weight matrix that pruning may touch.
@@ -126,7 +127,7 @@ impl Block {
     /// Takes a batch from the site before `site` to it.
     pub fn advance(&self, site: Site, flow: &mut Flow, rope: &Rope) -> Result<()> {
         let spans = flow.spans.clone();
-        self.advance_by(site, flow, |q, k, v| kernels::attention(q, k, v, &spans, self.heads, rope))
+        self.advance_by(site, flow, |q, k, v| attention(q, k, v, &spans, self.heads, rope))
     }
 
     /// As [`Block::advance`], where `attend` turns q, k and v into the heads' outputs.
@@ -172,7 +173,7 @@ impl Block {
         let mut flow = Flow::new(hidden, vec![]);
         for site in Site::ALL {
             let here = (own, &mut *caches);
-            self.advance_by(site, &mut flow, |q, k, v| kernels::cached_attention(q, k, v, here, self.heads, rope))?;
+            self.advance_by(site, &mut flow, |q, k, v| cached_attention(q, k, v, here, self.heads, rope))?;
         }
         self.finish(flow)
     }

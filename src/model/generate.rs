@@ -12,7 +12,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::kernels::Cache;
+use super::attention::Cache;
 use super::{Block, Head, Rope};
 use crate::tensors;
 

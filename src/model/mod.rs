@@ -1,5 +1,6 @@
 //! A Llama-like language model: its shape, weights, decoder block, head and tokenizer.
 
+mod attention;
 mod block;
 mod config;
 pub mod device;
@@ -15,10 +16,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 
+pub use attention::{Heads, Span};
 pub use block::{Block, Flow, Linear, LinearName, Site};
 pub use config::{AttentionBias, Config, RopeScaling};
 pub use generate::{Generation, Generator, Sampling};
-pub use kernels::{Heads, Span};
 pub use rope::Rope;
 pub use tokenizer::Tokenizer;
 use weights::{GgufFile, SafetensorsDir, Weights};

@@ -1,5 +1,6 @@
 //! From a recipe to scores: inputs and their digests, cached stages, and the walk over the blocks.
 
+mod answers;
 mod cache;
 mod cell;
 mod inputs;

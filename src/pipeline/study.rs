@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 
+use super::answers::Answerer;
 use super::cache::{Cache, Key, Unwritable};
 use super::cell::{self, AnswersRecord, CellRecord, PrunedRecord, ScoresRecord, Status, SuiteRecord};
 use super::inputs::{InputPart, Inputs};
@@ -15,7 +16,7 @@ use super::walk::{Pruner, Walk};
 use super::{Interrupted, Watch, stop_if_interrupted};
 use crate::data::{Order, Packing, Prompt, Target, Windows, cut, prompts};
 use crate::metrics::{Family, Scores, log_likelihoods, score_positions};
-use crate::model::{Block, Generator, Head, Model, Rope, Sampling, Tokenizer, device};
+use crate::model::{Block, Generator, Head, Model, Rope, Tokenizer, device};
 use crate::recipe::{Cell, Recipe, Unit, WindowUnit};
 
 /// What a cell came to, with its results on each suite; none where it failed.
@@ -261,50 +262,18 @@ impl<'a> Study<'a> {
     }
 
     /// Generates the answers to a suite's prompts.
-    fn answer(&self, suite: &str, blocks: &[Block]) -> Result<AnswersRecord> {
-        let started = Instant::now();
-        let Unit::Rows(unit) = self.recipe.suite[suite].unit() else {
+    fn answer(&self, name: &str, blocks: &[Block]) -> Result<AnswersRecord> {
+        let Unit::Rows(unit) = self.recipe.suite[name].unit() else {
             unreachable!("only suites of rows have answers");
         };
-        let decoding = unit.decoding;
-        let between = || {
-            if unit.shots > 0 && !unit.chat { self.inputs.suites[suite].part.separator.clone() } else { String::new() }
-        };
-        let stop: Vec<String> =
-            decoding.stop.unwrap_or_else(|| vec![between()]).into_iter().filter(|s| !s.is_empty()).collect();
-        let sampling = Sampling {
-            max_new_tokens: decoding.max_new_tokens,
-            temperature: decoding.temperature,
-            top_p: decoding.top_p,
-            seed: self.recipe.seed,
-            end: self.tokenizer.end().to_vec(),
-        };
-        let prompts: Vec<&[u32]> = self.materials[suite].prompts.iter().map(|p| p.ids.as_slice()).collect();
-        let tokenizer = &self.tokenizer;
-        let text = |ids: &[u32]| tokenizer.decode(ids).unwrap_or_default();
-        let ended = |_: usize, ids: &[u32]| !stop.is_empty() && first_of(&text(ids), &stop).is_some();
+        let separator = &self.inputs.suites[name].part.separator;
         let Ends { embedding, head, rope, .. } = self.ends()?;
-        let generation = Generator { blocks, embedding, head, rope }.generate(
-            &prompts,
-            &sampling,
-            cell::available_bytes().map_or(SMALL_BUDGET, |bytes| bytes / 4),
-            &ended,
-            |done| {
-                self.watch.progress(done, prompts.len(), "generate");
-                stop_if_interrupted(self.watch)
-            },
-        )?;
-        let answers = generation.ids.iter().map(|ids| {
-            let mut text = self.tokenizer.decode(ids)?;
-            text.truncate(first_of(&text, &stop).unwrap_or(text.len()));
-            Ok(text)
-        });
-        Ok(AnswersRecord {
-            texts: answers.collect::<Result<_>>()?,
-            tokens: generation.ids.iter().map(|ids| ids.len() as u64).sum(),
-            seconds: started.elapsed().as_secs_f64(),
-            widest: generation.widest,
-        })
+        let answerer = Answerer {
+            generator: Generator { blocks, embedding, head, rope },
+            tokenizer: &self.tokenizer,
+            watch: self.watch,
+        };
+        answerer.answer(&self.materials[name].prompts, &unit, separator, self.recipe.seed)
     }
 
     fn ends(&self) -> Result<&Ends> {
@@ -397,12 +366,4 @@ impl<'a> Study<'a> {
         self.cache.write_json(key, &(windows.ids(), windows.ends()))?;
         Ok(windows)
     }
-}
-
-/// Bytes of keys and values at once where the system does not say how much memory is free.
-const SMALL_BUDGET: u64 = 2 << 30;
-
-/// Where the first of these texts begins.
-fn first_of(text: &str, parts: &[String]) -> Option<usize> {
-    parts.iter().filter_map(|part| text.find(part.as_str())).min()
 }

@@ -1,0 +1,434 @@
+//! Causal attention within spans of a batch, and after cached keys and values.
+//!
+//! On the CPU one task a span and key-value head, in loops of our own; on other devices the same composed of
+//! candle operations. Each is tested against the other.
+
+use std::ops::Range;
+
+use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::kernels::f32s;
+use super::rope::{Rope, RopeValues};
+use crate::linalg::{Mat, MatMut, Threads, product, simd};
+use crate::tensors;
+
+/// How the columns of q, k and v divide into heads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    pub query: usize,
+    pub key_value: usize,
+    pub dim: usize,
+}
+
+/// Consecutive tokens of a batch that see each other causally, and before them those of a prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// Earlier tokens of the batch, a whole span themselves, which every token of this one sees; may be
+    /// empty. Several spans may share a prefix.
+    pub prefix: Range<usize>,
+    pub own: Range<usize>,
+}
+
+impl Span {
+    /// Tokens that only see each other.
+    pub fn window(own: Range<usize>) -> Self {
+        Self { prefix: 0..0, own }
+    }
+
+    /// Positions that its last token sees.
+    pub fn len(&self) -> usize {
+        self.prefix.len() + self.own.len()
+    }
+}
+
+/// Rotary embedding and causal softmax attention within each span.
+///
+/// q (tokens × query·dim), k and v (tokens × key_value·dim) → (tokens × query·dim). The spans lie one
+/// after the other; positions count from the start of each, or of its prefix.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span], heads: Heads, rope: &Rope) -> Result<Tensor> {
+    rope.check(spans.iter().map(Span::len).max().unwrap_or(0))?;
+    if !matches!(q.device(), Device::Cpu) {
+        return composed_attention(q, k, v, spans, heads, rope);
+    }
+    let op = Attention { spans: spans.to_vec(), heads, table: rope.values()? };
+    q.contiguous()?.apply_op3_no_bwd(&k.contiguous()?, &v.contiguous()?, &op)
+}
+
+/// Rotated keys and values of one sequence in one block, for decoding token by token.
+#[derive(Default)]
+pub struct Cache {
+    /// By key-value head: keys and values of the tokens so far, (tokens, dim) each.
+    heads: Vec<(Vec<f32>, Vec<f32>)>,
+    /// The same on a device, (1, key_value, tokens, dim) each; None before the first token.
+    on_device: Option<(Tensor, Tensor)>,
+    tokens: usize,
+}
+
+impl Cache {
+    /// An empty cache with room for `capacity` tokens.
+    pub fn new(heads: Heads, capacity: usize) -> Self {
+        let room = || Vec::with_capacity(capacity * heads.dim);
+        Self { heads: (0..heads.key_value).map(|_| (room(), room())).collect(), on_device: None, tokens: 0 }
+    }
+
+    /// Tokens that it holds.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// A copy with room for `capacity` tokens in all.
+    pub fn with_room(&self, capacity: usize) -> Self {
+        let tokens = self.tokens.max(1);
+        let copy = |values: &Vec<f32>| {
+            let mut copy = Vec::with_capacity(values.len() / tokens * capacity);
+            copy.extend_from_slice(values);
+            copy
+        };
+        let heads = self.heads.iter().map(|(keys, values)| (copy(keys), copy(values))).collect();
+        Self { heads, on_device: self.on_device.clone(), tokens: self.tokens }
+    }
+}
+
+/// As [`attention`], where the rows `own` of sequence i follow what `caches[i]` holds, and are added to it.
+pub fn cached_attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    (own, caches): (&[Range<usize>], &mut [Cache]),
+    heads: Heads,
+    rope: &Rope,
+) -> Result<Tensor> {
+    let longest = own.iter().zip(&*caches).map(|(own, cache)| cache.tokens + own.len()).max().unwrap_or(0);
+    rope.check(longest)?;
+    if !matches!(q.device(), Device::Cpu) {
+        let out: Result<Vec<Tensor>> = own
+            .iter()
+            .zip(caches)
+            .map(|(own, cache)| {
+                let part = |x: &Tensor| x.narrow(0, own.start, own.len());
+                let out = composed_span(&part(q)?, &part(k)?, &part(v)?, cache.on_device.take(), heads, rope)?;
+                cache.tokens += own.len();
+                cache.on_device = Some((out.keys, out.values));
+                Ok(out.attended)
+            })
+            .collect();
+        return Tensor::cat(&out?, 0);
+    }
+    let table = rope.values()?;
+    let mut attend = |q: &[f32], k: &[f32], v: &[f32]| -> Vec<f32> {
+        let group = Group { heads, table: &table };
+        let mut tasks: Vec<_> = (own.iter().zip(&mut *caches))
+            .flat_map(|(own, cache)| {
+                let before = cache.tokens;
+                cache.heads.iter_mut().enumerate().map(move |(h, head)| (own, before, h, head))
+            })
+            .collect();
+        let parts: Vec<Vec<f32>> = tasks
+            .par_iter_mut()
+            .map(|(own, before, h, (keys, values))| {
+                group.append(k, v, own, *h, *before, keys, values);
+                group.attend(q, own, *h, *before, keys, values)
+            })
+            .collect();
+        side_by_side(own.iter(), &parts, heads, q.len())
+    };
+    let attended =
+        tensors::with_values(q, |q| tensors::with_values(k, |k| tensors::with_values(v, |v| attend(q, k, v))))???;
+    own.iter().zip(caches).for_each(|(own, cache)| cache.tokens += own.len());
+    Tensor::from_vec(attended, q.shape(), q.device())
+}
+
+/// The same attention from candle's operations, for devices other than the CPU.
+fn composed_attention(q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span], heads: Heads, rope: &Rope) -> Result<Tensor> {
+    let mut outputs = Vec::with_capacity(spans.len());
+    for Span { prefix, own } in spans {
+        let part = |x: &Tensor, range: &Range<usize>| x.narrow(0, range.start, range.len());
+        let past = match prefix.is_empty() {
+            true => None,
+            false => {
+                let ends = composed_span(&part(q, prefix)?, &part(k, prefix)?, &part(v, prefix)?, None, heads, rope)?;
+                Some((ends.keys, ends.values))
+            }
+        };
+        outputs.push(composed_span(&part(q, own)?, &part(k, own)?, &part(v, own)?, past, heads, rope)?.attended);
+    }
+    Tensor::cat(&outputs, 0)
+}
+
+/// What [`composed_span`] makes: (len, query·dim), and keys and values with the past in front,
+/// (1, key_value, past + len, dim).
+struct Composed {
+    attended: Tensor,
+    keys: Tensor,
+    values: Tensor,
+}
+
+/// One span of `len` rows, after the keys and values of what came before it.
+fn composed_span(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    past: Option<(Tensor, Tensor)>,
+    heads: Heads,
+    rope: &Rope,
+) -> Result<Composed> {
+    let len = q.dim(0)?;
+    let before = past.as_ref().map_or(Ok(0), |(keys, _)| keys.dim(2))?;
+    let split = |x: &Tensor, n: usize| x.reshape((1, len, n, heads.dim))?.transpose(1, 2)?.contiguous(); // (1, n, len, dim)
+    let (cos, sin) = (rope.cos.narrow(0, before, len)?, rope.sin.narrow(0, before, len)?);
+    let (cos, sin) = (cos.to_dtype(q.dtype())?, sin.to_dtype(q.dtype())?);
+    let q = candle_nn::rotary_emb::rope(&split(q, heads.query)?, &cos, &sin)?;
+    let (mut keys, mut values) =
+        (candle_nn::rotary_emb::rope(&split(k, heads.key_value)?, &cos, &sin)?, split(v, heads.key_value)?);
+    if let Some((past_keys, past_values)) = past {
+        keys = Tensor::cat(&[past_keys, keys], 2)?;
+        values = Tensor::cat(&[past_values, values], 2)?;
+    }
+    let group = heads.query / heads.key_value;
+    let k = candle_transformers::utils::repeat_kv(keys.clone(), group)?;
+    let v = candle_transformers::utils::repeat_kv(values.clone(), group)?;
+    let scores = (q.matmul(&k.t()?)?.to_dtype(DType::F32)? / (heads.dim as f64).sqrt())?;
+    let mask = candle_transformers::utils::build_causal_mask(len, before, q.device())?.broadcast_as(scores.shape())?;
+    let never = Tensor::new(f32::NEG_INFINITY, q.device())?.broadcast_as(scores.shape())?;
+    let weights = candle_nn::ops::softmax_last_dim(&mask.where_cond(&never, &scores)?)?;
+    let out = weights.to_dtype(v.dtype())?.matmul(&v.contiguous()?)?; // (1, query, len, dim)
+    Ok(Composed { attended: out.transpose(1, 2)?.reshape((len, heads.query * heads.dim))?, keys, values })
+}
+
+struct Attention {
+    spans: Vec<Span>,
+    heads: Heads,
+    table: RopeValues,
+}
+
+/// Rows of queries whose scores are held at once.
+const QUERY_ROWS: usize = 64;
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        ql: &Layout,
+        k: &CpuStorage,
+        kl: &Layout,
+        v: &CpuStorage,
+        vl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (q, k, v) = (f32s(q, ql)?, f32s(k, kl)?, f32s(v, vl)?);
+        let key_value = self.heads.key_value;
+        let group = Group { heads: self.heads, table: &self.table };
+        // One task a span and key-value head; each returns the columns of its group of query heads.
+        let tasks: Vec<(&Span, usize)> =
+            self.spans.iter().flat_map(|span| (0..key_value).map(move |h| (span, h))).collect();
+        let parts: Vec<Vec<f32>> = tasks
+            .par_iter()
+            .map(|&(Span { prefix, own }, h)| {
+                let (mut keys, mut values) = (vec![], vec![]);
+                group.append(k, v, prefix, h, 0, &mut keys, &mut values);
+                group.append(k, v, own, h, prefix.len(), &mut keys, &mut values);
+                group.attend(q, own, h, prefix.len(), &keys, &values)
+            })
+            .collect();
+        let out = side_by_side(self.spans.iter().map(|s| &s.own), &parts, self.heads, q.len());
+        Ok((CpuStorage::F32(out), ql.shape().clone()))
+    }
+}
+
+/// Puts the parts of each span, one a key-value head, side by side: (tokens × query·dim), `size` values.
+fn side_by_side<'a>(
+    spans: impl Iterator<Item = &'a Range<usize>>,
+    parts: &[Vec<f32>],
+    heads: Heads,
+    size: usize,
+) -> Vec<f32> {
+    let (width, stripe) = (heads.query * heads.dim, heads.query / heads.key_value * heads.dim);
+    let mut out = vec![0f32; size];
+    let mut rest = out.as_mut_slice();
+    let mut at = 0;
+    for (span, parts) in spans.zip(parts.chunks(heads.key_value)) {
+        let (here, after) = rest.split_at_mut((span.end - at) * width);
+        let here = &mut here[(span.start - at) * width..];
+        here.par_chunks_mut(width).enumerate().for_each(|(t, row)| {
+            for (to, part) in row.chunks_mut(stripe).zip(parts) {
+                to.copy_from_slice(&part[t * stripe..][..stripe]);
+            }
+        });
+        (rest, at) = (after, span.end);
+    }
+    out
+}
+
+/// Attention of the query heads that share one key-value head.
+struct Group<'a> {
+    heads: Heads,
+    table: &'a RopeValues,
+}
+
+impl Group<'_> {
+    /// Appends the rotated keys and the values of head `h` of the rows `own`, which stand at the positions
+    /// from `first` on.
+    #[allow(clippy::too_many_arguments)] // the parts of two matrices and where they go
+    fn append(
+        &self,
+        k: &[f32],
+        v: &[f32],
+        own: &Range<usize>,
+        h: usize,
+        first: usize,
+        keys: &mut Vec<f32>,
+        values: &mut Vec<f32>,
+    ) {
+        let Heads { key_value, dim, .. } = self.heads;
+        let (width, at) = (key_value * dim, keys.len());
+        if own.is_empty() {
+            return;
+        }
+        keys.resize(at + own.len() * dim, 0.0);
+        self.rotate(&k[own.start * width + h * dim..], width, first, 1.0, &mut keys[at..]);
+        for row in v[own.start * width..own.end * width].chunks_exact(width) {
+            values.extend_from_slice(&row[h * dim..(h + 1) * dim]);
+        }
+    }
+
+    /// The output (len × group·dim) of the query heads that share key-value head `h`, for the rows `own`,
+    /// which stand at the positions from `first` on; `keys` and `values` reach from 0 to their last.
+    fn attend(&self, q: &[f32], own: &Range<usize>, h: usize, first: usize, keys: &[f32], values: &[f32]) -> Vec<f32> {
+        let Heads { query, key_value, dim } = self.heads;
+        let group = query / key_value;
+        let (len, width) = (own.len(), query * dim);
+        let mut out = vec![0f32; len * group * dim];
+        let mut queries = vec![0f32; len * dim];
+        let mut scores = vec![0f32; QUERY_ROWS.min(len) * (first + len)];
+        let scale = (dim as f32).sqrt().recip();
+        for g in 0..group {
+            self.rotate(&q[own.start * width + (h * group + g) * dim..], width, first, scale, &mut queries);
+            for start in (0..len).step_by(QUERY_ROWS) {
+                let rows = QUERY_ROWS.min(len - start);
+                let seen = first + start + rows; // no row of this stripe looks further
+                let scores = &mut scores[..rows * seen];
+                product(
+                    MatMut::new(scores, rows, seen),
+                    0.0,
+                    1.0,
+                    Mat::new(&queries[start * dim..], rows, dim),
+                    Mat::new(keys, seen, dim).t(),
+                    Threads::One,
+                );
+                simd::vectorized(|| {
+                    for (i, row) in scores.chunks_exact_mut(seen).enumerate() {
+                        let (past, future) = row.split_at_mut(first + start + i + 1);
+                        softmax(past);
+                        future.fill(0.0);
+                    }
+                });
+                product(
+                    MatMut::strided(&mut out[(start * group + g) * dim..], rows, dim, group * dim),
+                    0.0,
+                    1.0,
+                    Mat::new(scores, rows, seen),
+                    Mat::new(values, seen, dim),
+                    Threads::One,
+                );
+            }
+        }
+        out
+    }
+
+    /// Rotates one head's rows (stride `stride`), which stand at the positions from `first` on, into `out`
+    /// (len × dim), times `scale`:
+    /// (x₁, x₂) → (x₁·cos − x₂·sin, x₂·cos + x₁·sin) with x₁, x₂ the halves of the head.
+    fn rotate(&self, rows: &[f32], stride: usize, first: usize, scale: f32, out: &mut [f32]) {
+        let half = self.heads.dim / 2;
+        simd::vectorized(|| {
+            for (t, out) in out.chunks_exact_mut(2 * half).enumerate() {
+                let (x1, x2) = rows[t * stride..t * stride + 2 * half].split_at(half);
+                let (o1, o2) = out.split_at_mut(half);
+                let at = (first + t) * half;
+                let (cos, sin) = (&self.table.cos[at..at + half], &self.table.sin[at..at + half]);
+                for i in 0..half {
+                    o1[i] = (x1[i] * cos[i] - x2[i] * sin[i]) * scale;
+                    o2[i] = (x2[i] * cos[i] + x1[i] * sin[i]) * scale;
+                }
+            }
+        });
+    }
+}
+
+/// Softmax of one row, in place.
+#[inline(always)]
+fn softmax(row: &mut [f32]) {
+    let max = simd::max(row);
+    let mut lanes = [0f32; simd::LANES];
+    let (chunks, rest) = row.as_chunks_mut::<{ simd::LANES }>();
+    for chunk in chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *x = simd::exp(*x - max);
+            *lane += *x;
+        }
+    }
+    let mut sum: f32 = lanes.iter().sum();
+    for x in rest {
+        *x = simd::exp(*x - max);
+        sum += *x;
+    }
+    let inverse = sum.recip();
+    row.iter_mut().for_each(|x| *x *= inverse);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::kernels::tests::{close, random};
+    use super::*;
+    use crate::model::config::RopeScaling;
+
+    fn rope(positions: usize, dim: usize) -> Rope {
+        let frequencies = RopeScaling::None.frequencies(10_000.0, dim);
+        let angles: Vec<f32> = (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f)).collect();
+        let angles = Tensor::from_vec(angles, (positions, dim / 2), &Device::Cpu).unwrap();
+        Rope { cos: angles.cos().unwrap(), sin: angles.sin().unwrap() }
+    }
+
+    const HEADS: Heads = Heads { query: 6, key_value: 2, dim: 16 };
+
+    #[test]
+    fn attention_equals_candles_operations_on_spans_of_unequal_length() {
+        let (q, k, v) = (random((200, 96), 0.1), random((200, 32), 0.2), random((200, 32), 0.3));
+        let mut spans = [0..70, 70..71, 71..160].map(Span::window).to_vec();
+        spans.extend([160..163, 163..200].map(|own| Span { prefix: 0..70, own }));
+        let fused = attention(&q, &k, &v, &spans, HEADS, &rope(130, 16)).unwrap();
+        let composed = composed_attention(&q, &k, &v, &spans, HEADS, &rope(130, 16)).unwrap();
+        close(&fused, &composed, 2e-6);
+    }
+
+    #[test]
+    fn a_span_after_a_prefix_equals_the_end_of_the_whole_window() {
+        let (q, k, v) = (random((90, 96), 0.1), random((90, 32), 0.2), random((90, 32), 0.3));
+        let whole = attention(&q, &k, &v, &[Span::window(0..90)], HEADS, &rope(90, 16)).unwrap();
+        let spans = [Span::window(0..70), Span { prefix: 0..70, own: 70..90 }];
+        close(&attention(&q, &k, &v, &spans, HEADS, &rope(90, 16)).unwrap(), &whole, 2e-6);
+    }
+
+    #[test]
+    fn attention_with_a_cache_equals_the_whole_window_piece_by_piece() {
+        let (q, k, v) = (random((90, 96), 0.1), random((90, 32), 0.2), random((90, 32), 0.3));
+        let rope = rope(90, 16);
+        let whole = attention(&q, &k, &v, &[Span::window(0..90)], HEADS, &rope).unwrap();
+        let mut caches = [Cache::new(HEADS, 90)];
+        let mut past = None;
+        for piece in [0..70, 70..71, 71..72, 72..90] {
+            let part = |x: &Tensor| x.narrow(0, piece.start, piece.len()).unwrap();
+            let own = [0..piece.len()];
+            let here = (own.as_slice(), caches.as_mut_slice());
+            let expected = part(&whole);
+            close(&cached_attention(&part(&q), &part(&k), &part(&v), here, HEADS, &rope).unwrap(), &expected, 2e-6);
+            let composed = composed_span(&part(&q), &part(&k), &part(&v), past, HEADS, &rope).unwrap();
+            close(&composed.attended, &expected, 2e-6);
+            past = Some((composed.keys, composed.values));
+        }
+    }
+}

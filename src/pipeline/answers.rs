@@ -1,0 +1,80 @@
+//! Answers to prompts: decoding as a suite asks, and the text that comes of it.
+
+use std::time::Instant;
+
+use anyhow::Result;
+
+use super::cell::{self, AnswersRecord};
+use super::{Watch, stop_if_interrupted};
+use crate::data::Prompt;
+use crate::model::{Generator, Sampling, Tokenizer};
+use crate::recipe::RowUnit;
+
+/// Bytes of keys and values at once where the system does not say how much memory is free.
+const SMALL_BUDGET: u64 = 2 << 30;
+
+/// A whole model with its tokenizer.
+pub struct Answerer<'a> {
+    pub generator: Generator<'a>,
+    pub tokenizer: &'a Tokenizer,
+    pub watch: &'a dyn Watch,
+}
+
+impl Answerer<'_> {
+    /// Answers every prompt. `separator` stands between shots.
+    pub fn answer(&self, prompts: &[Prompt], unit: &RowUnit, separator: &str, seed: u64) -> Result<AnswersRecord> {
+        let started = Instant::now();
+        let decoding = &unit.decoding;
+        let stop =
+            decoding.stop.clone().unwrap_or_else(|| match unit.shots > 0 && !unit.chat && !separator.is_empty() {
+                // After its answer a model goes on with the next example.
+                true => vec![separator.to_owned()],
+                false => vec![],
+            });
+        let sampling = Sampling {
+            max_new_tokens: decoding.max_new_tokens,
+            temperature: decoding.temperature,
+            top_p: decoding.top_p,
+            seed,
+            end: self.tokenizer.end().to_vec(),
+        };
+        let tokenizer = self.tokenizer;
+        let ended = |_: usize, ids: &[u32]| {
+            !stop.is_empty() && tokenizer.decode(ids).is_ok_and(|text| first_of(&text, &stop).is_some())
+        };
+        let ids: Vec<&[u32]> = prompts.iter().map(|p| p.ids.as_slice()).collect();
+        let budget = cell::available_bytes().map_or(SMALL_BUDGET, |bytes| bytes / 4);
+        let generation = self.generator.generate(&ids, &sampling, budget, &ended, |done| {
+            self.watch.progress(done, prompts.len(), "generate");
+            stop_if_interrupted(self.watch)
+        })?;
+        let texts = generation.ids.iter().map(|ids| {
+            let mut text = tokenizer.decode(ids)?;
+            text.truncate(first_of(&text, &stop).unwrap_or(text.len()));
+            Ok(text)
+        });
+        Ok(AnswersRecord {
+            texts: texts.collect::<Result<_>>()?,
+            tokens: generation.ids.iter().map(|ids| ids.len() as u64).sum(),
+            seconds: started.elapsed().as_secs_f64(),
+            widest: generation.widest,
+        })
+    }
+}
+
+/// Where the first of these texts begins.
+fn first_of(text: &str, parts: &[String]) -> Option<usize> {
+    parts.iter().filter_map(|part| text.find(part.as_str())).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_ends_where_the_first_stop_text_begins() {
+        let stops = ["\n".to_owned(), "###".to_owned()];
+        assert_eq!(first_of("yes ### no\n", &stops), Some(4));
+        assert_eq!(first_of("yes", &stops), None);
+    }
+}
