@@ -20,11 +20,10 @@ fn interval(low: Option<f64>, high: Option<f64>) -> String {
 pub fn answer(report: &Report) -> Vec<String> {
     let mut sentences = Vec::new();
     let judged = judged(report);
-    for &(suite, column) in &judged {
-        sentences.extend(winners(suite, column));
-    }
-    sentences.extend(calibrations(report, &judged));
-    sentences.extend(predictor(report));
+    sentences.extend(judged.iter().filter_map(|&(suite, column)| winners(suite, column)));
+    sentences.extend(judged.iter().filter_map(|&(suite, column)| calibration(report, suite, column)));
+    // One is enough: the table of predictors has those of the other scores.
+    sentences.extend(judged.iter().find_map(|&(suite, column)| predictor(report, suite, column)));
     sentences
 }
 
@@ -44,139 +43,113 @@ fn judged(report: &Report) -> Vec<(&SuiteReport, usize)> {
 }
 
 /// The best cell of each sparsity on a suite, and which cells are as good as dense.
-fn winners(suite: &SuiteReport, column: usize) -> Vec<String> {
+fn winners(suite: &SuiteReport, column: usize) -> Option<String> {
     let metric = &suite.metrics[column];
+    let dense = suite.rows.iter().find(|row| row.pattern == "dense")?;
+    let pruned: Vec<&CellRow> = suite.rows.iter().filter(|row| row.pattern != "dense").collect();
     let mut settings: Vec<(&str, f64)> = Vec::new();
-    for row in suite.rows.iter().filter(|row| row.pattern != "dense") {
+    for row in &pruned {
         if !settings.contains(&(row.pattern.as_str(), row.sparsity)) {
             settings.push((&row.pattern, row.sparsity));
         }
     }
-    let Some(dense) = suite.rows.iter().find(|row| row.pattern == "dense") else { return vec![] };
-    let mut clauses = Vec::new();
-    for (pattern, sparsity) in settings {
-        let rows = suite.rows.iter().filter(|row| row.pattern == pattern && row.sparsity == sparsity);
-        let rank =
-            |row: &&CellRow| if metric.higher_is_better { -row.values[column].value } else { row.values[column].value };
-        let Some(best) = rows.min_by(|a, b| rank(a).total_cmp(&rank(b))) else { continue };
+    let rank = |row: &CellRow| row.values[column].value * if metric.higher_is_better { -1.0 } else { 1.0 };
+    let best = |&(pattern, sparsity): &(&str, f64)| {
+        let rows = pruned.iter().filter(|row| row.pattern == pattern && row.sparsity == sparsity);
+        let best = rows.min_by(|a, b| rank(a).total_cmp(&rank(b)))?;
         let value = best.values[column];
         let calibrated = best.calibration.as_ref().map_or(String::new(), |c| format!(" calibrated on {c}"));
-        clauses.push(format!(
-            "at {} with {}{calibrated} ({}{})",
-            setting(pattern, sparsity),
-            best.method,
-            number(value.value),
-            interval(value.low, value.high)
-        ));
-    }
+        let number = number(value.value) + &interval(value.low, value.high);
+        Some(format!("at {} with {}{calibrated} ({number})", setting(pattern, sparsity), best.method))
+    };
+    let clauses: Vec<String> = settings.iter().filter_map(best).collect();
     if clauses.is_empty() {
-        return vec![];
+        return None;
     }
-    let mut sentences = vec![format!(
+    let mut sentence = format!(
         "On {}, {} is best {}; the dense model has {}.",
         suite.suite,
         metric.name,
         list(&clauses),
         number(dense.values[column].value)
-    )];
-    // A divergence from dense is never as good as none.
+    );
+    // Nothing is as near to the dense model as itself.
     if !metric.name.ends_with("_divergence") && metric.name != "top1_agreement" {
-        let pruned: Vec<&CellRow> = suite.rows.iter().filter(|row| row.pattern != "dense").collect();
-        let good: Vec<String> =
-            pruned.iter().filter(|row| row.values[column].as_good_as_dense).map(|row| row.cell.clone()).collect();
-        sentences.push(match good.len() {
+        let good = pruned.iter().filter(|row| row.values[column].as_good_as_dense);
+        let good: Vec<String> = good.map(|row| row.cell.clone()).collect();
+        sentence += &match good.len() {
             0 => format!(
-                "Every pruned model is worse than dense on {}, beyond what {} {} leave to chance.",
-                suite.suite, suite.samples, suite.unit
+                " All pruned models are worse than dense, beyond what {} {} leave to chance.",
+                suite.samples, suite.unit
             ),
-            n if n == pruned.len() => format!(
-                "No pruned model is found worse than dense on {}; {} {} may be too few to tell.",
-                suite.suite, suite.samples, suite.unit
-            ),
-            _ => format!("Not found worse than dense on {}: {}.", suite.suite, list(&good)),
-        });
-    }
-    sentences
-}
-
-/// For each suite, which calibration set wins how often, and by how much.
-fn calibrations(report: &Report, judged: &[(&SuiteReport, usize)]) -> Vec<String> {
-    let mut sentences = Vec::new();
-    for &(suite, column) in judged {
-        let metric = &suite.metrics[column];
-        let of_suite: Vec<&Contrast> =
-            report.contrasts.iter().filter(|c| c.suite == suite.suite && c.metric == metric.name).collect();
-        let mut wins: Vec<(&str, Vec<&Contrast>)> = Vec::new();
-        for contrast in &of_suite {
-            match wins.iter_mut().find(|(name, _)| *name == contrast.better) {
-                Some((_, won)) => won.push(contrast),
-                None => wins.push((&contrast.better, vec![contrast])),
+            n if n == pruned.len() => {
+                format!(
+                    " No pruned model is found worse than dense: {} {} may be too few to tell.",
+                    suite.samples, suite.unit
+                )
             }
-        }
-        wins.sort_by_key(|(_, won)| std::cmp::Reverse(won.len()));
-        let Some((name, won)) = wins.first() else { continue };
-        if won.iter().all(|c| c.difference == 0.0) {
-            continue;
-        }
-        let sure = won.iter().filter(|c| c.p_value.is_some_and(|p| p < LEVEL)).count();
-        let Some(largest) = won.iter().max_by(|a, b| a.difference.abs().total_cmp(&b.difference.abs())) else {
-            continue;
+            _ => format!(" Not found worse than dense: {}.", list(&good)),
         };
-        sentences.push(format!(
-            "Calibrating on {name} wins {} of {} comparisons on {} by {}, {sure} of them beyond chance (p < {LEVEL}): \
-             most with {} at {}, {} against {} from {} (difference {}{}).",
-            won.len(),
-            of_suite.len(),
-            suite.suite,
-            metric.name,
-            largest.method,
-            setting(&largest.pattern, largest.sparsity),
-            number(largest.better_value),
-            number(largest.worse_value),
-            largest.worse,
-            number(largest.difference),
-            interval(largest.low, largest.high),
-        ));
     }
-    sentences
+    Some(sentence)
 }
 
-/// Which metric ranks the cells as each downstream score does, where the cells are enough to tell.
-fn predictor(report: &Report) -> Vec<String> {
-    let mut sentences = Vec::new();
-    let of_same = |a: &Predictor, b: &Predictor| {
-        (&a.downstream_suite, &a.downstream_metric) == (&b.downstream_suite, &b.downstream_metric)
-    };
-    // By the first downstream metric of each suite, as everywhere in the answer.
-    for (suite, column) in judged(report) {
-        let score = &suite.metrics[column].name;
-        let Some(best) =
-            report.predictors.iter().find(|p| p.downstream_suite == suite.suite && p.downstream_metric == *score)
-        else {
-            continue;
-        };
-        let tells =
-            |p: &Predictor| format!("{} on {} ({}{})", p.metric, p.suite, number(p.spearman), interval(p.low, p.high));
-        if best.low.is_none_or(|low| low <= 0.0) {
-            sentences.push(format!(
-                "{} pruned models are too few to say which metric predicts {score} on {}; nearest comes {}.",
-                best.cells,
-                suite.suite,
-                tells(best)
-            ));
-            continue;
+/// Which calibration set wins how often on a suite, and by how much.
+fn calibration(report: &Report, suite: &SuiteReport, column: usize) -> Option<String> {
+    let metric = &suite.metrics[column].name;
+    let of_suite: Vec<&Contrast> =
+        report.contrasts.iter().filter(|c| c.suite == suite.suite && c.metric == *metric).collect();
+    let mut wins: Vec<(&str, Vec<&Contrast>)> = Vec::new();
+    for contrast in of_suite.iter().filter(|c| c.difference != 0.0) {
+        match wins.iter_mut().find(|(name, _)| *name == contrast.better) {
+            Some((_, won)) => won.push(contrast),
+            None => wins.push((&contrast.better, vec![contrast])),
         }
-        let worst =
-            report.predictors.iter().filter(|p| of_same(p, best)).min_by(|a, b| a.spearman.total_cmp(&b.spearman));
-        let least = worst.filter(|worst| *worst != best).map_or(String::new(), |w| format!("; least {}", tells(w)));
-        sentences.push(format!(
-            "What ranks the {} pruned models most as {score} on {} does is {}, by Spearman's correlation{least}.",
+    }
+    let (name, won) = wins.into_iter().min_by_key(|(_, won)| std::cmp::Reverse(won.len()))?;
+    let sure = won.iter().filter(|c| c.p_value.is_some_and(|p| p < LEVEL)).count();
+    let largest = won.iter().max_by(|a, b| a.difference.abs().total_cmp(&b.difference.abs()))?;
+    Some(format!(
+        "Calibrating on {name} wins {} of {} comparisons on {} by {metric}, {sure} of them beyond chance (p < {LEVEL}): \
+         most with {} at {}, {} against {} from {} (difference {}{}).",
+        won.len(),
+        of_suite.len(),
+        suite.suite,
+        largest.method,
+        setting(&largest.pattern, largest.sparsity),
+        number(largest.better_value),
+        number(largest.worse_value),
+        largest.worse,
+        number(largest.difference),
+        interval(largest.low, largest.high),
+    ))
+}
+
+/// Which metric ranks the cells as a downstream score does, where the cells are enough to tell.
+fn predictor(report: &Report, suite: &SuiteReport, column: usize) -> Option<String> {
+    let score = &suite.metrics[column].name;
+    let of_score = |p: &&Predictor| p.downstream_suite == suite.suite && p.downstream_metric == *score;
+    let predictors: Vec<&Predictor> = report.predictors.iter().filter(of_score).collect();
+    let best = predictors.first()?;
+    let tells =
+        |p: &Predictor| format!("{} on {} ({}{})", p.metric, p.suite, number(p.spearman), interval(p.low, p.high));
+    if best.low.is_none_or(|low| low <= 0.0) {
+        return Some(format!(
+            "{} pruned models are too few to say which metric predicts {score} on {}; nearest comes {}, by \
+             Spearman's correlation.",
             best.cells,
             suite.suite,
             tells(best)
         ));
     }
-    sentences
+    let worst = predictors.iter().skip(1).min_by(|a, b| a.spearman.total_cmp(&b.spearman));
+    let least = worst.map_or(String::new(), |worst| format!("; least {}", tells(worst)));
+    Some(format!(
+        "What ranks the {} pruned models most as {score} on {} does is {}, by Spearman's correlation{least}.",
+        best.cells,
+        suite.suite,
+        tells(best)
+    ))
 }
 
 /// `a`, `a and b`, `a, b and c`.
