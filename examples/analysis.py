@@ -47,9 +47,6 @@ def print_columns(path: Path) -> None:
         print(f"{field.name:12} {field.metadata[b'description'].decode()}{unit and f' ({unit})'}")
 
 
-# Tables
-
-
 def in_polars(metrics: pl.DataFrame) -> pl.DataFrame:
     """A row a cell, a column a metric of a suite."""
     return metrics.with_columns(on=pl.format("{} {}", "suite", "metric")).pivot("on", index="cell", values="value")
@@ -95,24 +92,25 @@ def predictors(metrics: pl.DataFrame, fewest: int = 4) -> pl.DataFrame:
 def print_disagreements(samples: pl.DataFrame, metrics: pl.DataFrame, most: int = 2) -> None:
     """Where the pruned cell that is nearest to dense, the one to ship, differs from it most."""
     for (suite,), rows in samples.group_by("suite", maintain_order=True):
-        scores = ["js_divergence", *metrics.filter(suite=suite)["metric"].unique(maintain_order=True)]
+        scores = ["js_divergence", *metrics.filter(suite=suite)["metric"].unique(maintain_order=True), "loss"]
         by = next(score for score in scores if score in rows.columns and rows[score].count() > 0)
-        dense = rows.filter(~PRUNED).select("sample", in_dense=by, answer="prediction")
-        pairs = rows.filter(PRUNED).join(dense, on="sample").with_columns(apart=(pl.col(by) - pl.col("in_dense")).abs())
+        dense = rows.filter(~PRUNED).select("sample", in_dense=by, dense="prediction")
+        pairs = rows.filter(PRUNED).join(dense, on="sample").rename({"prediction": "pruned"})
+        pairs = pairs.with_columns(apart=(pl.col(by) - pl.col("in_dense")).abs()).sort(-pl.col("apart"), "sample")
         for cell in pairs.group_by("cell").agg(pl.mean("apart")).sort("apart", "cell")["cell"].head(1):
             print(f"\n{suite}: {by} of dense and of {cell}")
-            for row in pairs.filter(cell=cell).sort(-pl.col("apart"), "sample").head(most).iter_rows(named=True):
+            for row in pairs.filter(cell=cell).head(most).iter_rows(named=True):
                 print(f"  sample {row['sample']}: {row['in_dense']:.3f} and {row[by]:.3f}")
-                for key in ["prompt", "reference", "answer", "prediction"]:
-                    if row[key] is not None:  # windows have no texts, multiple choice no answers
-                        title = {"answer": "dense", "prediction": "pruned"}.get(key, key)
-                        print(f"    {title:9} {' '.join(row[key].split())[-100:]}")
+                for text in ("prompt", "reference", "dense", "pruned"):
+                    if row[text] is not None:  # windows have no texts, multiple choice no answers
+                        print(f"    {text:9} {' '.join(row[text].split())[-100:]}")
 
 
 # Figures
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"]  # Okabe and Ito, for the colour-blind too
 NAMES = {"js_divergence": "JS divergence", "f1": "F1", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
+NAMES |= {"acc": "accuracy", "acc_norm": "accuracy (by characters)", "acc_bytes": "accuracy (by bytes)"}
 SERIES = ["method", "calibration"]
 
 
@@ -142,10 +140,13 @@ def whiskers(frame: pl.DataFrame, suffix: str = "") -> list:
 
 
 def log_scale(axis) -> None:
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-    axis.set_major_locator(ticker.LogLocator(subs=[1, 3], numticks=4))
-    axis.set_major_formatter("{x:g}")  # 300, not 3 × 10²
-    axis.set_minor_locator(ticker.NullLocator())
+    """For perplexities that lie far apart, with plain numbers: 200, not 2 × 10²."""
+    low, high = axis.get_data_interval()
+    if high > 5 * low:
+        axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+        axis.set_major_locator(ticker.LogLocator(subs=[1, 2, 5] if high < 100 * low else [1]))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(ticker.NullLocator())
 
 
 def subplots(count: int, columns: int = 4, width: float = 2.9):
@@ -155,20 +156,21 @@ def subplots(count: int, columns: int = 4, width: float = 2.9):
 
 
 def metric_panels(metrics: pl.DataFrame, intrinsic: str, *shape):
-    """Axes with the dense model's line, and pruned rows to draw there: of one intrinsic metric and all downstream scores.
+    """Axes that have the dense model's line, each with the rows to draw: of one intrinsic metric, and downstream scores.
 
-    A row has the mean over seeds, and an interval from the lowest to the highest end of theirs.
+    A row is the mean over seeds, with an interval from the lowest to the highest end of theirs.
     """
-    low, high = (pl.col(end).fill_null(pl.col("value")) for end in ("ci_low", "ci_high"))
-    keys = [*SERIES, "asked", "pattern", "sparsity", "suite", "metric"]
-    rows = metrics.group_by(keys, maintain_order=True).agg(pl.mean("value"), low.min(), high.max())
+    ends = [pl.col(end).fill_null(pl.col("value")) for end in ("ci_low", "ci_high")]
+    rows = metrics.group_by(*SERIES, "asked", "pattern", "suite", "metric", maintain_order=True).agg(
+        pl.mean("value"), ends[0].min(), ends[1].max()
+    )
     pairs = rows.select("suite", "metric").unique(maintain_order=True)
     some = pairs.filter(DOWNSTREAM | (pl.col("metric") == intrinsic)).sort(DOWNSTREAM, maintain_order=True)
-    pairs = pairs if some.is_empty() else some
-    figure, grid = subplots(pairs.height, *shape)
-    panels = [(axes, rows.filter(suite=suite, metric=metric)) for axes, (suite, metric) in zip(grid, pairs.rows())]
-    for axes, panel in panels:
-        axes.set_title(name(*panel["suite", "metric"].row(0)))
+    pairs = (pairs if some.is_empty() else some).rows()
+    figure, grid = subplots(len(pairs), *shape)
+    panels = [(axes, rows.filter(suite=suite, metric=metric)) for axes, (suite, metric) in zip(grid, pairs)]
+    for (axes, panel), pair in zip(panels, pairs):
+        axes.set_title(name(*pair))
         for dense in panel.filter(~PRUNED).iter_rows(named=True):
             axes.axhspan(dense["ci_low"], dense["ci_high"], color="0.93", zorder=-1)
             axes.axhline(dense["value"], color="0.3", lw=1, ls=(0, (4, 2)), label="dense", zorder=0)
@@ -177,17 +179,19 @@ def metric_panels(metrics: pl.DataFrame, intrinsic: str, *shape):
 
 def draw_sparsity(metrics: pl.DataFrame):
     """Perplexity and every downstream score against sparsity."""
-    figure, panels = metric_panels(metrics, "perplexity")
     asked = in_order(metrics)
+    if not asked:
+        return None
+    figure, panels = metric_panels(metrics, "perplexity")
     for axes, panel in panels:
         lines = panel.partition_by(SERIES, maintain_order=True)
         for i, line in enumerate(lines):
-            aside = 0.6 * ((i + 0.5) / len(lines) - 0.5)  # side by side, so that no interval hides another
+            aside = 0.7 * ((i + 0.5) / len(lines) - 0.5)  # side by side, so that no interval hides another
             line = line.with_columns(x=pl.col("asked").replace_strict(asked, range(len(asked))) + aside).sort("x")
             look = style(metrics, *line.select(SERIES).row(0)) | {"lw": 1}
             ratios = line.filter(pattern="unstructured")
-            axes.plot(ratios["x"], ratios["value"], **look | {"marker": "", "label": None})
-            axes.errorbar(line["x"], line["value"], whiskers(line), **look | {"linestyle": "", "ms": 4})
+            axes.plot(ratios["x"], ratios["value"], **look | {"marker": "", "label": None, "alpha": 0.5})
+            axes.errorbar(line["x"], line["value"], whiskers(line), **look | {"linestyle": "", "ms": 3.5})
         axes.set(xlabel="sparsity", xlim=(-0.5, len(asked) - 0.5))
         axes.set_xticks(range(len(asked)), asked)
         if "perplexity" in panel["metric"]:
@@ -199,14 +203,16 @@ def draw_divergence(metrics: pl.DataFrame):
     """Downstream scores against perplexity and JS divergence, a point a cell: which is the tighter curve?"""
     drawn = predictors(metrics).filter(pl.col("metric").is_in(["perplexity", "loss", "js_divergence"]))
     drawn = drawn.sort("score_suite", "score", "suite", pl.col("metric") == "js_divergence")
+    if drawn.is_empty():
+        return None
     figure, grid = subplots(drawn.height, drawn.select("suite", "metric").n_unique(), 2.6)
     for axes, of in zip(grid, drawn.iter_rows(named=True)):
         x = metrics.filter(suite=of["suite"], metric=of["metric"])
         y = metrics.filter(suite=of["score_suite"], metric=of["score"])
         points = x.join(y, on="cell", suffix="_y", maintain_order="left")
         for series, cells in points.group_by(SERIES, maintain_order=True):
-            look = style(metrics, *series) | {"linestyle": "", "ms": 5, "lw": 0.7}
-            axes.errorbar(cells["value"], cells["value_y"], whiskers(cells, "_y"), whiskers(cells), **look)
+            look = style(metrics, *series) | {"linestyle": "", "ms": 5, "mec": "white", "mew": 0.4, "lw": 0.6}
+            axes.errorbar(cells["value"], cells["value_y"], whiskers(cells, "_y"), whiskers(cells), capsize=0, **look)
         axes.set(xlabel=name(of["suite"], of["metric"]), ylabel=name(of["score_suite"], of["score"]))
         axes.set_title(f"rank agreement ρ = {of['spearman']:.2f}", fontsize=8)
         if of["metric"] == "perplexity":
@@ -217,6 +223,8 @@ def draw_divergence(metrics: pl.DataFrame):
 def draw_calibration(metrics: pl.DataFrame):
     """What calibration data does: a group of bars a method and sparsity."""
     methods, sets = (metrics.drop_nulls("calibration")[key].unique(maintain_order=True).to_list() for key in SERIES)
+    if len(sets) < 2:
+        return None
     groups = [(method, asked) for asked in in_order(metrics) for method in methods]
     width = max(2.9, 0.7 * len(groups))
     figure, panels = metric_panels(metrics, "js_divergence", max(1, int(12 / width)), width)
@@ -232,43 +240,49 @@ def draw_calibration(metrics: pl.DataFrame):
 
 def draw_blocks(layers: pl.DataFrame):
     """What pruning does to the outputs of every block's linears, and the zeros it leaves there."""
+    if layers.is_empty():
+        return None
     weights = pl.col("rows") * pl.col("columns")
-    zeros = (pl.col("achieved_sparsity") * weights).sum() / weights.sum()
     blocks = layers.group_by(*SERIES, "asked", "block", maintain_order=True).agg(
-        pl.mean("relative_error"), achieved_sparsity=zeros  # magnitude looks at no inputs and has no error
+        pl.mean("relative_error"), achieved_sparsity=(pl.col("achieved_sparsity") * weights).sum() / weights.sum()
     )
-    drawn = [what for what in ("relative_error", "achieved_sparsity") if blocks[what].count() > 0]
-    pairs = [(what, asked) for what in drawn for asked in in_order(layers)]
+    drawn = [key for key in ("relative_error", "achieved_sparsity") if blocks[key].count() > 0]
+    pairs = [(key, asked) for key in drawn for asked in in_order(layers)]
     figure, grid = subplots(len(pairs), max(2, len(pairs) // len(drawn)))
-    for axes, (what, asked) in zip(grid, pairs):
-        for series, line in blocks.filter(asked=asked).drop_nulls(what).group_by(SERIES, maintain_order=True):
-            axes.plot(line["block"], line[what], **style(layers, *series) | {"marker": "", "lw": 1})
-        axes.set(title=f"sparsity {asked}", xlabel="block", ylabel=what.replace("_", " "))
-        axes.set_ylim(0, 1 if what == "achieved_sparsity" else None)
+    for axes, (key, asked) in zip(grid, pairs):
+        lines = blocks.filter(asked=asked).drop_nulls(key).partition_by(SERIES, maintain_order=True)
+        for i, line in enumerate(lines):
+            wide = 1 if key == "relative_error" else 1 + 1.5 * (len(lines) - 1 - i)  # most lie on each other
+            axes.plot(line["block"], line[key], **style(layers, *line.select(SERIES).row(0)) | {"marker": "", "lw": wide})
+        axes.set(title=f"sparsity {asked}", xlabel="block", ylabel=key.replace("_", " "))
+        axes.set_ylim(0, 1 if key == "achieved_sparsity" else None)
     return figure
+
+
+def save(figure, path: Path) -> None:
+    found = [axes.get_legend_handles_labels() for axes in figure.axes]
+    legend = {label: handle for handles, labels in found for handle, label in zip(handles, labels)}
+    columns = int(figure.get_figwidth() / 1.5)
+    figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=columns, frameon=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=200)
+    except OSError as error:
+        sys.exit(f"error: {error}")
 
 
 def draw(out: Path, metrics: pl.DataFrame, layers: pl.DataFrame) -> None:
     look = {"font.size": 8, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False}
-    plt.rcParams.update(look | {"errorbar.capsize": 2, "savefig.dpi": 200})
-    out.mkdir(parents=True, exist_ok=True)
-    several = metrics["calibration"].drop_nulls().n_unique() > 1
-    for file, function, frame, enough, needed in [
-        ("sparsity", draw_sparsity, metrics, not layers.is_empty(), "a pruned cell"),
-        ("divergence", draw_divergence, metrics, not predictors(metrics).is_empty(), "a downstream score of four"),
-        ("calibration", draw_calibration, metrics, several, "two calibration sets"),
-        ("blocks", draw_blocks, layers, not layers.is_empty(), "a pruned cell"),
+    plt.rcParams.update(look | {"errorbar.capsize": 2})
+    for path, figure, needs in [
+        (out / "sparsity.png", draw_sparsity(metrics), "a pruned cell"),
+        (out / "divergence.png", draw_divergence(metrics), "four pruned cells with scores and perplexity or divergence"),
+        (out / "calibration.png", draw_calibration(metrics), "two calibration sets"),
+        (out / "blocks.png", draw_blocks(layers), "a pruned cell"),
     ]:
-        if not enough:
-            print(f"{file}.png is skipped: it needs {needed}")
-            continue
-        figure = function(frame)
-        found = [axes.get_legend_handles_labels() for axes in figure.axes]
-        legend = {label: handle for handles, labels in found for handle, label in zip(handles, labels)}
-        columns = int(figure.get_figwidth() / 1.5)
-        figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=columns, frameon=False)
-        figure.savefig(out / f"{file}.png")
-        print(out / f"{file}.png")
+        if figure:
+            save(figure, path)
+        print(path if figure else f"{path.name} is skipped: it needs {needs}")
 
 
 def main() -> None:
@@ -278,24 +292,24 @@ def main() -> None:
     args = parser.parse_args()
     names = ["metrics", "contrasts", "cells", "layers", "samples"]
     metrics, contrasts, cells, layers, samples = (read(args.results, table) for table in names)
+    for cell, error in cells.filter(status="failed")["cell", "error"].rows():
+        print(f"{cell} failed: {error}")
+    if metrics.is_empty():
+        sys.exit(f"error: no cell of {args.results} is done")
+
     pl.Config(tbl_rows=-1, tbl_cols=-1, tbl_width_chars=1000, float_precision=4)
     pl.Config(tbl_formatting="ASCII_MARKDOWN", tbl_hide_column_data_types=True, tbl_hide_dataframe_shape=True)
-    if metrics.is_empty():
-        sys.exit(f"error: no cell of {args.results} is done; cells.parquet says why")
-
     print("# Columns of metrics.parquet\n")
     print_columns(args.results / "metrics.parquet")
     print("\n# Cells and metrics, polars\n", in_polars(metrics), sep="\n")
     print("\n# Cells and metrics, pandas\n", in_pandas(args.results / "metrics.parquet").to_string(), sep="\n")
-    for cell, error in cells.filter(status="failed")["cell", "error"].rows():
-        print(f"{cell} failed: {error}")
     print("\n# Which calibration wins\n", calibration_wins(contrasts), sep="\n")
     print("\n# Which metrics predict downstream scores\n", predictors(metrics), sep="\n")
     print("\n# Where dense and pruned disagree most")
     print_disagreements(samples, metrics)
     print("\n# Figures\n")
     if plt is None:
-        print("skipped: `pip install matplotlib` draws them")
+        print("skipped: they need matplotlib (pip install matplotlib)")
     else:
         draw(args.out or args.results / "figures", metrics, layers)
 

@@ -7,14 +7,25 @@ use std::process::Command;
 
 use common::{Tiny, Workshop};
 
-/// A virtual environment with polars and pandas, made once under target/.
+/// A virtual environment with polars, pandas and matplotlib, made once under target/.
 fn python() -> PathBuf {
+    static MAKING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _alone = MAKING.lock().unwrap();
     let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python");
     let python = venv.join("bin/python");
-    let ready = venv.join("ready");
+    let ready = venv.join("ready-2");
     if !ready.exists() {
         run(Command::new("python3").args(["-m", "venv"]).arg(&venv));
-        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "polars", "pandas", "pyarrow"]));
+        run(Command::new(&python).args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "polars",
+            "pandas",
+            "pyarrow",
+            "matplotlib",
+        ]));
         std::fs::write(ready, "").unwrap();
     }
     python
@@ -64,4 +75,22 @@ fn polars_and_pandas_read_every_table() {
     shop.succeeds(&["run", "recipe.toml"]);
     let printed = run(Command::new(python()).args(["-c", SCRIPT]).arg(shop.path("results/tiny")));
     assert!(printed.contains("sparsegpt"), "{printed}");
+}
+
+#[test]
+fn the_example_analyses_a_study_and_draws_its_figures() {
+    let shop = Workshop::new(&Tiny::default());
+    shop.succeeds(&["run", "recipe.toml"]);
+    let figures = shop.path("figures");
+    let mut script = Command::new(python());
+    let printed = run(script.arg("examples/analysis.py").arg(shop.path("results/tiny")).arg("--out").arg(&figures));
+    for section in ["# Which calibration wins", "# Where dense and pruned disagree most", "# Figures"] {
+        assert!(printed.contains(section), "{printed}");
+    }
+    for figure in ["sparsity.png", "calibration.png", "blocks.png"] {
+        assert!(std::fs::metadata(figures.join(figure)).unwrap().len() > 5000, "{figure}");
+    }
+    let output = Command::new(python()).args(["examples/analysis.py", "nowhere"]).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && stderr.lines().count() == 1, "{stderr}");
 }
