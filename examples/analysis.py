@@ -3,7 +3,7 @@
     pip install polars pandas pyarrow matplotlib      # without matplotlib, figures are skipped
     python3 examples/analysis.py results/quickstart [--out FOLDER]
 
-Tested with polars 2.1, pandas 3.1, pyarrow 26.0, matplotlib 3.11, and with 1.24, 2.2, 17.0, 3.8.
+Tested with polars 2.1, pandas 3.1, pyarrow 26.0, matplotlib 3.11, and with 1.43, 2.2, 17.0, 3.8.
 The figures are those of Khanal & Capone 2024 (arXiv 2409.11233) and Ji et al. 2024 (arXiv 2410.17711).
 """
 
@@ -127,7 +127,7 @@ def in_order(frame: pl.DataFrame) -> list[str]:
 def style(frame: pl.DataFrame, method: str, calibration: str | None) -> dict:
     """A colour a method; a marker and a dash a calibration set."""
     if method == "dense":
-        return {"color": "0.3", "marker": "*", "label": "dense"}
+        return {"color": "0.3", "marker": "X", "label": "dense"}
     methods, sets = (frame.filter(PRUNED)[key].drop_nulls().unique(maintain_order=True).to_list() for key in SERIES)
     i, j = methods.index(method), sets.index(calibration) if calibration else 0
     look = {"color": COLOURS[i % 6], "marker": "osD^vP"[j % 6], "linestyle": ["-", "--", ":", "-."][j % 4]}
@@ -142,9 +142,10 @@ def whiskers(frame: pl.DataFrame, suffix: str = "") -> list:
 def log_scale(axis) -> None:
     """For perplexities that lie far apart, with plain numbers: 200, not 2 × 10²."""
     low, high = axis.get_data_interval()
-    if high > 5 * low:
+    if high > 3 * low:
+        steps = [1, 2, 3, 5, 7] if high < 10 * low else [1, 2, 5] if high < 100 * low else [1]
         axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-        axis.set_major_locator(ticker.LogLocator(subs=[1, 2, 5] if high < 100 * low else [1]))
+        axis.set_major_locator(ticker.LogLocator(subs=steps))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_locator(ticker.NullLocator())
 
@@ -156,7 +157,7 @@ def subplots(count: int, columns: int = 4, width: float = 2.9):
 
 
 def metric_panels(metrics: pl.DataFrame, intrinsic: str, *shape):
-    """Axes that have the dense model's line, each with the rows to draw: of one intrinsic metric, and downstream scores.
+    """Axes with the dense model's line, and the rows to draw there: of one intrinsic metric and of downstream scores.
 
     A row is the mean over seeds, with an interval from the lowest to the highest end of theirs.
     """
@@ -252,37 +253,34 @@ def draw_blocks(layers: pl.DataFrame):
     for axes, (key, asked) in zip(grid, pairs):
         lines = blocks.filter(asked=asked).drop_nulls(key).partition_by(SERIES, maintain_order=True)
         for i, line in enumerate(lines):
-            wide = 1 if key == "relative_error" else 1 + 1.5 * (len(lines) - 1 - i)  # most lie on each other
-            axes.plot(line["block"], line[key], **style(layers, *line.select(SERIES).row(0)) | {"marker": "", "lw": wide})
+            look = style(layers, *line.select(SERIES).row(0)) | {"marker": "", "lw": 1}
+            axes.plot([], [], **look)  # for the legend
+            wide = 1 if key == "relative_error" else len(lines) - i  # methods that prune evenly lie on each other
+            axes.plot(line["block"], line[key], **look | {"label": None, "lw": wide})
         axes.set(title=f"sparsity {asked}", xlabel="block", ylabel=key.replace("_", " "))
         axes.set_ylim(0, 1 if key == "achieved_sparsity" else None)
     return figure
 
 
-def save(figure, path: Path) -> None:
-    found = [axes.get_legend_handles_labels() for axes in figure.axes]
-    legend = {label: handle for handles, labels in found for handle, label in zip(handles, labels)}
-    columns = int(figure.get_figwidth() / 1.5)
-    figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=columns, frameon=False)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=200)
-    except OSError as error:
-        sys.exit(f"error: {error}")
-
-
 def draw(out: Path, metrics: pl.DataFrame, layers: pl.DataFrame) -> None:
     look = {"font.size": 8, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False}
-    plt.rcParams.update(look | {"errorbar.capsize": 2})
-    for path, figure, needs in [
-        (out / "sparsity.png", draw_sparsity(metrics), "a pruned cell"),
-        (out / "divergence.png", draw_divergence(metrics), "four pruned cells with scores and perplexity or divergence"),
-        (out / "calibration.png", draw_calibration(metrics), "two calibration sets"),
-        (out / "blocks.png", draw_blocks(layers), "a pruned cell"),
+    plt.rcParams.update(look | {"errorbar.capsize": 2, "savefig.dpi": 200})
+    out.mkdir(parents=True, exist_ok=True)
+    for file, figure, needs in [
+        ("sparsity.png", draw_sparsity(metrics), "a pruned cell"),
+        ("divergence.png", draw_divergence(metrics), "scores of four pruned cells beside perplexity or divergence"),
+        ("calibration.png", draw_calibration(metrics), "two calibration sets"),
+        ("blocks.png", draw_blocks(layers), "a pruned cell"),
     ]:
-        if figure:
-            save(figure, path)
-        print(path if figure else f"{path.name} is skipped: it needs {needs}")
+        if figure is None:
+            print(f"{file} is skipped: it needs {needs}")
+            continue
+        found = [axes.get_legend_handles_labels() for axes in figure.axes]
+        legend = {label: handle for handles, labels in found for handle, label in zip(handles, labels)}
+        columns = int(figure.get_figwidth() / 1.5)
+        figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=columns, frameon=False)
+        figure.savefig(out / file)
+        print(out / file)
 
 
 def main() -> None:
@@ -310,8 +308,11 @@ def main() -> None:
     print("\n# Figures\n")
     if plt is None:
         print("skipped: they need matplotlib (pip install matplotlib)")
-    else:
+        return
+    try:
         draw(args.out or args.results / "figures", metrics, layers)
+    except OSError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

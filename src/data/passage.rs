@@ -56,7 +56,7 @@ impl Passage {
 
     /// The longest run of positions that one of its tokens sees.
     pub fn longest(&self) -> usize {
-        self.spans.iter().map(Span::len).max().unwrap_or(0)
+        self.spans.iter().map(Span::seen).max().unwrap_or(0)
     }
 
     /// The spans of this passage where its first token is row `at`.

@@ -37,7 +37,7 @@ impl Span {
     }
 
     /// Positions that its last token sees.
-    pub fn len(&self) -> usize {
+    pub fn seen(&self) -> usize {
         self.prefix.len() + self.own.len()
     }
 }
@@ -47,7 +47,7 @@ impl Span {
 /// q (tokens × query·dim), k and v (tokens × key_value·dim) → (tokens × query·dim). The spans lie one
 /// after the other; positions count from the start of each, or of its prefix.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span], heads: Heads, rope: &Rope) -> Result<Tensor> {
-    rope.check(spans.iter().map(Span::len).max().unwrap_or(0))?;
+    rope.check(spans.iter().map(Span::seen).max().unwrap_or(0))?;
     if !matches!(q.device(), Device::Cpu) {
         return composed_attention(q, k, v, spans, heads, rope);
     }
@@ -422,8 +422,8 @@ mod tests {
         let mut past = None;
         for piece in [0..70, 70..71, 71..72, 72..90] {
             let part = |x: &Tensor| x.narrow(0, piece.start, piece.len()).unwrap();
-            let own = [0..piece.len()];
-            let here = (own.as_slice(), caches.as_mut_slice());
+            let own = 0..piece.len();
+            let here = (std::slice::from_ref(&own), caches.as_mut_slice());
             let expected = part(&whole);
             close(&cached_attention(&part(&q), &part(&k), &part(&v), here, HEADS, &rope).unwrap(), &expected, 2e-6);
             let composed = composed_span(&part(&q), &part(&k), &part(&v), past, HEADS, &rope).unwrap();
