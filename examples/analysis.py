@@ -16,9 +16,6 @@ import polars as pl
 import pyarrow.parquet as pq
 
 try:
-    import matplotlib
-
-    matplotlib.use("Agg")  # files only, no window
     from matplotlib import pyplot as plt, ticker
 except ImportError:
     plt = None
@@ -129,7 +126,7 @@ def style(frame: pl.DataFrame, method: str, calibration: str | None) -> dict:
     if method == "dense":
         return {"color": "0.3", "marker": "X", "label": "dense"}
     methods, sets = (frame.filter(PRUNED)[key].drop_nulls().unique(maintain_order=True).to_list() for key in SERIES)
-    i, j = methods.index(method), sets.index(calibration) if calibration else 0
+    i, j = methods.index(method), sets.index(calibration) if calibration else 0  # magnitude looks at no data
     look = {"color": COLOURS[i % 6], "marker": "osD^vP"[j % 6], "linestyle": ["-", "--", ":", "-."][j % 4]}
     return look | {"label": f"{method}, {calibration}" if calibration else method}
 
@@ -263,6 +260,7 @@ def draw_blocks(layers: pl.DataFrame):
 
 
 def draw(out: Path, metrics: pl.DataFrame, layers: pl.DataFrame) -> None:
+    plt.switch_backend("Agg")  # files only, no window
     look = {"font.size": 8, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False}
     plt.rcParams.update(look | {"errorbar.capsize": 2, "savefig.dpi": 200})
     out.mkdir(parents=True, exist_ok=True)
@@ -272,7 +270,7 @@ def draw(out: Path, metrics: pl.DataFrame, layers: pl.DataFrame) -> None:
         ("calibration.png", draw_calibration(metrics), "two calibration sets"),
         ("blocks.png", draw_blocks(layers), "a pruned cell"),
     ]:
-        if figure is None:
+        if not figure:
             print(f"{file} is skipped: it needs {needs}")
             continue
         found = [axes.get_legend_handles_labels() for axes in figure.axes]
