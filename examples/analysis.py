@@ -107,7 +107,7 @@ def print_disagreements(samples: pl.DataFrame, metrics: pl.DataFrame, most: int 
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"]  # Okabe and Ito, for the colour-blind too
 NAMES = {"js_divergence": "JS divergence", "f1": "F1", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
-NAMES |= {"acc": "accuracy", "acc_norm": "accuracy (by characters)", "acc_bytes": "accuracy (by bytes)"}
+NAMES |= {"acc": "accuracy", "acc_norm": "accuracy (norm)", "acc_bytes": "accuracy (bytes)"}
 SERIES = ["method", "calibration"]
 
 
@@ -211,7 +211,8 @@ def draw_divergence(metrics: pl.DataFrame):
         for series, cells in points.group_by(SERIES, maintain_order=True):
             look = style(metrics, *series) | {"linestyle": "", "ms": 5, "mec": "white", "mew": 0.4, "lw": 0.6}
             axes.errorbar(cells["value"], cells["value_y"], whiskers(cells, "_y"), whiskers(cells), capsize=0, **look)
-        axes.set(xlabel=name(of["suite"], of["metric"]), ylabel=name(of["score_suite"], of["score"]))
+        axes.set_xlabel(name(of["suite"], of["metric"]))
+        axes.set_ylabel(name(of["score_suite"], of["score"]).replace(" on ", "\non "))
         axes.set_title(f"rank agreement ρ = {of['spearman']:.2f}", fontsize=8)
         if of["metric"] == "perplexity":
             log_scale(axes.xaxis)
@@ -275,7 +276,7 @@ def draw(out: Path, metrics: pl.DataFrame, layers: pl.DataFrame) -> None:
             continue
         found = [axes.get_legend_handles_labels() for axes in figure.axes]
         legend = {label: handle for handles, labels in found for handle, label in zip(handles, labels)}
-        columns = int(figure.get_figwidth() / 1.5)
+        columns = max(1, int(figure.get_figwidth() / (0.6 + 0.07 * max(map(len, legend)))))  # inches of a label
         figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=columns, frameon=False)
         figure.savefig(out / file)
         print(out / file)

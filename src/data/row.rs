@@ -153,8 +153,14 @@ fn chosen(choices: &Value, answer: &Value) -> Result<(Vec<String>, usize)> {
     Ok((texts, index))
 }
 
+/// The texts of a list; a number is its digits.
 fn strings(value: &Value) -> Option<Vec<String>> {
-    value.as_array()?.iter().map(|v| v.as_str().map(str::to_owned)).collect()
+    let text = |v: &Value| match v {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    };
+    value.as_array()?.iter().map(text).collect()
 }
 
 impl Templates {
@@ -341,6 +347,8 @@ mod tests {
             json!({"question": "Sky?", "choices": {"text": ["red", "blue"], "label": ["A", "B"]}, "answerKey": "B"});
         assert_eq!(answer_of(arc).1, 1);
         assert!(of(json!({"question": "Sky?", "choices": choices, "answer": 2})).is_err());
+        let numbers = json!({"question": "Sky?", "choices": [3, 4.5], "answer": 1});
+        assert_eq!(answer_of(numbers), (vec!["3".into(), "4.5".into()], 1));
     }
 
     #[test]
