@@ -6,8 +6,8 @@ use rand_chacha::ChaCha8Rng;
 
 use super::Metric;
 
-/// Resamples of the samples.
-const RESAMPLES: usize = 1000;
+/// How often samples are drawn anew.
+pub const RESAMPLES: usize = 1000;
 
 /// What a sample adds to a metric: a sum, and what it is divided by (positions, or 1 for a row).
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -91,8 +91,8 @@ fn two_sided(deltas: &[f64]) -> f64 {
     (2.0 * (fewer + 1) as f64 / (deltas.len() + 1) as f64).min(1.0)
 }
 
-/// The 2.5th and the 97.5th percentile.
-fn middle_95(mut values: Vec<f64>) -> Option<(f64, f64)> {
+/// The 2.5th and the 97.5th percentile; None of no values.
+pub fn middle_95(mut values: Vec<f64>) -> Option<(f64, f64)> {
     values.sort_by(f64::total_cmp);
     let at = |q: f64| values.get((q * (values.len().max(1) - 1) as f64).round() as usize).copied();
     Some((at(0.025)?, at(0.975)?))

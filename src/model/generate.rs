@@ -179,6 +179,7 @@ impl Generator<'_> {
         })?;
         Ok(())
     }
+
     /// Takes the next tokens of sequences, the ranges `own` of `ids`, through all blocks: (tokens, hidden). The
     /// caches are one a block for each sequence.
     fn forward(&self, ids: &[u32], own: &[Range<usize>], caches: &mut [&mut Vec<Cache>]) -> Result<Tensor> {

@@ -37,8 +37,7 @@ impl Material {
                 ensure!(prompt.passage().is_some(), "row {row} has no target, which {metric} is taken of");
             }
         }
-        let scored = suite.wants(Family::Language) || suite.wants(Family::Choice);
-        let passages = if scored { prompts.iter().filter_map(Prompt::passage).collect() } else { vec![] };
+        let passages = if suite.is_scored() { prompts.iter().filter_map(Prompt::passage).collect() } else { vec![] };
         let cut = prompts.iter().filter(|p| p.cut).count();
         if cut > 0 {
             tracing::warn!(

@@ -1,6 +1,6 @@
 //! What a run would do: cells, the stages that each needs, what is cached, bytes and work.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::de::DeserializeOwned;
 
@@ -39,7 +39,8 @@ pub struct Plan {
 
 /// Plans a study. `inputs` is None where the model or data are not here yet.
 pub fn plan(recipe: &Recipe, inputs: Option<&Inputs>, cache: &Cache) -> Plan {
-    let planner = Planner { recipe, inputs, cache };
+    let mut planner = Planner { recipe, inputs, cache, sizes: BTreeMap::new() };
+    planner.sizes = recipe.suite.keys().map(|name| (name.as_str(), planner.size(name))).collect();
     let mut seen = HashSet::new();
     let mut planned = Vec::new();
     for cell in cells(recipe) {
@@ -53,6 +54,15 @@ struct Planner<'a> {
     recipe: &'a Recipe,
     inputs: Option<&'a Inputs>,
     cache: &'a Cache,
+    sizes: BTreeMap<&'a str, Size>,
+}
+
+/// How much a suite has, as far as it is known.
+#[derive(Clone, Copy)]
+struct Size {
+    tokens: Option<usize>,
+    /// None of windows.
+    rows: Option<usize>,
 }
 
 impl Planner<'_> {
@@ -71,7 +81,7 @@ impl Planner<'_> {
             ));
         }
         for name in self.recipe.suite.keys() {
-            let tokens = self.suite_tokens(name);
+            let tokens = self.sizes[name.as_str()].tokens;
             let key = self.inputs.map(|i| i.suite_key(self.recipe, name));
             let what = match self.recipe.suite[name].unit() {
                 Unit::Windows(_) => "windows",
@@ -91,27 +101,27 @@ impl Planner<'_> {
         // Pruned weights are not kept: a suite that is new to a finished cell prunes it again.
         let has = |key: Option<Key>| key.is_none_or(|key| self.cache.contains(key));
         let done = |i: &Inputs, name| {
-            has(self.scored(name).then(|| i.scores_key(self.recipe, cell, name)))
+            has(self.recipe.suite[name].is_scored().then(|| i.scores_key(self.recipe, cell, name)))
                 && has(i.answers_key(self.recipe, cell, name))
         };
         let all_done = self.inputs.is_some_and(|i| self.recipe.suite.keys().all(|name| done(i, name)));
         prune.cached = prune.cached.map(|cached| cached && all_done);
         stages.push(prune);
         for (name, suite) in &self.recipe.suite {
-            let tokens = self.suite_tokens(name);
+            let tokens = self.sizes[name.as_str()].tokens;
             let both = tokens.zip(config);
             let length = match suite.unit() {
                 Unit::Windows(unit) => unit.length,
                 // A row's share of the tokens.
                 Unit::Rows(unit) => tokens.unwrap_or(0) / unit.limit.unwrap_or(1).max(1),
             };
-            if self.scored(name) && cell.pruning.is_none() {
+            if suite.is_scored() && cell.pruning.is_none() {
                 let key = self.inputs.map(|i| i.teacher_key(self.recipe, name));
                 let bytes = both.map(|(t, c)| (4 * c.hidden as u64).saturating_mul(t as u64));
                 let work = both.map(|(t, c)| forward_work(c, t, length));
                 stages.push(self.stage(format!("teacher on {name}"), key, bytes, work));
             }
-            if self.scored(name) {
+            if suite.is_scored() {
                 let key = self.inputs.map(|i| i.scores_key(self.recipe, cell, name));
                 let work = both.map(|(t, c)| {
                     let forward = cell.pruning.as_ref().map(|_| forward_work(c, t, length));
@@ -125,7 +135,8 @@ impl Planner<'_> {
                 && suite.wants(Family::Text)
             {
                 let key = self.inputs.and_then(|i| i.answers_key(self.recipe, cell, name));
-                let new_tokens = self.rows(name).map(|rows| rows.saturating_mul(unit.decoding.max_new_tokens));
+                let new_tokens =
+                    self.sizes[name.as_str()].rows.map(|rows| rows.saturating_mul(unit.decoding.max_new_tokens));
                 let work = new_tokens.zip(both).map(|(new, (t, c))| {
                     forward_work(c, t.saturating_add(new), length) + new as f64 * (2 * c.vocabulary * c.hidden) as f64
                 });
@@ -136,34 +147,27 @@ impl Planner<'_> {
         stages
     }
 
-    /// Whether a suite's samples go through the model to be scored.
-    fn scored(&self, name: &str) -> bool {
-        let suite = &self.recipe.suite[name];
-        suite.wants(Family::Language) || suite.wants(Family::Choice)
-    }
-
     fn stage(&self, name: String, key: Option<Key>, bytes: Option<u64>, work: Option<f64>) -> PlannedStage {
         PlannedStage { name, cached: key.map(|key| self.cache.contains(key)), bytes, work }
     }
 
-    /// Tokens of a suite: known where its windows or prompts are cached; else, of windows, at most what is
-    /// asked for.
-    fn suite_tokens(&self, name: &str) -> Option<usize> {
-        if let Unit::Windows(unit) = self.recipe.suite[name].unit() {
-            let tokens = self.cached(name).map(|(ids, _): (Vec<u32>, Vec<usize>)| ids.len());
-            return tokens.or(unit.windows.map(|windows| windows.saturating_mul(unit.length)));
+    /// The size of a suite: known where its windows or prompts are cached; else at most what is asked for.
+    fn size(&self, name: &str) -> Size {
+        match self.recipe.suite[name].unit() {
+            Unit::Windows(unit) => {
+                let tokens = self.cached(name).map(|(ids, _): (Vec<u32>, Vec<usize>)| ids.len());
+                let asked = unit.windows.map(|windows| windows.saturating_mul(unit.length));
+                Size { tokens: tokens.or(asked), rows: None }
+            }
+            Unit::Rows(unit) => {
+                let prompts: Option<Vec<Prompt>> = self.cached(name);
+                let tokens = |p: &Prompt| p.passage().map_or(p.ids.len(), |passage| passage.ids.len());
+                Size {
+                    tokens: prompts.as_ref().map(|prompts| prompts.iter().map(tokens).sum()),
+                    rows: prompts.as_ref().map(Vec::len).or(unit.limit),
+                }
+            }
         }
-        let prompts: Vec<Prompt> = self.cached(name)?;
-        Some(prompts.iter().map(|p| p.passage().map_or(p.ids.len(), |passage| passage.ids.len())).sum())
-    }
-
-    /// Rows of a suite, where its prompts are cached; else what is asked for.
-    fn rows(&self, name: &str) -> Option<usize> {
-        let limit = match self.recipe.suite[name].unit() {
-            Unit::Windows(_) => None,
-            Unit::Rows(unit) => unit.limit,
-        };
-        self.cached(name).map(|prompts: Vec<Prompt>| prompts.len()).or(limit)
     }
 
     /// A suite's windows or prompts.

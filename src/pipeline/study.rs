@@ -111,7 +111,7 @@ impl<'a> Study<'a> {
     fn found(&self, cell: &Cell) -> (BTreeMap<String, SuiteRecord>, Vec<Missing<'_>>) {
         let (mut found, mut missing) = (BTreeMap::new(), Vec::new());
         for (name, suite) in &self.recipe.suite {
-            let scored = suite.wants(Family::Language) || suite.wants(Family::Choice);
+            let scored = suite.is_scored();
             let scores_key = scored.then(|| self.inputs.scores_key(self.recipe, cell, name));
             let answers_key = self.inputs.answers_key(self.recipe, cell, name);
             let record = SuiteRecord {
@@ -323,8 +323,8 @@ impl<'a> Study<'a> {
         }
         let pieces = values.chunks(1 << 20).map(|v| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
         self.cache.write(self.inputs.teacher_key(self.recipe, suite), pieces)?;
-        let hidden = self.model.config.hidden;
-        Ok(Tensor::from_vec(values.clone(), (values.len() / hidden, hidden), &Device::Cpu)?)
+        let (positions, hidden) = (values.len() / self.model.config.hidden, self.model.config.hidden);
+        Ok(Tensor::from_vec(values, (positions, hidden), &Device::Cpu)?)
     }
 
     fn read_material(&self, name: &str) -> Result<Material> {

@@ -149,6 +149,11 @@ impl Suite {
         })
     }
 
+    /// Whether its samples go through the model to be scored: not where only answers are asked for.
+    pub fn is_scored(&self) -> bool {
+        self.wants(Family::Language) || self.wants(Family::Choice)
+    }
+
     /// Whether a metric of this family is asked for.
     pub fn wants(&self, family: Family) -> bool {
         self.metrics().iter().any(|m| m.family() == family)

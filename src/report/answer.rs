@@ -1,7 +1,7 @@
 //! The user's question answered in words: which pruning keeps the task, what calibration does, and which
 //! metric may be trusted to tell.
 
-use super::{CellRow, Contrast, Predictor, Report, SuiteReport, setting, significant};
+use super::{CellRow, Contrast, Predictor, Report, SuiteReport, bracketed, setting, significant};
 
 /// The 5% that p-values and intervals of reports stand for.
 const LEVEL: f64 = 0.05;
@@ -11,9 +11,8 @@ fn number(x: f64) -> String {
     significant(x, 3)
 }
 
-/// An interval in brackets, after a space; nothing where there is none.
 fn interval(low: Option<f64>, high: Option<f64>) -> String {
-    low.zip(high).map_or(String::new(), |(low, high)| format!(" [{}, {}]", number(low), number(high)))
+    bracketed(low, high, number)
 }
 
 /// Sentences, the most important first; none where nothing was pruned.

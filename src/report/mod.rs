@@ -162,6 +162,10 @@ fn significant(x: f64, digits: i32) -> String {
 
 /// An interval in brackets, after a space; nothing where there is none.
 pub fn interval(low: Option<f64>, high: Option<f64>) -> String {
+    bracketed(low, high, number)
+}
+
+fn bracketed(low: Option<f64>, high: Option<f64>, number: fn(f64) -> String) -> String {
     low.zip(high).map_or(String::new(), |(low, high)| format!(" [{}, {}]", number(low), number(high)))
 }
 

@@ -4,10 +4,10 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{Predictor, SuiteReport};
+use crate::metrics::{RESAMPLES, middle_95};
 
 /// Fewer cells have no ranking to speak of.
 const FEWEST: usize = 4;
-const RESAMPLES: usize = 1000;
 
 /// Every intrinsic metric against every downstream score, the best predictor of each score first.
 ///
@@ -81,15 +81,11 @@ fn ranks(values: &[f64]) -> Vec<f64> {
 /// The 95% percentile interval over cells drawn with replacement.
 fn interval(points: &[(f64, f64)], sign: f64) -> Option<(f64, f64)> {
     let mut rng = ChaCha8Rng::seed_from_u64(0);
-    let mut drawn: Vec<f64> = (0..RESAMPLES)
-        .filter_map(|_| {
-            let sample: Vec<_> = points.iter().map(|_| points[rng.random_range(0..points.len())]).collect();
-            Some(sign * spearman(&sample)?)
-        })
-        .collect();
-    drawn.sort_by(f64::total_cmp);
-    let at = |q: f64| drawn.get((q * (drawn.len().max(1) - 1) as f64).round() as usize).copied();
-    Some((at(0.025)?, at(0.975)?))
+    let drawn = (0..RESAMPLES).filter_map(|_| {
+        let sample: Vec<_> = points.iter().map(|_| points[rng.random_range(0..points.len())]).collect();
+        Some(sign * spearman(&sample)?)
+    });
+    middle_95(drawn.collect())
 }
 
 #[cfg(test)]

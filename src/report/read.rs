@@ -45,7 +45,7 @@ impl Report {
     }
 }
 
-/// The metric of a name, and whether it is one of answers or choices.
+/// Whether a metric is one of answers or choices.
 fn is_downstream(metric: Metric) -> bool {
     metric.family() != Family::Language
 }
