@@ -29,24 +29,30 @@ impl StudyArgs {
         let plan = plan(&recipe, inputs.as_ref(), &cache);
 
         let mut table = Table::new(["cell", "stage", "cached", "keeps", "work"]);
-        let (mut left, mut work) = (0, 0.0);
+        let (mut left, mut work, mut all_known) = (0, 0.0, true);
         for cell in &plan.cells {
             for (i, stage) in cell.stages.iter().enumerate() {
                 let cached = stage.cached == Some(true);
                 left += usize::from(!cached);
-                work += stage.work.filter(|_| !cached).unwrap_or(0.0);
+                let to_do = if cached { Some(0.0) } else { stage.work };
+                work += to_do.unwrap_or(0.0);
+                all_known &= to_do.is_some();
                 table.row([
                     if i == 0 { cell.id.clone() } else { String::new() },
                     stage.name.clone(),
                     stage.cached.map_or("?", |c| if c { "yes" } else { "no" }).into(),
                     stage.bytes.map_or("?".into(), bytes),
-                    stage.work.map_or("?".into(), flops),
+                    to_do.map_or("?".into(), flops),
                 ]);
             }
         }
         let mut text = format!("{}: {} cells\n\n{table}\n", recipe.name, plan.cells.len());
         text += &match inputs {
-            Some(_) => format!("{left} stages to compute, about {} of work\n", flops(work)),
+            Some(_) if left == 0 => "all of it is done\n".into(),
+            Some(_) => {
+                let about = if all_known { "about" } else { "more than" };
+                format!("{left} stages to compute, {about} {} of work\n", flops(work))
+            }
             None => {
                 format!(
                     "the model or data are not all here yet; `calipr run {}` fetches them, or says how to\n",

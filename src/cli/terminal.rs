@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -41,9 +41,13 @@ impl Terminal {
             .with_ansi(io::stderr().is_terminal())
             .with_writer(AboveBar(bar.clone()))
             .init();
-        ctrlc::set_handler(|| {
-            if INTERRUPTED.swap(true, Ordering::SeqCst) {
-                std::process::exit(130); // asked twice: do not even end cleanly
+        let mut first = None;
+        ctrlc::set_handler(move || {
+            INTERRUPTED.store(true, Ordering::SeqCst);
+            // Asked again: do not even end cleanly. What sends a signal to a group of processes and to each of them
+            // asks once.
+            if first.get_or_insert_with(Instant::now).elapsed() > Duration::from_secs(1) {
+                std::process::exit(130);
             }
         })
         .context("cannot listen for Ctrl-C")?;

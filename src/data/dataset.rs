@@ -135,6 +135,7 @@ impl Dataset {
     fn open(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         let mut dataset: Self = toml::from_str(&text).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
+        dataset.template.as_ref().map_or(Ok(()), Templates::check).with_context(|| path.display().to_string())?;
         dataset.folders = vec![path.parent().unwrap_or(Path::new("")).to_owned(), PathBuf::new()];
         let everywhere = dataset.source.is_some();
         ensure!(
@@ -219,12 +220,11 @@ impl Part {
         self.source.local(&self.bases(), fetcher)
     }
 
-    /// What can be said of a file without reading its rows: that it is one, of a known format, and that
-    /// the templates are templates.
+    /// What can be said of a file without reading its rows: that it is one, of a known format.
     pub fn check(&self, file: &Path) -> Result<()> {
         ensure!(file.is_file(), "{} is no file; a data set is one file of rows", file.display());
         self.format(file)?;
-        self.templates.as_ref().map_or(Ok(()), Templates::check)
+        Ok(())
     }
 
     fn format(&self, file: &Path) -> Result<Format> {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use flate2::read::MultiGzDecoder;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use schemars::JsonSchema;
@@ -91,8 +91,11 @@ fn read_jsonl(reader: impl BufRead) -> Result<Vec<Row>> {
         if line.trim().is_empty() {
             continue;
         }
-        let row = serde_json::from_str(&line).with_context(|| format!("line {} is no JSON object", number + 1))?;
-        rows.push(row);
+        rows.push(serde_json::from_str(&line).map_err(|e| {
+            let said = e.to_string(); // it ends in the place, of which the line is always the first
+            let what = said.split(" at line ").next().unwrap_or_default();
+            anyhow!("line {}, column {} is no JSON object: {what}", number + 1, e.column())
+        })?);
     }
     Ok(rows)
 }
@@ -114,6 +117,12 @@ fn read_text(mut reader: impl BufRead) -> Result<Vec<Row>> {
 fn read_csv(reader: impl BufRead) -> Result<Vec<Row>> {
     let mut reader = csv::Reader::from_reader(reader);
     let header = reader.headers().context("the header line")?.clone();
+    let other = header.get(0).filter(|_| header.len() == 1).and_then(|name| name.chars().find(|c| ";\t|".contains(*c)));
+    ensure!(
+        other.is_none(),
+        "the header line has no comma but {:?}; separate its values by commas",
+        other.unwrap_or(';')
+    );
     let row = |record: csv::Result<csv::StringRecord>| -> Result<Row> {
         let record = record?;
         Ok(header.iter().zip(&record).map(|(name, value)| (name.to_owned(), Value::String(value.to_owned()))).collect())

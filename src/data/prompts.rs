@@ -1,7 +1,9 @@
 //! Rows as prompts: what the model reads, what it should answer, and the passage that both make.
 
-use anyhow::{Context, Result, bail, ensure};
-use rand::SeedableRng;
+use std::collections::HashSet;
+
+use anyhow::{Context, Result, ensure};
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -22,14 +24,16 @@ pub struct Prompting {
     pub chat: bool,
     /// The most tokens that a prompt and what follows it may have: the model's context.
     pub context: usize,
-    /// Tokens to be left for generation.
+    /// Tokens to be left for generation; 0 where nothing is generated.
     pub new_tokens: usize,
+    /// Whether targets or choices are scored, and have to fit as well.
+    pub scored: bool,
 }
 
 /// A row, ready for the model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Prompt {
-    /// What the model reads.
+    /// What the model reads: of a prompt that was cut, what is left.
     pub text: String,
     pub ids: Vec<u32>,
     /// What it should answer; any of these is right.
@@ -76,34 +80,33 @@ pub fn prompts(
     ensure!(count <= rows.len(), "too little data: limit = {count}, but there are {} rows", rows.len());
     let prompt = |(i, row): (usize, &Row)| -> Result<Prompt> {
         let content = Content::of(row, part.templates.as_ref())?;
-        let examples = draw(shots, row, how.shots, how.seed.wrapping_add(i as u64))?
-            .into_iter()
-            .map(|j| {
-                Content::of(&shots[j], shots_part.templates.as_ref())
-                    .with_context(|| format!("the shot, row {}", j + 1))
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let mut rng = ChaCha8Rng::seed_from_u64(how.seed.wrapping_add(i as u64));
+        let examples = draw((shots, shots_part), &content, how.shots, &mut rng)?;
         Prompter { tokenizer, separator: &part.separator, how }.prompt(content, examples)
     };
     let numbered = rows[..count].iter().enumerate();
     numbered.map(|(i, row)| prompt((i, row)).with_context(|| format!("row {}", i + 1))).collect()
 }
 
-/// The numbers of `count` rows, none of them `row` itself.
-fn draw(rows: &[Row], row: &Row, count: usize, seed: u64) -> Result<Vec<usize>> {
-    if count == 0 {
-        return Ok(vec![]);
+/// `count` solved examples, none of which asks what `content` asks: with the answer in front, the question is none.
+fn draw((rows, part): (&[Row], &Part), content: &Content, count: usize, rng: &mut ChaCha8Rng) -> Result<Vec<Content>> {
+    let (mut examples, mut seen) = (Vec::with_capacity(count), HashSet::new());
+    while examples.len() < count {
+        ensure!(
+            seen.len() < rows.len(),
+            "too little data: shots = {count}, but only {} other rows ask something else; ask for fewer shots",
+            examples.len()
+        );
+        let row = rng.random_range(0..rows.len());
+        if seen.insert(row) {
+            let example = Content::of(&rows[row], part.templates.as_ref());
+            let example = example.with_context(|| format!("the shot, row {}", row + 1))?;
+            if example.asks() != content.asks() {
+                examples.push(example);
+            }
+        }
     }
-    // One more than is needed for every copy of the row that may be met.
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let copies = rows.iter().filter(|r| *r == row).count();
-    ensure!(
-        rows.len() - copies >= count,
-        "too little data: {count} shots, but only {} other rows",
-        rows.len() - copies
-    );
-    let drawn = rand::seq::index::sample(&mut rng, rows.len(), count + copies);
-    Ok(drawn.into_iter().filter(|&j| rows[j] != *row).take(count).collect())
+    Ok(examples)
 }
 
 struct Prompter<'a> {
@@ -139,8 +142,21 @@ impl Prompter<'_> {
         ensure!(!ids.is_empty() && !context.is_empty(), "the prompt is empty");
 
         let longest = continued.iter().map(|c| c.ids.len()).chain([target_ids.len()]).max().unwrap_or(0);
-        let mut cut = keep_end(&mut context, self.how.context.saturating_sub(longest))?;
-        cut |= keep_end(&mut ids, self.how.context.saturating_sub(self.how.new_tokens))?;
+        let mut cut = false;
+        if self.how.scored {
+            let room = self.how.context.saturating_sub(longest);
+            let what = if choices.is_empty() { "target" } else { "longest choice" };
+            ensure!(
+                room > 0,
+                "the {what} has {longest} tokens, which leaves no room for a prompt in the model's context of {}",
+                self.how.context
+            );
+            cut |= keep_end(&mut context, room);
+        }
+        cut |= keep_end(&mut ids, self.how.context.saturating_sub(self.how.new_tokens).max(1));
+        // People are shown what the model reads.
+        let read = if self.how.new_tokens > 0 { &ids } else { &context };
+        let text = if cut { self.tokenizer.decode_with_special(read)? } else { text };
         Ok(Prompt { text, ids, references, context, target: target_ids, choices: continued, answer, cut })
     }
 
@@ -207,11 +223,8 @@ fn turns(content: &Content) -> Result<(Vec<Value>, String)> {
 }
 
 /// Cuts off the beginning of what is longer than `most`; whether it was.
-fn keep_end(ids: &mut Vec<u32>, most: usize) -> Result<bool> {
-    if most == 0 {
-        bail!("what follows the prompt alone is longer than the model's context");
-    }
+fn keep_end(ids: &mut Vec<u32>, most: usize) -> bool {
     let over = ids.len().saturating_sub(most);
     ids.drain(..over);
-    Ok(over > 0)
+    over > 0
 }

@@ -93,8 +93,23 @@ impl Content {
         }
     }
 
+    /// What is asked, without the answer.
+    pub fn asks(&self) -> impl PartialEq + use<'_> {
+        let turns = |messages: &Value| {
+            let mut turns = messages.as_array().cloned().unwrap_or_default();
+            turns.pop_if(|last| last["role"] == "assistant");
+            turns
+        };
+        match self {
+            Self::Text { prompt, .. } => (prompt.as_str(), [].as_slice(), vec![]),
+            Self::Choice { prompt, choices, .. } => (prompt.as_str(), choices.as_slice(), vec![]),
+            Self::Chat(messages) => ("", [].as_slice(), turns(messages)),
+            Self::Tokens(_) => ("", [].as_slice(), vec![]),
+        }
+    }
+
     fn of_usual_shape(row: &Row) -> Result<Self> {
-        let string = |key: &str| row.get(key).and_then(Value::as_str);
+        let string = |key: &str| row.get(key).and_then(string);
         let text = |prompt: &str, target: &str| Self::Text {
             prompt: prompt.into(),
             target: target.into(),
@@ -108,8 +123,8 @@ impl Content {
             return Ok(Self::Chat(messages.clone()));
         }
         if let (Some(instruction), Some(output)) = (string("instruction"), string("output")) {
-            let prompt = alpaca(instruction, string("input").unwrap_or(""));
-            return Ok(text(&prompt, output));
+            let prompt = alpaca(&instruction, &string("input").unwrap_or_default());
+            return Ok(text(&prompt, &output));
         }
         if let (Some(question), Some(choices), Some(answer)) =
             (string("question"), row.get("choices"), row.get("answer").or(row.get("answerKey")))
@@ -118,10 +133,10 @@ impl Content {
             return Ok(Self::Choice { prompt: format!("Question: {question}\nAnswer:"), choices, answer });
         }
         if let (Some(prompt), Some(completion)) = (string("prompt"), string("completion")) {
-            return Ok(text(prompt, completion));
+            return Ok(text(&prompt, &completion));
         }
         match string("text") {
-            Some(plain) => Ok(text(plain, "")),
+            Some(plain) => Ok(text(&plain, "")),
             None => bail!(
                 "a row with the fields {} needs a template; without one calipr reads text, prompt + completion, \
                  instruction + input + output, messages, question + choices + answer, or input_ids",
@@ -135,6 +150,14 @@ impl Content {
 fn chosen(choices: &Value, answer: &Value) -> Result<(Vec<String>, usize)> {
     // The Hub's ARC and CommonsenseQA have {"text": […], "label": […]}.
     let texts = strings(choices.get("text").unwrap_or(choices)).context("`choices` is no list of texts")?;
+    ensure!(
+        texts.len() > 1,
+        "the row has {} to choose from; expected two choices at least",
+        match texts.len() {
+            0 => "nothing",
+            _ => "one choice",
+        }
+    );
     let labels = choices.get("label").and_then(Value::as_array);
     let index = match answer {
         Value::Number(n) => n.as_u64().map(|n| n as usize),
@@ -153,14 +176,18 @@ fn chosen(choices: &Value, answer: &Value) -> Result<(Vec<String>, usize)> {
     Ok((texts, index))
 }
 
-/// The texts of a list; a number is its digits.
-fn strings(value: &Value) -> Option<Vec<String>> {
-    let text = |v: &Value| match v {
+/// A text; a number is its digits.
+fn string(value: &Value) -> Option<String> {
+    match value {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
         _ => None,
-    };
-    value.as_array()?.iter().map(text).collect()
+    }
+}
+
+/// The texts of a list.
+fn strings(value: &Value) -> Option<Vec<String>> {
+    value.as_array()?.iter().map(string).collect()
 }
 
 impl Templates {
@@ -180,6 +207,10 @@ impl Templates {
             _ => None,
         };
         for field in field.into_iter().chain(&self.references) {
+            ensure!(
+                !field.contains("{{"),
+                "\"{field}\" is a template where the name of a field is expected, such as \"choices.text\""
+            );
             environment()
                 .compile_expression(field)
                 .map_err(|e| anyhow::anyhow!("\"{field}\" names no field: {e:#}"))?;
@@ -234,11 +265,25 @@ fn environment() -> Environment<'static> {
     env
 }
 
-fn render(template: &str, row: &Row) -> Result<String> {
-    environment().render_str(template, Serde(row)).map_err(|e| {
+fn render(text: &str, row: &Row) -> Result<String> {
+    let environment = environment();
+    let template = environment.template_from_str(text);
+    template.and_then(|template| template.render(Serde(row))).map_err(|e| {
         let fields = row.keys().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ");
-        anyhow::anyhow!("the template \"{template}\" fails on a row with the fields {fields}: {e:#}")
+        anyhow::anyhow!("the template \"{text}\" fails on a row with the fields {fields}: {}", lacking(text, row, &e))
     })
+}
+
+/// What went wrong: the fields that a template asks for and the row lacks, or what minijinja says.
+fn lacking(template: &str, row: &Row, error: &minijinja::Error) -> String {
+    let environment = environment();
+    let asked = environment.template_from_str(template).map(|t| t.undeclared_variables(false)).unwrap_or_default();
+    let mut lacking: Vec<String> = asked.into_iter().filter(|name| !row.contains_key(name)).collect();
+    lacking.sort();
+    match lacking.is_empty() {
+        true => format!("{error:#}"),
+        false => format!("it has no `{}`", lacking.join("`, `")),
+    }
 }
 
 /// The value of a field, such as `choices.text`.

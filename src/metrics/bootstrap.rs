@@ -51,7 +51,8 @@ pub struct Difference {
     /// Its 95% percentile interval, both models on the same drawn samples.
     pub interval: Option<(f64, f64)>,
     /// Two-sided bootstrap p-value of no difference: twice the share of resamples in which the difference has
-    /// the other sign or is none, counting the data itself as one (so never 0), at most 1.
+    /// the other sign or is none, counting the data itself as one (so never 0), at most 1. Few samples are
+    /// never surer than [`least_p_value`]: a bootstrap of them is too narrow.
     pub p_value: Option<f64>,
 }
 
@@ -76,13 +77,19 @@ pub fn estimate(metric: Metric, shares: &[Share], others: &[Share], seed: u64) -
             deltas.push(value - total(&mut drawn.iter().map(|&i| others[i])));
         }
     }
-    let p_value = (!deltas.is_empty()).then(|| two_sided(&deltas));
+    let p_value = (!deltas.is_empty()).then(|| two_sided(&deltas).max(least_p_value(shares.len())));
     Estimate {
         value,
         interval: middle_95(values),
         other,
         difference: Difference { delta: value - other, interval: middle_95(deltas), p_value },
     }
+}
+
+/// The least p-value that so many pairs can give without a distribution assumed: all of one sign, as the sign
+/// test counts them (Dixon and Mood 1946), two-sided. Below 0.05 from six samples on.
+pub fn least_p_value(samples: usize) -> f64 {
+    0.5f64.powi(samples.min(1000) as i32 - 1).min(1.0)
 }
 
 fn two_sided(deltas: &[f64]) -> f64 {
@@ -134,7 +141,18 @@ mod tests {
         assert_eq!(estimate.difference.delta, 0.5);
         let (low, high) = estimate.difference.interval.unwrap();
         assert!((low - 0.5).abs() < 1e-12 && (high - 0.5).abs() < 1e-12);
-        assert_eq!(estimate.difference.p_value.unwrap(), 2.0 / 1001.0);
+        assert_eq!(estimate.difference.p_value.unwrap(), 0.125);
+        let (more, less) = (shares(&[1.5; 20]), shares(&[1.0; 20]));
+        assert_eq!(super::estimate(Metric::Loss, &more, &less, 0).difference.p_value, Some(2.0 / 1001.0));
+    }
+
+    #[test]
+    fn no_p_value_is_less_than_the_signs_of_all_samples_can_give() {
+        for n in 2..8 {
+            let (more, less) = (shares(&vec![1.5; n]), shares(&vec![1.0; n]));
+            let p = estimate(Metric::Loss, &more, &less, 0).difference.p_value.unwrap();
+            assert_eq!(p, 2.0 / 2f64.powi(n as i32));
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod text;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use bootstrap::{Difference, Estimate, RESAMPLES, Share, estimate, middle_95};
+pub use bootstrap::{Difference, Estimate, RESAMPLES, Share, estimate, least_p_value, middle_95};
 pub use choice::{ChoiceScores, score_choices};
 pub use language::{Prediction, Scores, log_likelihoods, score_positions};
 pub use text::{TextScores, score as score_text};

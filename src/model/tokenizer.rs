@@ -43,6 +43,11 @@ impl Tokenizer {
         self.inner.decode(ids, true).map_err(|e| anyhow!("cannot decode tokens: {e}"))
     }
 
+    /// The text of tokens, special ones too.
+    pub fn decode_with_special(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, false).map_err(|e| anyhow!("cannot decode tokens: {e}"))
+    }
+
     /// The text of a conversation, a list of `{"role", "content"}`, as the model's chat template has it.
     /// `answer` ends it where the model is to answer.
     ///

@@ -49,7 +49,7 @@ impl Stage {
     fn version(self) -> u32 {
         match self {
             Self::Windows => 2,
-            Self::Prompts => 1,
+            Self::Prompts => 2,
             Self::Teacher => 3,
             Self::Pruned => 3,
             Self::Scores => 4,

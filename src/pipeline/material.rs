@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 
 use crate::data::{Passage, Prompt, Windows};
 use crate::metrics::Family;
-use crate::recipe::Suite;
+use crate::recipe::{Suite, Unit};
 
 /// The samples of a suite.
 pub struct Material {
@@ -19,11 +19,11 @@ impl Material {
         Self { passages: windows.passages(), prompts: vec![] }
     }
 
-    /// The material of a suite of rows.
+    /// The material of a suite of rows, which is called `name`.
     ///
     /// # Errors
     /// Where a row lacks what the suite's metrics compare with.
-    pub fn of_prompts(suite: &Suite, prompts: Vec<Prompt>) -> Result<Self> {
+    pub fn of_prompts(name: &str, suite: &Suite, prompts: Vec<Prompt>) -> Result<Self> {
         for (i, prompt) in prompts.iter().enumerate() {
             let row = i + 1;
             let asks = |family| suite.metrics().into_iter().find(|m| m.family() == family).map(|m| m.as_str());
@@ -40,8 +40,15 @@ impl Material {
         let passages = if suite.is_scored() { prompts.iter().filter_map(Prompt::passage).collect() } else { vec![] };
         let cut = prompts.iter().filter(|p| p.cut).count();
         if cut > 0 {
+            let reserved = match suite.unit() {
+                Unit::Rows(unit) if suite.wants(Family::Text) => {
+                    format!(", of which max_new_tokens takes {}", unit.decoding.max_new_tokens)
+                }
+                _ => String::new(),
+            };
             tracing::warn!(
-                "{cut} of {} prompts are too long for the model's context and lost their beginnings",
+                "[suite.{name}]: {cut} of {} prompts are too long for the model's context{reserved}, and lost their \
+                 beginnings; samples.parquet has what is left",
                 prompts.len()
             );
         }

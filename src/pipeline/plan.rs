@@ -113,7 +113,7 @@ impl Planner<'_> {
             let length = match suite.unit() {
                 Unit::Windows(unit) => unit.length,
                 // A row's share of the tokens.
-                Unit::Rows(unit) => tokens.unwrap_or(0) / unit.limit.unwrap_or(1).max(1),
+                Unit::Rows(_) => tokens.unwrap_or(0) / self.sizes[name.as_str()].rows.unwrap_or(1).max(1),
             };
             if suite.is_scored() && cell.pruning.is_none() {
                 let key = self.inputs.map(|i| i.teacher_key(self.recipe, name));

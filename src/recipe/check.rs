@@ -138,11 +138,15 @@ impl Checker<'_> {
         ] {
             value.iter().for_each(|&value| self.at_least(&[kind, name, option], value, least));
         }
-        if suite.temperature.is_some_and(|t| !(0.0..=100.0).contains(&t)) {
-            self.add(&[kind, name, "temperature"], "expected a number from 0 to 100", None);
+        if let Some(t) = suite.temperature.filter(|t| !(0.0..=100.0).contains(t)) {
+            self.add(
+                &[kind, name, "temperature"],
+                format!("{t} is no temperature; expected a number from 0 to 100"),
+                None,
+            );
         }
-        if suite.top_p.is_some_and(|p| !(p > 0.0 && p <= 1.0)) {
-            self.add(&[kind, name, "top_p"], "expected a number above 0, at most 1", None);
+        if let Some(p) = suite.top_p.filter(|&p| !(p > 0.0 && p <= 1.0)) {
+            self.add(&[kind, name, "top_p"], format!("{p} is no share; expected a number above 0, at most 1"), None);
         }
         if suite.stop.as_ref().is_some_and(|stop| stop.iter().any(String::is_empty)) {
             self.add(&[kind, name, "stop"], "a text that ends answers must not be empty", None);
@@ -151,6 +155,9 @@ impl Checker<'_> {
             suite.metrics().into_iter().filter(|m| family(m.family())).map(|m| m.as_str()).collect()
         };
         self.list(&[kind, name, "metrics"], &names(|_| true));
+        for (inert, why) in suite.inert_keys() {
+            self.add(&[kind, name, inert], why, None);
+        }
         let of_rows = [suite.row_keys(), names(|f| f != Family::Language)].concat();
         if let (Some(&window_key), Some(row_key)) = (suite.window_keys().first(), of_rows.first()) {
             let message = format!(

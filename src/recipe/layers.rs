@@ -123,13 +123,16 @@ impl Layers {
         if let Some((_, place)) = self.overrides.iter().rev().find(|(set, _)| path.starts_with(set)) {
             return place.clone();
         }
-        if let Some(span) = (1..=path.len()).rev().find_map(|n| self.spans.get(&path[..n])) {
+        if let Some(span) = self.spans.get(path) {
             return self.line(span.clone());
         }
         // A table that only an override began.
         let within = |set: &KeyPath| set.starts_with(path) && !path.is_empty();
-        match self.overrides.iter().rev().find(|(set, _)| within(set)) {
-            Some((_, place)) => place.clone(),
+        if let Some((_, place)) = self.overrides.iter().rev().find(|(set, _)| within(set)) {
+            return place.clone();
+        }
+        match (1..path.len()).rev().find_map(|n| self.spans.get(&path[..n])) {
+            Some(span) => self.line(span.clone()),
             None => Place::File(self.file.clone()),
         }
     }
@@ -204,7 +207,7 @@ fn in_toml(found: &Actual) -> String {
         Actual::Unsigned(v) => v.to_string(),
         Actual::Signed(v) => v.to_string(),
         Actual::Float(v) => v.to_string(),
-        Actual::Str(v) => format!("\"{v}\""),
+        Actual::Str(v) => format!("{v:?}"),
         Actual::Seq => "a list".into(),
         Actual::Map => "a table".into(),
         other => other.to_string(),

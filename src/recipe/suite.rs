@@ -114,6 +114,31 @@ impl Suite {
         ])
     }
 
+    /// The keys that are set but change nothing beside the others, each with what it lacks.
+    pub fn inert_keys(&self) -> Vec<(&'static str, &'static str)> {
+        let mut inert = Vec::new();
+        if self.is_of_rows() && !self.wants(Family::Text) {
+            let of_answers = [
+                ("max_new_tokens", self.max_new_tokens.is_some()),
+                ("stop", self.stop.is_some()),
+                ("temperature", self.temperature.is_some()),
+                ("top_p", self.top_p.is_some()),
+            ];
+            let why = "nothing is generated: no metric of this suite is of answers (exact_match, f1, contains_answer, rouge1, …)";
+            inert.extend(set(&of_answers).into_iter().map(|key| (key, why)));
+        } else if self.top_p.is_some_and(|p| p < 1.0) && self.temperature.is_none() {
+            inert.push(("top_p", "without a `temperature` nothing is drawn"));
+        }
+        let is_rouge = |m: &Metric| matches!(m, Metric::Rouge1 | Metric::Rouge2 | Metric::RougeL);
+        if self.stem.is_some() && !self.metrics().iter().any(is_rouge) {
+            inert.push(("stem", "no metric of this suite is a rouge, which alone compares stems"));
+        }
+        if self.shots_split.is_some() && self.shots.is_none() {
+            inert.push(("shots_split", "there are no shots to draw from it; add `shots`"));
+        }
+        inert
+    }
+
     fn is_of_rows(&self) -> bool {
         let of_rows = |metrics: &Vec<Metric>| metrics.iter().any(|m| m.family() != Family::Language);
         !self.row_keys().is_empty() || self.metrics.as_ref().is_some_and(of_rows)
@@ -181,6 +206,18 @@ mod tests {
         {
             assert!(matches!(suite(rows).unit(), Unit::Rows(_)), "{rows}");
         }
+    }
+
+    #[test]
+    fn keys_that_change_nothing_are_told() {
+        let inert = |toml: &str| suite(toml).inert_keys().into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+        assert_eq!(inert("metrics = ['acc']\nmax_new_tokens = 4\nstop = ['.']"), ["max_new_tokens", "stop"]);
+        assert_eq!(
+            inert("metrics = ['f1']\ntop_p = 0.9\nstem = true\nshots_split = 'train'"),
+            ["top_p", "stem", "shots_split"]
+        );
+        assert!(inert("metrics = ['rouge1']\ntop_p = 0.9\ntemperature = 0.0\nstem = true\nshots = 0").is_empty());
+        assert!(inert("windows = 3").is_empty());
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub fn html(report: &Report) -> Result<String> {
     env.add_filter("opening", opening);
     env.add_function("setting", |pattern: &str, sparsity: f64| setting(pattern, sparsity));
     env.add_function("interval", interval);
+    env.add_function("counted", super::counted);
     // What is filled into a template whose name ends in .html is escaped.
     env.add_template("report.html", include_str!("report.html"))?;
     let plots = Plots::of(report)?;

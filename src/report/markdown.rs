@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Report, interval, number, setting};
+use super::{Report, counted, interval, number, setting};
 
 /// The report as Markdown.
 pub fn markdown(report: &Report) -> String {
@@ -11,7 +11,7 @@ pub fn markdown(report: &Report) -> String {
         text += &format!("- {}\n", escape(sentence));
     }
     for suite in &report.suites {
-        let _ = write!(text, "\n## {}\n\n{} {}\n\n", escape(&suite.suite), suite.samples, suite.unit);
+        let _ = write!(text, "\n## {}\n\n{}\n\n", escape(&suite.suite), counted(suite.samples, &suite.unit));
         let header = suite.metrics.iter().map(|m| format!("{} {}", m.name, if m.higher_is_better { "↑" } else { "↓" }));
         text += &row(std::iter::once("cell".into()).chain(header));
         text += &row(std::iter::repeat_n("---".into(), suite.metrics.len() + 1));

@@ -12,6 +12,8 @@ use serde::Serialize;
 pub use html::html;
 pub use markdown::markdown;
 
+use crate::results::CellCounts;
+
 /// A study's results, ready to be shown. `calipr report --format json` prints this.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
@@ -20,6 +22,7 @@ pub struct Report {
     /// Which method, sparsity and calibration keep the task, and which metric predicts it: the most important
     /// sentence first.
     pub answer: Vec<String>,
+    pub cells: CellCounts,
     pub suites: Vec<SuiteReport>,
     pub contrasts: Vec<Contrast>,
     pub predictors: Vec<Predictor>,
@@ -72,7 +75,7 @@ pub struct Value {
     pub delta_low: Option<f64>,
     pub delta_high: Option<f64>,
     pub p_value: Option<f64>,
-    /// Whether the difference's interval does not lie wholly on the worse side.
+    /// Whether it is not found worse beyond chance (p < 0.05), by samples that are enough to find it.
     pub as_good_as_dense: bool,
     /// Whether no other pruned cell is better.
     pub best: bool,
@@ -143,6 +146,14 @@ pub struct SampleContrast {
 pub struct FailedCell {
     pub cell: String,
     pub error: String,
+}
+
+/// The p-value below which a difference is said to be beyond chance.
+pub const LEVEL: f64 = 0.05;
+
+/// `1 row`, `2 rows`.
+fn counted(n: u64, unit: &str) -> String {
+    format!("{n} {}", if n == 1 { unit.trim_end_matches('s') } else { unit })
 }
 
 /// Four significant digits, as tables have them.

@@ -2,14 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use polars::prelude::*;
+use serde::Deserialize;
 
 use super::predictors::predictors;
 use super::{
-    BlockPoint, CellRow, Contrast, FailedCell, MetricColumn, Report, SampleContrast, SuiteReport, Value, answer,
+    BlockPoint, CellRow, Contrast, FailedCell, LEVEL, MetricColumn, Report, SampleContrast, SuiteReport, Value, answer,
 };
-use crate::metrics::{Family, Metric};
+use crate::metrics::{Family, Metric, least_p_value};
+use crate::results::CellCounts;
 
 /// Samples of a suite that are set side by side.
 const SAMPLES: usize = 10;
@@ -20,19 +22,25 @@ impl Report {
     /// # Errors
     /// Where a table is missing, damaged, or of another version of calipr.
     pub fn read(dir: &Path) -> Result<Self> {
-        let run = dir.join("run.json");
-        if !run.is_file() {
+        ensure!(
+            dir.is_dir(),
+            "there is no folder {}; expected one of results, such as results/quickstart",
+            dir.display()
+        );
+        let path = dir.join("run.json");
+        if !path.is_file() {
             bail!("{} has no run.json; expected a folder of results, such as results/quickstart", dir.display());
         }
-        let text = std::fs::read_to_string(&run).with_context(|| format!("cannot read {}", run.display()))?;
-        let run: serde_json::Value =
-            serde_json::from_str(&text).with_context(|| format!("cannot read {}", run.display()))?;
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let run: Run = serde_json::from_str(&text)
+            .map_err(|e| anyhow!("{} is no run.json that calipr wrote: {e}", path.display()))?;
         let tables = Tables { dir };
         let suites = tables.suites()?;
         let mut report = Self {
-            study: run["recipe"]["name"].as_str().unwrap_or_default().to_owned(),
-            model: run["model"]["source"].as_str().unwrap_or_default().to_owned(),
+            study: run.recipe.name,
+            model: run.model.source,
             answer: vec![],
+            cells: run.cells,
             contrasts: tables.contrasts()?,
             predictors: predictors(&suites),
             blocks: tables.blocks()?,
@@ -43,6 +51,24 @@ impl Report {
         report.answer = answer::answer(&report);
         Ok(report)
     }
+}
+
+/// What a report says of `run.json`.
+#[derive(Deserialize)]
+struct Run {
+    recipe: Named,
+    model: Sourced,
+    cells: CellCounts,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Sourced {
+    source: String,
 }
 
 /// Whether a metric is one of answers or choices.
@@ -99,7 +125,11 @@ impl Tables<'_> {
             let text = path.to_str().context("the path is not UTF-8")?;
             Ok(query(LazyFrame::scan_parquet(text.into(), ScanArgsParquet::default())?).collect()?)
         };
-        let frame = read().with_context(|| format!("cannot read {}", path.display()))?;
+        let frame = read().map_err(|e| {
+            let said = format!("{e:#}"); // of a query that fails, polars also prints the plan
+            let what = said.lines().next().unwrap_or_default();
+            anyhow!("cannot read {}, or calipr did not write it: {what}", path.display())
+        })?;
         Ok(Frame { frame, path })
     }
 
@@ -146,8 +176,9 @@ impl Tables<'_> {
                     values: vec![],
                 });
             }
-            // The end of the interval that is nearer to dense, or better.
-            let kindest = if metric.higher_is_better() { delta_highs[i] } else { delta_lows[i].map(|x| -x) };
+            let is_worse = if metric.higher_is_better() { deltas[i] < 0.0 } else { deltas[i] > 0.0 };
+            let enough = least_p_value(n[i] as usize) < LEVEL;
+            let is_sure = p_values[i].is_some_and(|p| p < LEVEL);
             report.rows.last_mut().expect("a row was just pushed").values.push(Value {
                 value: values[i],
                 low: lows[i],
@@ -156,7 +187,7 @@ impl Tables<'_> {
                 delta_low: delta_lows[i],
                 delta_high: delta_highs[i],
                 p_value: p_values[i],
-                as_good_as_dense: kindest.is_some_and(|x| x >= 0.0),
+                as_good_as_dense: enough && !(is_worse && is_sure),
                 best: false,
             });
         }

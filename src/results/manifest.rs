@@ -51,7 +51,7 @@ pub struct Machine {
 }
 
 /// How many cells ended how.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CellCounts {
     pub planned: usize,
     pub done: usize,

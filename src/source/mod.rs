@@ -58,7 +58,8 @@ impl Source {
                 match tried.iter().find(|p| p.exists()) {
                     Some(found) => Ok(Some(found.clone())),
                     None => {
-                        let tried: Vec<String> = tried.iter().map(|p| p.display().to_string()).collect();
+                        let mut tried: Vec<String> = tried.iter().map(|p| p.display().to_string()).collect();
+                        tried.dedup();
                         bail!("{} does not exist (looked at {})", path.display(), tried.join(", "))
                     }
                 }

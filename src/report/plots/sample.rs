@@ -1,6 +1,7 @@
 //! A small report to test with.
 
 use crate::report::*;
+use crate::results::CellCounts;
 
 /// A value with intervals; it is the best and as good as dense where it is that of the dense model.
 fn value(value: f64, dense: f64) -> Value {
@@ -91,6 +92,7 @@ pub fn report() -> Report {
         study: "a study".into(),
         model: "a model".into(),
         answer: vec!["Wanda at 0.5.".into(), "It is as good as dense.".into()],
+        cells: CellCounts { planned: 7, done: 6, failed: 1 },
         blocks: blocks.collect(),
         suites: vec![language, suite("task", &[("f1", true), ("rouge1", true)])],
         contrasts: vec![contrast],
