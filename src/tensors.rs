@@ -1,7 +1,10 @@
 //! Reaching the numbers inside candle tensors.
 
-use anyhow::ensure;
+use std::io::Write;
+
+use anyhow::{bail, ensure};
 use candle_core::{CpuStorage, DType, Result, Storage, Tensor};
+use half::{bf16, f16};
 
 /// All values as f32 on the host, row-major.
 pub fn values(tensor: &Tensor) -> Result<Vec<f32>> {
@@ -27,4 +30,17 @@ pub fn with_values<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R>
     }
     drop(storage);
     values(tensor).map(|v| f(&v))
+}
+
+/// Writes all values, row-major, in the tensor's own precision and the machine's order of bytes.
+pub fn write_bytes(tensor: &Tensor, out: &mut impl Write) -> anyhow::Result<()> {
+    let flat = || tensor.flatten_all();
+    match tensor.dtype() {
+        DType::F32 => with_values(tensor, |values| out.write_all(bytemuck::cast_slice(values)))??,
+        DType::BF16 => out.write_all(bytemuck::cast_slice(&flat()?.to_vec1::<bf16>()?))?,
+        DType::F16 => out.write_all(bytemuck::cast_slice(&flat()?.to_vec1::<f16>()?))?,
+        DType::U8 => out.write_all(&flat()?.to_vec1::<u8>()?)?,
+        other => bail!("tensors of {other:?} are not written"),
+    }
+    Ok(())
 }

@@ -7,6 +7,7 @@ use super::terminal::Terminal;
 use super::{StudyArgs, print};
 use crate::data::Library;
 use crate::pipeline::{Inputs, plan};
+use crate::recipe::inert;
 
 impl StudyArgs {
     /// Prints what `run` would do.
@@ -14,6 +15,7 @@ impl StudyArgs {
         let (recipe, layers) = self.load()?;
         self.start_threads()?;
         let _terminal = Terminal::start(self.quiet, self.verbose)?;
+        inert(&recipe, &layers).iter().for_each(|problem| tracing::warn!("{problem}"));
         let cache = self.cache();
         let fetcher = self.fetcher(&cache);
         let library = Library::of_recipe(&self.recipe);

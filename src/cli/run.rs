@@ -7,7 +7,7 @@ use super::{CellsFailed, StudyArgs, print, report};
 use crate::data::Library;
 use crate::model::device;
 use crate::pipeline::{Inputs, Outcome, Status, Study, Watch};
-use crate::recipe::{Cell, cells};
+use crate::recipe::{Cell, cells, inert};
 use crate::report::Report;
 use crate::results::{CellCounts, Finished, Manifest, Results};
 
@@ -17,6 +17,7 @@ impl StudyArgs {
         let (recipe, layers) = self.load()?;
         self.start_threads()?;
         let terminal = Terminal::start(self.quiet, self.verbose)?;
+        inert(&recipe, &layers).iter().for_each(|problem| tracing::warn!("{problem}"));
         let cache = self.cache();
         let device = device::open(&recipe.model.device)?;
         let device_name = device::name(&device);

@@ -26,8 +26,6 @@ pub struct Prompting {
     pub context: usize,
     /// Tokens to be left for generation; 0 where nothing is generated.
     pub new_tokens: usize,
-    /// Whether targets or choices are scored, and have to fit as well.
-    pub scored: bool,
 }
 
 /// A row, ready for the model.
@@ -56,8 +54,18 @@ pub struct Choice {
 }
 
 impl Prompt {
-    /// What goes through the model to score the target or the choices; None where the row has neither.
+    /// The tokens of the target, or of the longest choice, where they leave no room for the prompt.
+    pub fn crowded_out(&self) -> Option<usize> {
+        let longest = self.choices.iter().map(|c| c.ids.len()).max().unwrap_or(self.target.len());
+        self.context.is_empty().then_some(longest)
+    }
+
+    /// What goes through the model to score the target or the choices; None where the row has neither, or there is no
+    /// room for the prompt.
     pub fn passage(&self) -> Option<Passage> {
+        if self.context.is_empty() {
+            return None;
+        }
         if self.choices.is_empty() {
             return (!self.target.is_empty()).then(|| Passage::continued(&self.context, &self.target));
         }
@@ -142,20 +150,10 @@ impl Prompter<'_> {
         ensure!(!ids.is_empty() && !context.is_empty(), "the prompt is empty");
 
         let longest = continued.iter().map(|c| c.ids.len()).chain([target_ids.len()]).max().unwrap_or(0);
-        let mut cut = false;
-        if self.how.scored {
-            let room = self.how.context.saturating_sub(longest);
-            let what = if choices.is_empty() { "target" } else { "longest choice" };
-            ensure!(
-                room > 0,
-                "the {what} has {longest} tokens, which leaves no room for a prompt in the model's context of {}",
-                self.how.context
-            );
-            cut |= keep_end(&mut context, room);
-        }
+        let mut cut = keep_end(&mut context, self.how.context.saturating_sub(longest));
         cut |= keep_end(&mut ids, self.how.context.saturating_sub(self.how.new_tokens).max(1));
         // People are shown what the model reads.
-        let read = if self.how.new_tokens > 0 { &ids } else { &context };
+        let read = if self.how.new_tokens > 0 || context.is_empty() { &ids } else { &context };
         let text = if cut { self.tokenizer.decode_with_special(read)? } else { text };
         Ok(Prompt { text, ids, references, context, target: target_ids, choices: continued, answer, cut })
     }

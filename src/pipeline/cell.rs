@@ -41,7 +41,26 @@ pub struct PrunedRecord {
     pub device: String,
 }
 
+/// What pruning a block came to, or reading a dense one; cached beside the block's weights.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct BlockRecord {
+    pub layers: Vec<LayerRecord>,
+    pub zeros: u64,
+    pub weights: u64,
+    pub calibrate_seconds: f64,
+    pub prune_seconds: f64,
+}
+
 impl PrunedRecord {
+    /// Adds a block.
+    pub fn add(&mut self, block: BlockRecord) {
+        self.layers.extend(block.layers);
+        self.zeros += block.zeros;
+        self.weights += block.weights;
+        self.calibrate_seconds += block.calibrate_seconds;
+        self.prune_seconds += block.prune_seconds;
+    }
+
     /// The fraction of zeros among the weights of all linears.
     pub fn achieved_sparsity(&self) -> f64 {
         self.zeros as f64 / self.weights.max(1) as f64

@@ -170,7 +170,6 @@ impl Inputs {
             chat: unit.chat,
             context: self.config.context,
             new_tokens: if suite.wants(Family::Text) { unit.decoding.max_new_tokens } else { 0 },
-            scored: suite.is_scored(),
         })
     }
 

@@ -1,6 +1,6 @@
 //! What a suite is made of: token windows, or prompts.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::data::{Passage, Prompt, Windows};
 use crate::metrics::Family;
@@ -27,6 +27,11 @@ impl Material {
         for (i, prompt) in prompts.iter().enumerate() {
             let row = i + 1;
             let asks = |family| suite.metrics().into_iter().find(|m| m.family() == family).map(|m| m.as_str());
+            if let (true, Some(tokens)) = (suite.is_scored(), prompt.crowded_out()) {
+                bail!(
+                    "row {row} has {tokens} tokens to be scored, which leave no room for a prompt in the model's context"
+                );
+            }
             if let Some(metric) = asks(Family::Choice) {
                 ensure!(!prompt.choices.is_empty(), "row {row} has no choices, which {metric} needs");
             }

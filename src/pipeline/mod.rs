@@ -6,6 +6,7 @@ mod cell;
 mod inputs;
 mod material;
 mod plan;
+mod progress;
 mod stream;
 mod study;
 mod walk;

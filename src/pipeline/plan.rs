@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 
 use super::cache::{Cache, Key};
 use super::inputs::Inputs;
+use super::progress::Progress;
 use crate::data::Prompt;
 use crate::metrics::Family;
 use crate::model::Config;
@@ -97,15 +98,20 @@ impl Planner<'_> {
         let config = self.inputs.map(|i| &i.config);
         let key = self.inputs.map(|i| i.pruned_key(self.recipe, cell));
         let work = config.map(|config| self.pruning_work(cell, config));
-        let mut prune = self.stage(format!("prune {}", cell.id()), key, Some(64 << 10), work);
-        // Pruned weights are not kept: a suite that is new to a finished cell prunes it again.
+        let kept = config.map(|config| self.kept_bytes(cell, config));
+        let mut prune = self.stage(format!("prune {}", cell.id()), key, kept, work);
         let has = |key: Option<Key>| key.is_none_or(|key| self.cache.contains(key));
         let done = |i: &Inputs, name| {
             has(self.recipe.suite[name].is_scored().then(|| i.scores_key(self.recipe, cell, name)))
                 && has(i.answers_key(self.recipe, cell, name))
         };
         let all_done = self.inputs.is_some_and(|i| self.recipe.suite.keys().all(|name| done(i, name)));
-        prune.cached = prune.cached.map(|cached| cached && all_done);
+        // A suite that is new to a finished cell needs the pruned blocks, which may have made room for others.
+        let all_kept = key.zip(config).is_some_and(|(key, config)| {
+            let progress = Progress::of(self.cache, key);
+            cell.pruning.is_none() || (0..config.blocks).all(|index| progress.has_block(index))
+        });
+        prune.cached = prune.cached.map(|cached| all_kept || (cached && all_done));
         stages.push(prune);
         for (name, suite) in &self.recipe.suite {
             let tokens = self.sizes[name.as_str()].tokens;
@@ -173,6 +179,16 @@ impl Planner<'_> {
     /// A suite's windows or prompts.
     fn cached<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         self.cache.read_json(self.inputs?.suite_key(self.recipe, name))
+    }
+
+    /// Bytes of a cell's pruned blocks: a bit a weight, and what SparseGPT made of those that are left.
+    fn kept_bytes(&self, cell: &Cell, config: &Config) -> u64 {
+        let Some(pruning) = &cell.pruning else { return 64 << 10 };
+        let weights = (config.blocks * config.linear_parameters()) as f64;
+        let changes = self.recipe.method.get(pruning.method).statistic() == StatisticKind::Gram;
+        let width = candle_core::DType::from(self.recipe.model.dtype).size_in_bytes() as f64;
+        let values = if changes { (1.0 - pruning.sparsity.ratio()) * width } else { 0.0 };
+        (weights * (0.125 + values)) as u64
     }
 
     fn pruning_work(&self, cell: &Cell, config: &Config) -> f64 {

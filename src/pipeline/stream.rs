@@ -1,7 +1,7 @@
 //! Hidden states of passages on their way through a model.
 
 use anyhow::Result;
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use super::{Watch, stop_if_interrupted};
 use crate::data::{Passage, Target};
@@ -67,6 +67,24 @@ impl Stream {
         Ok(())
     }
 
+    /// The hidden states, batch by batch.
+    pub fn hidden(&self) -> impl Iterator<Item = &Tensor> {
+        self.batches.iter().map(|b| &b.hidden)
+    }
+
+    /// Whether these could be its hidden states.
+    pub fn fits(&self, hidden: &[Tensor]) -> bool {
+        self.hidden().map(Tensor::dims).eq(hidden.iter().map(Tensor::dims))
+    }
+
+    /// Sets the hidden states.
+    pub fn replace(&mut self, hidden: &[Tensor], device: &Device) -> Result<()> {
+        for (batch, hidden) in self.batches.iter_mut().zip(hidden) {
+            batch.hidden = hidden.to_device(device)?;
+        }
+        Ok(())
+    }
+
     /// The passages with their hidden states, in order.
     pub fn into_batches(self) -> Vec<Batch> {
         self.batches
@@ -110,7 +128,6 @@ pub fn advance(flows: &mut [Flow], site: Site, block: &Block, rope: &Rope, watch
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
 
     #[test]
     fn batches_keep_passages_whole() {

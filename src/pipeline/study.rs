@@ -1,9 +1,11 @@
 //! Running a study: cell by cell, each from the cache as far as it goes.
 
+use std::any::Any;
 use std::collections::BTreeMap;
+use std::panic::{self, AssertUnwindSafe};
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, anyhow, ensure};
 use candle_core::{DType, Device, Tensor};
 
 use super::answers::Answerer;
@@ -11,10 +13,12 @@ use super::cache::{Cache, Key, Unwritable};
 use super::cell::{self, AnswersRecord, CellRecord, PrunedRecord, ScoresRecord, Status, SuiteRecord};
 use super::inputs::{InputPart, Inputs};
 use super::material::Material;
+use super::progress::Progress;
 use super::stream::{Batch, Stream};
 use super::walk::{Pruner, Walk};
 use super::{Interrupted, Watch, stop_if_interrupted};
-use crate::data::{Order, Packing, Prompt, Target, Windows, cut, prompts};
+use crate::data::{Order, Packing, Passage, Prompt, Target, Windows, cut, prompts};
+use crate::digest::Digest;
 use crate::metrics::{Family, Scores, log_likelihoods, score_positions};
 use crate::model::{Block, Generator, Head, Model, Rope, Tokenizer, device};
 use crate::recipe::{Cell, Recipe, Unit, WindowUnit};
@@ -137,33 +141,32 @@ impl<'a> Study<'a> {
     /// What is no fault of the cell: the run was interrupted, or the cache cannot be written.
     pub fn run(&self, cell: &Cell) -> Result<Outcome> {
         let (mut suites, missing) = self.found(cell);
-        let (pruned, computed) = match self.compute(cell, &missing) {
-            Ok(computed) => computed,
+        let computed = panic::catch_unwind(AssertUnwindSafe(|| self.compute(cell, &missing, &mut suites)));
+        let status = match computed.unwrap_or_else(|panic| Err(panicked(&*panic))) {
+            Ok(pruned) => {
+                self.cache.write_json(self.inputs.pruned_key(self.recipe, cell), &pruned)?;
+                self.progress(cell).forget();
+                let record = CellRecord { cell: cell.clone(), status: Status::Done, pruned: Some(pruned) };
+                return Ok(Outcome { record, suites });
+            }
             Err(error) if error.is::<Interrupted>() || error.is::<Unwritable>() => return Err(error),
-            Err(error) => {
-                let status = Status::Failed(format!("{error:#}"));
-                let record = CellRecord { cell: cell.clone(), status, pruned: None };
-                return Ok(Outcome { record, suites: BTreeMap::new() });
-            }
+            Err(error) => Status::Failed(format!("{error:#}")),
         };
-        for (name, computed) in computed {
-            let record = suites.entry(name.clone()).or_default();
-            if let Some(scores) = computed.scores {
-                self.cache.write_json(self.inputs.scores_key(self.recipe, cell, &name), &scores)?;
-                record.scores = Some(scores);
-            }
-            if let (Some(answers), Some(key)) = (computed.answers, self.inputs.answers_key(self.recipe, cell, &name)) {
-                self.cache.write_json(key, &answers)?;
-                record.answers = Some(answers);
-            }
-        }
-        self.cache.write_json(self.inputs.pruned_key(self.recipe, cell), &pruned)?;
-        let record = CellRecord { cell: cell.clone(), status: Status::Done, pruned: Some(pruned) };
-        Ok(Outcome { record, suites })
+        let record = CellRecord { cell: cell.clone(), status, pruned: None };
+        Ok(Outcome { record, suites: BTreeMap::new() })
     }
 
-    /// Prunes, scores and generates what is missing.
-    fn compute(&self, cell: &Cell, missing: &[Missing]) -> Result<(PrunedRecord, Vec<(String, SuiteRecord)>)> {
+    fn progress(&self, cell: &Cell) -> Progress<'_> {
+        Progress::of(self.cache, self.inputs.pruned_key(self.recipe, cell))
+    }
+
+    /// Prunes, scores and generates what is missing; each suite's results are kept as soon as they are there.
+    fn compute(
+        &self,
+        cell: &Cell,
+        missing: &[Missing],
+        suites: &mut BTreeMap<String, SuiteRecord>,
+    ) -> Result<PrunedRecord> {
         let ends = self.ends()?;
         let is_dense = cell.pruning.is_none();
         let pruner = cell.pruning.as_ref().map(|p| Pruner {
@@ -172,40 +175,51 @@ impl<'a> Study<'a> {
             spec: self.recipe.prune,
         });
         let calibration = match cell.pruning.as_ref().and_then(|p| p.calibration.as_ref()) {
-            Some(drawn) => {
-                let windows = self.calibration_windows(&drawn.name, drawn.seed)?;
-                Some(Stream::embed(&windows.passages(), &ends.embedding)?)
-            }
+            Some(drawn) => Some(self.calibration_windows(&drawn.name, drawn.seed)?.passages()),
             None => None,
         };
         let scored: Vec<&str> = missing.iter().filter(|m| m.scores).map(|m| m.name).collect();
-        let embed = |name: &&str| Stream::embed(&self.materials[*name].passages, &ends.embedding);
-        let mut streams = scored.iter().map(embed).collect::<Result<Vec<_>>>()?;
+        let walk = Walk {
+            model: &self.model,
+            embedding: &ends.embedding,
+            rope: &ends.rope,
+            watch: self.watch,
+            pruner,
+            calibration: calibration.as_deref(),
+            suites: scored.iter().map(|name| self.passages(name)).collect(),
+            keep: missing.iter().any(|m| m.answers),
+            progress: self.progress(cell),
+        };
+        let mut walked = walk.run()?;
 
-        let walk = Walk { model: &self.model, rope: &ends.rope, watch: self.watch };
-        let keep = missing.iter().any(|m| m.answers);
-        let mut walked = walk.run(pruner.as_ref(), calibration, &mut streams, keep)?;
-
-        let mut records: BTreeMap<String, SuiteRecord> = BTreeMap::new();
         let blocks = self.model.config.blocks;
         self.watch.progress(blocks, blocks, "score");
-        for ((name, stream), forward_seconds) in scored.iter().zip(streams).zip(walked.suite_seconds) {
+        for (name, suite) in scored.iter().zip(walked.suites) {
             let started = Instant::now();
-            let batches = self.last_states(stream)?;
+            let batches = self.last_states(suite.stream)?;
             if is_dense {
                 self.teach(name, &batches)?;
             }
             let (samples, choices) = self.score(name, is_dense, &batches)?;
             let score_seconds = started.elapsed().as_secs_f64();
-            let scores = ScoresRecord { samples, choices, forward_seconds, score_seconds };
-            records.entry(name.to_string()).or_default().scores = Some(scores);
+            let scores = ScoresRecord { samples, choices, forward_seconds: suite.seconds, score_seconds };
+            self.cache.write_json(self.inputs.scores_key(self.recipe, cell, name), &scores)?;
+            suites.entry(name.to_string()).or_default().scores = Some(scores);
         }
         for name in missing.iter().filter(|m| m.answers).map(|m| m.name) {
-            records.entry(name.to_owned()).or_default().answers = Some(self.answer(name, &walked.blocks)?);
+            let answers = self.answer(name, &walked.blocks)?;
+            let key = self.inputs.answers_key(self.recipe, cell, name).expect("a suite that lacks answers has a key");
+            self.cache.write_json(key, &answers)?;
+            suites.entry(name.to_owned()).or_default().answers = Some(answers);
         }
         walked.record.peak_bytes = cell::peak_bytes();
         walked.record.device = device::name(&self.model.device);
-        Ok((walked.record, records.into_iter().collect()))
+        Ok(walked.record)
+    }
+
+    /// What a suite has go through the model, and what tells it from others.
+    fn passages(&self, suite: &str) -> (Digest, &[Passage]) {
+        (self.inputs.suite_key(self.recipe, suite).digest(), &self.materials[suite].passages)
     }
 
     /// What logits are a product of, batch by batch.
@@ -295,17 +309,28 @@ impl<'a> Study<'a> {
     /// The dense model's hidden states where a suite is scored (positions, hidden), from the dense cell, which
     /// ran before.
     fn teacher(&self, suite: &str) -> Result<Tensor> {
-        let hidden = self.model.config.hidden;
-        if let Some(entry) = self.cache.read(self.inputs.teacher_key(self.recipe, suite)) {
-            let values: Vec<f32> = entry.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-            let positions = values.len() / hidden;
-            return Ok(Tensor::from_vec(values, (positions, hidden), &Device::Cpu)?);
+        if let Some(((), mut states)) = self.cache.read_tensors(self.inputs.teacher_key(self.recipe, suite))
+            && let Some(states) = states.pop()
+        {
+            return Ok(states);
         }
         // The entry was lost since: make it again.
         let ends = self.ends()?;
-        let mut stream = [Stream::embed(&self.materials[suite].passages, &ends.embedding)?];
-        Walk { model: &self.model, rope: &ends.rope, watch: self.watch }.run(None, None, &mut stream, false)?;
-        let [stream] = stream;
+        let dense = Cell { pruning: None };
+        let walk = Walk {
+            model: &self.model,
+            embedding: &ends.embedding,
+            rope: &ends.rope,
+            watch: self.watch,
+            pruner: None,
+            calibration: None,
+            suites: vec![self.passages(suite)],
+            keep: false,
+            progress: self.progress(&dense),
+        };
+        let walked = walk.run()?;
+        walk.progress.forget();
+        let stream = walked.suites.into_iter().next().expect("the walk took one suite along").stream;
         self.teach(suite, &self.last_states(stream)?)
     }
 
@@ -321,10 +346,10 @@ impl<'a> Study<'a> {
                 values.extend(crate::tensors::finite_values(&states, "dense model's hidden states")?);
             }
         }
-        let pieces = values.chunks(1 << 20).map(|v| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
-        self.cache.write(self.inputs.teacher_key(self.recipe, suite), pieces)?;
-        let (positions, hidden) = (values.len() / self.model.config.hidden, self.model.config.hidden);
-        Ok(Tensor::from_vec(values, (positions, hidden), &Device::Cpu)?)
+        let shape = (values.len() / self.model.config.hidden, self.model.config.hidden);
+        let states = Tensor::from_vec(values, shape, &Device::Cpu)?;
+        self.cache.write_tensors(self.inputs.teacher_key(self.recipe, suite), &(), std::slice::from_ref(&states))?;
+        Ok(states)
     }
 
     fn read_material(&self, name: &str) -> Result<Material> {
@@ -366,4 +391,10 @@ impl<'a> Study<'a> {
         self.cache.write_json(key, &(windows.ids(), windows.ends()))?;
         Ok(windows)
     }
+}
+
+/// What a panic says: a defect of calipr or of a library, which costs one cell and not the study.
+fn panicked(panic: &(dyn Any + Send)) -> Error {
+    let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    anyhow!("calipr failed, which is a defect of it, please report it: {}", said.unwrap_or("without a word"))
 }

@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 
-use super::cell::{LayerRecord, PrunedRecord};
+use super::cell::{BlockRecord, LayerRecord, PrunedRecord};
+use super::progress::{Progress, Standing, SuiteStream};
 use super::stream::{Stream, advance};
 use super::{Watch, stop_if_interrupted};
-use crate::model::{Block, Flow, LinearName, Model, Rope, Site};
+use crate::data::Passage;
+use crate::digest::Digest;
+use crate::model::{Block, Flow, Model, Rope, Site};
 use crate::prune::{Accumulator, Method, Sparsity, Statistic, StatisticKind};
 use crate::recipe::{Propagation, PruneSpec, Schedule};
 use crate::tensors;
@@ -24,67 +27,150 @@ pub struct Pruner<'a> {
 /// A walk over a model.
 pub struct Walk<'a> {
     pub model: &'a Model,
+    pub embedding: &'a Tensor,
     pub rope: &'a Rope,
     pub watch: &'a dyn Watch,
-}
-
-/// Rows of inputs that a pruned weight's output error is measured on.
-const ERROR_SAMPLE: usize = 512;
-
-impl Walk<'_> {
-    /// Walks all blocks. With a pruner, prunes each, from the calibration stream where the method looks at
-    /// inputs; takes the suites through what became of it. `keep` has the blocks stay in memory.
-    pub fn run(
-        &self,
-        pruner: Option<&Pruner>,
-        mut calibration: Option<Stream>,
-        suites: &mut [Stream],
-        keep: bool,
-    ) -> Result<Walked> {
-        let blocks = self.model.config.blocks;
-        let mut record = PrunedRecord::default();
-        let mut suite_seconds = vec![0.0; suites.len()];
-        let mut kept = Vec::new();
-        for index in 0..blocks {
-            let started = Instant::now();
-            let mut block = self.model.block(index)?;
-            if let Some(pruner) = pruner {
-                self.watch.progress(index, blocks, "prune");
-                let mut block_pruner =
-                    BlockPruner { walk: self, pruner, index, solving: Duration::ZERO, layers: vec![] };
-                block_pruner
-                    .prune(&mut block, calibration.as_mut(), index + 1 == blocks)
-                    .with_context(|| format!("block {index}"))?;
-                record.prune_seconds += block_pruner.solving.as_secs_f64();
-                record.calibrate_seconds += (started.elapsed() - block_pruner.solving).as_secs_f64();
-                record.layers.append(&mut block_pruner.layers);
-            }
-            for linear in LinearName::ALL {
-                let (zeros, weights) = zeros(&block.linear(linear).weight)?;
-                record.zeros += zeros;
-                record.weights += weights;
-            }
-            self.watch.progress(index, blocks, "evaluate");
-            for (suite, seconds) in suites.iter_mut().zip(&mut suite_seconds) {
-                let started = Instant::now();
-                suite.pass(&block, self.rope, self.watch)?;
-                *seconds += started.elapsed().as_secs_f64();
-            }
-            if keep {
-                kept.push(block);
-            }
-        }
-        Ok(Walked { record, suite_seconds, blocks: kept })
-    }
+    /// None leaves the model dense.
+    pub pruner: Option<Pruner<'a>>,
+    /// What statistics are gathered on, where the method looks at inputs.
+    pub calibration: Option<&'a [Passage]>,
+    /// The passages of each suite that goes through the model, and what tells the suite from others.
+    pub suites: Vec<(Digest, &'a [Passage])>,
+    /// Whether the blocks are to stay in memory.
+    pub keep: bool,
+    /// Where pruned blocks and the walk's standing are kept, and found again.
+    pub progress: Progress<'a>,
 }
 
 /// What a walk came to.
 pub struct Walked {
     pub record: PrunedRecord,
-    /// Seconds of each suite's way through the blocks.
-    pub suite_seconds: Vec<f64>,
+    /// The suites behind the last block.
+    pub suites: Vec<SuiteStream>,
     /// The blocks as they were pruned, where they were to be kept.
     pub blocks: Vec<Block>,
+}
+
+/// A pruned block, by its number, that was in the cache when the walk began has gone since.
+#[derive(Debug)]
+struct Lost(usize);
+
+impl std::fmt::Display for Lost {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "the pruned block {} is lost", self.0)
+    }
+}
+
+impl std::error::Error for Lost {}
+
+/// Rows of inputs that a pruned weight's output error is measured on.
+const ERROR_SAMPLE: usize = 512;
+
+impl Walk<'_> {
+    /// Walks all blocks: prunes each, from the calibration windows where the method looks at inputs, and takes the
+    /// suites through what became of it. Goes on where an earlier walk of the same cell was ended, and does not prune
+    /// what is in the cache.
+    pub fn run(&self) -> Result<Walked> {
+        loop {
+            let walked = self.walk();
+            let Some(&Lost(index)) = walked.as_ref().err().and_then(|error| error.downcast_ref()) else {
+                return walked;
+            };
+            // The next attempt does not find it, and prunes all blocks anew.
+            self.progress.forget_block(index);
+            self.progress.forget();
+        }
+    }
+
+    fn walk(&self) -> Result<Walked> {
+        let blocks = self.model.config.blocks;
+        let mut standing = self.progress.resume(self.start()?, &self.model.device)?;
+        let is_pruned = |from: usize| self.pruner.is_some() && (from..blocks).all(|i| self.progress.has_block(i));
+        let mut restores = is_pruned(standing.next);
+        if !restores && standing.calibration.is_none() && self.calibration.is_some() && standing.next < blocks {
+            standing = self.start()?;
+            restores = is_pruned(0);
+        }
+        if restores {
+            standing.calibration = None;
+        }
+        if standing.next > 0 {
+            tracing::info!("going on after {} of {blocks} blocks", standing.next);
+        }
+        let mut kept = Vec::new();
+        for index in 0..standing.next * usize::from(self.keep) {
+            self.watch.progress(index, blocks, "read");
+            kept.push(self.again(index)?.0);
+        }
+        while standing.next < blocks {
+            let index = standing.next;
+            let (block, record) = match &self.pruner {
+                Some(pruner) if !restores => self.prune(pruner, index, standing.calibration.as_mut())?,
+                _ => self.again(index)?,
+            };
+            standing.record.add(record);
+            self.watch.progress(index, blocks, "evaluate");
+            for suite in &mut standing.suites {
+                let started = Instant::now();
+                suite.stream.pass(&block, self.rope, self.watch)?;
+                suite.seconds += started.elapsed().as_secs_f64();
+            }
+            if self.keep {
+                kept.push(block);
+            }
+            standing.next += 1;
+            self.progress.save(&standing)?;
+        }
+        Ok(Walked { record: standing.record, suites: standing.suites, blocks: kept })
+    }
+
+    /// Before the first block.
+    fn start(&self) -> Result<Standing> {
+        let embed = |passages: &[Passage]| Stream::embed(passages, self.embedding);
+        let suite =
+            |(id, passages): &(Digest, &[Passage])| Ok(SuiteStream { id: *id, stream: embed(passages)?, seconds: 0.0 });
+        Ok(Standing {
+            next: 0,
+            record: PrunedRecord::default(),
+            calibration: self.calibration.map(embed).transpose()?,
+            suites: self.suites.iter().map(suite).collect::<Result<_>>()?,
+        })
+    }
+
+    /// Prunes a block, and keeps it.
+    fn prune(&self, pruner: &Pruner, index: usize, calibration: Option<&mut Stream>) -> Result<(Block, BlockRecord)> {
+        let blocks = self.model.config.blocks;
+        self.watch.progress(index, blocks, "prune");
+        let started = Instant::now();
+        let dense = self.model.block(index)?;
+        let mut block = dense.clone();
+        let mut block_pruner = BlockPruner { walk: self, pruner, index, solving: Duration::ZERO, layers: vec![] };
+        block_pruner.prune(&mut block, calibration, index + 1 == blocks).with_context(|| format!("block {index}"))?;
+        let (layers, solving) = (block_pruner.layers, block_pruner.solving);
+        let (zeros, weights) = zeros_of_block(&block)?;
+        let record = BlockRecord {
+            layers,
+            zeros,
+            weights,
+            calibrate_seconds: (started.elapsed() - solving).as_secs_f64(),
+            prune_seconds: solving.as_secs_f64(),
+        };
+        self.progress.save_block(index, &dense, &block, &record, self.model.dtype)?;
+        Ok((block, record))
+    }
+
+    /// A block that needs no pruning, because it was pruned before or stays dense.
+    fn again(&self, index: usize) -> Result<(Block, BlockRecord)> {
+        let started = Instant::now();
+        let mut block = self.model.block(index)?;
+        if self.pruner.is_some() {
+            let record = self.progress.restore_block(index, &mut block, self.model)?.ok_or(Lost(index))?;
+            return Ok((block, record));
+        }
+        let (zeros, weights) = zeros_of_block(&block)?;
+        let calibrate_seconds = started.elapsed().as_secs_f64();
+        Ok((block, BlockRecord { zeros, weights, calibrate_seconds, ..BlockRecord::default() }))
+    }
 }
 
 /// Prunes one block.
@@ -110,7 +196,7 @@ impl BlockPruner<'_> {
             let nothing = || Observed { statistic: Statistic::None, sample: None };
             return Site::ALL.into_iter().try_for_each(|site| self.prune_site(block, site, nothing()));
         };
-        let Walk { rope, watch, .. } = *self.walk;
+        let (rope, watch) = (self.walk.rope, self.walk.watch);
         let PruneSpec { schedule, propagation } = self.pruner.spec;
 
         if propagation == Propagation::Pruned && schedule == Schedule::Linear {
@@ -185,6 +271,14 @@ impl BlockPruner<'_> {
         }
         Ok(())
     }
+}
+
+/// Zeros of all linears of a block, and their size.
+fn zeros_of_block(block: &Block) -> Result<(u64, u64)> {
+    block.linears.iter().try_fold((0, 0), |sum, linear| {
+        let (zeros_here, weights) = zeros(&linear.weight)?;
+        Ok((sum.0 + zeros_here, sum.1 + weights))
+    })
 }
 
 /// Zeros of a weight, and its size.

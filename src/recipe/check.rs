@@ -77,6 +77,13 @@ pub fn check_against_model(recipe: &Recipe, config: &Config, layers: &Layers) ->
     checker.finish()
 }
 
+/// What is not wrong with a recipe, but probably not meant: keys that change nothing.
+pub fn inert(recipe: &Recipe, layers: &Layers) -> Vec<Problem> {
+    let inert =
+        recipe.suite.iter().flat_map(|(name, suite)| suite.inert_keys().into_iter().map(move |key| (name, key)));
+    inert.map(|(name, (key, why))| layers.problem(&["suite", name, key], why.into(), None)).collect()
+}
+
 struct Checker<'a> {
     layers: &'a Layers,
     problems: Vec<Problem>,
@@ -155,9 +162,6 @@ impl Checker<'_> {
             suite.metrics().into_iter().filter(|m| family(m.family())).map(|m| m.as_str()).collect()
         };
         self.list(&[kind, name, "metrics"], &names(|_| true));
-        for (inert, why) in suite.inert_keys() {
-            self.add(&[kind, name, inert], why, None);
-        }
         let of_rows = [suite.row_keys(), names(|f| f != Family::Language)].concat();
         if let (Some(&window_key), Some(row_key)) = (suite.window_keys().first(), of_rows.first()) {
             let message = format!(

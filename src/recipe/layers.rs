@@ -191,7 +191,7 @@ fn listed(words: &[&str]) -> String {
 /// What serde expected, in a recipe's words.
 fn in_words(expected: &str) -> &str {
     match expected {
-        "usize" | "u64" => "a whole number",
+        "usize" | "u64" => "a whole number, 0 or more",
         "f32" | "f64" => "a number",
         "a sequence" => "a list",
         "a map" => "a table",

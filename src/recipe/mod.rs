@@ -13,7 +13,7 @@ use candle_core::DType;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use check::check_against_model;
+pub use check::{check_against_model, inert};
 pub use grid::{Cell, cells};
 pub use layers::Layers;
 pub use problem::Problems;

@@ -4,14 +4,17 @@
 //! ends in the digest of its content, which is checked when it is read. A damaged entry is dropped
 //! and made again.
 
+mod tensors;
+
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use memmap2::Mmap;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tempfile::NamedTempFile;
 
 use crate::digest::Digest;
 
@@ -26,6 +29,10 @@ pub enum Stage {
     Teacher,
     /// What pruning a cell came to: its layers and times.
     Pruned,
+    /// A pruned block of a cell.
+    Block,
+    /// How far a cell has come that is not finished: hidden states between two blocks.
+    Walk,
     /// A cell's scores on a suite, sample by sample.
     Scores,
     /// What a cell answers to the prompts of a suite.
@@ -39,6 +46,8 @@ impl Stage {
             Self::Prompts => "prompts",
             Self::Teacher => "teacher",
             Self::Pruned => "pruned",
+            Self::Block => "blocks",
+            Self::Walk => "walks",
             Self::Scores => "scores",
             Self::Answers => "answers",
         }
@@ -50,11 +59,19 @@ impl Stage {
         match self {
             Self::Windows => 2,
             Self::Prompts => 2,
-            Self::Teacher => 3,
+            Self::Teacher => 4,
             Self::Pruned => 3,
+            Self::Block => 1,
+            Self::Walk => 1,
             Self::Scores => 4,
             Self::Answers => 1,
         }
+    }
+
+    /// Whether an entry has to outlast a power cut. What is one of many is not worth waiting for the disk: torn, it is
+    /// found out when it is read, and made again.
+    fn is_synced(self) -> bool {
+        !matches!(self, Self::Block | Self::Walk)
     }
 
     /// The key of an output that depends on `on`.
@@ -157,23 +174,22 @@ impl Cache {
         serde_json::from_slice(&self.read(key)?).ok()
     }
 
-    /// Writes an entry whose content is these pieces, one after the other.
+    /// Writes an entry; `content` writes what is in it.
     ///
     /// # Errors
     /// [`Unwritable`], and why.
-    pub fn write<P: AsRef<[u8]>>(&self, key: Key, pieces: impl IntoIterator<Item = P>) -> Result<()> {
+    fn write(&self, key: Key, content: impl FnOnce(&mut Hashed) -> Result<()>) -> Result<()> {
         let path = self.path(key);
         let write = || -> Result<()> {
             let folder = path.parent().expect("an entry lies in its stage's folder");
             fs::create_dir_all(folder)?;
-            let mut file = tempfile::NamedTempFile::new_in(folder)?;
-            let mut hasher = blake3::Hasher::new();
-            for piece in pieces {
-                hasher.update_rayon(piece.as_ref());
-                file.write_all(piece.as_ref())?;
-            }
+            let mut out = Hashed { file: NamedTempFile::new_in(folder)?, hasher: blake3::Hasher::new() };
+            content(&mut out)?;
+            let Hashed { mut file, hasher } = out;
             file.write_all(hasher.finalize().as_bytes())?;
-            file.as_file().sync_all()?;
+            if key.stage.is_synced() {
+                file.as_file().sync_all()?;
+            }
             file.persist(&path)?;
             Ok(())
         };
@@ -182,7 +198,30 @@ impl Cache {
 
     /// Writes a JSON entry.
     pub fn write_json(&self, key: Key, value: &impl Serialize) -> Result<()> {
-        self.write(key, [serde_json::to_vec(value)?.as_slice()])
+        self.write(key, |out| Ok(out.write_all(&serde_json::to_vec(value)?)?))
+    }
+
+    /// Removes an entry, where there is one.
+    pub fn remove(&self, key: Key) {
+        let _ = fs::remove_file(self.path(key));
+    }
+}
+
+/// An entry on its way to the disk.
+struct Hashed {
+    file: NamedTempFile,
+    hasher: blake3::Hasher,
+}
+
+impl Write for Hashed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hasher.update_rayon(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 
@@ -196,7 +235,7 @@ mod tests {
         let cache = Cache::in_dir(dir.path());
         let key = Stage::Windows.key(&"a");
         assert!(cache.read(key).is_none());
-        cache.write(key, [b"some ".as_slice(), b"bytes"]).unwrap();
+        cache.write(key, |out| Ok(out.write_all(b"some ").and(out.write_all(b"bytes"))?)).unwrap();
         assert_eq!(&cache.read(key).unwrap()[..], b"some bytes");
         assert!(!cache.contains(Stage::Windows.key(&"b")));
         assert!(!cache.contains(Stage::Scores.key(&"a")));
@@ -207,7 +246,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::in_dir(dir.path());
         let key = Stage::Scores.key(&1);
-        cache.write(key, [b"content".as_slice()]).unwrap();
+        cache.write(key, |out| Ok(out.write_all(b"content")?)).unwrap();
         let path = cache.path(key);
         let whole = fs::read(&path).unwrap();
         for i in 0..whole.len() {

@@ -1,0 +1,198 @@
+//! What a cell leaves behind on its way, so that it can go on after whatever ended the run: its pruned blocks, and
+//! where its walk stands.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use candle_core::{DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::cache::{Cache, Key, Stage};
+use super::cell::{BlockRecord, PrunedRecord};
+use super::stream::Stream;
+use crate::digest::Digest;
+use crate::model::{Block, Model};
+use crate::tensors;
+
+/// A cell's place in the cache.
+pub struct Progress<'a> {
+    cache: &'a Cache,
+    pruned: Key,
+    /// When the walk's standing was last saved, and what that took.
+    saved: Cell<(Instant, Duration)>,
+}
+
+/// Saving where the walk stands may take this much of the time that it would take to get there again.
+const SHARE: u32 = 20;
+
+/// Where a walk stands: before block `next`.
+pub struct Standing {
+    pub next: usize,
+    pub record: PrunedRecord,
+    /// None where nothing has to be calibrated any more.
+    pub calibration: Option<Stream>,
+    pub suites: Vec<SuiteStream>,
+}
+
+/// A suite on its way.
+pub struct SuiteStream {
+    pub id: Digest,
+    pub stream: Stream,
+    /// Seconds of its way so far.
+    pub seconds: f64,
+}
+
+/// What is said of a standing's hidden states: how many tensors are the calibration's, and each suite's.
+#[derive(Serialize, Deserialize)]
+struct StandingHeader {
+    next: usize,
+    record: PrunedRecord,
+    calibration: Option<usize>,
+    suites: Vec<(String, f64, usize)>,
+}
+
+impl<'a> Progress<'a> {
+    /// The progress of the cell whose pruning has this key.
+    pub fn of(cache: &'a Cache, pruned: Key) -> Self {
+        Self { cache, pruned, saved: Cell::new((Instant::now(), Duration::ZERO)) }
+    }
+
+    /// The entry of a pruned block.
+    pub fn block_key(&self, index: usize) -> Key {
+        Stage::Block.key(&(self.pruned.digest(), index))
+    }
+
+    /// The entry of where the walk stands.
+    pub fn walk_key(&self) -> Key {
+        Stage::Walk.key(&self.pruned.digest())
+    }
+
+    /// Whether the pruned block is there.
+    pub fn has_block(&self, index: usize) -> bool {
+        self.cache.contains(self.block_key(index))
+    }
+
+    /// Keeps what became of the weights of `dense`: which are left, and, where the method changed them, their values.
+    pub fn save_block(
+        &self,
+        index: usize,
+        dense: &Block,
+        pruned: &Block,
+        record: &BlockRecord,
+        dtype: DType,
+    ) -> Result<()> {
+        let (mut changed, mut parts) = (Vec::new(), Vec::new());
+        for (dense, pruned) in dense.linears.iter().zip(&pruned.linears) {
+            let (before, after) = (tensors::values(&dense.weight)?, tensors::values(&pruned.weight)?);
+            let is_left = |x: &f32| x.to_bits() != 0;
+            let mask: Vec<u8> = (after.chunks(8))
+                .map(|eight| eight.iter().rev().fold(0, |byte, x| byte << 1 | u8::from(is_left(x))))
+                .collect();
+            parts.push(Tensor::new(mask, &Device::Cpu)?);
+            let changes = before.iter().zip(&after).any(|(b, a)| is_left(a) && a.to_bits() != b.to_bits());
+            changed.push(changes);
+            if changes {
+                let values: Vec<f32> = after.into_iter().filter(is_left).collect();
+                // Nothing is lost: pruned weights were rounded to this precision.
+                parts.push(Tensor::new(values, &Device::Cpu)?.to_dtype(dtype)?);
+            }
+        }
+        self.cache.write_tensors(self.block_key(index), &(record, changed), &parts)
+    }
+
+    /// Forgets a pruned block.
+    pub fn forget_block(&self, index: usize) {
+        self.cache.remove(self.block_key(index));
+    }
+
+    /// Makes the pruned block of the dense one. None where the entry is lost, or of no use.
+    pub fn restore_block(&self, index: usize, block: &mut Block, model: &Model) -> Result<Option<BlockRecord>> {
+        let read: Option<((BlockRecord, Vec<bool>), _)> = self.cache.read_tensors(self.block_key(index));
+        let Some(((record, changed), parts)) = read else { return Ok(None) };
+        let mut parts = parts.into_iter();
+        for (linear, changed) in block.linears.iter_mut().zip(changed) {
+            let Some(mask) = parts.next() else { return Ok(None) };
+            let mask = mask.to_vec1::<u8>()?;
+            let mut weights = tensors::values(&linear.weight)?;
+            let values = if changed { parts.next().map(|v| tensors::values(&v)).transpose()? } else { None };
+            let mut values = values.map(Vec::into_iter);
+            if mask.len() != weights.len().div_ceil(8) {
+                return Ok(None);
+            }
+            for (i, weight) in weights.iter_mut().enumerate() {
+                let is_left = mask[i / 8] >> (i % 8) & 1 == 1;
+                *weight = match &mut values {
+                    _ if !is_left => 0.0,
+                    None => *weight,
+                    Some(values) => match values.next() {
+                        Some(value) => value,
+                        None => return Ok(None),
+                    },
+                };
+            }
+            let shape = linear.weight.shape().clone();
+            linear.weight = model.round(&Tensor::from_vec(weights, shape, &Device::Cpu)?)?;
+        }
+        Ok(Some(record))
+    }
+
+    /// Saves where the walk stands, if that costs little beside getting there again.
+    pub fn save(&self, standing: &Standing) -> Result<()> {
+        let (last, cost) = self.saved.get();
+        if last.elapsed() < SHARE * cost {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let calibration = standing.calibration.as_ref();
+        let header = StandingHeader {
+            next: standing.next,
+            record: standing.record.clone(),
+            calibration: calibration.map(|stream| stream.hidden().count()),
+            suites: (standing.suites.iter())
+                .map(|s| (s.id.to_string(), s.seconds, s.stream.hidden().count()))
+                .collect(),
+        };
+        let streams = calibration.into_iter().chain(standing.suites.iter().map(|s| &s.stream));
+        let tensors: Vec<Tensor> = streams.flat_map(Stream::hidden).cloned().collect();
+        self.cache.write_tensors(self.walk_key(), &header, &tensors)?;
+        self.saved.set((Instant::now(), started.elapsed()));
+        Ok(())
+    }
+
+    /// Goes on from where a walk was saved, if that has every suite of `start`: hidden states, times and record are
+    /// from there. Else, this is `start` itself.
+    pub fn resume(&self, mut start: Standing, device: &Device) -> Result<Standing> {
+        let read: Option<(StandingHeader, _)> = self.cache.read_tensors(self.walk_key());
+        let Some((header, tensors)) = read else { return Ok(start) };
+        let mut tensors = tensors.into_iter();
+        let of_calibration: Vec<Tensor> = tensors.by_ref().take(header.calibration.unwrap_or(0)).collect();
+        let mut of_suites = Vec::new();
+        for (id, seconds, count) in header.suites {
+            of_suites.push((id, seconds, tensors.by_ref().take(count).collect::<Vec<Tensor>>()));
+        }
+        let found = |id: &Digest| of_suites.iter().find(|(name, ..)| *name == id.to_string());
+        if !start.suites.iter().all(|s| found(&s.id).is_some_and(|(.., hidden)| s.stream.fits(hidden))) {
+            return Ok(start);
+        }
+        for suite in &mut start.suites {
+            let (_, seconds, hidden) = found(&suite.id).expect("every suite was just found");
+            suite.stream.replace(hidden, device)?;
+            suite.seconds = *seconds;
+        }
+        start.calibration = match start.calibration.take() {
+            Some(mut stream) if header.calibration.is_some() && stream.fits(&of_calibration) => {
+                stream.replace(&of_calibration, device)?;
+                Some(stream)
+            }
+            _ => None,
+        };
+        (start.next, start.record) = (header.next, header.record);
+        Ok(start)
+    }
+
+    /// Forgets where the walk stood.
+    pub fn forget(&self) {
+        self.cache.remove(self.walk_key());
+    }
+}
