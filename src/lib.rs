@@ -1,13 +1,14 @@
 //! calipr: pruning studies of language models, from a TOML recipe to Parquet tables.
 //!
-//! From the ground up, each module importing only from those before it: [`digest`], [`linalg`],
-//! [`tensors`] and [`source`]; [`model`], [`data`], [`prune`] and [`metrics`]; [`recipe`], which is made of
+//! From the ground up, each module importing only from those before it: [`digest`], [`size`], [`lock`],
+//! [`linalg`], [`tensors`] and [`source`]; [`model`], [`data`], [`prune`] and [`metrics`]; [`recipe`], which is made of
 //! their names and options; [`pipeline`], [`results`], [`report`] and [`cli`].
 
 pub mod cli;
 pub mod data;
 pub mod digest;
 pub mod linalg;
+pub mod lock;
 pub mod metrics;
 pub mod model;
 pub mod pipeline;
@@ -15,6 +16,10 @@ pub mod prune;
 pub mod recipe;
 pub mod report;
 pub mod results;
+pub mod size;
 pub mod source;
 pub mod tensors;
 mod words;
+
+/// How the names of files begin that are not yet whole.
+const UNFINISHED: &str = ".calipr-unfinished-";

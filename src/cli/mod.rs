@@ -1,5 +1,6 @@
 //! The command line: the only part of calipr that prints.
 
+mod cache;
 mod plan;
 mod report;
 mod run;
@@ -37,6 +38,8 @@ pub enum Command {
     Plan(StudyArgs),
     /// Say what a study found: the answer in words, tables, and as --format html also plots and samples.
     Report(report::ReportArgs),
+    /// List what is cached, or make room.
+    Cache(cache::CacheArgs),
     /// Print the JSON Schema of recipes, for editors.
     Schema,
 }

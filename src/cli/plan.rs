@@ -2,12 +2,13 @@
 
 use anyhow::Result;
 
-use super::table::{Table, bytes};
+use super::table::Table;
 use super::terminal::Terminal;
 use super::{StudyArgs, print};
 use crate::data::Library;
 use crate::pipeline::{Inputs, plan};
 use crate::recipe::inert;
+use crate::size::Size;
 
 impl StudyArgs {
     /// Prints what `run` would do.
@@ -43,7 +44,7 @@ impl StudyArgs {
                     if i == 0 { cell.id.clone() } else { String::new() },
                     stage.name.clone(),
                     stage.cached.map_or("?", |c| if c { "yes" } else { "no" }).into(),
-                    stage.bytes.map_or("?".into(), bytes),
+                    stage.bytes.map_or("?".into(), |n| Size(n).to_string()),
                     to_do.map_or("?".into(), flops),
                 ]);
             }

@@ -29,11 +29,19 @@ impl StudyArgs {
         let materials = study.materials();
 
         let results = Results::create(&self.results_dir(&recipe))?;
+        // A cache that cannot be written to holds nothing; whether that matters shows where something is to be kept.
+        let mut hold = cache.hold().inspect_err(|e| tracing::debug!("nothing is held in the cache: {e:#}")).ok();
         let mut manifest = Manifest::new(&recipe, &inputs, device_name, cells.len());
 
         // What is finished goes into the tables first, so that going on with a study never shrinks them.
         let mut outcomes: Vec<Option<Outcome>> = cells.iter().map(|cell| study.finished(cell)).collect();
         outcomes.iter().flatten().for_each(|outcome| terminal.cell_ends(outcome, true));
+        if let Some(hold) = &mut hold {
+            let unfinished = cells.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_none());
+            hold.keep(study.entries())?;
+            hold.keep(unfinished.flat_map(|(cell, _)| study.progress_entries(cell)))?;
+        }
+        cache.trim(recipe.cache_size);
         let dense = match outcomes[0].take() {
             Some(dense) => dense,
             None => self.run_cell(&study, &terminal, &cells, 0, 0)?,
@@ -42,6 +50,7 @@ impl StudyArgs {
             bail!("the dense model fails, and nothing can be compared with it: {error}");
         }
         let dense = Finished::new(&recipe, materials, dense, None);
+        let mut release = |cell: &Cell| hold.as_mut().map_or(Ok(()), |hold| hold.release(study.progress_entries(cell)));
         let mut finished: Vec<Option<Finished>> = (outcomes.drain(..))
             .map(|outcome| Some(Finished::new(&recipe, materials, outcome?, Some(&dense))))
             .collect();
@@ -60,6 +69,8 @@ impl StudyArgs {
                 let outcome = self.run_cell(&study, &terminal, &cells, i, done)?;
                 finished[i] = Some(Finished::new(&recipe, materials, outcome, finished[0].as_ref()));
                 write(&finished, &mut manifest)?;
+                release(&cells[i])?;
+                cache.trim(recipe.cache_size);
             }
         }
         manifest.finish();

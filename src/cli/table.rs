@@ -30,16 +30,6 @@ impl fmt::Display for Table {
     }
 }
 
-/// Bytes for people.
-pub fn bytes(n: u64) -> String {
-    match n as f64 {
-        b if b < 1e3 => format!("{n} B"),
-        b if b < 1e6 => format!("{:.1} kB", b / 1e3),
-        b if b < 1e9 => format!("{:.1} MB", b / 1e6),
-        b => format!("{:.1} GB", b / 1e9),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,7 +11,7 @@ mod stream;
 mod study;
 mod walk;
 
-pub use cache::{Cache, Stage};
+pub use cache::{Cache, Hold, Stage, remove_unfinished};
 pub use cell::{AnswersRecord, CellRecord, LayerRecord, PrunedRecord, ScoresRecord, Seconds, Status, SuiteRecord};
 pub use inputs::{InputPart, Inputs};
 pub use material::Material;

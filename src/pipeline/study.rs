@@ -103,6 +103,32 @@ impl<'a> Study<'a> {
         &self.materials
     }
 
+    /// The entries of the cache that the study is made of, but for [`Study::progress_entries`].
+    pub fn entries(&self) -> Vec<Key> {
+        let (recipe, inputs) = (self.recipe, self.inputs);
+        let cells = crate::recipe::cells(recipe);
+        let mut keys = Vec::new();
+        for name in recipe.suite.keys() {
+            keys.extend([inputs.suite_key(recipe, name), inputs.teacher_key(recipe, name)]);
+        }
+        for cell in &cells {
+            let drawn = cell.pruning.as_ref().and_then(|p| p.calibration.as_ref());
+            keys.extend(drawn.map(|drawn| inputs.calibration_key(recipe, &drawn.name, drawn.seed)));
+            keys.push(inputs.pruned_key(recipe, cell));
+            for name in recipe.suite.keys() {
+                keys.push(inputs.scores_key(recipe, cell, name));
+                keys.extend(inputs.answers_key(recipe, cell, name));
+            }
+        }
+        keys
+    }
+
+    /// The entries that a cell needs until it is done.
+    pub fn progress_entries(&self, cell: &Cell) -> Vec<Key> {
+        let progress = self.progress(cell);
+        (0..self.model.config.blocks).map(|index| progress.block_key(index)).chain([progress.walk_key()]).collect()
+    }
+
     /// A cell that was finished before.
     pub fn finished(&self, cell: &Cell) -> Option<Outcome> {
         let pruned = self.cache.read_json(self.inputs.pruned_key(self.recipe, cell))?;

@@ -21,6 +21,7 @@ pub use suite::{Decoding, RowUnit, Suite, Unit, WindowUnit};
 
 use crate::data::{Library, Packing};
 use crate::prune::{MethodName, MethodOptions, Sparsity};
+use crate::size::Size;
 use crate::source::Source;
 
 /// A study: a model, calibration sets, a grid of prunings, and suites to judge them by.
@@ -34,6 +35,9 @@ pub struct Recipe {
     /// grid names no seeds.
     #[serde(default)]
     pub seed: u64,
+    /// What the cache may hold when a cell is done: the least recently used makes room, never what the study needs.
+    #[serde(default = "fifty_gigabytes")]
+    pub cache_size: Size,
     pub model: ModelSpec,
     /// The sets of windows that statistics are gathered on, by name.
     #[serde(default)]
@@ -46,6 +50,10 @@ pub struct Recipe {
     pub method: MethodOptions,
     /// What every cell is judged by, by name.
     pub suite: BTreeMap<String, Suite>,
+}
+
+fn fifty_gigabytes() -> Size {
+    Size(50_000_000_000)
 }
 
 /// The model to prune.

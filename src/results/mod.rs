@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 pub use manifest::{CellCounts, Manifest};
 
+use crate::lock::{Attempt, Lock};
 use crate::metrics::{Estimate, Metric, estimate};
-use crate::pipeline::{Material, Outcome};
+use crate::pipeline::{Material, Outcome, remove_unfinished};
 use crate::recipe::Recipe;
 use shares::{Shares, shares};
 
@@ -89,16 +90,30 @@ fn contrasts<'a>(recipe: &Recipe, finished: &[&'a Finished]) -> Vec<Contrast<'a>
     contrasts
 }
 
-/// A folder of results.
+/// A folder of results, to which no other process writes while this lives.
 pub struct Results {
     dir: PathBuf,
+    _lock: Lock,
 }
 
 impl Results {
-    /// Makes the folder.
+    /// Makes the folder, and takes it for this process.
+    ///
+    /// # Errors
+    /// Where it cannot be written to, or another run has it.
     pub fn create(dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("cannot make the results folder {}", dir.display()))?;
-        Ok(Self { dir: dir.to_owned() })
+        match Lock::take(&dir.join(".lock"))? {
+            Attempt::Taken(lock) => {
+                remove_unfinished(dir);
+                Ok(Self { dir: dir.to_owned(), _lock: lock })
+            }
+            Attempt::Held(holder) => bail!(
+                "{} is being written by {}; wait for it to end, or give another folder with --out",
+                dir.display(),
+                holder.map_or("another process".into(), |holder| holder.to_string())
+            ),
+        }
     }
 
     pub fn dir(&self) -> &Path {
@@ -113,12 +128,13 @@ impl Results {
     /// Writes all tables of the cells finished so far. Each file is replaced whole, so that a reader,
     /// or a run that is killed, never sees half of one.
     pub fn write(&self, recipe: &Recipe, materials: &BTreeMap<String, Material>, finished: &[&Finished]) -> Result<()> {
+        // Metrics come last: a report that is read between two writes has all else for every cell that it names.
         for (name, batch) in [
-            ("cells", tables::cells(recipe, finished)?),
-            ("layers", tables::layers(recipe, finished)?),
-            ("metrics", tables::metrics(recipe, finished)?),
             ("samples", tables::samples(recipe, materials, finished)?),
+            ("layers", tables::layers(recipe, finished)?),
+            ("cells", tables::cells(recipe, finished)?),
             ("contrasts", tables::contrasts(recipe, &contrasts(recipe, finished))?),
+            ("metrics", tables::metrics(recipe, finished)?),
         ] {
             let bytes = tables::to_parquet(&batch)?;
             replace(&self.table(name), &bytes)?;
@@ -136,7 +152,7 @@ impl Results {
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || -> Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        let mut file = tempfile::Builder::new().prefix(crate::UNFINISHED).tempfile_in(folder)?;
         std::io::Write::write_all(&mut file, bytes)?;
         file.as_file().sync_all()?;
         #[cfg(unix)]

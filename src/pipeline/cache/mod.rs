@@ -4,17 +4,21 @@
 //! ends in the digest of its content, which is checked when it is read. A damaged entry is dropped
 //! and made again.
 
+mod keep;
 mod tensors;
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use memmap2::Mmap;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tempfile::NamedTempFile;
+
+pub use keep::{Hold, remove_unfinished};
 
 use crate::digest::Digest;
 
@@ -40,6 +44,17 @@ pub enum Stage {
 }
 
 impl Stage {
+    pub const ALL: [Self; 8] = [
+        Self::Windows,
+        Self::Prompts,
+        Self::Teacher,
+        Self::Pruned,
+        Self::Block,
+        Self::Walk,
+        Self::Scores,
+        Self::Answers,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Windows => "windows",
@@ -90,6 +105,11 @@ pub struct Key {
 impl Key {
     pub fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// Its place below the cache's folder.
+    fn name(&self) -> String {
+        format!("{}/{}", self.stage.as_str(), self.digest)
     }
 }
 
@@ -143,7 +163,7 @@ impl Cache {
     }
 
     fn path(&self, key: Key) -> PathBuf {
-        self.dir.join(key.stage.as_str()).join(key.digest.to_string())
+        self.dir.join(key.name())
     }
 
     /// Whether there is an entry; its content is not looked at.
@@ -166,6 +186,8 @@ impl Cache {
             let _ = fs::remove_file(&path);
             return None;
         }
+        // What was used last is trimmed last.
+        let _ = file.set_modified(SystemTime::now());
         Some(Entry { map })
     }
 
@@ -178,14 +200,15 @@ impl Cache {
     ///
     /// # Errors
     /// [`Unwritable`], and why.
-    fn write(&self, key: Key, content: impl FnOnce(&mut Hashed) -> Result<()>) -> Result<()> {
+    fn write(&self, key: Key, content: impl FnOnce(&mut BufWriter<Hashed>) -> Result<()>) -> Result<()> {
         let path = self.path(key);
         let write = || -> Result<()> {
             let folder = path.parent().expect("an entry lies in its stage's folder");
             fs::create_dir_all(folder)?;
-            let mut out = Hashed { file: NamedTempFile::new_in(folder)?, hasher: blake3::Hasher::new() };
+            let file = tempfile::Builder::new().prefix(crate::UNFINISHED).tempfile_in(folder)?;
+            let mut out = BufWriter::with_capacity(1 << 16, Hashed { file, hasher: blake3::Hasher::new() });
             content(&mut out)?;
-            let Hashed { mut file, hasher } = out;
+            let Hashed { mut file, hasher } = out.into_inner().map_err(|e| e.into_error())?;
             file.write_all(hasher.finalize().as_bytes())?;
             if key.stage.is_synced() {
                 file.as_file().sync_all()?;

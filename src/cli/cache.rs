@@ -1,0 +1,85 @@
+//! `calipr cache`
+
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+
+use super::print;
+use super::table::Table;
+use crate::pipeline::Cache;
+use crate::size::Size;
+
+#[derive(Args)]
+pub struct CacheArgs {
+    #[command(subcommand)]
+    what: What,
+    /// Folder of fetched models and cached stages [default: calipr in the user's cache folder]
+    #[arg(long, value_name = "DIR", env = "CALIPR_CACHE", global = true)]
+    cache: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// List what the cache holds, by stage.
+    Ls,
+    /// Remove the least recently used stages until what is left takes at most SIZE; never what a running study needs.
+    Trim {
+        /// Such as "20 GB".
+        #[arg(long, value_name = "SIZE")]
+        to: Size,
+    },
+    /// Remove all stages that no running study needs.
+    Clear {
+        /// Fetched models too.
+        #[arg(long)]
+        sources: bool,
+    },
+}
+
+impl CacheArgs {
+    /// Lists the cache, or makes room in it.
+    pub fn cache(&self) -> Result<()> {
+        let cache = Cache::in_dir(&self.cache.clone().unwrap_or_else(Cache::default_dir));
+        match self.what {
+            What::Ls => print(&listing(&cache)),
+            What::Trim { to } => print(&removed(&cache, to)),
+            What::Clear { sources } => {
+                print(&removed(&cache, Size(0)))?;
+                let folder = cache.sources();
+                if sources && folder.exists() {
+                    std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+                    print("removed the fetched models\n")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn listing(cache: &Cache) -> String {
+    let mut table = Table::new(["stage", "entries", "size", "last used"]);
+    let usage = cache.usage();
+    for u in usage.iter().filter(|u| u.entries > 0) {
+        table.row([u.kind.to_owned(), u.entries.to_string(), u.size.to_string(), u.used.map_or(String::new(), ago)]);
+    }
+    let total = Size(usage.iter().map(|u| u.size.0).sum());
+    format!("{}\n\n{table}\n{total} in all\n", cache.dir().display())
+}
+
+fn removed(cache: &Cache, to: Size) -> String {
+    let (entries, size) = cache.trim(to);
+    format!("removed {entries} entries, {size}\n")
+}
+
+/// How long ago, to the unit that matters.
+fn ago(time: SystemTime) -> String {
+    let seconds = time.elapsed().map_or(0, |e| e.as_secs());
+    match seconds {
+        0..60 => "just now".into(),
+        60..3600 => format!("{} min ago", seconds / 60),
+        3600..86_400 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}

@@ -1,0 +1,177 @@
+//! Locks between processes: a file that says who holds it, and that a crash lets go of.
+//!
+//! On one machine the system's file lock tells whether the holder lives, and ends with it. Between machines that
+//! share a file system not every one passes such locks on; there the file's time tells, which its holder renews.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+/// A lock that is held until this is dropped, when the file goes away.
+pub struct Lock {
+    file: File,
+    path: PathBuf,
+    /// Dropping it ends the thread that renews the file's time.
+    _beat: Sender<()>,
+}
+
+/// Who holds a lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    pub pid: u32,
+    pub host: String,
+}
+
+/// How often a holder renews its file's time.
+const BEAT: Duration = Duration::from_secs(20);
+
+/// A holder on another machine whose file is older than this has crashed.
+const SILENCE: Duration = Duration::from_secs(90);
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "process {} on {}", self.pid, self.host)
+    }
+}
+
+impl Holder {
+    fn this() -> Self {
+        let name = fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok());
+        let host = name.map(|n| n.trim().to_owned()).filter(|n| !n.is_empty());
+        Self { pid: std::process::id(), host: host.unwrap_or_else(|| "this machine".into()) }
+    }
+
+    /// The holder that a lock's file names in its first line.
+    fn of(text: &str) -> Option<Self> {
+        serde_json::from_str(text.lines().next()?).ok()
+    }
+}
+
+/// What became of an attempt to take a lock.
+pub enum Attempt {
+    Taken(Lock),
+    /// None where the holder has not written its name yet.
+    Held(Option<Holder>),
+}
+
+impl Lock {
+    /// Takes the lock that a file stands for, if nobody has it. What a crash left behind is taken over.
+    ///
+    /// # Errors
+    /// Where the file cannot be made.
+    pub fn take(path: &Path) -> Result<Attempt> {
+        let cannot = || format!("cannot make the lock {}", path.display());
+        loop {
+            let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+            let mut file = open.with_context(cannot)?;
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => return Ok(Attempt::Held(Holder::of(&read(&mut file)))),
+                Err(TryLockError::Error(e)) if e.kind() != ErrorKind::Unsupported => {
+                    return Err(e).with_context(cannot);
+                }
+                _ => {}
+            }
+            // The last holder may have removed the file between our opening and our locking it.
+            if !is_at(&file, path) {
+                continue;
+            }
+            let this = Holder::this();
+            if let Some(holder) = Holder::of(&read(&mut file)) {
+                let age = file.metadata().and_then(|m| m.modified()).ok().and_then(|m| m.elapsed().ok());
+                if holder.host != this.host && age.is_some_and(|age| age < SILENCE) {
+                    return Ok(Attempt::Held(Some(holder)));
+                }
+                tracing::info!("{holder} ended without a word; going on from what it left");
+            }
+            file.set_len(0).with_context(cannot)?;
+            file.rewind().with_context(cannot)?;
+            writeln!(file, "{}", serde_json::to_string(&this)?).with_context(cannot)?;
+            let beat = renew(file.try_clone().with_context(cannot)?);
+            return Ok(Attempt::Taken(Self { file, path: path.to_owned(), _beat: beat }));
+        }
+    }
+
+    /// Adds lines to the lock's file, for other processes to read.
+    pub fn note(&mut self, lines: &str) -> Result<()> {
+        self.file.write_all(lines.as_bytes()).with_context(|| format!("cannot write {}", self.path.display()))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn read(file: &mut File) -> String {
+    let mut text = String::new();
+    let _ = file.read_to_string(&mut text);
+    text
+}
+
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let id = |m: fs::Metadata| (m.dev(), m.ino());
+    file.metadata().map(id).ok() == path.metadata().map(id).ok()
+}
+
+#[cfg(not(unix))]
+fn is_at(_: &File, path: &Path) -> bool {
+    path.exists()
+}
+
+/// Renews a file's time until the sender is dropped.
+fn renew(file: File) -> Sender<()> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        while receiver.recv_timeout(BEAT) == Err(RecvTimeoutError::Timeout) {
+            let _ = file.set_modified(SystemTime::now());
+        }
+    });
+    sender
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(path: &Path) -> Option<Lock> {
+        match Lock::take(path).unwrap() {
+            Attempt::Taken(lock) => Some(lock),
+            Attempt::Held(_) => None,
+        }
+    }
+
+    #[test]
+    fn a_lock_is_held_by_one_and_says_by_whom() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let lock = taken(&path).unwrap();
+        let Attempt::Held(holder) = Lock::take(&path).unwrap() else { panic!("taken twice") };
+        assert_eq!(holder, Some(Holder::this()));
+        drop(lock);
+        assert!(!path.exists());
+        assert!(taken(&path).is_some());
+    }
+
+    #[test]
+    fn what_a_crash_left_is_taken_over_and_what_another_machine_renews_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let write = |holder: Holder| fs::write(&path, serde_json::to_string(&holder).unwrap()).unwrap();
+        write(Holder { pid: 1, ..Holder::this() });
+        assert!(taken(&path).is_some());
+        write(Holder { pid: 1, host: "elsewhere".into() });
+        assert!(taken(&path).is_none());
+        File::open(&path).unwrap().set_modified(SystemTime::now() - 2 * SILENCE).unwrap();
+        assert!(taken(&path).is_some());
+        fs::write(&path, "half a na").unwrap();
+        assert!(taken(&path).is_some());
+    }
+}

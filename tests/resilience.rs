@@ -1,0 +1,227 @@
+//! What ends a run must not end a study: kills, full disks, other runs, damaged caches.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Tiny, Workshop, assert_same_tables, texts};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// A small study with suites of windows, of answers and of choices, whose prunings are calibrated and not.
+fn shop() -> Workshop {
+    let shop = Workshop::new(&Tiny { hidden: 64, feed_forward: 96, blocks: 4, ..Tiny::default() });
+    let recipe = common::RECIPE.replace("sparsity = [0.5, \"2:4\"]", "sparsity = [0.5]\ncalibration = [\"general\"]")
+        + "\n[suite.rows]\ndataset = \"path:pairs.jsonl\"\nmax_new_tokens = 6\nmetrics = [\"f1\", \"loss\"]\n";
+    std::fs::write(shop.path("recipe.toml"), recipe).unwrap();
+    let row = |i: usize| format!("{{\"prompt\": \"{i} and\", \"completion\": \" {}\"}}\n", i + 1);
+    std::fs::write(shop.path("pairs.jsonl"), (0..6).map(row).collect::<String>()).unwrap();
+    shop
+}
+
+/// The library that lets writes fail, built once for each test binary.
+fn faults(dir: &Path) -> PathBuf {
+    let library = dir.join("faults.so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/faults.c");
+    let built =
+        Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status();
+    assert!(built.unwrap().success());
+    library
+}
+
+/// Runs the study with writes that fail from the `at`-th on.
+fn run_with(shop: &Workshop, library: &Path, fault: &str, at: usize) -> Output {
+    let mut command = shop.command(&["run", "recipe.toml"]);
+    command.env("LD_PRELOAD", library).env("FAULT", fault).env("FAULT_AT", at.to_string());
+    command.env("FAULT_COUNT", shop.path("writes")).output().unwrap()
+}
+
+fn forget(shop: &Workshop) {
+    for folder in ["cache", "results"] {
+        let _ = std::fs::remove_dir_all(shop.path(folder));
+    }
+}
+
+/// Every file below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+fn unfinished(shop: &Workshop) -> Vec<PathBuf> {
+    let all = ["cache", "results"].into_iter().flat_map(|folder| files(&shop.path(folder)));
+    all.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with('.')).collect()
+}
+
+#[test]
+fn a_run_that_is_killed_at_any_write_goes_on_to_the_same_tables() {
+    let shop = shop();
+    let library = faults(shop.dir.path());
+    assert!(run_with(&shop, &library, "none", 0).status.success());
+    let expected = shop.tables("results/tiny");
+    let writes: usize = std::fs::read_to_string(shop.path("writes")).unwrap().parse().unwrap();
+    assert!(writes > 60, "{writes}");
+    for at in (1..=writes).step_by(3) {
+        forget(&shop);
+        let killed = run_with(&shop, &library, "kill", at);
+        assert!(!killed.status.success(), "write {at} of {writes}");
+        let (_, log) = shop.succeeds(&["run", "recipe.toml"]);
+        assert_same_tables(&expected, &shop.tables("results/tiny"));
+        assert_eq!(unfinished(&shop), Vec::<PathBuf>::new(), "killed at write {at}: {log}");
+    }
+    // Killed again and again, each time a little further on.
+    forget(&shop);
+    let mut kills = 0;
+    while !run_with(&shop, &library, "kill", 12 + kills % 9).status.success() {
+        kills += 1;
+        assert!(kills < 200, "it does not get on");
+    }
+    assert!(kills > 3, "{kills}");
+    assert_same_tables(&expected, &shop.tables("results/tiny"));
+}
+
+#[test]
+fn a_full_disk_is_an_error_that_leaves_nothing_half_written() {
+    let shop = shop();
+    let library = faults(shop.dir.path());
+    assert!(run_with(&shop, &library, "none", 0).status.success());
+    let expected = shop.tables("results/tiny");
+    let writes: usize = std::fs::read_to_string(shop.path("writes")).unwrap().parse().unwrap();
+    for at in (1..=writes).step_by(5) {
+        forget(&shop);
+        let output = run_with(&shop, &library, "full", at);
+        let (_, stderr) = texts(&output);
+        assert_eq!(output.status.code(), Some(1), "write {at}: {stderr}");
+        assert!(stderr.contains("No space left") && !stderr.contains("panicked"), "write {at}: {stderr}");
+        assert_eq!(unfinished(&shop), Vec::<PathBuf>::new(), "write {at}");
+        shop.succeeds(&["run", "recipe.toml"]);
+        assert_same_tables(&expected, &shop.tables("results/tiny"));
+    }
+}
+
+#[test]
+fn a_run_that_is_killed_at_any_moment_goes_on_to_the_same_tables() {
+    let shop = shop();
+    let started = Instant::now();
+    shop.succeeds(&["run", "recipe.toml"]);
+    let whole = started.elapsed();
+    let expected = shop.tables("results/tiny");
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let (mut kills, mut went_on) = (0, 0);
+    while kills < 30 {
+        forget(&shop);
+        // Two or three kills to each study, then the end of it.
+        for _ in 0..3 {
+            let mut command = shop.command(&["run", "recipe.toml"]);
+            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            std::thread::sleep(Duration::from_secs_f64(whole.as_secs_f64() * rng.random_range(0.0..1.0)));
+            kills += usize::from(child.try_wait().unwrap().is_none());
+            let _ = child.kill();
+            child.wait().unwrap();
+        }
+        let (_, log) = shop.succeeds(&["run", "recipe.toml"]);
+        went_on += log.matches("going on after").count();
+        assert_same_tables(&expected, &shop.tables("results/tiny"));
+        assert_eq!(unfinished(&shop), Vec::<PathBuf>::new(), "{log}");
+    }
+    assert!(went_on > 0, "no cell was taken up in its middle");
+}
+
+#[test]
+fn a_suite_that_is_new_to_a_finished_study_prunes_nothing_again() {
+    let shop = shop();
+    shop.succeeds(&["run", "recipe.toml"]);
+    let recipe = std::fs::read_to_string(shop.path("recipe.toml")).unwrap();
+    let more = recipe + "\n[suite.more]\ndataset = \"path:rows.jsonl\"\nwindows = 3\nlength = 32\n";
+    std::fs::write(shop.path("recipe.toml"), more).unwrap();
+    let (plan, _) = shop.succeeds(&["plan", "recipe.toml"]);
+    let prunings: Vec<&str> = plan.lines().filter(|l| l.contains(" prune ")).collect();
+    assert!(prunings.len() == 4 && prunings.iter().all(|l| l.contains(" yes ")), "{plan}");
+    shop.succeeds(&["run", "recipe.toml", "--out", "kept"]);
+    std::fs::remove_dir_all(shop.path("cache")).unwrap();
+    shop.succeeds(&["run", "recipe.toml", "--out", "anew"]);
+    assert_same_tables(&shop.tables("anew"), &shop.tables("kept"));
+}
+
+#[test]
+fn damaged_entries_are_made_again() {
+    let shop = shop();
+    shop.succeeds(&["run", "recipe.toml"]);
+    let expected = shop.tables("results/tiny");
+    let mut rng = ChaCha8Rng::seed_from_u64(6);
+    for stage in ["windows", "prompts", "teacher", "pruned", "blocks", "scores", "answers"] {
+        let entries = files(&shop.path("cache").join(stage));
+        assert!(!entries.is_empty(), "{stage}");
+        for entry in entries {
+            let mut bytes = std::fs::read(&entry).unwrap();
+            match rng.random_range(0..3) {
+                0 => bytes.truncate(rng.random_range(0..bytes.len())),
+                _ => {
+                    let at = rng.random_range(0..bytes.len());
+                    bytes[at] ^= 1 << rng.random_range(0..8);
+                }
+            }
+            std::fs::write(&entry, bytes).unwrap();
+        }
+        // Blocks are only looked at where a cell has something to compute.
+        if stage == "blocks" {
+            std::fs::remove_dir_all(shop.path("cache/scores")).unwrap();
+        }
+        let (_, log) = shop.succeeds(&["run", "recipe.toml"]);
+        assert!(log.contains("dropping the damaged cache entry"), "{stage}: {log}");
+        assert_same_tables(&expected, &shop.tables("results/tiny"));
+    }
+}
+
+#[test]
+fn two_runs_of_one_study_do_not_meet() {
+    let shop = shop();
+    shop.succeeds(&["run", "recipe.toml", "--out", "alone"]);
+    forget(&shop);
+    let run = || shop.command(&["run", "recipe.toml"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let outputs: Vec<Output> =
+        [run(), run(), run()].map(|child| child.wait_with_output().unwrap()).into_iter().collect();
+    let mut done = 0;
+    for output in &outputs {
+        let (_, stderr) = texts(output);
+        match output.status.code() {
+            Some(0) => done += 1,
+            Some(1) => assert!(stderr.contains("is being written by process "), "{stderr}"),
+            other => panic!("{other:?}: {stderr}"),
+        }
+    }
+    assert!(done > 0);
+    assert_same_tables(&shop.tables("alone"), &shop.tables("results/tiny"));
+    // Two studies may share a cache.
+    forget(&shop);
+    let mut other = shop.command(&["run", "recipe.toml", "--out", "other"]);
+    let other = other.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    shop.succeeds(&["run", "recipe.toml"]);
+    assert!(other.wait_with_output().unwrap().status.success());
+    assert_same_tables(&shop.tables("other"), &shop.tables("results/tiny"));
+}
+
+#[test]
+fn the_cache_is_listed_trimmed_and_cleared_and_a_recipe_bounds_it() {
+    let shop = shop();
+    shop.succeeds(&["run", "recipe.toml"]);
+    let (listed, _) = shop.succeeds(&["cache", "ls"]);
+    for stage in ["windows", "prompts", "teacher", "pruned", "blocks", "scores", "answers"] {
+        assert!(listed.contains(stage), "{listed}");
+    }
+    assert!(!listed.contains("walks"), "a finished cell leaves none: {listed}");
+    let size = || files(&shop.path("cache")).iter().map(|f| f.metadata().unwrap().len()).sum::<u64>();
+    shop.succeeds(&["cache", "trim", "--to", "20 kB"]);
+    assert!(size() > 0 && size() <= 20_000, "{}", size());
+    shop.succeeds(&["cache", "clear"]);
+    assert_eq!(size(), 0);
+    // Blocks make room as soon as their cell is done; what the study is made of stays, however little it may take.
+    shop.succeeds(&["run", "recipe.toml", "--set", "cache_size=1 kB"]);
+    assert_eq!(files(&shop.path("cache/blocks")), Vec::<PathBuf>::new());
+    let (_, log) = shop.succeeds(&["run", "recipe.toml", "--set", "cache_size=1 kB"]);
+    assert_eq!(log.matches("finished before").count(), 4, "{log}");
+    let (_, stderr) = texts(&shop.calipr(&["cache", "trim", "--to", "much"]));
+    assert!(stderr.contains("\"much\" is no size"), "{stderr}");
+}
