@@ -4,7 +4,6 @@ mod common;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use common::{RECIPE, Tiny, Workshop, assert_same_tables, texts};
 use serde_json::Value;
@@ -272,25 +271,6 @@ fn an_interrupt_ends_cleanly_and_the_same_command_goes_on() {
     let output = slow_study(&shop).output().unwrap();
     let (_, stderr) = texts(&output);
     assert!(output.status.success() && stderr.contains("dense: finished before"), "{stderr}");
-}
-
-#[test]
-fn a_killed_run_goes_on_to_the_tables_of_an_undisturbed_one() {
-    let shop = Workshop::new(&Tiny::default());
-    for milliseconds in [300, 900, 1700, 2600, 4100] {
-        let mut child = slow_study(&shop).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(milliseconds));
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-    let output = slow_study(&shop).output().unwrap();
-    assert!(output.status.success(), "{}", texts(&output).1);
-    let disturbed = shop.tables("results/tiny");
-    for stage in ["windows", "teacher", "pruned", "scores"] {
-        std::fs::remove_dir_all(shop.path("cache").join(stage)).unwrap();
-    }
-    assert!(slow_study(&shop).output().unwrap().status.success());
-    assert_same_tables(&disturbed, &shop.tables("results/tiny"));
 }
 
 #[test]

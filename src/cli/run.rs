@@ -25,12 +25,12 @@ impl StudyArgs {
         let library = Library::of_recipe(&self.recipe);
         let inputs = Inputs::resolve(&recipe, &layers, &library, &self.fetcher(&cache), device_name.clone())?;
         let cells = cells(&recipe);
+        // A cache that cannot be written to holds nothing; whether that matters shows where something is to be kept.
+        let mut hold = cache.hold().inspect_err(|e| tracing::debug!("nothing is held in the cache: {e:#}")).ok();
         let study = Study::open(&recipe, &inputs, &cache, device, &terminal)?;
         let materials = study.materials();
 
         let results = Results::create(&self.results_dir(&recipe))?;
-        // A cache that cannot be written to holds nothing; whether that matters shows where something is to be kept.
-        let mut hold = cache.hold().inspect_err(|e| tracing::debug!("nothing is held in the cache: {e:#}")).ok();
         let mut manifest = Manifest::new(&recipe, &inputs, device_name, cells.len());
 
         // What is finished goes into the tables first, so that going on with a study never shrinks them.

@@ -109,7 +109,7 @@ impl Planner<'_> {
         // A suite that is new to a finished cell needs the pruned blocks, which may have made room for others.
         let all_kept = key.zip(config).is_some_and(|(key, config)| {
             let progress = Progress::of(self.cache, key);
-            cell.pruning.is_none() || (0..config.blocks).all(|index| progress.has_block(index))
+            cell.pruning.is_some() && (0..config.blocks).all(|index| progress.has_block(index))
         });
         prune.cached = prune.cached.map(|cached| all_kept || (cached && all_done));
         stages.push(prune);

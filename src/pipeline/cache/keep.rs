@@ -2,8 +2,8 @@
 //! still needs.
 
 use std::collections::HashSet;
-use std::fs;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::Result;
@@ -14,6 +14,9 @@ use crate::size::Size;
 
 /// The folder of running studies, each with a lock that lists what it needs.
 const RUNNING: &str = "running";
+
+/// The file that is locked while a run begins.
+const GATE: &str = "running.lock";
 
 /// Keeps entries from being trimmed while it lives.
 pub struct Hold {
@@ -52,21 +55,26 @@ impl Hold {
 }
 
 impl Cache {
-    /// A hold for this process, which as yet keeps nothing. What crashed runs left half-written is removed, unless
-    /// another run is at work.
+    /// A hold for this process, which as yet keeps nothing. It comes before anything is written: what crashed runs left
+    /// half-written is removed where no other run is at work.
     pub fn hold(&self) -> Result<Hold> {
-        let alone = self.held().1 == 0;
         let folder = self.dir.join(RUNNING);
         fs::create_dir_all(&folder)?;
-        // A name of its own for each, also on a file system that several machines share.
-        let (_, path) = tempfile::Builder::new().prefix("study-").tempfile_in(&folder)?.keep()?;
-        let Attempt::Taken(lock) = Lock::take(&path)? else { unreachable!("nobody else knows the name") };
-        if alone {
-            for stage in Stage::ALL {
-                remove_unfinished(&self.dir.join(stage.as_str()));
+        // One at a time, so that no run begins between another's look around and its sweeping up. Where the file system
+        // has no locks, this is as good as it gets.
+        let gate = File::create(self.dir.join(GATE))?;
+        let _ = gate.lock();
+        if self.held().1 == 0 {
+            Stage::ALL.into_iter().for_each(|stage| remove_unfinished(&self.dir.join(stage.as_str())));
+        }
+        loop {
+            // A name of its own for each, also on a file system that several machines share. Whoever looks for holds
+            // may have it for a moment.
+            let (_, path) = tempfile::Builder::new().prefix("study-").tempfile_in(&folder)?.keep()?;
+            if let Attempt::Taken(lock) = Lock::take(&path)? {
+                return Ok(Hold { lock });
             }
         }
-        Ok(Hold { lock })
     }
 
     /// What running studies keep, and how many studies these are. The holds of those that crashed are removed.
@@ -154,7 +162,7 @@ impl Cache {
 }
 
 /// Removes what a crash left under temporary names.
-pub fn remove_unfinished(folder: &std::path::Path) {
+pub fn remove_unfinished(folder: &Path) {
     for file in fs::read_dir(folder).into_iter().flatten().flatten() {
         if file.file_name().to_str().is_some_and(|name| name.starts_with(crate::UNFINISHED)) {
             let _ = fs::remove_file(file.path());
