@@ -9,6 +9,7 @@ fn main() -> ExitCode {
         Command::Run(args) => args.run(),
         Command::Plan(args) => args.plan(),
         Command::Report(args) => args.report(),
+        Command::Reproduce(args) => args.reproduce(),
         Command::Cache(args) => args.cache(),
         Command::Schema => calipr::cli::print_schema(),
     };

@@ -3,7 +3,9 @@
 mod cache;
 mod plan;
 mod report;
+mod reproduce;
 mod run;
+mod runner;
 mod table;
 mod terminal;
 
@@ -17,6 +19,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::pipeline::{Cache, Interrupted};
 use crate::recipe::{self, Layers, Problems, Recipe};
 use crate::source::Fetcher;
+use terminal::Terminal;
 
 /// Pruning studies of language models: a TOML recipe in, Parquet tables out.
 #[derive(Parser)]
@@ -38,6 +41,10 @@ pub enum Command {
     Plan(StudyArgs),
     /// Say what a study found: the answer in words, tables, and as --format html also plots and samples.
     Report(report::ReportArgs),
+    /// Run a study again from its results' run.json, all of it, and compare its values with the recorded ones.
+    ///
+    /// Exit codes: 0 all values are reproduced, 1 some are not, or the study cannot run.
+    Reproduce(reproduce::ReproduceArgs),
     /// List what is cached, or make room.
     Cache(cache::CacheArgs),
     /// Print the JSON Schema of recipes, for editors.
@@ -54,6 +61,13 @@ pub struct StudyArgs {
     /// Folder of results [default: results/<name of the study>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    machinery: Machinery,
+}
+
+/// What every command has that reads models and data.
+#[derive(Args)]
+struct Machinery {
     /// Folder of fetched models and cached stages [default: calipr in the user's cache folder]
     #[arg(long, value_name = "DIR", env = "CALIPR_CACHE")]
     cache: Option<PathBuf>,
@@ -122,6 +136,12 @@ impl StudyArgs {
         Recipe::load(&self.recipe, &self.set)
     }
 
+    fn results_dir(&self, recipe: &Recipe) -> PathBuf {
+        self.out.clone().unwrap_or_else(|| PathBuf::from("results").join(&recipe.name))
+    }
+}
+
+impl Machinery {
     fn cache(&self) -> Cache {
         Cache::in_dir(&self.cache.clone().unwrap_or_else(Cache::default_dir))
     }
@@ -130,8 +150,8 @@ impl StudyArgs {
         Fetcher { cache: cache.dir().to_owned(), offline: self.offline }
     }
 
-    fn results_dir(&self, recipe: &Recipe) -> PathBuf {
-        self.out.clone().unwrap_or_else(|| PathBuf::from("results").join(&recipe.name))
+    fn start_terminal(&self) -> Result<Terminal> {
+        Terminal::start(self.quiet, self.verbose)
     }
 
     /// Gives rayon, and through it candle and gemm, its threads. Called before the first parallel loop.

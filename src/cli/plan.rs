@@ -3,7 +3,6 @@
 use anyhow::Result;
 
 use super::table::Table;
-use super::terminal::Terminal;
 use super::{StudyArgs, print};
 use crate::data::Library;
 use crate::pipeline::{Inputs, plan};
@@ -14,11 +13,11 @@ impl StudyArgs {
     /// Prints what `run` would do.
     pub fn plan(&self) -> Result<()> {
         let (recipe, layers) = self.load()?;
-        self.start_threads()?;
-        let _terminal = Terminal::start(self.quiet, self.verbose)?;
+        self.machinery.start_threads()?;
+        let _terminal = self.machinery.start_terminal()?;
         inert(&recipe, &layers).iter().for_each(|problem| tracing::warn!("{problem}"));
-        let cache = self.cache();
-        let fetcher = self.fetcher(&cache);
+        let cache = self.machinery.cache();
+        let fetcher = self.machinery.fetcher(&cache);
         let library = Library::of_recipe(&self.recipe);
         let inputs = match Inputs::are_local(&recipe, &library, &fetcher)? {
             true => {

@@ -72,6 +72,12 @@ impl Layers {
         Ok(layers)
     }
 
+    /// The layers of a recipe that is not read from TOML: what is wrong with it is wrong in this file as a whole.
+    pub fn nowhere(path: &Path) -> Self {
+        let (file, text) = (path.display().to_string(), String::new());
+        Self { file, text, spans: BTreeMap::new(), overrides: vec![], figment: Figment::new() }
+    }
+
     /// Sets a key over all that was set before. The value is TOML; a bare word is a string.
     fn override_with(&mut self, key: &str, value: &str, place: Place) -> Result<(), Problems> {
         let value = value.trim();

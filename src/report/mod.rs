@@ -1,6 +1,7 @@
 //! What a study says, read from its tables: the answer in words, then the numbers, then pictures.
 
 mod answer;
+mod comparison;
 mod html;
 mod markdown;
 mod plots;
@@ -9,6 +10,7 @@ mod read;
 
 use serde::Serialize;
 
+pub use comparison::{Apart, Comparison};
 pub use html::html;
 pub use markdown::markdown;
 

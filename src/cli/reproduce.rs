@@ -1,0 +1,104 @@
+//! `calipr reproduce`
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use super::runner::Runner;
+use super::table::Table;
+use super::{Machinery, print};
+use crate::pipeline::Cache;
+use crate::recipe::Layers;
+use crate::report::{Comparison, Report, number};
+use crate::results::Manifest;
+
+#[derive(Args)]
+pub struct ReproduceArgs {
+    /// A folder of results, such as results/reference/quickstart.
+    results: PathBuf,
+    /// How far a value may lie from the recorded one: by this share of it, or where it is a score between 0 and 1, by
+    /// this much.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.02)]
+    tolerance: f64,
+    /// Keep the new results in this folder [default: they are thrown away]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    machinery: Machinery,
+}
+
+/// Some values are not those that were recorded.
+#[derive(Debug)]
+pub struct NotReproduced(usize, usize);
+
+impl std::fmt::Display for NotReproduced {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "{} of {} values are not reproduced", self.0, self.1)
+    }
+}
+
+impl std::error::Error for NotReproduced {}
+
+impl ReproduceArgs {
+    /// Runs a study again from its `run.json`, all of it, and compares.
+    pub fn reproduce(&self) -> Result<()> {
+        ensure!((0.0..=1.0).contains(&self.tolerance), "--tolerance {}: expected a share from 0 to 1", self.tolerance);
+        let recorded = Report::read(&self.results)?;
+        let before = Manifest::read(&self.results)?;
+        self.machinery.start_threads()?;
+        let terminal = self.machinery.start_terminal()?;
+        // What is in the cache was perhaps computed by the very run that is to be reproduced.
+        let scratch = tempfile::tempdir().context("cannot make a folder for the new run")?;
+        let cache = Cache::in_dir(&scratch.path().join("cache"));
+        let out = self.out.clone().unwrap_or_else(|| scratch.path().join("results"));
+        let fetcher = self.machinery.fetcher(&self.machinery.cache());
+        let layers = Layers::nowhere(&self.results.join("run.json"));
+        let after = Runner {
+            recipe: &before.recipe,
+            layers: &layers,
+            path: &before.recipe_path,
+            fetcher: &fetcher,
+            cache: &cache,
+            out: &out,
+            terminal: &terminal,
+        }
+        .run()?;
+        terminal.clear();
+
+        let comparison = Comparison::of(&recorded, &Report::read(&out)?, self.tolerance);
+        print(&text(&before, &after, &comparison, self.tolerance))?;
+        match comparison.apart.len() {
+            0 => Ok(()),
+            apart => Err(NotReproduced(apart, comparison.values()).into()),
+        }
+    }
+}
+
+fn text(before: &Manifest, after: &Manifest, comparison: &Comparison, tolerance: f64) -> String {
+    let mut text = String::new();
+    let differences = before.differences(after);
+    if differences.is_empty() {
+        text += "the same model, data, versions and machine as recorded\n";
+    } else {
+        let mut table = Table::new(["what differs", "recorded", "now"]);
+        differences.into_iter().for_each(|difference| table.row(difference));
+        text += &table.to_string();
+    }
+    if !comparison.apart.is_empty() {
+        let mut table = Table::new(["cell", "suite", "metric", "recorded", "now"]);
+        let value = |value: Option<f64>| value.map_or("none".into(), number);
+        for apart in &comparison.apart {
+            let names = [&apart.cell, &apart.suite, &apart.metric].map(String::clone);
+            table.row(names.into_iter().chain([value(apart.recorded), value(apart.now)]));
+        }
+        text += &format!("\n{table}");
+    }
+    text + &format!(
+        "\n{} of {} values are equal to the last bit, {} within {tolerance}, {} apart\n",
+        comparison.equal,
+        comparison.values(),
+        comparison.close,
+        comparison.apart.len()
+    )
+}
