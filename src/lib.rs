@@ -1,12 +1,14 @@
 //! calipr: pruning studies of language models, from a TOML recipe to Parquet tables.
 //!
-//! From the ground up, each module importing only from those before it: [`digest`], [`size`], [`lock`],
+//! From the ground up, each module importing only from those before it: [`guard`], [`digest`], [`size`],
+//! [`lock`], [`templates`],
 //! [`linalg`], [`tensors`] and [`source`]; [`model`], [`data`], [`prune`] and [`metrics`]; [`recipe`], which is made of
 //! their names and options; [`pipeline`], [`results`], [`report`] and [`cli`].
 
 pub mod cli;
 pub mod data;
 pub mod digest;
+pub mod guard;
 pub mod linalg;
 pub mod lock;
 pub mod metrics;
@@ -18,6 +20,7 @@ pub mod report;
 pub mod results;
 pub mod size;
 pub mod source;
+pub mod templates;
 pub mod tensors;
 mod words;
 

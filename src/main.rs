@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use calipr::cli::{Command, arguments};
 
 fn main() -> ExitCode {
+    calipr::guard::with_room(calipr)
+}
+
+fn calipr() -> ExitCode {
     let outcome = match arguments() {
         Command::Run(args) => args.run(),
         Command::Plan(args) => args.plan(),

@@ -23,7 +23,8 @@ impl fmt::Display for Table {
         let width = |c: usize| self.rows.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns).map(width).collect();
         for row in &self.rows {
-            let line: Vec<String> = row.iter().zip(&widths).map(|(s, &w)| format!("{s:w$}")).collect();
+            let pad = |(s, &width): (&String, &usize)| s.clone() + &" ".repeat(width - s.chars().count());
+            let line: Vec<String> = row.iter().zip(&widths).map(pad).collect();
             writeln!(f, "{}", line.join("  ").trim_end())?;
         }
         Ok(())

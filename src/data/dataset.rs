@@ -133,6 +133,7 @@ impl Library {
 
 impl Dataset {
     fn open(path: &Path) -> Result<Self> {
+        ensure!(path.is_file(), "{} is no file", path.display());
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         let mut dataset: Self = toml::from_str(&text).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
         dataset.template.as_ref().map_or(Ok(()), Templates::check).with_context(|| path.display().to_string())?;

@@ -1,7 +1,7 @@
 //! Files of rows: JSON lines (plain or gzipped), JSON, text, CSV and Parquet.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -10,6 +10,8 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+use crate::guard::guarded;
 
 /// One row: field names and values.
 pub type Row = Map<String, Value>;
@@ -58,7 +60,7 @@ impl Format {
             Self::Json => read_json(text_reader(path)?),
             Self::Text => read_text(text_reader(path)?),
             Self::Csv => read_csv(text_reader(path)?),
-            Self::Parquet => read_parquet(path),
+            Self::Parquet => guarded(|| read_parquet(path)),
         };
         rows.with_context(|| format!("cannot read the rows of {}", path.display()))
     }
@@ -73,7 +75,11 @@ pub fn is_gzipped(path: &Path) -> bool {
 fn text_reader(path: &Path) -> Result<Box<dyn BufRead>> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let mut reader: Box<dyn BufRead> = match is_gzipped(path) {
-        true => Box::new(BufReader::new(MultiGzDecoder::new(file))),
+        true => {
+            let packed = file.metadata().map_or(0, |m| m.len());
+            let most = SMALL.max(packed.saturating_mul(EXPANSION));
+            Box::new(BufReader::new(Bounded { reader: MultiGzDecoder::new(file), left: most }))
+        }
         false => Box::new(BufReader::new(file)),
     };
     const MARK: &[u8] = "\u{feff}".as_bytes();
@@ -82,6 +88,28 @@ fn text_reader(path: &Path) -> Result<Box<dyn BufRead>> {
         reader.consume(MARK.len());
     }
     Ok(reader)
+}
+
+/// Text that is packed expands to a few times its size; what is beyond this is made to fill memories.
+const EXPANSION: u64 = 200;
+
+/// Any file may expand to this many bytes.
+const SMALL: u64 = 256 << 20;
+
+/// A reader that ends in an error.
+struct Bounded<R> {
+    reader: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(bytes)?;
+        let left = self.left.checked_sub(read as u64);
+        let too_much = || io::Error::other(format!("it expands to more than {EXPANSION} times its size"));
+        self.left = left.ok_or_else(too_much)?;
+        Ok(read)
+    }
 }
 
 fn read_jsonl(reader: impl BufRead) -> Result<Vec<Row>> {
@@ -131,7 +159,14 @@ fn read_csv(reader: impl BufRead) -> Result<Vec<Row>> {
 }
 
 fn read_parquet(path: &Path) -> Result<Vec<Row>> {
-    let reader = SerializedFileReader::new(File::open(path)?)?;
+    let file = File::open(path)?;
+    let bytes = file.metadata()?.len();
+    let reader = SerializedFileReader::new(file)?;
+    let claimed = reader.metadata().file_metadata().num_rows();
+    ensure!(
+        u64::try_from(claimed).is_ok_and(|rows| rows <= SMALL / 256 || rows / EXPANSION <= bytes),
+        "it claims {claimed} rows in {bytes} bytes"
+    );
     let mut rows = Vec::new();
     for row in reader.get_row_iter(None)? {
         match row?.to_json_value() {

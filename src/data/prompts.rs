@@ -98,7 +98,7 @@ pub fn prompts(
 
 /// `count` solved examples, none of which asks what `content` asks: with the answer in front, the question is none.
 fn draw((rows, part): (&[Row], &Part), content: &Content, count: usize, rng: &mut ChaCha8Rng) -> Result<Vec<Content>> {
-    let (mut examples, mut seen) = (Vec::with_capacity(count), HashSet::new());
+    let (mut examples, mut seen) = (Vec::new(), HashSet::new());
     while examples.len() < count {
         ensure!(
             seen.len() < rows.len(),

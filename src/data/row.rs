@@ -4,12 +4,13 @@ use anyhow::{Context, Result, bail, ensure};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior};
-use minijinja_contrib::pycompat::unknown_method_callback;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Row;
+use crate::guard::guarded;
+use crate::templates;
 
 /// How a row becomes text: minijinja templates over its fields.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -64,9 +65,6 @@ fn alpaca(instruction: &str, input: &str) -> String {
          \n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
     )
 }
-
-/// Steps that one template may take; enough for any honest one.
-const FUEL: u64 = 1_000_000;
 
 impl Content {
     /// Reads a row, by the templates or, without them, by the fields that it has.
@@ -146,10 +144,14 @@ impl Content {
     }
 }
 
+/// More choices than any question has.
+const MOST_CHOICES: usize = 1000;
+
 /// The texts of the choices, and which of them `answer` names: by its index, its letter, its label or its text.
 fn chosen(choices: &Value, answer: &Value) -> Result<(Vec<String>, usize)> {
     // The Hub's ARC and CommonsenseQA have {"text": […], "label": […]}.
     let texts = strings(choices.get("text").unwrap_or(choices)).context("`choices` is no list of texts")?;
+    ensure!(texts.len() <= MOST_CHOICES, "the row has {} choices; expected at most {MOST_CHOICES}", texts.len());
     ensure!(
         texts.len() > 1,
         "the row has {} to choose from; expected two choices at least",
@@ -198,6 +200,7 @@ impl Templates {
             _ => &[],
         };
         for template in [&self.prompt, &self.target].into_iter().chain(choices).chain(&self.answer) {
+            templates::check(template)?;
             environment()
                 .template_from_str(template)
                 .map_err(|e| anyhow::anyhow!("the template \"{template}\" is wrong: {e:#}"))?;
@@ -207,6 +210,7 @@ impl Templates {
             _ => None,
         };
         for field in field.into_iter().chain(&self.references) {
+            ensure!(field.len() < 1000, "the name of a field is {} bytes long", field.len());
             ensure!(
                 !field.contains("{{"),
                 "\"{field}\" is a template where the name of a field is expected, such as \"choices.text\""
@@ -254,21 +258,18 @@ impl Templates {
     }
 }
 
-/// Nothing to load or include from, and an end to every loop.
 fn environment() -> Environment<'static> {
-    let mut env = Environment::new();
+    let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build().expect("the usual delimiters");
+    let mut env = templates::environment(syntax);
     env.set_undefined_behavior(UndefinedBehavior::Strict);
-    env.set_syntax(SyntaxConfig::builder().keep_trailing_newline(true).build().expect("the usual delimiters"));
-    env.set_fuel(Some(FUEL));
-    // Python's methods of strings and lists, which templates of lm-evaluation-harness use.
-    env.set_unknown_method_callback(unknown_method_callback);
     env
 }
 
 fn render(text: &str, row: &Row) -> Result<String> {
     let environment = environment();
     let template = environment.template_from_str(text);
-    template.and_then(|template| template.render(Serde(row))).map_err(|e| {
+    let rendered = guarded(|| Ok(template.and_then(|template| template.render(Serde(row)))))?;
+    rendered.map_err(|e| {
         let fields = row.keys().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ");
         anyhow::anyhow!("the template \"{text}\" fails on a row with the fields {fields}: {}", lacking(text, row, &e))
     })

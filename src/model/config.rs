@@ -258,18 +258,21 @@ impl Config {
 
     /// An error where the numbers cannot belong to a model, rather than a panic in the middle of a run.
     fn checked(self) -> Result<Self> {
-        for (name, value) in [
-            ("hidden size", self.hidden),
-            ("feed-forward size", self.feed_forward),
-            ("number of blocks", self.blocks),
-            ("number of heads", self.heads),
-            ("number of key-value heads", self.key_value_heads),
-            ("head size", self.head_dim),
-            ("vocabulary", self.vocabulary),
-            ("context length", self.context),
+        // Far more than any model has; a claim beyond makes tables that no memory holds.
+        for (name, value, most) in [
+            ("hidden size", self.hidden, 1 << 20),
+            ("feed-forward size", self.feed_forward, 1 << 22),
+            ("number of blocks", self.blocks, 1 << 12),
+            ("number of heads", self.heads, 1 << 14),
+            ("number of key-value heads", self.key_value_heads, 1 << 14),
+            ("head size", self.head_dim, 1 << 12),
+            ("vocabulary", self.vocabulary, 1 << 24),
+            ("context length", self.context, 1 << 28),
         ] {
-            ensure!((1..=1 << 28).contains(&value), "the {name} is {value}");
+            ensure!((1..=most).contains(&value), "the {name} is {value}; expected 1 to {most}");
         }
+        let epsilon = self.norm_epsilon;
+        ensure!((0.0..1.0).contains(&epsilon), "the norm's epsilon is {epsilon}");
         ensure!(
             self.heads.is_multiple_of(self.key_value_heads),
             "{} heads cannot share {} key-value heads evenly",

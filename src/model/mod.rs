@@ -31,6 +31,7 @@ pub struct Model {
     pub dtype: DType,
     pub device: Device,
     weights: Box<dyn Weights>,
+    path: PathBuf,
 }
 
 /// The files of a model: a GGUF file, or a directory of safetensors.
@@ -52,6 +53,7 @@ impl ModelFiles {
             bail!("{} has no config.json; expected a Hugging Face model directory or a .gguf file", path.display());
         }
         ensure!(path.exists(), "{} does not exist", path.display());
+        ensure!(path.is_file(), "{} is neither a file nor a directory", path.display());
         match path.extension().and_then(|e| e.to_str()) {
             Some("gguf") => Ok(Self::Gguf(path.to_owned())),
             Some("safetensors") => match path.parent() {
@@ -123,14 +125,14 @@ impl Head {
 impl Model {
     /// Opens the files; weights are read when they are asked for.
     pub fn open(files: &ModelFiles, dtype: DType, device: Device) -> Result<Self> {
-        let (config, weights): (Config, Box<dyn Weights>) = match files {
+        let (config, weights, path): (Config, Box<dyn Weights>, &PathBuf) = match files {
             ModelFiles::Gguf(path) => {
                 let mut file = GgufFile::open(path)?;
-                (file.config()?, Box::new(file))
+                (file.config()?, Box::new(file), path)
             }
-            ModelFiles::Hub(dir) => (hub_config(dir)?, Box::new(SafetensorsDir::open(dir)?)),
+            ModelFiles::Hub(dir) => (hub_config(dir)?, Box::new(SafetensorsDir::open(dir)?), dir),
         };
-        Ok(Self { config, dtype, device, weights })
+        Ok(Self { config, dtype, device, weights, path: path.clone() })
     }
 
     /// Rounds a weight to the precision that the model is held in. The CPU computes in f32, so there
@@ -145,7 +147,8 @@ impl Model {
         let shape = shape.into();
         ensure!(
             tensor.shape() == &shape,
-            "tensor `{name}` has shape {:?}, but the model's config calls for {shape:?}",
+            "tensor `{name}` of {} has shape {:?}, but the model's config calls for {shape:?}",
+            self.path.display(),
             tensor.shape()
         );
         Ok(self.round(&tensor)?)

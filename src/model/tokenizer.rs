@@ -8,13 +8,14 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::quantized::gguf_file::Value;
+use minijinja::ErrorKind;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
-use minijinja::{Environment, ErrorKind};
-use minijinja_contrib::pycompat::unknown_method_callback;
 use serde_json::{Map, json};
 
 use super::weights::GgufFile;
+use crate::guard::guarded;
+use crate::templates;
 
 /// A model's tokenizer.
 pub struct Tokenizer {
@@ -34,18 +35,26 @@ impl Tokenizer {
     /// Token ids of a text. `special` adds what the model expects around a text of its own, such as
     /// the beginning-of-text token of Llama.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, special).map_err(|e| anyhow!("cannot tokenize: {e}"))?;
-        Ok(encoding.get_ids().to_vec())
+        let encode = || {
+            let encoding = self.inner.encode_fast(text, special).map_err(|e| anyhow!("{e}"))?;
+            Ok(encoding.get_ids().to_vec())
+        };
+        guarded(encode).context("the tokenizer fails on a text")
     }
 
     /// The text of token ids, special tokens left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, true).map_err(|e| anyhow!("cannot decode tokens: {e}"))
+        self.decoded(ids, true)
     }
 
     /// The text of tokens, special ones too.
     pub fn decode_with_special(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, false).map_err(|e| anyhow!("cannot decode tokens: {e}"))
+        self.decoded(ids, false)
+    }
+
+    fn decoded(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        let decode = || self.inner.decode(ids, skip_special).map_err(|e| anyhow!("{e}"));
+        guarded(decode).context("the tokenizer fails on the tokens of a text")
     }
 
     /// The text of a conversation, a list of `{"role", "content"}`, as the model's chat template has it.
@@ -56,11 +65,9 @@ impl Tokenizer {
     pub fn chat(&self, messages: &serde_json::Value, answer: bool) -> Result<String> {
         let template =
             self.chat_template.as_deref().context("a conversation needs a chat template, but the model has none")?;
-        let mut env = Environment::new();
+        templates::check(template).context("the model's chat template")?;
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        env.set_syntax(syntax.expect("the usual delimiters"));
-        env.set_fuel(Some(10_000_000));
-        env.set_unknown_method_callback(unknown_method_callback);
+        let mut env = templates::environment(syntax.expect("the usual delimiters"));
         env.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
@@ -72,15 +79,20 @@ impl Tokenizer {
             "bos_token": self.bos.as_deref().unwrap_or(""),
             "eos_token": self.eos.as_deref().unwrap_or(""),
         });
-        env.render_str(template, Serde(context)).context("the model's chat template rejects a row")
+        guarded(|| Ok(env.render_str(template, Serde(context))?)).context("the model's chat template rejects a row")
     }
 
     /// From `tokenizer.json`, with `tokenizer_config.json` and `chat_template.jinja` where present.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let path = dir.join("tokenizer.json");
         ensure!(path.is_file(), "{} has no tokenizer.json; calipr needs the fast tokenizer's file", dir.display());
-        let inner =
-            tokenizers::Tokenizer::from_file(&path).map_err(|e| anyhow!("cannot read {}: {e}", path.display()))?;
+        let read = || {
+            // Read as JSON first: what is not even that is told apart from what is no tokenizer.
+            let text = std::fs::read_to_string(&path)?;
+            serde_json::from_str::<serde::de::IgnoredAny>(&text)?;
+            text.parse::<tokenizers::Tokenizer>().map_err(|e| anyhow!("{e}"))
+        };
+        let inner = guarded(read).with_context(|| format!("cannot read {}", path.display()))?;
         let mut config = serde_json::Value::Null;
         let config_path = dir.join("tokenizer_config.json");
         if config_path.is_file() {
@@ -111,11 +123,9 @@ impl Tokenizer {
     /// From a GGUF file's metadata.
     pub fn from_gguf(file: &GgufFile) -> Result<Self> {
         let vocabulary = GgufVocabulary::read(file)?;
-        let inner = vocabulary
-            .tokenizer_json()?
-            .to_string()
-            .parse::<tokenizers::Tokenizer>()
-            .map_err(|e| anyhow!("the vocabulary makes no tokenizer: {e}"))?;
+        let json = vocabulary.tokenizer_json()?.to_string();
+        let inner = guarded(|| json.parse::<tokenizers::Tokenizer>().map_err(|e| anyhow!("{e}")))
+            .context("the vocabulary makes no tokenizer")?;
         Self {
             inner,
             bos: vocabulary.bos.map(|id| vocabulary.tokens[id].clone()),
@@ -298,7 +308,8 @@ impl GgufVocabulary {
         let ids: std::collections::HashMap<&str, usize> =
             self.tokens.iter().enumerate().map(|(id, token)| (token.as_str(), id)).collect();
         let mut merges = Vec::new();
-        for (id, token) in self.tokens.iter().enumerate() {
+        // No text has a token of a thousand bytes, and to cut one everywhere takes their square.
+        for (id, token) in self.tokens.iter().enumerate().filter(|(_, token)| token.len() < 1000) {
             for (at, _) in token.char_indices().skip(1) {
                 let (left, right) = token.split_at(at);
                 if let (Some(&l), Some(&r)) = (ids.get(left), ids.get(right)) {

@@ -19,6 +19,7 @@ use super::walk::{Pruner, Walk};
 use super::{Interrupted, Watch, stop_if_interrupted};
 use crate::data::{Order, Packing, Passage, Prompt, Target, Windows, cut, prompts};
 use crate::digest::Digest;
+use crate::guard;
 use crate::metrics::{Family, Scores, log_likelihoods, score_positions};
 use crate::model::{Block, Generator, Head, Model, Rope, Tokenizer, device};
 use crate::recipe::{Cell, Recipe, Unit, WindowUnit};
@@ -421,6 +422,5 @@ impl<'a> Study<'a> {
 
 /// What a panic says: a defect of calipr or of a library, which costs one cell and not the study.
 fn panicked(panic: &(dyn Any + Send)) -> Error {
-    let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-    anyhow!("calipr failed, which is a defect of it, please report it: {}", said.unwrap_or("without a word"))
+    anyhow!("calipr failed, which is a defect of it, please report it: {}", guard::said(panic))
 }

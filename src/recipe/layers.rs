@@ -16,6 +16,9 @@ use crate::words;
 /// Names under `CALIPR_` that are settings of the program, not keys of a recipe.
 const PROGRAM_SETTINGS: [&str; 3] = ["cache", "offline", "threads"];
 
+/// More parts than the key of any value in a recipe has.
+const DEEPEST: usize = 8;
+
 type KeyPath = Vec<String>;
 
 /// The file, the environment and the command line, merged, with the place of every key.
@@ -80,6 +83,11 @@ impl Layers {
 
     /// Sets a key over all that was set before. The value is TOML; a bare word is a string.
     fn override_with(&mut self, key: &str, value: &str, place: Place) -> Result<(), Problems> {
+        let depth = key.split('.').count();
+        if depth > DEEPEST {
+            let message = format!("a key of {depth} parts; the deepest of a recipe have {DEEPEST}");
+            return Err(Problems(vec![Problem { place, message, hint: None }]));
+        }
         let value = value.trim();
         let parsed = toml::from_str::<toml::Table>(&format!("value = {value}"));
         let value = match parsed.map(|mut table| table.remove("value")) {
@@ -89,6 +97,11 @@ impl Layers {
                 let message = format!("`{key}`: {value} is not TOML: {}", e.message());
                 let hint = Some("the shell takes quotes away; put the whole argument in single quotes".to_owned());
                 return Err(Problems(vec![Problem { place, message, hint }]));
+            }
+            // Nor does TOML have whole numbers as large as this.
+            Err(_) if value.parse::<i128>().is_ok() => {
+                let message = format!("`{key}`: {value} is too large a number; expected at most {}", i64::MAX);
+                return Err(Problems(vec![Problem { place, message, hint: None }]));
             }
             _ => toml::Value::String(value.into()),
         };

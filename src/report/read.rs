@@ -10,6 +10,7 @@ use super::predictors::predictors;
 use super::{
     BlockPoint, CellRow, Contrast, FailedCell, LEVEL, MetricColumn, Report, SampleContrast, SuiteReport, Value, answer,
 };
+use crate::guard::guarded;
 use crate::metrics::{Family, Metric, least_p_value};
 use crate::results::CellCounts;
 
@@ -92,8 +93,15 @@ impl Frame {
         anyhow::Context::with_context(self.frame.column(name), missing)
     }
 
+    /// A column as values of one type.
+    fn of_type<'a, T>(&'a self, name: &str, values: impl FnOnce(&'a Column) -> PolarsResult<T>) -> Result<T> {
+        let other = || format!("the column `{name}` of {} holds something else", self.path.display());
+        anyhow::Context::with_context(values(self.column(name)?), other)
+    }
+
     fn some_texts(&self, name: &str) -> Result<Vec<Option<String>>> {
-        Ok(self.column(name)?.str()?.iter().map(|v| v.map(str::to_owned)).collect())
+        let values = self.of_type(name, Column::str)?;
+        Ok(values.iter().map(|v| v.map(str::to_owned)).collect())
     }
 
     fn texts(&self, name: &str) -> Result<Vec<String>> {
@@ -101,7 +109,7 @@ impl Frame {
     }
 
     fn some_reals(&self, name: &str) -> Result<Vec<Option<f64>>> {
-        Ok(self.column(name)?.f64()?.iter().collect())
+        Ok(self.of_type(name, Column::f64)?.iter().collect())
     }
 
     fn reals(&self, name: &str) -> Result<Vec<f64>> {
@@ -109,7 +117,7 @@ impl Frame {
     }
 
     fn some_counts(&self, name: &str) -> Result<Vec<Option<u64>>> {
-        Ok(self.column(name)?.u64()?.iter().collect())
+        Ok(self.of_type(name, Column::u64)?.iter().collect())
     }
 
     fn counts(&self, name: &str) -> Result<Vec<u64>> {
@@ -123,9 +131,13 @@ impl Tables<'_> {
         let path = self.dir.join(format!("{name}.parquet"));
         let read = || -> Result<DataFrame> {
             let text = path.to_str().context("the path is not UTF-8")?;
-            Ok(query(LazyFrame::scan_parquet(text.into(), ScanArgsParquet::default())?).collect()?)
+            ensure!(path.is_file(), "it is not there, or no file");
+            // The path is a path: no pattern, and no `key=value` folders that make columns.
+            let as_it_is =
+                ScanArgsParquet { glob: false, hive_options: HiveOptions::new_disabled(), ..Default::default() };
+            Ok(query(LazyFrame::scan_parquet(text.into(), as_it_is)?).collect()?)
         };
-        let frame = read().map_err(|e| {
+        let frame = guarded(read).map_err(|e| {
             let said = format!("{e:#}"); // of a query that fails, polars also prints the plan
             let what = said.lines().next().unwrap_or_default();
             anyhow!("cannot read {}, or calipr did not write it: {what}", path.display())
@@ -151,7 +163,9 @@ impl Tables<'_> {
 
         let mut reports: Vec<SuiteReport> = Vec::new();
         for i in 0..suites.len() {
-            let Some(metric) = Metric::named(&metrics[i]) else { bail!("the metric \"{}\" is unknown", metrics[i]) };
+            let Some(metric) = Metric::named(&metrics[i]) else {
+                bail!("{} has the metric \"{}\", which is unknown", table.path.display(), metrics[i])
+            };
             if reports.last().is_none_or(|r| r.suite != suites[i]) {
                 let unit = if of_rows.contains(&suites[i]) { "rows" } else { "windows" };
                 let (suite, unit) = (suites[i].clone(), unit.to_owned());
@@ -179,7 +193,16 @@ impl Tables<'_> {
             let is_worse = if metric.higher_is_better() { deltas[i] < 0.0 } else { deltas[i] > 0.0 };
             let enough = least_p_value(n[i] as usize) < LEVEL;
             let is_sure = p_values[i].is_some_and(|p| p < LEVEL);
-            report.rows.last_mut().expect("a row was just pushed").values.push(Value {
+            let row = report.rows.last_mut().expect("a row was just pushed");
+            if report.metrics.get(row.values.len()).is_none_or(|column| column.name != metrics[i]) {
+                bail!(
+                    "{} has other metrics of {} on {} than of the cells before; did several studies write it?",
+                    table.path.display(),
+                    row.cell,
+                    report.suite
+                );
+            }
+            row.values.push(Value {
                 value: values[i],
                 low: lows[i],
                 high: highs[i],
@@ -190,6 +213,17 @@ impl Tables<'_> {
                 as_good_as_dense: enough && !(is_worse && is_sure),
                 best: false,
             });
+        }
+        for report in &reports {
+            let complete = |row: &CellRow| row.values.len() == report.metrics.len();
+            if let Some(row) = report.rows.iter().find(|row| !complete(row)) {
+                bail!(
+                    "{} lacks metrics of {} on {}; did several studies write it?",
+                    table.path.display(),
+                    row.cell,
+                    report.suite
+                );
+            }
         }
         reports.iter_mut().for_each(mark_best);
         Ok(reports)
@@ -279,6 +313,13 @@ impl Tables<'_> {
             };
             let (dense, pruned) = (of_cell("dense")?, of_cell(&best.cell)?);
             let (numbers, prompts) = (dense.counts("sample")?, dense.texts("prompt")?);
+            ensure!(
+                numbers == pruned.counts("sample")?,
+                "{} has other samples of {} for {} than for dense; did several studies write it?",
+                dense.path.display(),
+                suite.suite,
+                best.cell
+            );
             let references = dense.texts("reference")?;
             let (dense_answers, pruned_answers) = (dense.texts("prediction")?, pruned.texts("prediction")?);
             let (dense_scores, pruned_scores) = (dense.reals(&metric.name)?, pruned.reals(&metric.name)?);

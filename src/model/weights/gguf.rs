@@ -10,6 +10,7 @@ use candle_core::{Device, Tensor};
 use memmap2::Mmap;
 
 use super::Weights;
+use crate::guard::guarded;
 use crate::model::Config;
 
 /// A memory-mapped GGUF file.
@@ -30,13 +31,21 @@ impl GgufFile {
     /// Maps the file and reads its header.
     pub fn open(path: &Path) -> Result<Self> {
         let read = || -> Result<Self> {
+            ensure!(path.is_file(), "it is no file");
             let file = File::open(path)?;
             // SAFETY: as for every memory-mapped file, it must not be changed while it is mapped.
             let map = unsafe { Mmap::map(&file)? };
             let content = gguf_file::Content::read(&mut Cursor::new(&map[..]))?;
+            let claims = |(name, info): (&String, &gguf_file::TensorInfo)| {
+                let weights = info.shape.dims().iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+                // No format has less than a bit a weight.
+                let fits = weights.is_some_and(|weights| weights / 8 <= map.len());
+                if fits { Ok(()) } else { bail!("tensor `{name}` of {:?} is larger than the file", info.shape) }
+            };
+            content.tensor_infos.iter().try_for_each(claims)?;
             Ok(Self { content, map, path: path.to_owned(), interleaved: None })
         };
-        read().with_context(|| format!("cannot read {} as GGUF", path.display()))
+        guarded(read).with_context(|| format!("cannot read {} as GGUF", path.display()))
     }
 
     /// The model's shape; from here on, q and k come in Hugging Face's row order.
@@ -47,7 +56,13 @@ impl GgufFile {
         }
         if self.content.tensor_infos.contains_key("rope_freqs.weight") {
             let factors = self.read("rope_freqs.weight")?.to_vec1::<f32>()?;
-            ensure!(factors.len() == config.head_dim / 2, "`rope_freqs.weight` has {} values", factors.len());
+            ensure!(
+                factors.len() == config.head_dim / 2,
+                "`rope_freqs.weight` of {} has {} values, not half of the head size of {}",
+                self.path.display(),
+                factors.len(),
+                config.head_dim
+            );
             config.rope_scaling = crate::model::config::RopeScaling::Factors(factors);
         }
         Ok(config)
@@ -62,9 +77,10 @@ impl GgufFile {
     }
 
     fn read(&self, name: &str) -> Result<Tensor> {
-        let read =
-            || self.content.tensor(&mut Cursor::new(&self.map[..]), name, &Device::Cpu)?.dequantize(&Device::Cpu);
-        read().with_context(|| format!("tensor `{name}` of {}", self.path.display()))
+        let read = || {
+            Ok(self.content.tensor(&mut Cursor::new(&self.map[..]), name, &Device::Cpu)?.dequantize(&Device::Cpu)?)
+        };
+        guarded(read).with_context(|| format!("tensor `{name}` of {}", self.path.display()))
     }
 }
 
@@ -78,7 +94,11 @@ impl Weights for GgufFile {
         };
         // (heads, dim/2, 2, …) → (heads, 2, dim/2, …): the halves of a head apart, as Hugging Face has them.
         let rows = tensor.dim(0)?;
-        ensure!(rows > 0 && rows % (2 * heads) == 0, "`{name}` has {rows} rows for {heads} heads");
+        ensure!(
+            rows > 0 && rows % (2 * heads) == 0,
+            "`{name}` of {} has {rows} rows for {heads} heads",
+            self.path.display()
+        );
         let split = tensor.reshape((heads, rows / heads / 2, 2, tensor.elem_count() / rows))?;
         Ok(split.transpose(1, 2)?.reshape(tensor.shape())?.contiguous()?)
     }

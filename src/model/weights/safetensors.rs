@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 
 use super::Weights;
+use crate::guard::guarded;
 
 /// The tensors of a directory of safetensors files.
 pub struct SafetensorsDir {
@@ -26,18 +27,24 @@ impl SafetensorsDir {
     /// The weight files of a directory: those its index names, else `model.safetensors`, else the only one.
     pub fn files(dir: &Path) -> Result<Vec<PathBuf>> {
         let index = dir.join("model.safetensors.index.json");
-        if index.exists() {
+        if index.symlink_metadata().is_ok() {
+            ensure!(index.is_file(), "{} is no file", index.display());
             let text = std::fs::read_to_string(&index).with_context(|| format!("cannot read {}", index.display()))?;
-            let index: Index =
+            let content: Index =
                 serde_json::from_str(&text).with_context(|| format!("{} is no index of weights", index.display()))?;
-            let names: BTreeSet<String> = index.weight_map.into_values().collect();
+            let names: BTreeSet<String> = content.weight_map.into_values().collect();
             if let Some(name) = names.iter().find(|n| n.contains(['/', '\\']) || n.starts_with('.')) {
-                bail!("the index of weights names \"{name}\", which is not a file of the directory");
+                bail!("{} names \"{name}\", which is not a file of the directory", index.display());
             }
-            return Ok(names.into_iter().map(|n| dir.join(n)).collect());
+            let files: Vec<PathBuf> = names.into_iter().map(|n| dir.join(n)).collect();
+            if let Some(file) = files.iter().find(|file| !file.is_file()) {
+                bail!("{} is not there, or no file, but {} names it", file.display(), index.display());
+            }
+            return Ok(files);
         }
         let single = dir.join("model.safetensors");
-        if single.exists() {
+        if single.symlink_metadata().is_ok() {
+            ensure!(single.is_file(), "{} is no file", single.display());
             return Ok(vec![single]);
         }
         let found: Vec<PathBuf> = std::fs::read_dir(dir)
@@ -65,7 +72,11 @@ impl SafetensorsDir {
 
 impl Weights for SafetensorsDir {
     fn tensor(&self, name: &str) -> Result<Tensor> {
-        let read = || self.tensors.load(name, &Device::Cpu)?.to_dtype(DType::F32);
-        read().with_context(|| format!("tensor `{name}` of {}", self.dir.display()))
+        let read = || {
+            let tensor = self.tensors.load(name, &Device::Cpu)?;
+            ensure!(tensor.dtype().is_float(), "it holds {:?}, which are no weights", tensor.dtype());
+            Ok(tensor.to_dtype(DType::F32)?)
+        };
+        guarded(read).with_context(|| format!("tensor `{name}` of {}", self.dir.display()))
     }
 }

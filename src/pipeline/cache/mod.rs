@@ -174,6 +174,9 @@ impl Cache {
     /// The content of an entry, if there is one and it is whole.
     pub fn read(&self, key: Key) -> Option<Entry> {
         let path = self.path(key);
+        if !path.is_file() {
+            return None; // not even opened: it may be a pipe
+        }
         let file = File::open(&path).ok()?;
         // SAFETY: entries are never changed, only made and removed whole; a removed file stays mapped.
         let map = unsafe { Mmap::map(&file) }.ok()?;

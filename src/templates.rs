@@ -1,0 +1,128 @@
+//! Templates that strangers wrote, in data sets and in models: minijinja, with nothing to load from and bounds on what
+//! a template may take.
+
+use anyhow::{Result, ensure};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Value, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, State};
+use minijinja_contrib::pycompat::unknown_method_callback;
+
+/// Steps that one template may take, a dozen bytes or a place in a list counting as one; enough for any honest one.
+const FUEL: u64 = 1_000_000;
+
+/// Bytes of a template: what is longer nests deeper than it is worth.
+const LONGEST: usize = 64 << 10;
+
+/// How deep lists and mappings may lie in each other where they are printed.
+const DEEPEST: usize = 64;
+
+/// The widest that a number or an indent may be made.
+const WIDEST: u64 = 1000;
+
+/// An environment that knows Python's methods of strings and lists, which the templates of others use.
+pub fn environment(syntax: SyntaxConfig) -> Environment<'static> {
+    let mut env = Environment::new();
+    env.set_syntax(syntax);
+    env.set_fuel(Some(FUEL));
+    env.set_unknown_method_callback(method);
+    env.set_formatter(|out, state, value| {
+        depth(value, DEEPEST)?;
+        minijinja::escape_formatter(out, state, value)
+    });
+    env.add_filter("tojson", to_json);
+    env
+}
+
+/// An error where a template is too long to be one.
+pub fn check(template: &str) -> Result<()> {
+    ensure!(
+        template.len() <= LONGEST,
+        "a template of {} bytes is too long; expected at most {LONGEST}",
+        template.len()
+    );
+    Ok(())
+}
+
+/// Python's methods, but for formats that are all padding.
+fn method(state: &mut State, value: &Value, name: &str, arguments: &[Value]) -> Result<Value, Error> {
+    if ["format", "ljust", "rjust", "center", "zfill"].contains(&name) {
+        let texts = std::iter::once(value).chain(arguments).map(Value::to_string);
+        let too_wide = |text: String| {
+            let numbers = text.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+            numbers.into_iter().any(|digits| digits.parse::<u64>().map_or(true, |n| n > WIDEST))
+        };
+        // Only the format, and the width that the others are given, say how much comes out.
+        if texts.take(if name == "format" { 1 } else { 2 }).last().is_some_and(too_wide) {
+            return Err(Error::new(
+                ErrorKind::InvalidOperation,
+                format!("`{name}` asks for more than {WIDEST} characters"),
+            ));
+        }
+    }
+    unknown_method_callback(state, value, name, arguments)
+}
+
+/// minijinja's own filter, but for indents and depths without end.
+fn to_json(value: &Value, arguments: Kwargs) -> Result<Value, Error> {
+    let indent = arguments.get::<Option<u64>>("indent").unwrap_or_default();
+    if indent.is_some_and(|n| n > WIDEST) {
+        return Err(Error::new(ErrorKind::InvalidOperation, format!("`tojson` indents by more than {WIDEST}")));
+    }
+    depth(value, DEEPEST)?;
+    minijinja::filters::tojson(value, None, arguments)
+}
+
+/// An error where a value is nested deeper than this.
+fn depth(value: &Value, most: usize) -> Result<(), Error> {
+    if !matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::Plain) {
+        return Ok(());
+    }
+    if most == 0 {
+        return Err(Error::new(ErrorKind::InvalidOperation, format!("a value is nested more than {DEEPEST} deep")));
+    }
+    let is_map = value.kind() == ValueKind::Map;
+    for item in value.try_iter().into_iter().flatten() {
+        let inner = if is_map { value.get_item(&item)? } else { item };
+        depth(&inner, most - 1)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn render(template: &str) -> Result<String, Error> {
+        environment(SyntaxConfig::default()).render_str(template, ())
+    }
+
+    #[test]
+    fn what_honest_templates_do_is_done() {
+        assert_eq!(render("{{ 'a b'.split()|last ~ '%s'.strip('%') }}{{ '{:>3}'.format(7) }}").unwrap(), "bs  7");
+        assert_eq!(render("{{ {'a': [1, 2]}|tojson }}").unwrap(), "{\"a\":[1,2]}");
+        assert_eq!(
+            render(
+                "{% set ns = namespace(n=1) %}{% for i in range(9) %}{% set ns.n = ns.n + i %}{% endfor %}{{ ns.n }}"
+            )
+            .unwrap(),
+            "37"
+        );
+    }
+
+    #[test]
+    fn what_takes_all_memory_or_never_ends_is_stopped() {
+        for template in [
+            "{% for i in range(100000) %}{% for j in range(100000) %}{{ j }}{% endfor %}{% endfor %}",
+            "{% set a = 'x' * 90000000 %}{% set b = [a] * 1000 %}{{ b|join|length }}",
+            "{{ '{:>10000000000}'.format(1) }}",
+            "{{ '{:.99999}'.format(1.0) }}",
+            "{{ {'a': 1}|tojson(indent=10**18) }}",
+            "{% set ns = namespace() %}{% set ns.x = [ns] %}{{ ns }}",
+            "{% set ns = namespace(x=[]) %}{% for i in range(9999) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x|tojson }}",
+            "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x|length }}",
+        ] {
+            assert!(render(template).is_err(), "{template}");
+        }
+        assert!(check(&"1+".repeat(50_000)).is_err());
+    }
+}
