@@ -5,7 +5,7 @@ mod common;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use common::{RECIPE, Tiny, Workshop, assert_same_tables, texts};
+use common::{RECIPE, Tiny, Workshop, assert_same_tables, read_table, texts};
 use serde_json::Value;
 
 #[test]
@@ -271,6 +271,18 @@ fn an_interrupt_ends_cleanly_and_the_same_command_goes_on() {
     let output = slow_study(&shop).output().unwrap();
     let (_, stderr) = texts(&output);
     assert!(output.status.success() && stderr.contains("dense: finished before"), "{stderr}");
+}
+
+#[test]
+fn a_dense_model_that_fails_is_recorded_and_so_is_what_was_not_run() {
+    let shop = Workshop::new(&Tiny { feed_forward_scale: f32::INFINITY, ..Tiny::default() });
+    let output = shop.calipr(&["run", "recipe.toml"]);
+    let (stdout, stderr) = texts(&output);
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    let cells = read_table(&shop.path("results/tiny/cells.parquet"));
+    assert!(cells.len() == 11 && cells.iter().all(|cell| cell["status"] == "failed"), "{cells:?}");
+    assert!(cells[1]["error"].as_str().unwrap().contains("the dense model fails"), "{cells:?}");
+    assert!(stdout.contains("dense failed: "), "{stdout}");
 }
 
 #[test]

@@ -210,6 +210,8 @@ impl Templates {
             _ => None,
         };
         for field in field.into_iter().chain(&self.references) {
+            // minijinja counts steps, but not what a product of a list and a number takes.
+            ensure!(!field.contains('*'), "\"{field}\" multiplies where the name of a field is expected");
             ensure!(field.len() < 1000, "the name of a field is {} bytes long", field.len());
             ensure!(
                 !field.contains("{{"),

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use super::cell::{self, AnswersRecord};
-use super::{Watch, stop_if_interrupted};
+use super::cell::AnswersRecord;
+use super::{Watch, memory, stop_if_interrupted};
 use crate::data::Prompt;
 use crate::model::{Generator, Sampling, Tokenizer};
 use crate::recipe::RowUnit;
@@ -43,7 +43,7 @@ impl Answerer<'_> {
             !stop.is_empty() && tokenizer.decode(ids).is_ok_and(|text| first_of(&text, &stop).is_some())
         };
         let ids: Vec<&[u32]> = prompts.iter().map(|p| p.ids.as_slice()).collect();
-        let budget = cell::available_bytes().map_or(SMALL_BUDGET, |bytes| bytes / 4);
+        let budget = memory::available_bytes().map_or(SMALL_BUDGET, |bytes| bytes / 4);
         let generation = self.generator.generate(&ids, &sampling, budget, &ended, |done| {
             self.watch.progress(done, prompts.len(), "generate");
             stop_if_interrupted(self.watch)

@@ -149,21 +149,3 @@ pub struct AnswersRecord {
     /// The most sequences that were decoded together.
     pub widest: usize,
 }
-
-/// The most memory that this process has held, in bytes, where the system tells.
-pub fn peak_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    kilobytes(&status, "VmHWM:")
-}
-
-/// Memory that is free to be used, in bytes, where the system tells.
-pub fn available_bytes() -> Option<u64> {
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    kilobytes(&info, "MemAvailable:")
-}
-
-/// The bytes of a line `NAME 123 kB` of a file in /proc.
-fn kilobytes(text: &str, name: &str) -> Option<u64> {
-    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
-    Some(value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
-}

@@ -5,6 +5,7 @@ mod cache;
 mod cell;
 mod inputs;
 mod material;
+mod memory;
 mod plan;
 mod progress;
 mod stream;

@@ -10,9 +10,10 @@ use candle_core::{DType, Device, Tensor};
 
 use super::answers::Answerer;
 use super::cache::{Cache, Key, Unwritable};
-use super::cell::{self, AnswersRecord, CellRecord, PrunedRecord, ScoresRecord, Status, SuiteRecord};
+use super::cell::{AnswersRecord, CellRecord, PrunedRecord, ScoresRecord, Status, SuiteRecord};
 use super::inputs::{InputPart, Inputs};
 use super::material::Material;
+use super::memory::{self, Load};
 use super::progress::Progress;
 use super::stream::{Batch, Stream};
 use super::walk::{Pruner, Walk};
@@ -22,7 +23,9 @@ use crate::digest::Digest;
 use crate::guard;
 use crate::metrics::{Family, Scores, log_likelihoods, score_positions};
 use crate::model::{Block, Generator, Head, Model, Rope, Tokenizer, device};
+use crate::prune::StatisticKind;
 use crate::recipe::{Cell, Recipe, Unit, WindowUnit};
+use crate::size::Size;
 
 /// What a cell came to, with its results on each suite; none where it failed.
 #[derive(Debug, Clone, PartialEq)]
@@ -217,6 +220,7 @@ impl<'a> Study<'a> {
             keep: missing.iter().any(|m| m.answers),
             progress: self.progress(cell),
         };
+        self.ensure_memory(&walk)?;
         let mut walked = walk.run()?;
 
         let blocks = self.model.config.blocks;
@@ -239,9 +243,33 @@ impl<'a> Study<'a> {
             self.cache.write_json(key, &answers)?;
             suites.entry(name.to_owned()).or_default().answers = Some(answers);
         }
-        walked.record.peak_bytes = cell::peak_bytes();
+        walked.record.peak_bytes = memory::peak_bytes();
         walked.record.device = device::name(&self.model.device);
         Ok(walked.record)
+    }
+
+    /// An error where a cell would surely not fit into memory: better said than ended by the system, with all that runs.
+    fn ensure_memory(&self, walk: &Walk) -> Result<()> {
+        let Some(available) = memory::available_bytes().filter(|_| self.model.device.is_cpu()) else { return Ok(()) };
+        let tokens = |passages: &[Passage]| passages.iter().map(|p| p.ids.len()).sum::<usize>();
+        let load = Load {
+            statistic: walk.pruner.as_ref().map_or(StatisticKind::None, |pruner| pruner.method.statistic()),
+            calibration: walk.calibration.map_or(0, tokens),
+            suites: walk.suites.iter().map(|(_, passages)| tokens(passages)).sum(),
+            keeps_blocks: walk.keep,
+        };
+        let needed = memory::needed_bytes(&self.model.config, &load);
+        ensure!(
+            needed <= available,
+            "it needs at least {} of memory, and {} are free; fewer or shorter windows need less ({} tokens of \
+             calibration, {} of suites{})",
+            Size(needed),
+            Size(available),
+            load.calibration,
+            load.suites,
+            if load.keeps_blocks { ", and the whole model for its answers" } else { "" }
+        );
+        Ok(())
     }
 
     /// What a suite has go through the model, and what tells it from others.

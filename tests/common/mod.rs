@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use calipr::model::ModelFiles;
 use calipr::pipeline::Cache;
 use calipr::source::{Fetcher, Source};
+use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 use candle_core::{Device, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -155,17 +156,17 @@ impl Tiny {
     }
 }
 
-/// Byte-level BPE without merges: a token a byte.
-fn byte_tokenizer() -> Value {
-    // The printable stand-ins that GPT-2 gives to bytes.
+/// The printable stand-ins that GPT-2 gives to bytes.
+fn byte_characters() -> Vec<char> {
     let plain = |b: u32| (33..=126).contains(&b) || (161..=172).contains(&b) || (174..=255).contains(&b);
     let mut spare = 256;
-    let vocabulary: serde_json::Map<String, Value> = (0..256u32)
-        .map(|b| {
-            let code = if plain(b) { b } else { (spare, spare += 1).0 };
-            (char::from_u32(code).unwrap().to_string(), json!(b))
-        })
-        .collect();
+    (0..256u32).map(|b| char::from_u32(if plain(b) { b } else { (spare, spare += 1).0 }).unwrap()).collect()
+}
+
+/// Byte-level BPE without merges: a token a byte.
+fn byte_tokenizer() -> Value {
+    let vocabulary: serde_json::Map<String, Value> =
+        byte_characters().into_iter().enumerate().map(|(byte, c)| (c.to_string(), json!(byte))).collect();
     json!({
         "version": "1.0", "added_tokens": [], "normalizer": null, "post_processor": null,
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
@@ -279,4 +280,58 @@ pub fn read_table(path: &Path) -> Vec<Value> {
         Value::Object(row)
     });
     rows.collect()
+}
+
+/// The tiny model as llama.cpp would convert it: other names, the rows of q and k interleaved.
+pub fn write_gguf(tiny: &Tiny, dtype: GgmlDType, path: &Path) {
+    use gguf_file::Value::{Array, F32, String as Text, U32};
+    let rename = |name: &str| {
+        let name = name.replace("model.embed_tokens", "token_embd").replace("model.norm", "output_norm");
+        let name =
+            name.replace("lm_head", "output").replace("model.layers", "blk").replace("input_layernorm", "attn_norm");
+        let name = name.replace("post_attention_layernorm", "ffn_norm").replace("self_attn.o_proj", "attn_output");
+        name.replace("self_attn.", "attn_").replace("mlp.", "ffn_").replace("_proj", "")
+    };
+    let interleave = |t: &Tensor, heads: usize| {
+        let (rows, columns) = t.dims2().unwrap();
+        let t = t.reshape((heads, 2, rows / heads / 2, columns)).unwrap().transpose(1, 2).unwrap();
+        t.contiguous().unwrap().reshape((rows, columns)).unwrap()
+    };
+    let tensors: Vec<(String, QTensor)> = tiny
+        .tensors()
+        .into_iter()
+        .map(|(name, tensor)| {
+            let tensor = match name.as_str() {
+                n if n.contains("q_proj") => interleave(&tensor, tiny.heads),
+                n if n.contains("k_proj") => interleave(&tensor, tiny.key_value_heads),
+                _ => tensor,
+            };
+            let dtype = if tensor.rank() == 1 { GgmlDType::F32 } else { dtype };
+            (rename(&name), QTensor::quantize(&tensor, dtype).unwrap())
+        })
+        .collect();
+    let words = |texts: Vec<String>| Array(texts.into_iter().map(Text).collect());
+    let integers = [
+        ("embedding_length", tiny.hidden),
+        ("feed_forward_length", tiny.feed_forward),
+        ("block_count", tiny.blocks),
+        ("attention.head_count", tiny.heads),
+        ("attention.head_count_kv", tiny.key_value_heads),
+        ("context_length", tiny.context),
+    ];
+    let mut metadata: Vec<(String, gguf_file::Value)> =
+        integers.map(|(key, value)| (format!("llama.{key}"), U32(value as u32))).to_vec();
+    metadata.extend([
+        ("general.architecture".into(), Text("llama".into())),
+        ("llama.attention.layer_norm_rms_epsilon".into(), F32(1e-5)),
+        ("llama.rope.freq_base".into(), F32(10_000.0)),
+        ("tokenizer.ggml.model".into(), Text("gpt2".into())),
+        (
+            "tokenizer.ggml.tokens".into(),
+            words(byte_characters().into_iter().map(String::from).take(tiny.vocabulary).collect()),
+        ),
+    ]);
+    let metadata: Vec<(&str, &gguf_file::Value)> = metadata.iter().map(|(k, v)| (k.as_str(), v)).collect();
+    let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(k, v)| (k.as_str(), v)).collect();
+    gguf_file::write(&mut std::fs::File::create(path).unwrap(), &metadata, &tensors).unwrap();
 }

@@ -1,0 +1,85 @@
+//! `calipr reproduce`: the reference results, and what it says where something is not as it was.
+
+mod common;
+
+use std::path::Path;
+
+use common::{Tiny, Workshop, texts};
+
+#[test]
+fn the_reference_results_are_reproduced() {
+    common::real_model();
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_calipr"));
+    command.args(["reproduce", "results/reference/quickstart"]).current_dir(project);
+    let output = command.output().unwrap();
+    let (stdout, stderr) = texts(&output);
+    assert!(output.status.success(), "{stdout}{stderr}");
+    assert!(stdout.contains("of 48 values are equal") && stdout.contains(", 0 apart"), "{stdout}");
+}
+
+#[test]
+fn a_study_is_reproduced_and_what_differs_is_named() {
+    let shop = Workshop::new(&Tiny::default());
+    shop.succeeds(&["run", "recipe.toml"]);
+    // Nothing of it comes from the cache, and nothing goes there.
+    std::fs::remove_dir_all(shop.path("cache")).unwrap();
+    let (printed, _) = shop.succeeds(&["reproduce", "results/tiny"]);
+    assert!(printed.contains("the same model, data, versions and machine"), "{printed}");
+    assert!(printed.contains("55 of 55 values are equal to the last bit"), "{printed}");
+    assert!(!shop.path("cache").exists());
+
+    Tiny { feed_forward_scale: 0.2, ..Tiny::default() }.write(&shop.path("model"));
+    std::fs::write(shop.path("other.jsonl"), std::fs::read(shop.path("rows.jsonl")).unwrap()).unwrap();
+    let output = shop.calipr(&["reproduce", "results/tiny", "--out", "again", "--threads", "1"]);
+    let (printed, stderr) = texts(&output);
+    assert_eq!(output.status.code(), Some(1), "{printed}{stderr}");
+    assert!(printed.contains("the model's bytes") && printed.contains("the data of calibration.other"), "{printed}");
+    assert!(!printed.contains("the data of calibration.general") && printed.contains("threads"), "{printed}");
+    assert!(stderr.contains("values are not reproduced"), "{stderr}");
+    assert!(shop.path("again/metrics.parquet").is_file());
+
+    let output = shop.calipr(&["reproduce", "nowhere"]);
+    assert!(texts(&output).1.contains("no folder nowhere"));
+    std::fs::write(shop.path("results/tiny/run.json"), "{\"recipe\": {\"name\": \"x\"}}").unwrap();
+    let output = shop.calipr(&["reproduce", "results/tiny"]);
+    assert!(texts(&output).1.contains("run.json"), "{}", texts(&output).1);
+}
+
+#[test]
+fn secrets_stay_in_the_environment() {
+    let shop = Workshop::new(&Tiny::default());
+    let secret = "hf_aVerySecretToken";
+    let url = format!("https://user:{secret}@example.invalid/simple");
+    let runs: [&[&str]; 4] = [
+        &["run", "recipe.toml", "-v"],
+        &["run", "recipe.toml", "--set", "model.source=hf:owner/model"],
+        &["run", "recipe.toml", "--set", "model.source=pypi:no-such-package==9.9/model.gguf"],
+        &["report", "results/tiny", "--format", "json"],
+    ];
+    for arguments in runs {
+        let mut command = shop.command(arguments);
+        for variable in ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACEHUB_API_TOKEN"] {
+            command.env(variable, secret);
+        }
+        let output =
+            command.env("PIP_INDEX_URL", &url).env("PIP_RETRIES", "0").env("PIP_TIMEOUT", "2").output().unwrap();
+        let (stdout, stderr) = texts(&output);
+        assert!(!stdout.contains(secret) && !stderr.contains(secret), "{arguments:?}: {stderr}");
+    }
+    let mut folders = vec![shop.path("results"), shop.path("cache")];
+    let mut files = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let bytes = std::fs::read(&path).unwrap();
+            assert!(!bytes.windows(secret.len()).any(|w| w == secret.as_bytes()), "{}", path.display());
+            files += 1;
+        }
+    }
+    assert!(files > 10);
+}
