@@ -31,13 +31,13 @@ impl Runner<'_> {
     /// What is no fault of a cell. Cells that fail are counted in the manifest.
     pub fn run(&self) -> Result<Manifest> {
         let Self { recipe, cache, terminal, .. } = *self;
+        // A cache that cannot be written to holds nothing; whether that matters shows where something is to be kept.
+        let mut hold = cache.hold().inspect_err(|e| tracing::debug!("nothing is held in the cache: {e:#}")).ok();
         let device = device::open(&recipe.model.device)?;
         let device_name = device::name(&device);
         let library = Library::of_recipe(self.path);
         let inputs = Inputs::resolve(recipe, self.layers, &library, self.fetcher, device_name.clone())?;
         let cells = cells(recipe);
-        // A cache that cannot be written to holds nothing; whether that matters shows where something is to be kept.
-        let mut hold = cache.hold().inspect_err(|e| tracing::debug!("nothing is held in the cache: {e:#}")).ok();
         let study = Study::open(recipe, &inputs, cache, device, terminal)?;
         let results = Results::create(self.out)?;
         let mut manifest = Manifest::new(recipe, self.path, &inputs, device_name, cells.len());

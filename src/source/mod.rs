@@ -3,6 +3,8 @@
 mod hub;
 mod pypi;
 
+pub use pypi::unpack;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};

