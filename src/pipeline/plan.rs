@@ -11,7 +11,7 @@ use crate::data::Prompt;
 use crate::metrics::Family;
 use crate::model::Config;
 use crate::prune::StatisticKind;
-use crate::recipe::{Cell, Propagation, Recipe, Schedule, Unit, cells};
+use crate::recipe::{Cell, Propagation, Pruning, Recipe, Schedule, Unit, cells};
 
 /// One stage of a cell.
 #[derive(Debug, Clone, PartialEq)]
@@ -96,23 +96,7 @@ impl Planner<'_> {
             ));
         }
         let config = self.inputs.map(|i| &i.config);
-        let key = self.inputs.map(|i| i.pruned_key(self.recipe, cell));
-        let work = config.map(|config| self.pruning_work(cell, config));
-        let kept = config.map(|config| self.kept_bytes(cell, config));
-        let mut prune = self.stage(format!("prune {}", cell.id()), key, kept, work);
-        let has = |key: Option<Key>| key.is_none_or(|key| self.cache.contains(key));
-        let done = |i: &Inputs, name| {
-            has(self.recipe.suite[name].is_scored().then(|| i.scores_key(self.recipe, cell, name)))
-                && has(i.answers_key(self.recipe, cell, name))
-        };
-        let all_done = self.inputs.is_some_and(|i| self.recipe.suite.keys().all(|name| done(i, name)));
-        // A suite that is new to a finished cell needs the pruned blocks, which may have made room for others.
-        let all_kept = key.zip(config).is_some_and(|(key, config)| {
-            let progress = Progress::of(self.cache, key);
-            cell.pruning.is_some() && (0..config.blocks).all(|index| progress.has_block(index))
-        });
-        prune.cached = prune.cached.map(|cached| all_kept || (cached && all_done));
-        stages.push(prune);
+        stages.extend(cell.pruning.as_ref().map(|pruning| self.pruning(cell, pruning)));
         for (name, suite) in &self.recipe.suite {
             let tokens = self.sizes[name.as_str()].tokens;
             let both = tokens.zip(config);
@@ -181,9 +165,30 @@ impl Planner<'_> {
         self.cache.read_json(self.inputs?.suite_key(self.recipe, name))
     }
 
+    /// The pruning of a cell, which a suite that is new to a finished cell needs again where its blocks have made room
+    /// for others.
+    fn pruning(&self, cell: &Cell, pruning: &Pruning) -> PlannedStage {
+        let config = self.inputs.map(|i| &i.config);
+        let key = self.inputs.map(|i| i.pruned_key(self.recipe, cell));
+        let work = config.map(|config| self.pruning_work(pruning, config));
+        let bytes = config.map(|config| self.kept_bytes(pruning, config));
+        let mut stage = self.stage(format!("prune {}", cell.id()), key, bytes, work);
+        let has = |key: Option<Key>| key.is_none_or(|key| self.cache.contains(key));
+        let done = |i: &Inputs, name| {
+            has(self.recipe.suite[name].is_scored().then(|| i.scores_key(self.recipe, cell, name)))
+                && has(i.answers_key(self.recipe, cell, name))
+        };
+        let all_done = self.inputs.is_some_and(|i| self.recipe.suite.keys().all(|name| done(i, name)));
+        let all_kept = key.zip(config).is_some_and(|(key, config)| {
+            let progress = Progress::of(self.cache, key);
+            (0..config.blocks).all(|index| progress.has_block(index))
+        });
+        stage.cached = stage.cached.map(|cached| all_kept || (cached && all_done));
+        stage
+    }
+
     /// Bytes of a cell's pruned blocks: a bit a weight, and what SparseGPT made of those that are left.
-    fn kept_bytes(&self, cell: &Cell, config: &Config) -> u64 {
-        let Some(pruning) = &cell.pruning else { return 64 << 10 };
+    fn kept_bytes(&self, pruning: &Pruning, config: &Config) -> u64 {
         let weights = (config.blocks * config.linear_parameters()) as f64;
         let changes = self.recipe.method.get(pruning.method).statistic() == StatisticKind::Gram;
         let width = candle_core::DType::from(self.recipe.model.dtype).size_in_bytes() as f64;
@@ -191,8 +196,7 @@ impl Planner<'_> {
         (weights * (0.125 + values)) as u64
     }
 
-    fn pruning_work(&self, cell: &Cell, config: &Config) -> f64 {
-        let Some(pruning) = &cell.pruning else { return 0.0 };
+    fn pruning_work(&self, pruning: &Pruning, config: &Config) -> f64 {
         let Some(drawn) = &pruning.calibration else { return 0.0 };
         let c = &self.recipe.calibration[&drawn.name];
         let tokens = c.windows.saturating_mul(c.length);

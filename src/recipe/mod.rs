@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use check::{check_against_model, inert};
-pub use grid::{Cell, cells};
+pub use grid::{Cell, Pruning, cells};
 pub use layers::Layers;
 pub use problem::Problems;
 pub use suite::{Decoding, RowUnit, Suite, Unit, WindowUnit};

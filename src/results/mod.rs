@@ -5,6 +5,7 @@ mod schema;
 mod shares;
 mod tables;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,7 +43,17 @@ pub struct Contrast<'a> {
     pub finished: &'a Finished,
     /// The other calibration.
     pub other: &'a str,
-    pub value: MetricValue,
+    pub value: &'a MetricValue,
+}
+
+/// The metrics of one cell against another, by their ids.
+type Compared = BTreeMap<(String, String), Vec<MetricValue>>;
+
+/// The name of the calibration of either cell, where they differ in nothing else.
+fn calibrations<'a>(a: &'a Finished, b: &'a Finished) -> Option<(&'a str, &'a str)> {
+    let (a, b) = (a.outcome.record.cell.pruning.as_ref()?, b.outcome.record.cell.pruning.as_ref()?);
+    let (from, to) = (a.calibration.as_ref()?, b.calibration.as_ref()?);
+    ((a.method, a.sparsity, from.seed) == (b.method, b.sparsity, to.seed)).then_some((&from.name, &to.name))
 }
 
 impl Finished {
@@ -74,26 +85,27 @@ impl Finished {
 }
 
 /// Every pair of finished cells that only differ in their calibration set, metric by metric.
-fn contrasts<'a>(recipe: &Recipe, finished: &[&'a Finished]) -> Vec<Contrast<'a>> {
-    let mut contrasts = Vec::new();
-    for (i, cell) in finished.iter().enumerate() {
-        for other in &finished[i + 1..] {
-            let prunings = cell.outcome.record.cell.pruning.as_ref().zip(other.outcome.record.cell.pruning.as_ref());
-            let Some((a, b)) = prunings else { continue };
-            let Some((from, to)) = a.calibration.as_ref().zip(b.calibration.as_ref()) else { continue };
-            if (a.method, a.sparsity, from.seed) == (b.method, b.sparsity, to.seed) {
-                let values = cell.beside(recipe, other);
-                contrasts.extend(values.into_iter().map(|value| Contrast { finished: cell, other: &to.name, value }));
-            }
-        }
+fn contrasts<'a>(recipe: &Recipe, finished: &[&'a Finished], compared: &'a mut Compared) -> Vec<Contrast<'a>> {
+    let id = |cell: &Finished| cell.outcome.record.cell.id();
+    let pairs = || finished.iter().enumerate().flat_map(|(i, a)| finished[i + 1..].iter().map(move |b| (*a, *b)));
+    let pairs: Vec<(&'a Finished, &'a Finished)> = pairs().filter(|(a, b)| calibrations(a, b).is_some()).collect();
+    for (a, b) in &pairs {
+        compared.entry((id(a), id(b))).or_insert_with(|| a.beside(recipe, b));
     }
-    contrasts
+    let compared: &'a Compared = compared;
+    let of_pair = |(a, b): &(&'a Finished, &'a Finished)| {
+        let (finished, (_, other)) = (*a, calibrations(a, b).expect("only such pairs are left"));
+        compared[&(id(a), id(b))].iter().map(move |value| Contrast { finished, other, value }).collect::<Vec<_>>()
+    };
+    pairs.iter().flat_map(of_pair).collect()
 }
 
 /// A folder of results, to which no other process writes while this lives.
 pub struct Results {
     dir: PathBuf,
     _lock: Lock,
+    /// What was compared for the tables before: with every cell that is done, only its own pairs are new.
+    compared: RefCell<Compared>,
 }
 
 impl Results {
@@ -106,7 +118,7 @@ impl Results {
         match Lock::take(&dir.join(".lock"))? {
             Attempt::Taken(lock) => {
                 remove_unfinished(dir);
-                Ok(Self { dir: dir.to_owned(), _lock: lock })
+                Ok(Self { dir: dir.to_owned(), _lock: lock, compared: RefCell::default() })
             }
             Attempt::Held(holder) => bail!(
                 "{} is being written by {}; wait for it to end, or give another folder with --out",
@@ -128,12 +140,14 @@ impl Results {
     /// Writes all tables of the cells finished so far. Each file is replaced whole, so that a reader,
     /// or a run that is killed, never sees half of one.
     pub fn write(&self, recipe: &Recipe, materials: &BTreeMap<String, Material>, finished: &[&Finished]) -> Result<()> {
+        let mut compared = self.compared.borrow_mut();
+        let contrasts = contrasts(recipe, finished, &mut compared);
         // Metrics come last: a report that is read between two writes has all else for every cell that it names.
         for (name, batch) in [
             ("samples", tables::samples(recipe, materials, finished)?),
             ("layers", tables::layers(recipe, finished)?),
             ("cells", tables::cells(recipe, finished)?),
-            ("contrasts", tables::contrasts(recipe, &contrasts(recipe, finished))?),
+            ("contrasts", tables::contrasts(recipe, &contrasts)?),
             ("metrics", tables::metrics(recipe, finished)?),
         ] {
             let bytes = tables::to_parquet(&batch)?;

@@ -78,7 +78,7 @@ pub fn metrics(recipe: &Recipe, finished: &[&Finished]) -> Result<RecordBatch> {
 /// `contrasts.parquet`
 pub fn contrasts(recipe: &Recipe, contrasts: &[Contrast]) -> Result<RecordBatch> {
     let cells: Vec<&CellRecord> = contrasts.iter().map(|c| &c.finished.outcome.record).collect();
-    let values: Vec<&MetricValue> = contrasts.iter().map(|c| &c.value).collect();
+    let values: Vec<&MetricValue> = contrasts.iter().map(|c| c.value).collect();
     let mut own = vec![texts(contrasts.iter().map(|c| c.other))];
     own.extend(value_columns(&values));
     table(schema::contrasts(), recipe, &cells, own)
