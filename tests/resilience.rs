@@ -152,6 +152,29 @@ fn a_suite_that_is_new_to_a_finished_study_prunes_nothing_again() {
 }
 
 #[test]
+fn cells_share_the_statistics_of_a_dense_model() {
+    let shop = shop();
+    let run = |sparsity: &str, out: &str| {
+        let set = format!("grid.sparsity={sparsity}");
+        shop.succeeds(&["run", "recipe.toml", "--set", "prune.propagation=dense", "--set", &set, "--out", out])
+    };
+    run("[0.5]", "first");
+    // Wanda's and SparseGPT's, a block each.
+    let entries = files(&shop.path("cache/statistics"));
+    assert_eq!(entries.len(), 2 * 4);
+    run("[0.5, 0.7, \"2:4\"]", "shared");
+    assert_eq!(files(&shop.path("cache/statistics")).len(), entries.len());
+    // One that is damaged is made again, with those of all other blocks.
+    std::fs::write(&entries[3], "torn").unwrap();
+    run("[0.5, 0.6, 0.7, \"2:4\"]", "more");
+    std::fs::remove_dir_all(shop.path("cache")).unwrap();
+    run("[0.5, 0.7, \"2:4\"]", "fresh");
+    assert_same_tables(&shop.tables("fresh"), &shop.tables("shared"));
+    run("[0.5, 0.6, 0.7, \"2:4\"]", "all");
+    assert_same_tables(&shop.tables("all"), &shop.tables("more"));
+}
+
+#[test]
 fn damaged_entries_are_made_again() {
     let shop = shop();
     shop.succeeds(&["run", "recipe.toml"]);

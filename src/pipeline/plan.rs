@@ -180,7 +180,7 @@ impl Planner<'_> {
         };
         let all_done = self.inputs.is_some_and(|i| self.recipe.suite.keys().all(|name| done(i, name)));
         let all_kept = key.zip(config).is_some_and(|(key, config)| {
-            let progress = Progress::of(self.cache, key);
+            let progress = Progress::of(self.cache, key, None);
             (0..config.blocks).all(|index| progress.has_block(index))
         });
         stage.cached = stage.cached.map(|cached| all_kept || (cached && all_done));

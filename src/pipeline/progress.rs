@@ -19,6 +19,8 @@ use crate::tensors;
 pub struct Progress<'a> {
     cache: &'a Cache,
     pruned: Key,
+    /// What tells the statistics of its calibration from others, where cells share them.
+    statistics: Option<Digest>,
     /// When the walk's standing was last saved, and what that took.
     saved: Cell<(Instant, Duration)>,
 }
@@ -53,9 +55,9 @@ struct StandingHeader {
 }
 
 impl<'a> Progress<'a> {
-    /// The progress of the cell whose pruning has this key.
-    pub fn of(cache: &'a Cache, pruned: Key) -> Self {
-        Self { cache, pruned, saved: Cell::new((Instant::now(), Duration::ZERO)) }
+    /// The progress of the cell whose pruning has this key, and which shares these statistics with others.
+    pub fn of(cache: &'a Cache, pruned: Key, statistics: Option<Digest>) -> Self {
+        Self { cache, pruned, statistics, saved: Cell::new((Instant::now(), Duration::ZERO)) }
     }
 
     /// The entry of a pruned block.
@@ -71,6 +73,26 @@ impl<'a> Progress<'a> {
     /// Whether the pruned block is there.
     pub fn has_block(&self, index: usize) -> bool {
         self.cache.contains(self.block_key(index))
+    }
+
+    /// The entry of a block's statistics; None where they are the cell's own.
+    fn statistics_key(&self, index: usize) -> Option<Key> {
+        Some(Stage::Statistic.key(&(self.statistics?, index)))
+    }
+
+    /// Whether the block's statistics are there.
+    pub fn has_statistics(&self, index: usize) -> bool {
+        self.statistics_key(index).is_some_and(|key| self.cache.contains(key))
+    }
+
+    /// Keeps a block's statistics, site by site with their samples, for other cells; not where they are the cell's own.
+    pub fn save_statistics(&self, index: usize, parts: &[Tensor]) -> Result<()> {
+        self.statistics_key(index).map_or(Ok(()), |key| self.cache.write_tensors(key, &(), parts))
+    }
+
+    /// A block's statistics as they were saved; None where the entry is lost.
+    pub fn statistics(&self, index: usize) -> Option<Vec<Tensor>> {
+        self.cache.read_tensors(self.statistics_key(index)?).map(|((), parts)| parts)
     }
 
     /// Keeps what became of the weights of `dense`: which are left, and, where the method changed them, their values.
@@ -101,9 +123,10 @@ impl<'a> Progress<'a> {
         self.cache.write_tensors(self.block_key(index), &(record, changed), &parts)
     }
 
-    /// Forgets a pruned block.
+    /// Forgets a block: its pruned weights, and its statistics.
     pub fn forget_block(&self, index: usize) {
         self.cache.remove(self.block_key(index));
+        self.statistics_key(index).into_iter().for_each(|key| self.cache.remove(key));
     }
 
     /// Makes the pruned block of the dense one. None where the entry is lost, or of no use.

@@ -187,7 +187,9 @@ impl<'a> Study<'a> {
     }
 
     fn progress(&self, cell: &Cell) -> Progress<'_> {
-        Progress::of(self.cache, self.inputs.pruned_key(self.recipe, cell))
+        let (pruned, statistics) =
+            (self.inputs.pruned_key(self.recipe, cell), self.inputs.statistics(self.recipe, cell));
+        Progress::of(self.cache, pruned, statistics)
     }
 
     /// Prunes, scores and generates what is missing; each suite's results are kept as soon as they are there.

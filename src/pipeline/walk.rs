@@ -51,13 +51,13 @@ pub struct Walked {
     pub blocks: Vec<Block>,
 }
 
-/// A pruned block, by its number, that was in the cache when the walk began has gone since.
+/// A pruned block or its statistics, by its number, that was in the cache when the walk began has gone since.
 #[derive(Debug)]
 struct Lost(usize);
 
 impl std::fmt::Display for Lost {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        write!(f, "the pruned block {} is lost", self.0)
+        write!(f, "block {} is lost", self.0)
     }
 }
 
@@ -76,7 +76,7 @@ impl Walk<'_> {
             let Some(&Lost(index)) = walked.as_ref().err().and_then(|error| error.downcast_ref()) else {
                 return walked;
             };
-            // The next attempt does not find it, and prunes all blocks anew.
+            // The next attempt does not find it, and makes all of it anew.
             self.progress.forget_block(index);
             self.progress.forget();
         }
@@ -86,12 +86,13 @@ impl Walk<'_> {
         let blocks = self.model.config.blocks;
         let mut standing = self.progress.resume(self.start()?, &self.model.device)?;
         let is_pruned = |from: usize| self.pruner.is_some() && (from..blocks).all(|i| self.progress.has_block(i));
-        let mut restores = is_pruned(standing.next);
-        if !restores && standing.calibration.is_none() && self.calibration.is_some() && standing.next < blocks {
+        let is_known = |from: usize| (from..blocks).all(|i| self.progress.has_statistics(i));
+        let needs_calibration = |from| self.calibration.is_some() && !is_pruned(from) && !is_known(from);
+        if standing.calibration.is_none() && needs_calibration(standing.next) {
             standing = self.start()?;
-            restores = is_pruned(0);
         }
-        if restores {
+        let restores = is_pruned(standing.next);
+        if !needs_calibration(standing.next) {
             standing.calibration = None;
         }
         if standing.next > 0 {
@@ -193,8 +194,8 @@ impl BlockPruner<'_> {
     /// nothing comes after it).
     fn prune(&mut self, block: &mut Block, calibration: Option<&mut Stream>, last: bool) -> Result<()> {
         let Some(stream) = calibration else {
-            let nothing = || Observed { statistic: Statistic::None, sample: None };
-            return Site::ALL.into_iter().try_for_each(|site| self.prune_site(block, site, nothing()));
+            let known = self.known()?;
+            return Site::ALL.into_iter().zip(known).try_for_each(|(site, known)| self.prune_site(block, site, known));
         };
         let (rope, watch) = (self.walk.rope, self.walk.watch);
         let PruneSpec { schedule, propagation } = self.pruner.spec;
@@ -216,8 +217,12 @@ impl BlockPruner<'_> {
             advance(&mut flows, site, block, rope, watch)?;
             seen.push(self.observe(&flows)?);
         }
-        if propagation == Propagation::Dense && !last {
-            stream.finish(flows, block, watch)?;
+        if propagation == Propagation::Dense {
+            let parts = seen.iter().flat_map(|s| s.statistic.tensor().into_iter().chain(&s.sample));
+            self.walk.progress.save_statistics(self.index, &parts.cloned().collect::<Vec<_>>())?;
+            if !last {
+                stream.finish(flows, block, watch)?;
+            }
         }
         for (site, observed) in Site::ALL.into_iter().zip(seen) {
             self.prune_site(block, site, observed)?;
@@ -226,6 +231,22 @@ impl BlockPruner<'_> {
             stream.pass(block, rope, watch)?;
         }
         Ok(())
+    }
+
+    /// What is known of the sites without a calibration stream: nothing where the method looks at no inputs, else what
+    /// another cell has left.
+    fn known(&self) -> Result<Vec<Observed>> {
+        let kind = self.pruner.method.statistic();
+        if kind == StatisticKind::None {
+            return Ok(Site::ALL.map(|_| Observed { statistic: Statistic::None, sample: None }).into());
+        }
+        let parts = self.walk.progress.statistics(self.index).filter(|parts| parts.len() == 2 * Site::ALL.len());
+        let device = &self.walk.model.device;
+        let known = |pair: &[Tensor]| -> Result<Observed> {
+            let (statistic, sample) = (pair[0].to_device(device)?, pair[1].to_device(device)?);
+            Ok(Observed { statistic: Statistic::of(kind, statistic), sample: Some(sample) })
+        };
+        parts.ok_or(Lost(self.index))?.chunks(2).map(known).collect()
     }
 
     /// Gathers the statistic of what the linears of the current site are about to read.

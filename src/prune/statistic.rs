@@ -29,6 +29,26 @@ pub enum Statistic {
     Gram(Tensor),
 }
 
+impl Statistic {
+    /// Its tensor; None where there is nothing.
+    pub fn tensor(&self) -> Option<&Tensor> {
+        match self {
+            Self::None => None,
+            Self::ColumnNorms(norms) => Some(norms),
+            Self::Gram(products) => Some(products),
+        }
+    }
+
+    /// The statistic of a kind whose tensor this is.
+    pub fn of(kind: StatisticKind, tensor: Tensor) -> Self {
+        match kind {
+            StatisticKind::None => Self::None,
+            StatisticKind::ColumnNorms => Self::ColumnNorms(tensor),
+            StatisticKind::Gram => Self::Gram(tensor),
+        }
+    }
+}
+
 /// Columns of one stripe of the Gram matrix; see [`add_gram`].
 const STRIPE: usize = 256;
 

@@ -33,6 +33,9 @@ pub enum Stage {
     Teacher,
     /// What pruning a cell came to: its layers and times.
     Pruned,
+    /// What methods want to know of the inputs of a block's linears, where the dense model feeds them: the same for
+    /// every cell of a calibration.
+    Statistic,
     /// A pruned block of a cell.
     Block,
     /// How far a cell has come that is not finished: hidden states between two blocks.
@@ -44,11 +47,12 @@ pub enum Stage {
 }
 
 impl Stage {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Windows,
         Self::Prompts,
         Self::Teacher,
         Self::Pruned,
+        Self::Statistic,
         Self::Block,
         Self::Walk,
         Self::Scores,
@@ -61,6 +65,7 @@ impl Stage {
             Self::Prompts => "prompts",
             Self::Teacher => "teacher",
             Self::Pruned => "pruned",
+            Self::Statistic => "statistics",
             Self::Block => "blocks",
             Self::Walk => "walks",
             Self::Scores => "scores",
@@ -76,6 +81,7 @@ impl Stage {
             Self::Prompts => 2,
             Self::Teacher => 4,
             Self::Pruned => 3,
+            Self::Statistic => 1,
             Self::Block => 1,
             Self::Walk => 1,
             Self::Scores => 4,
@@ -86,7 +92,7 @@ impl Stage {
     /// Whether an entry has to outlast a power cut. What is one of many is not worth waiting for the disk: torn, it is
     /// found out when it is read, and made again.
     fn is_synced(self) -> bool {
-        !matches!(self, Self::Block | Self::Walk)
+        !matches!(self, Self::Statistic | Self::Block | Self::Walk)
     }
 
     /// The key of an output that depends on `on`.
