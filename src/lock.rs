@@ -4,7 +4,7 @@
 //! share a file system not every one passes such locks on; there the file's time tells, which its holder renews.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Read, Seek, Write};
+use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, SystemTime};
@@ -69,21 +69,24 @@ impl Lock {
         loop {
             let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
             let mut file = open.with_context(cannot)?;
-            match file.try_lock() {
+            let tells = match file.try_lock() {
                 Err(TryLockError::WouldBlock) => return Ok(Attempt::Held(Holder::of(&read(&mut file)))),
-                Err(TryLockError::Error(e)) if e.kind() != ErrorKind::Unsupported => {
-                    return Err(e).with_context(cannot);
-                }
-                _ => {}
-            }
+                // A file system without locks.
+                Err(TryLockError::Error(_)) => false,
+                Ok(()) => true,
+            };
             // The last holder may have removed the file between our opening and our locking it.
             if !is_at(&file, path) {
                 continue;
             }
             let this = Holder::this();
             if let Some(holder) = Holder::of(&read(&mut file)) {
-                let age = file.metadata().and_then(|m| m.modified()).ok().and_then(|m| m.elapsed().ok());
-                if holder.host != this.host && age.is_some_and(|age| age < SILENCE) {
+                // A time that lies ahead is another machine's clock.
+                let age =
+                    file.metadata().and_then(|m| m.modified()).map_or(SILENCE, |m| m.elapsed().unwrap_or_default());
+                // Where the system's lock tells of this machine's processes, whoever let go of it has ended.
+                let may_live = holder.host != this.host || !tells;
+                if may_live && age < SILENCE {
                     return Ok(Attempt::Held(Some(holder)));
                 }
                 tracing::info!("{holder} ended without a word; going on from what it left");
@@ -104,7 +107,11 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        // Whoever found this process silent for too long may have taken it over.
+        let holder = fs::read_to_string(&self.path).ok().and_then(|text| Holder::of(&text));
+        if is_at(&self.file, &self.path) && holder == Some(Holder::this()) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

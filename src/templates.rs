@@ -16,6 +16,9 @@ const LONGEST: usize = 64 << 10;
 /// How deep lists and mappings may lie in each other where they are printed.
 const DEEPEST: usize = 64;
 
+/// How many parts a value may have that is printed.
+const LARGEST: usize = 100_000;
+
 /// The widest that a number or an indent may be made.
 const WIDEST: u64 = 1000;
 
@@ -26,7 +29,7 @@ pub fn environment(syntax: SyntaxConfig) -> Environment<'static> {
     env.set_fuel(Some(FUEL));
     env.set_unknown_method_callback(method);
     env.set_formatter(|out, state, value| {
-        depth(value, DEEPEST)?;
+        depth(value, DEEPEST, &mut LARGEST.clone())?;
         minijinja::escape_formatter(out, state, value)
     });
     env.add_filter("tojson", to_json);
@@ -45,19 +48,14 @@ pub fn check(template: &str) -> Result<()> {
 
 /// Python's methods, but for formats that are all padding.
 fn method(state: &mut State, value: &Value, name: &str, arguments: &[Value]) -> Result<Value, Error> {
-    if ["format", "ljust", "rjust", "center", "zfill"].contains(&name) {
-        let texts = std::iter::once(value).chain(arguments).map(Value::to_string);
-        let too_wide = |text: String| {
-            let numbers = text.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
-            numbers.into_iter().any(|digits| digits.parse::<u64>().map_or(true, |n| n > WIDEST))
-        };
-        // Only the format, and the width that the others are given, say how much comes out.
-        if texts.take(if name == "format" { 1 } else { 2 }).last().is_some_and(too_wide) {
-            return Err(Error::new(
-                ErrorKind::InvalidOperation,
-                format!("`{name}` asks for more than {WIDEST} characters"),
-            ));
-        }
+    let too_wide = |text: &str| {
+        let mut numbers = text.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+        numbers.any(|digits| digits.parse::<u64>().map_or(true, |n| n > WIDEST))
+    };
+    let in_braces = |text: String| text.split('{').skip(1).any(|part| too_wide(part.split('}').next().unwrap_or(part)));
+    if name == "format" && in_braces(value.to_string()) {
+        let message = format!("`format` asks for more than {WIDEST} characters");
+        return Err(Error::new(ErrorKind::InvalidOperation, message));
     }
     unknown_method_callback(state, value, name, arguments)
 }
@@ -68,22 +66,26 @@ fn to_json(value: &Value, arguments: Kwargs) -> Result<Value, Error> {
     if indent.is_some_and(|n| n > WIDEST) {
         return Err(Error::new(ErrorKind::InvalidOperation, format!("`tojson` indents by more than {WIDEST}")));
     }
-    depth(value, DEEPEST)?;
+    depth(value, DEEPEST, &mut LARGEST.clone())?;
     minijinja::filters::tojson(value, None, arguments)
 }
 
-/// An error where a value is nested deeper than this.
-fn depth(value: &Value, most: usize) -> Result<(), Error> {
+/// An error where a value is nested deeper than `most`, or has more than `left` parts.
+fn depth(value: &Value, most: usize, left: &mut usize) -> Result<(), Error> {
     if !matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::Plain) {
         return Ok(());
     }
-    if most == 0 {
-        return Err(Error::new(ErrorKind::InvalidOperation, format!("a value is nested more than {DEEPEST} deep")));
+    *left = left.saturating_sub(1);
+    if most == 0 || *left == 0 {
+        return Err(Error::new(
+            ErrorKind::InvalidOperation,
+            format!("a value is nested more than {DEEPEST} deep, or has more than {LARGEST} parts"),
+        ));
     }
     let is_map = value.kind() == ValueKind::Map;
     for item in value.try_iter().into_iter().flatten() {
         let inner = if is_map { value.get_item(&item)? } else { item };
-        depth(&inner, most - 1)?;
+        depth(&inner, most - 1, left)?;
     }
     Ok(())
 }
@@ -99,6 +101,7 @@ mod tests {
     #[test]
     fn what_honest_templates_do_is_done() {
         assert_eq!(render("{{ 'a b'.split()|last ~ '%s'.strip('%') }}{{ '{:>3}'.format(7) }}").unwrap(), "bs  7");
+        assert_eq!(render("{{ 'Exam of 2024: {}'.format(7) }}").unwrap(), "Exam of 2024: 7");
         assert_eq!(render("{{ {'a': [1, 2]}|tojson }}").unwrap(), "{\"a\": [1, 2]}");
         assert_eq!(
             render(
@@ -118,6 +121,7 @@ mod tests {
             "{{ '{:.99999}'.format(1.0) }}",
             "{{ {'a': 1}|tojson(indent=10**18) }}",
             "{% set ns = namespace() %}{% set ns.x = [ns] %}{{ ns }}",
+            "{% set ns = namespace(x=[1]) %}{% for i in range(50) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
             "{% set ns = namespace(x=[]) %}{% for i in range(9999) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x|tojson }}",
         ] {
             assert!(render(template).is_err(), "{template}");

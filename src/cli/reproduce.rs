@@ -17,8 +17,7 @@ use crate::results::Manifest;
 pub struct ReproduceArgs {
     /// A folder of results, such as results/reference/quickstart.
     results: PathBuf,
-    /// How far a value may lie from the recorded one: by this share of it, or where it is a score between 0 and 1, by
-    /// this much.
+    /// How far a value may lie from the recorded one: by this share of it, or where it is less than 1, by this much.
     #[arg(long, value_name = "SHARE", default_value_t = 0.02)]
     tolerance: f64,
     /// Keep the new results in this folder [default: they are thrown away]
@@ -45,14 +44,23 @@ impl ReproduceArgs {
     pub fn reproduce(&self) -> Result<()> {
         ensure!((0.0..=1.0).contains(&self.tolerance), "--tolerance {}: expected a share from 0 to 1", self.tolerance);
         let recorded = Report::read(&self.results)?;
+        ensure!(!recorded.suites.is_empty(), "{} has no values to compare with", self.results.display());
+        let own = self.results.canonicalize().ok();
+        ensure!(
+            self.out.is_none() || self.out.as_ref().and_then(|out| out.canonicalize().ok()) != own,
+            "--out is the folder of the recorded results, which the new ones would replace; give another"
+        );
         let before = Manifest::read(&self.results)?;
         self.machinery.start_threads()?;
         let terminal = self.machinery.start_terminal()?;
         // What is in the cache was perhaps computed by the very run that is to be reproduced.
-        let scratch = tempfile::tempdir().context("cannot make a folder for the new run")?;
+        let users = self.machinery.cache();
+        let _hold = users.hold().context("cannot write to the cache")?;
+        let scratch = tempfile::Builder::new().prefix(crate::UNFINISHED).tempdir_in(users.dir());
+        let scratch = scratch.context("cannot make a folder for the new run")?;
         let cache = Cache::in_dir(&scratch.path().join("cache"));
         let out = self.out.clone().unwrap_or_else(|| scratch.path().join("results"));
-        let fetcher = self.machinery.fetcher(&self.machinery.cache());
+        let fetcher = self.machinery.fetcher(&users);
         let layers = Layers::nowhere(&self.results.join("run.json"));
         let after = Runner {
             recipe: &before.recipe,

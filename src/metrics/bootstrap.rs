@@ -94,7 +94,8 @@ pub fn least_p_value(samples: usize) -> f64 {
 
 fn two_sided(deltas: &[f64]) -> f64 {
     let count = |side: fn(&f64) -> bool| deltas.iter().filter(|d| side(d)).count();
-    let fewer = count(|&d| d <= 0.0).min(count(|&d| d >= 0.0));
+    // What is no number is on either side: infinite losses of both models say nothing of their difference.
+    let fewer = count(|&d| d <= 0.0 || d.is_nan()).min(count(|&d| d >= 0.0 || d.is_nan()));
     (2.0 * (fewer + 1) as f64 / (deltas.len() + 1) as f64).min(1.0)
 }
 

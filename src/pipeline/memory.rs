@@ -11,8 +11,8 @@ pub fn peak_bytes() -> Option<u64> {
     status("VmHWM:")
 }
 
-/// Memory that is free to be used, in bytes, where the system tells: of the machine, of the control group that a job of
-/// Slurm or a container is given, and of this process's own limit.
+/// Memory that is free to be used, in bytes, where the system tells: of the machine, of the control group (version 2)
+/// that a container or a job is given, and of this process's own limit.
 pub fn available_bytes() -> Option<u64> {
     let info = fs::read_to_string("/proc/meminfo").ok()?;
     let machine = kilobytes(&info, "MemAvailable:");
@@ -31,6 +31,11 @@ fn kilobytes(text: &str, name: &str) -> Option<u64> {
     Some(value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
+/// The number of a line `NAME 123`.
+fn plain(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
+}
+
 /// The soft limit of /proc/self/limits; None where there is none.
 fn address_space(limits: &str) -> Option<u64> {
     limits.lines().find_map(|line| line.strip_prefix("Max address space"))?.split_whitespace().next()?.parse().ok()
@@ -44,7 +49,11 @@ fn control_group() -> Option<u64> {
     let number = |path: &Path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let left = |group: &Path| {
         let most = number(&group.join("memory.max"))?;
-        Some(most.saturating_sub(number(&group.join("memory.current"))?))
+        let taken = number(&group.join("memory.current"))?;
+        // Files that were read count as taken, but make room.
+        let stat = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
+        let files: u64 = ["inactive_file ", "active_file "].iter().filter_map(|name| plain(&stat, name)).sum();
+        Some(most.saturating_sub(taken.saturating_sub(files)))
     };
     root.join(own).ancestors().take_while(|group| group.starts_with(root)).filter_map(left).min()
 }

@@ -254,9 +254,11 @@ impl<'a> Study<'a> {
     fn ensure_memory(&self, walk: &Walk) -> Result<()> {
         let Some(available) = memory::available_bytes().filter(|_| self.model.device.is_cpu()) else { return Ok(()) };
         let tokens = |passages: &[Passage]| passages.iter().map(|p| p.ids.len()).sum::<usize>();
+        let prunes = !(0..self.model.config.blocks).all(|index| walk.progress.has_block(index));
+        let pruner = walk.pruner.as_ref().filter(|_| prunes);
         let load = Load {
-            statistic: walk.pruner.as_ref().map_or(StatisticKind::None, |pruner| pruner.method.statistic()),
-            calibration: walk.calibration.map_or(0, tokens),
+            statistic: pruner.map_or(StatisticKind::None, |pruner| pruner.method.statistic()),
+            calibration: walk.calibration.filter(|_| prunes).map_or(0, tokens),
             suites: walk.suites.iter().map(|(_, passages)| tokens(passages)).sum(),
             keeps_blocks: walk.keep,
         };

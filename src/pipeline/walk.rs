@@ -1,6 +1,7 @@
 //! The walk over the blocks: each is read, pruned from the statistics of its inputs, and passed by
 //! the calibration windows and the suites before the next one is read.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -71,11 +72,15 @@ impl Walk<'_> {
     /// suites through what became of it. Goes on where an earlier walk of the same cell was ended, and does not prune
     /// what is in the cache.
     pub fn run(&self) -> Result<Walked> {
+        let mut lost = HashSet::new();
         loop {
             let walked = self.walk();
             let Some(&Lost(index)) = walked.as_ref().err().and_then(|error| error.downcast_ref()) else {
                 return walked;
             };
+            if !lost.insert(index) {
+                return walked.context("a damaged entry of the cache cannot be removed; can the cache be written to?");
+            }
             // The next attempt does not find it, and makes all of it anew.
             self.progress.forget_block(index);
             self.progress.forget();

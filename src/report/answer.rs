@@ -70,7 +70,9 @@ fn judged(report: &Report) -> Vec<Judged<'_>> {
     let downstream = |s: &SuiteReport| (0..s.metrics.len()).filter(|&i| s.metrics[i].downstream).collect::<Vec<_>>();
     let best_known = |s: &SuiteReport| {
         let named = |name| s.metrics.iter().position(|m| m.name == name);
-        ["js_divergence", "perplexity"].into_iter().filter_map(named).chain(0..s.metrics.len()).collect::<Vec<_>>()
+        let known: Vec<usize> = ["js_divergence", "perplexity"].into_iter().filter_map(named).collect();
+        let others = (0..s.metrics.len()).filter(|i| !known.contains(i));
+        known.iter().copied().chain(others).collect::<Vec<_>>()
     };
     let any_downstream = report.suites.iter().any(|s| !downstream(s).is_empty());
     let columns = |s: &SuiteReport| if any_downstream { downstream(s) } else { best_known(s) };
@@ -105,14 +107,15 @@ fn winners(judged: &Judged) -> Option<String> {
     }
     let silent = || list(&judged.silent.iter().map(|&i| suite.metrics[i].name.clone()).collect::<Vec<_>>());
     if judged.silent.contains(&column) {
-        return Some(match dense.as_str() {
-            "0" => format!(
+        return Some(match metric.downstream && dense == "0" {
+            true => format!(
                 "On {}, the dense model itself scores 0 by {}, so nothing can be said of the pruned ones: read its \
                  answers in the samples; shots, `stop` or another prompt may help.",
-                suite.suite,
-                silent()
+                suite.suite, metric.name
             ),
-            _ => format!("On {}, {} of all models is the same ({dense}).", suite.suite, silent()),
+            false => {
+                format!("On {}, no metric tells the models apart: {} is {dense} for all.", suite.suite, metric.name)
+            }
         });
     }
     let mut settings: Vec<(&str, f64)> = Vec::new();
@@ -133,7 +136,7 @@ fn winners(judged: &Judged) -> Option<String> {
     }
     sentence += &format!("; the dense model has {dense}.");
     if !judged.silent.is_empty() {
-        sentence += &format!(" By {} the models are not told apart.", silent());
+        sentence += &format!(" By {}, the dense model has nothing or all have the same.", silent());
     }
     let good: Vec<&CellRow> = pruned.iter().copied().filter(|row| row.values[column].as_good_as_dense).collect();
     sentence += &match good.len() {
@@ -186,14 +189,18 @@ fn calibration(report: &Report, judged: &Judged) -> Option<String> {
         report.contrasts.iter().filter(|c| c.suite == *suite && c.metric == *metric).collect();
     let sure = |c: &&&Contrast| c.p_value.is_some_and(|p| p < LEVEL);
     let mut wins: Vec<(&str, Vec<&Contrast>)> = Vec::new();
-    for &contrast in of_suite.iter().filter(|c| c.difference != 0.0) {
+    for &contrast in of_suite.iter().filter(|c| c.difference != 0.0 && !c.difference.is_nan()) {
         match wins.iter_mut().find(|(name, _)| *name == contrast.better) {
             Some((_, won)) => won.push(contrast),
             None => wins.push((&contrast.better, vec![contrast])),
         }
     }
     let (name, won) = wins.into_iter().max_by_key(|(_, won)| (won.iter().filter(sure).count(), won.len()))?;
-    let largest = won.iter().max_by(|a, b| a.difference.abs().total_cmp(&b.difference.abs()))?;
+    // Of those beyond chance, where there are any.
+    let size = |c: &&&Contrast| (sure(c), c.difference.abs());
+    let largest = won.iter().max_by(|a, b| size(a).0.cmp(&size(b).0).then(size(a).1.total_cmp(&size(b).1)))?;
+    let against = of_suite.iter().filter(|c| c.better != name && sure(c)).count();
+    let but = if against > 0 { format!(" {against} go the other way beyond chance.") } else { String::new() };
     let at = format!("{} at {}", largest.method, setting(&largest.pattern, largest.sparsity));
     let values = format!(
         "{} against {} from {} (difference {}{})",
@@ -214,7 +221,7 @@ fn calibration(report: &Report, judged: &Judged) -> Option<String> {
         }
         sure => format!(
             "Calibrating on {name} wins {won_by} of {of} comparisons on {suite} by {metric}, {sure} of them beyond \
-             chance (p < {LEVEL}): most with {at}, {values}."
+             chance (p < {LEVEL}): most with {at}, {values}.{but}"
         ),
     })
 }
@@ -229,7 +236,7 @@ fn predictor(report: &Report, judged: &Judged) -> Option<String> {
         |p: &Predictor| format!("{} on {} ({}{})", p.metric, p.suite, number(p.spearman), interval(p.low, p.high));
     if best.low.is_none_or(|low| low <= 0.0) {
         return Some(format!(
-            "{} pruned models are too few to say which metric predicts {score} on {}; nearest comes {}, by \
+            "{} pruned models do not tell which metric predicts {score} on {}; nearest comes {}, by \
              Spearman's correlation.",
             best.cells,
             suite.suite,
@@ -307,7 +314,7 @@ mod tests {
     fn a_metric_in_which_the_dense_model_has_nothing_is_passed_over() {
         let sentence = first_after(|suite| set(suite, 0, &[0.0; 6]));
         let (first, second) = ("f1", "rouge1");
-        assert!(sentence.contains(&format!(", {second} is best")) && sentence.contains(&format!("By {first} the")));
+        assert!(sentence.contains(&format!(", {second} is best")) && sentence.contains(&format!("By {first}, the")));
         let sentence = first_after(|suite| (0..suite.metrics.len()).for_each(|i| set(suite, i, &[0.0; 6])));
         assert!(sentence.contains("the dense model itself scores 0 by") && !sentence.contains("best"), "{sentence}");
     }

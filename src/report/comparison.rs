@@ -35,7 +35,7 @@ impl Comparison {
         let mut comparison = Self::default();
         for name in names {
             let (a, b) = (recorded.get(name).copied(), now.get(name).copied());
-            let close = |(a, b): (f64, f64)| (a - b).abs() <= tolerance * a.abs().max(1.0);
+            let close = |(a, b): (f64, f64)| a.is_finite() && (a - b).abs() <= tolerance * a.abs().max(1.0);
             if a.zip(b).is_some_and(|(a, b)| a.to_bits() == b.to_bits()) {
                 comparison.equal += 1;
             } else if a.zip(b).is_some_and(close) {

@@ -18,7 +18,7 @@ pub struct Manifest {
     /// Its file, as the command line named it: data sets are looked for beside it.
     pub recipe_path: PathBuf,
     pub model: ModelEntry,
-    /// Digests of the data, by `calibration.NAME` and `suite.NAME`.
+    /// Digests of the data, by `calibration.NAME`, `suite.NAME` and `shots.NAME`.
     pub data: BTreeMap<String, DataEntry>,
     pub versions: BTreeMap<String, String>,
     pub machine: Machine,
@@ -71,6 +71,7 @@ impl Manifest {
     pub fn new(recipe: &Recipe, recipe_path: &Path, inputs: &Inputs, device: String, planned: usize) -> Self {
         let calibrations = inputs.calibrations.iter().map(|(name, part)| (format!("calibration.{name}"), part));
         let suites = inputs.suites.iter().map(|(name, part)| (format!("suite.{name}"), part));
+        let shots = inputs.shots.iter().map(|(name, part)| (format!("shots.{name}"), part));
         let entry = |(name, part): (String, &crate::pipeline::InputPart)| {
             (name, DataEntry { source: part.part.source().to_string(), digest: part.digest.to_string() })
         };
@@ -82,7 +83,7 @@ impl Manifest {
                 digest: inputs.model_digest.to_string(),
                 config: serde_json::to_value(&inputs.config).expect("a config is plain data"),
             },
-            data: calibrations.chain(suites).map(entry).collect(),
+            data: calibrations.chain(suites).chain(shots).map(entry).collect(),
             versions: versions(),
             machine: Machine {
                 os: std::env::consts::OS.into(),

@@ -82,19 +82,21 @@ impl Cache {
     fn held(&self) -> (HashSet<String>, usize) {
         let (mut held, mut running) = (HashSet::new(), 0);
         for file in fs::read_dir(self.dir.join(RUNNING)).into_iter().flatten().flatten() {
-            // Taking a lock that nobody has and dropping it removes its file.
-            if !matches!(Lock::take(&file.path()), Ok(Attempt::Held(_))) {
+            // Taking a lock that nobody has and dropping it removes its file. What cannot be tried may be another user's.
+            if matches!(Lock::take(&file.path()), Ok(Attempt::Taken(_))) {
                 continue;
             }
             running += 1;
             let text = fs::read_to_string(file.path()).unwrap_or_default();
+            let mut own = HashSet::new();
             for line in text.lines() {
                 match line.split_at_checked(1) {
-                    Some(("+", name)) => held.insert(name.to_owned()),
-                    Some(("-", name)) => held.remove(name),
+                    Some(("+", name)) => own.insert(name.to_owned()),
+                    Some(("-", name)) => own.remove(name),
                     _ => continue,
                 };
             }
+            held.extend(own);
         }
         (held, running)
     }
@@ -103,7 +105,8 @@ impl Cache {
         let files = fs::read_dir(self.dir.join(stage.as_str())).into_iter().flatten().flatten();
         files.filter_map(move |file| {
             let metadata = file.metadata().ok().filter(|m| m.is_file())?;
-            let name = format!("{}/{}", stage.as_str(), file.file_name().to_str()?);
+            let name = file.file_name().into_string().ok().filter(|name| !name.starts_with(crate::UNFINISHED))?;
+            let name = format!("{}/{name}", stage.as_str());
             Some(Stored { name, path: file.path(), bytes: metadata.len(), used: metadata.modified().ok()? })
         })
     }
