@@ -76,7 +76,7 @@ impl<'a> Progress<'a> {
     }
 
     /// The entry of a block's statistics; None where they are the cell's own.
-    fn statistics_key(&self, index: usize) -> Option<Key> {
+    pub fn statistics_key(&self, index: usize) -> Option<Key> {
         Some(Stage::Statistic.key(&(self.statistics?, index)))
     }
 
@@ -90,9 +90,9 @@ impl<'a> Progress<'a> {
         self.statistics_key(index).map_or(Ok(()), |key| self.cache.write_tensors(key, &(), parts))
     }
 
-    /// A block's statistics as they were saved; None where the entry is lost.
-    pub fn statistics(&self, index: usize) -> Option<Vec<Tensor>> {
-        self.cache.read_tensors(self.statistics_key(index)?).map(|((), parts)| parts)
+    /// A block's statistics as they were saved under their key; None where the entry is lost.
+    pub fn statistics(&self, key: Key) -> Option<Vec<Tensor>> {
+        self.cache.read_tensors(key).map(|((), parts)| parts)
     }
 
     /// Keeps what became of the weights of `dense`: which are left, and, where the method changed them, their values.
@@ -123,10 +123,9 @@ impl<'a> Progress<'a> {
         self.cache.write_tensors(self.block_key(index), &(record, changed), &parts)
     }
 
-    /// Forgets a block: its pruned weights, and its statistics.
-    pub fn forget_block(&self, index: usize) {
-        self.cache.remove(self.block_key(index));
-        self.statistics_key(index).into_iter().for_each(|key| self.cache.remove(key));
+    /// Forgets an entry that turned out to be of no use.
+    pub fn drop_entry(&self, key: Key) {
+        self.cache.remove(key);
     }
 
     /// Makes the pruned block of the dense one. None where the entry is lost, or of no use.

@@ -119,6 +119,8 @@ impl<'a> Study<'a> {
             let drawn = cell.pruning.as_ref().and_then(|p| p.calibration.as_ref());
             keys.extend(drawn.map(|drawn| inputs.calibration_key(recipe, &drawn.name, drawn.seed)));
             keys.push(inputs.pruned_key(recipe, cell));
+            let progress = self.progress(cell);
+            keys.extend((0..self.model.config.blocks).filter_map(|index| progress.statistics_key(index)));
             for name in recipe.suite.keys() {
                 keys.push(inputs.scores_key(recipe, cell, name));
                 keys.extend(inputs.answers_key(recipe, cell, name));

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 
+use super::cache::Key;
 use super::cell::{BlockRecord, LayerRecord, PrunedRecord};
 use super::progress::{Progress, Standing, SuiteStream};
 use super::stream::{Stream, advance};
@@ -52,13 +53,13 @@ pub struct Walked {
     pub blocks: Vec<Block>,
 }
 
-/// A pruned block or its statistics, by its number, that was in the cache when the walk began has gone since.
+/// A pruned block or its statistics, which were in the cache when the walk began, have gone since.
 #[derive(Debug)]
-struct Lost(usize);
+struct Lost(Key);
 
 impl std::fmt::Display for Lost {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        write!(f, "block {} is lost", self.0)
+        write!(f, "the cache entry {} is lost", self.0.digest())
     }
 }
 
@@ -75,14 +76,14 @@ impl Walk<'_> {
         let mut lost = HashSet::new();
         loop {
             let walked = self.walk();
-            let Some(&Lost(index)) = walked.as_ref().err().and_then(|error| error.downcast_ref()) else {
+            let Some(&Lost(key)) = walked.as_ref().err().and_then(|error| error.downcast_ref()) else {
                 return walked;
             };
-            if !lost.insert(index) {
+            if !lost.insert(key) {
                 return walked.context("a damaged entry of the cache cannot be removed; can the cache be written to?");
             }
             // The next attempt does not find it, and makes all of it anew.
-            self.progress.forget_block(index);
+            self.progress.drop_entry(key);
             self.progress.forget();
         }
     }
@@ -170,7 +171,10 @@ impl Walk<'_> {
         let started = Instant::now();
         let mut block = self.model.block(index)?;
         if self.pruner.is_some() {
-            let record = self.progress.restore_block(index, &mut block, self.model)?.ok_or(Lost(index))?;
+            let record = self
+                .progress
+                .restore_block(index, &mut block, self.model)?
+                .ok_or(Lost(self.progress.block_key(index)))?;
             return Ok((block, record));
         }
         let (zeros, weights) = zeros_of_block(&block)?;
@@ -245,13 +249,15 @@ impl BlockPruner<'_> {
         if kind == StatisticKind::None {
             return Ok(Site::ALL.map(|_| Observed { statistic: Statistic::None, sample: None }).into());
         }
-        let parts = self.walk.progress.statistics(self.index).filter(|parts| parts.len() == 2 * Site::ALL.len());
+        let progress = &self.walk.progress;
+        let key = progress.statistics_key(self.index).context("no cell has left statistics of this calibration")?;
+        let parts = progress.statistics(key).filter(|parts| parts.len() == 2 * Site::ALL.len());
         let device = &self.walk.model.device;
         let known = |pair: &[Tensor]| -> Result<Observed> {
             let (statistic, sample) = (pair[0].to_device(device)?, pair[1].to_device(device)?);
             Ok(Observed { statistic: Statistic::of(kind, statistic), sample: Some(sample) })
         };
-        parts.ok_or(Lost(self.index))?.chunks(2).map(known).collect()
+        parts.ok_or(Lost(key))?.chunks(2).map(known).collect()
     }
 
     /// Gathers the statistic of what the linears of the current site are about to read.
