@@ -13,7 +13,7 @@ thread_local! {
 }
 
 /// Bytes of stack for what recurses as deep as its input is nested.
-const STACK: usize = 512 << 20;
+pub const STACK: usize = 512 << 20;
 
 /// Calls a library. A panic in it becomes an error, which says what the panic said.
 pub fn guarded<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {

@@ -1,17 +1,25 @@
 //! Templates that strangers wrote, in data sets and in models: minijinja, with nothing to load from and bounds on what
 //! a template may take.
 
-use anyhow::{Result, ensure};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State};
 use minijinja_contrib::pycompat::unknown_method_callback;
+
+use crate::guard::{self, guarded};
 
 /// Steps that one template may take, a dozen bytes or a place in a list counting as one; enough for any honest one.
 const FUEL: u64 = 1_000_000;
 
 /// Bytes of a template: what is longer nests deeper than it is worth.
 const LONGEST: usize = 64 << 10;
+
+/// How long one rendering may take; honest ones take a thousandth of it.
+const LONGEST_TIME: Duration = Duration::from_secs(5);
 
 /// How deep lists and mappings may lie in each other where they are printed.
 const DEEPEST: usize = 64;
@@ -44,6 +52,18 @@ pub fn check(template: &str) -> Result<()> {
         template.len()
     );
     Ok(())
+}
+
+/// Calls what renders a template, or evaluates an expression, for as long as an honest one may take. Steps are counted,
+/// but not what goes on within one, such as the length of a list that was doubled sixty times.
+///
+/// # Errors
+/// Where it panics or does not end. It is then left to itself, until the program ends with this error.
+pub fn in_time<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let (sender, receiver) = mpsc::channel();
+    let thread = std::thread::Builder::new().stack_size(guard::STACK);
+    thread.spawn(move || sender.send(guarded(|| Ok(f()))))?;
+    receiver.recv_timeout(LONGEST_TIME).unwrap_or_else(|_| bail!("it does not end within {} s", LONGEST_TIME.as_secs()))
 }
 
 /// Python's methods, but for formats that are all padding.
@@ -127,5 +147,13 @@ mod tests {
             assert!(render(template).is_err(), "{template}");
         }
         assert!(check(&"1+".repeat(50_000)).is_err());
+    }
+
+    #[test]
+    fn what_does_not_end_is_not_waited_for() {
+        let error = in_time(|| std::thread::sleep(Duration::from_secs(60))).unwrap_err().to_string();
+        assert!(error.contains("does not end"), "{error}");
+        assert!(in_time(|| -> i32 { panic!("no") }).is_err());
+        assert_eq!(in_time(|| 3).unwrap(), 3);
     }
 }

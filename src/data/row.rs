@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Row;
-use crate::guard::guarded;
 use crate::templates;
 
 /// How a row becomes text: minijinja templates over its fields.
@@ -268,9 +267,9 @@ fn environment() -> Environment<'static> {
 }
 
 fn render(text: &str, row: &Row) -> Result<String> {
-    let environment = environment();
-    let template = environment.template_from_str(text);
-    let rendered = guarded(|| Ok(template.and_then(|template| template.render(Serde(row)))))?;
+    let (template, fields) = (text.to_owned(), row.clone());
+    let rendered = templates::in_time(move || environment().render_str(&template, Serde(fields)));
+    let rendered = rendered.with_context(|| format!("the template \"{text}\" fails on a row"))?;
     rendered.map_err(|e| {
         let fields = row.keys().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ");
         anyhow::anyhow!("the template \"{text}\" fails on a row with the fields {fields}: {}", lacking(text, row, &e))
@@ -291,8 +290,12 @@ fn lacking(template: &str, row: &Row, error: &minijinja::Error) -> String {
 
 /// The value of a field, such as `choices.text`.
 fn evaluate(field: &str, row: &Row) -> Result<Value> {
-    let environment = environment();
-    let value = environment.compile_expression(field).and_then(|e| e.eval(Serde(row)));
+    let (expression, fields) = (field.to_owned(), row.clone());
+    let value = templates::in_time(move || {
+        let environment = environment();
+        environment.compile_expression(&expression).and_then(|e| e.eval(Serde(fields)))
+    })
+    .with_context(|| format!("\"{field}\" fails on a row"))?;
     let value = value.map_err(|e| anyhow::anyhow!("\"{field}\" fails on a row: {e:#}"))?;
     Ok(serde_json::to_value(value)?)
 }

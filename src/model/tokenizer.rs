@@ -79,7 +79,9 @@ impl Tokenizer {
             "bos_token": self.bos.as_deref().unwrap_or(""),
             "eos_token": self.eos.as_deref().unwrap_or(""),
         });
-        guarded(|| Ok(env.render_str(template, Serde(context))?)).context("the model's chat template rejects a row")
+        let template = template.to_owned();
+        let rendered = templates::in_time(move || env.render_str(&template, Serde(context)));
+        rendered.and_then(|text| Ok(text?)).context("the model's chat template rejects a row")
     }
 
     /// From `tokenizer.json`, with `tokenizer_config.json` and `chat_template.jinja` where present.
