@@ -42,8 +42,8 @@ pub fn said(panic: &(dyn Any + Send)) -> &str {
 /// Runs the program on a thread with a stack that deeply nested input does not exhaust.
 pub fn with_room<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
-        let name = std::thread::Builder::new().name("calipr".into()).stack_size(STACK);
-        let thread = name.spawn_scoped(scope, f).expect("a thread can be started");
+        let builder = std::thread::Builder::new().name("calipr".into()).stack_size(STACK);
+        let thread = builder.spawn_scoped(scope, f).expect("a thread can be started");
         thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
     })
 }

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
-use super::print;
 use super::table::Table;
+use super::{cache_in, print};
 use crate::pipeline::Cache;
 use crate::size::Size;
 
@@ -41,7 +41,7 @@ enum What {
 impl CacheArgs {
     /// Lists the cache, or makes room in it.
     pub fn cache(&self) -> Result<()> {
-        let cache = Cache::in_dir(&self.cache.clone().unwrap_or_else(Cache::default_dir));
+        let cache = cache_in(self.cache.as_ref());
         match self.what {
             What::Ls => print(&listing(&cache)),
             What::Trim { to } => print(&removed(&cache, to)),

@@ -141,9 +141,14 @@ impl StudyArgs {
     }
 }
 
+/// The cache in the folder that the command line or the environment names, or in its usual place.
+fn cache_in(dir: Option<&PathBuf>) -> Cache {
+    Cache::in_dir(&dir.cloned().unwrap_or_else(Cache::default_dir))
+}
+
 impl Machinery {
     fn cache(&self) -> Cache {
-        Cache::in_dir(&self.cache.clone().unwrap_or_else(Cache::default_dir))
+        cache_in(self.cache.as_ref())
     }
 
     fn fetcher(&self, cache: &Cache) -> Fetcher {

@@ -72,7 +72,10 @@ impl Content {
     /// Where a template fails, or the row has none of the usual shapes.
     pub fn of(row: &Row, templates: Option<&Templates>) -> Result<Self> {
         match templates {
-            Some(templates) => templates.content(row),
+            Some(templates) => {
+                let (templates, row) = (templates.clone(), row.clone());
+                templates::in_time(move || templates.content(&row)).context("the data set's template fails on a row")?
+            }
             None => Self::of_usual_shape(row),
         }
     }
@@ -259,6 +262,7 @@ impl Templates {
     }
 }
 
+/// Where a data set's templates are rendered: what a row lacks is an error, and a last line break is kept.
 fn environment() -> Environment<'static> {
     let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build().expect("the usual delimiters");
     let mut env = templates::environment(syntax);
@@ -267,10 +271,7 @@ fn environment() -> Environment<'static> {
 }
 
 fn render(text: &str, row: &Row) -> Result<String> {
-    let (template, fields) = (text.to_owned(), row.clone());
-    let rendered = templates::in_time(move || environment().render_str(&template, Serde(fields)));
-    let rendered = rendered.with_context(|| format!("the template \"{text}\" fails on a row"))?;
-    rendered.map_err(|e| {
+    environment().render_str(text, Serde(row)).map_err(|e| {
         let fields = row.keys().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ");
         anyhow::anyhow!("the template \"{text}\" fails on a row with the fields {fields}: {}", lacking(text, row, &e))
     })
@@ -290,12 +291,8 @@ fn lacking(template: &str, row: &Row, error: &minijinja::Error) -> String {
 
 /// The value of a field, such as `choices.text`.
 fn evaluate(field: &str, row: &Row) -> Result<Value> {
-    let (expression, fields) = (field.to_owned(), row.clone());
-    let value = templates::in_time(move || {
-        let environment = environment();
-        environment.compile_expression(&expression).and_then(|e| e.eval(Serde(fields)))
-    })
-    .with_context(|| format!("\"{field}\" fails on a row"))?;
+    let environment = environment();
+    let value = environment.compile_expression(field).and_then(|e| e.eval(Serde(row)));
     let value = value.map_err(|e| anyhow::anyhow!("\"{field}\" fails on a row: {e:#}"))?;
     Ok(serde_json::to_value(value)?)
 }
