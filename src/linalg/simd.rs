@@ -1,13 +1,51 @@
 //! Elementwise functions written so that the compiler turns a loop over them into SIMD code.
 //!
-//! [`vectorized`] runs a closure compiled for the best instruction set that this machine has; the
-//! functions here are branch-free and always inlined, so loops inside such a closure become vector
-//! loops. They use no fused multiply-add: a result is the same on every instruction set.
+//! [`vectorized!`] declares a function that is compiled for several instruction sets and runs for the best
+//! that this machine has; the functions here are branch-free and always inlined, so loops over them in such
+//! a function become vector loops. They use no fused multiply-add: a result is the same on every instruction set.
 
-/// Runs `f` with the widest SIMD instructions of this machine enabled (chosen at run time).
-#[inline(always)]
-pub fn vectorized<R>(f: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(f)
+/// Declares a function whose loops are compiled for AVX-512, for AVX2 and for any machine, and chosen among at run time.
+///
+/// What the body calls has to be `#[inline(always)]`, or it is compiled for any machine only. (A closure given to a
+/// function that switches instructions on would not do: the compiler is free not to inline it, and did not.)
+macro_rules! vectorized {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments)]
+        $vis fn $name($($arg: $type),*) $(-> $result)? {
+            #[inline(always)]
+            fn any($($arg: $type),*) $(-> $result)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+                fn avx512($($arg: $type),*) $(-> $result)? {
+                    any($($arg),*)
+                }
+                #[target_feature(enable = "avx2")]
+                fn avx2($($arg: $type),*) $(-> $result)? {
+                    any($($arg),*)
+                }
+                if $crate::linalg::simd::has_avx512() {
+                    // SAFETY: the machine has these instructions.
+                    return unsafe { avx512($($arg),*) };
+                }
+                if std::is_x86_feature_detected!("avx2") {
+                    // SAFETY: as above.
+                    return unsafe { avx2($($arg),*) };
+                }
+            }
+            any($($arg),*)
+        }
+    };
+}
+pub(crate) use vectorized;
+
+/// Whether [`vectorized!`] may use AVX-512.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub fn has_avx512() -> bool {
+    use std::is_x86_feature_detected as has;
+    has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl")
 }
 
 /// eˣ, relative error below 2e-7; 0 below -87 and at most e⁸⁸.
@@ -20,7 +58,8 @@ pub fn exp(x: f32) -> f32 {
     /// 1.5·2²³: adding and taking it away rounds to the nearest integer.
     const ROUND: f32 = 12_582_912.0;
     let clamped = x.clamp(-87.0, 88.0);
-    let n = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let rounded = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
     let r = (clamped - n * LN2_HIGH) - n * LN2_LOW;
     let mut p = 1.987_569_2e-4;
     p = p * r + 1.398_2e-3;
@@ -29,7 +68,8 @@ pub fn exp(x: f32) -> f32 {
     p = p * r + 1.666_666_6e-1;
     p = p * r + 0.5;
     let e = p * r * r + r + 1.0;
-    let scale = f32::from_bits((((n as i32) + 127) << 23) as u32);
+    // The last bits of `rounded` are n; as an exponent they make 2ⁿ.
+    let scale = f32::from_bits(rounded.to_bits().wrapping_add(127) << 23);
     if x < -87.0 { 0.0 } else { e * scale }
 }
 

@@ -65,7 +65,7 @@ pub fn score_positions(
         let pairs = dense_logits.par_chunks(vocabulary).zip(logits.par_chunks(vocabulary)).zip(predictions);
         let scored: Vec<Scores> = pairs
             .map_init(Scratch::default, |scratch, ((dense, pruned), prediction)| {
-                simd::vectorized(|| compare(dense, pruned, prediction.id as usize, scratch))
+                compare_f32(dense, pruned, prediction.id as usize, scratch)
             })
             .collect();
         scored.iter().zip(predictions).for_each(|(s, p)| scores[p.sample] += s);
@@ -84,7 +84,7 @@ pub fn log_likelihoods(predictions: &[Prediction], samples: usize, states: &Tens
             .par_chunks(vocabulary)
             .zip(predictions)
             .map_init(Vec::new, |scratch, (logits, prediction)| {
-                let (max, sum) = simd::vectorized(|| exponentials(logits, scratch));
+                let (max, sum) = exponentials_f32(logits, scratch);
                 f64::from(logits[prediction.id as usize] - max) - sum.ln()
             })
             .collect();
@@ -209,6 +209,20 @@ fn compare<T: Real>(dense: &[T], pruned: &[T], target: usize, scratch: &mut Scra
         js: 0.5 * js,
         kl,
         agreement: if dense[best] == dense_max { 1.0 } else { 0.0 },
+    }
+}
+
+simd::vectorized! {
+    /// [`compare`] as studies use it.
+    fn compare_f32(dense: &[f32], pruned: &[f32], target: usize, scratch: &mut Scratch<f32>) -> Scores {
+        compare(dense, pruned, target, scratch)
+    }
+}
+
+simd::vectorized! {
+    /// [`exponentials`] as studies use it.
+    fn exponentials_f32(logits: &[f32], out: &mut Vec<f32>) -> (f32, f64) {
+        exponentials(logits, out)
     }
 }
 

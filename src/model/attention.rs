@@ -319,13 +319,7 @@ impl Group<'_> {
                     Mat::new(keys, seen, dim).t(),
                     Threads::One,
                 );
-                simd::vectorized(|| {
-                    for (i, row) in scores.chunks_exact_mut(seen).enumerate() {
-                        let (past, future) = row.split_at_mut(first + start + i + 1);
-                        softmax(past);
-                        future.fill(0.0);
-                    }
-                });
+                causal_softmax(scores, seen, first + start);
                 product(
                     MatMut::strided(&mut out[(start * group + g) * dim..], rows, dim, group * dim),
                     0.0,
@@ -344,18 +338,35 @@ impl Group<'_> {
     /// (x₁, x₂) → (x₁·cos − x₂·sin, x₂·cos + x₁·sin) with x₁, x₂ the halves of the head.
     fn rotate(&self, rows: &[f32], stride: usize, first: usize, scale: f32, out: &mut [f32]) {
         let half = self.heads.dim / 2;
-        simd::vectorized(|| {
-            for (t, out) in out.chunks_exact_mut(2 * half).enumerate() {
-                let (x1, x2) = rows[t * stride..t * stride + 2 * half].split_at(half);
-                let (o1, o2) = out.split_at_mut(half);
-                let at = (first + t) * half;
-                let (cos, sin) = (&self.table.cos[at..at + half], &self.table.sin[at..at + half]);
-                for i in 0..half {
-                    o1[i] = (x1[i] * cos[i] - x2[i] * sin[i]) * scale;
-                    o2[i] = (x2[i] * cos[i] + x1[i] * sin[i]) * scale;
-                }
+        let (cos, sin) = (&self.table.cos[first * half..], &self.table.sin[first * half..]);
+        rotate(rows, stride, cos, sin, half, scale, out);
+    }
+}
+
+simd::vectorized! {
+    /// [`Group::rotate`], where the tables begin with the first row.
+    fn rotate(rows: &[f32], stride: usize, cos: &[f32], sin: &[f32], half: usize, scale: f32, out: &mut [f32]) {
+        let angles = cos.chunks_exact(half).zip(sin.chunks_exact(half));
+        for ((t, out), (cos, sin)) in out.chunks_exact_mut(2 * half).enumerate().zip(angles) {
+            let (x1, x2) = rows[t * stride..t * stride + 2 * half].split_at(half);
+            let (o1, o2) = out.split_at_mut(half);
+            for i in 0..half {
+                o1[i] = (x1[i] * cos[i] - x2[i] * sin[i]) * scale;
+                o2[i] = (x2[i] * cos[i] + x1[i] * sin[i]) * scale;
             }
-        });
+        }
+    }
+}
+
+simd::vectorized! {
+    /// Softmax of each row of scores (rows × seen), of which the first sees `past` positions and itself, the next one
+    /// more; 0 for what is not seen.
+    fn causal_softmax(scores: &mut [f32], seen: usize, past: usize) {
+        for (i, row) in scores.chunks_exact_mut(seen).enumerate() {
+            let (row, future) = row.split_at_mut(past + i + 1);
+            softmax(row);
+            future.fill(0.0);
+        }
     }
 }
 

@@ -46,14 +46,18 @@ impl CustomOp2 for RmsNorm {
         let (x, weight) = (f32s(x, xl)?, f32s(weight, wl)?);
         let mut out = vec![0f32; x.len()];
         out.par_chunks_mut(weight.len()).zip(x.par_chunks(weight.len())).for_each(|(out, x)| {
-            simd::vectorized(|| {
-                let scale = (simd::sum_of_squares(x) / x.len() as f32 + self.epsilon).sqrt().recip();
-                for (o, (x, w)) in out.iter_mut().zip(x.iter().zip(weight)) {
-                    *o = x * scale * w;
-                }
-            });
+            rms_norm_row(x, weight, self.epsilon, out);
         });
         Ok((CpuStorage::F32(out), xl.shape().clone()))
+    }
+}
+
+simd::vectorized! {
+    fn rms_norm_row(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
+        let scale = (simd::sum_of_squares(x) / x.len() as f32 + epsilon).sqrt().recip();
+        for (o, (x, w)) in out.iter_mut().zip(x.iter().zip(weight)) {
+            *o = x * scale * w;
+        }
     }
 }
 
@@ -70,13 +74,17 @@ impl CustomOp2 for SwiGlu {
         const CHUNK: usize = 1 << 14;
         let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK));
         out.par_chunks_mut(CHUNK).zip(inputs).for_each(|(out, (gate, up))| {
-            simd::vectorized(|| {
-                for (o, (g, u)) in out.iter_mut().zip(gate.iter().zip(up)) {
-                    *o = g / (1.0 + simd::exp(-g)) * u;
-                }
-            });
+            swiglu_slice(gate, up, out);
         });
         Ok((CpuStorage::F32(out), gl.shape().clone()))
+    }
+}
+
+simd::vectorized! {
+    fn swiglu_slice(gate: &[f32], up: &[f32], out: &mut [f32]) {
+        for (o, (g, u)) in out.iter_mut().zip(gate.iter().zip(up)) {
+            *o = g / (1.0 + simd::exp(-g)) * u;
+        }
     }
 }
 

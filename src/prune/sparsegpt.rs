@@ -6,6 +6,8 @@
 //! a weight w in column j scores w²/u_jj², the lowest scores go, and the error (w − q)/u_jj of each
 //! removed weight is made up for by the columns to its right, through row j of U.
 
+use std::ops::Range;
+
 use anyhow::bail;
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -150,7 +152,7 @@ impl<'a> Block<'a> {
                         for (gone, (w, k)) in gone.iter_mut().zip(row.iter().zip(&self.inverse_diagonal)) {
                             *gone = w.abs() * k <= threshold;
                         }
-                        simd::vectorized(|| self.solve_columns(row, errors, 0..b, gone));
+                        solve_columns(self, row, errors, 0..b, gone);
                     }
                     Sparsity::NOfM { n, m } => {
                         gone.fill(false);
@@ -158,7 +160,7 @@ impl<'a> Block<'a> {
                             let weights = row[j..j + m].iter().zip(&self.inverse_diagonal[j..]);
                             scores.iter_mut().zip(weights).for_each(|(s, (w, k))| *s = w.abs() * k);
                             select::smallest_of_group(scores, m - n, pairs, |i| gone[j + i] = true);
-                            simd::vectorized(|| self.solve_columns(row, errors, j..j + m, gone));
+                            solve_columns(self, row, errors, j..j + m, gone);
                         }
                     }
                 }
@@ -178,13 +180,17 @@ impl<'a> Block<'a> {
             );
         }
     }
+}
 
-    /// Removes the weights marked `gone` among `columns` of one row of the block, from left to right.
-    #[inline(always)]
-    fn solve_columns(&self, row: &mut [f32], errors: &mut [f32], columns: std::ops::Range<usize>, gone: &[bool]) {
-        let b = self.b;
-        for j in columns.filter(|&j| gone[j]) {
-            let u_row = &self.u1[j * b + j..(j + 1) * b]; // u_jj, then what lies to the right
+simd::vectorized! {
+    /// Removes the weights marked `gone` among `columns` of one row of a block, from left to right.
+    fn solve_columns(block: &Block, row: &mut [f32], errors: &mut [f32], columns: Range<usize>, gone: &[bool]) {
+        let b = block.b;
+        for j in columns {
+            if !gone[j] {
+                continue;
+            }
+            let u_row = &block.u1[j * b + j..(j + 1) * b]; // u_jj, then what lies to the right
             let error = row[j] / u_row[0];
             errors[j] = error;
             row[j] = 0.0;

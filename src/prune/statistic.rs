@@ -138,27 +138,35 @@ struct MeanSquares {
 impl MeanSquares {
     /// Adds one window, x (tokens × columns). Each thread has columns of its own.
     fn add(&mut self, x: &[f32]) {
-        const COLUMNS: usize = 64;
         let d = self.mean.len();
         let before = self.windows as f64;
         self.windows += 1;
         let (keep, count) = ((before / (before + 1.0)) as f32, self.windows as f32);
         self.mean.par_chunks_mut(COLUMNS).enumerate().for_each(|(c, mean)| {
-            simd::vectorized(|| {
-                let mut sums = [0f32; COLUMNS];
-                for row in x.chunks_exact(d) {
-                    for (sum, v) in sums.iter_mut().zip(&row[c * COLUMNS..]) {
-                        *sum += v * v;
-                    }
-                }
-                for (mean, sum) in mean.iter_mut().zip(sums) {
-                    let norm = sum.sqrt();
-                    *mean = *mean * keep + norm * norm / count;
-                }
-            });
+            let mut sums = [0f32; COLUMNS];
+            add_squares(&mut sums, x, d, c * COLUMNS);
+            for (mean, sum) in mean.iter_mut().zip(sums) {
+                let norm = sum.sqrt();
+                *mean = *mean * keep + norm * norm / count;
+            }
         });
     }
 }
+
+simd::vectorized! {
+    /// Adds the squares of a stripe of columns of x (tokens × d) to its sums.
+    fn add_squares(sums: &mut [f32; COLUMNS], x: &[f32], d: usize, first: usize) {
+        for row in x.chunks_exact(d) {
+            match row[first..].first_chunk::<COLUMNS>() {
+                Some(row) => (0..COLUMNS).for_each(|i| sums[i] += row[i] * row[i]),
+                None => sums.iter_mut().zip(&row[first..]).for_each(|(sum, v)| *sum += v * v),
+            }
+        }
+    }
+}
+
+/// Columns whose squares are summed together.
+const COLUMNS: usize = 64;
 
 /// Upper triangle of `sums` (d × d) += XᵀX, in stripes of columns: half the work of the whole square.
 fn add_gram(sums: &mut [f32], x: &[f32], d: usize) {
