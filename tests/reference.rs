@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 use calipr::prune::{Accumulator, MethodName, MethodOptions, Sparsity};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 
 #[test]
@@ -31,7 +31,7 @@ fn one_layer_is_pruned_as_the_published_code_prunes_it() {
             None => Sparsity::try_from(pattern.parse::<f64>().unwrap()).unwrap(),
         };
         let kind = options.get(method).statistic();
-        let mut statistic = Accumulator::new(kind, 576, &Device::Cpu).unwrap();
+        let mut statistic = Accumulator::new(kind, 576, DType::F32, &Device::Cpu).unwrap();
         let windows = [0..512, 512..1024]; // as the published code saw them
         statistic.add(inputs, &windows).unwrap();
         let pruned = options.get(method).prune(weight, &statistic.finish().unwrap(), sparsity).unwrap().weight;

@@ -3,6 +3,7 @@
 //! Everything on the CPU that is hot goes through [`product`], which is the `gemm` crate (the one
 //! candle multiplies with) behind bounds checks.
 
+pub mod bf16;
 pub mod cholesky;
 pub mod simd;
 
@@ -106,6 +107,27 @@ pub fn product(dst: MatMut, keep: f32, scale: f32, a: Mat, b: Mat, threads: Thre
             false,
             false,
             parallelism,
+        );
+    }
+}
+
+/// Columns of one stripe of a Gram matrix.
+const STRIPE: usize = 256;
+
+/// Upper triangle of `sums` (d × d) += XᵀX of x (tokens × d, row-major), in stripes of columns: half the work of the
+/// whole square. What lies below the diagonal may be written too.
+pub fn add_gram(sums: &mut [f32], x: &[f32], d: usize) {
+    let tokens = x.len() / d;
+    for (i, rows) in sums.chunks_mut(STRIPE * d).enumerate() {
+        let first = i * STRIPE;
+        let count = rows.len() / d;
+        product(
+            MatMut::strided(&mut rows[first..], count, d - first, d),
+            1.0,
+            1.0,
+            Mat::strided(&x[first..], tokens, count, d).t(),
+            Mat::strided(&x[first..], tokens, d - first, d),
+            Threads::All,
         );
     }
 }

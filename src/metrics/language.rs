@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::linalg::simd::{self, LANES};
-use crate::linalg::{Mat, MatMut, Threads, product};
+use crate::model::Linear;
 use crate::tensors;
 
 /// Scores summed over positions: of one sample, or of many.
@@ -48,16 +48,24 @@ pub struct Prediction {
 /// The scores of `samples` samples, summed over their positions.
 ///
 /// Row i of `dense` and `pruned` (positions × hidden), last hidden states after the final norm, predicts
-/// `predictions[i]`; `head` (vocabulary × hidden) turns them into logits.
+/// `predictions[i]`; `head` (vocabulary × hidden), on the host, turns them into logits. Without `dense`, the model is
+/// compared with itself.
 pub fn score_positions(
     predictions: &[Prediction],
     samples: usize,
-    dense: &Tensor,
+    dense: Option<&Tensor>,
     pruned: &Tensor,
-    head: &Tensor,
+    head: &Linear,
 ) -> Result<Vec<Scores>> {
     let mut scores = vec![Scores::default(); samples];
-    let vocabulary = head.dim(0)?;
+    let Some(dense) = dense else {
+        each_likelihood(predictions, pruned, head, |prediction, likelihood| {
+            let itself = Scores { positions: 1.0, loss: -likelihood, agreement: 1.0, ..Scores::default() };
+            scores[prediction.sample] += &itself;
+        })?;
+        return Ok(scores);
+    };
+    let vocabulary = head.weight().dim(0)?;
     let mut dense_logits = vec![0f32; CHUNK.min(predictions.len()) * vocabulary];
     each_chunk(predictions, pruned, head, |first, predictions, logits| {
         let dense_logits = &mut dense_logits[..logits.len()];
@@ -76,9 +84,20 @@ pub fn score_positions(
 
 /// The log-likelihood of `samples` texts in nats, summed over their tokens; the arguments are as for
 /// [`score_positions`].
-pub fn log_likelihoods(predictions: &[Prediction], samples: usize, states: &Tensor, head: &Tensor) -> Result<Vec<f64>> {
+pub fn log_likelihoods(predictions: &[Prediction], samples: usize, states: &Tensor, head: &Linear) -> Result<Vec<f64>> {
     let mut sums = vec![0.0; samples];
-    let vocabulary = head.dim(0)?;
+    each_likelihood(predictions, states, head, |prediction, likelihood| sums[prediction.sample] += likelihood)?;
+    Ok(sums)
+}
+
+/// Calls `f` with every prediction and its log-likelihood, in order.
+fn each_likelihood(
+    predictions: &[Prediction],
+    states: &Tensor,
+    head: &Linear,
+    mut f: impl FnMut(&Prediction, f64),
+) -> Result<()> {
+    let vocabulary = head.weight().dim(0)?;
     each_chunk(predictions, states, head, |_, predictions, logits| {
         let likelihoods: Vec<f64> = logits
             .par_chunks(vocabulary)
@@ -88,20 +107,19 @@ pub fn log_likelihoods(predictions: &[Prediction], samples: usize, states: &Tens
                 f64::from(logits[prediction.id as usize] - max) - sum.ln()
             })
             .collect();
-        likelihoods.iter().zip(predictions).for_each(|(l, p)| sums[p.sample] += l);
+        likelihoods.iter().zip(predictions).for_each(|(l, p)| f(p, *l));
         Ok(())
-    })?;
-    Ok(sums)
+    })
 }
 
 /// Calls `f` with every chunk of predictions: the number of its first row, the predictions, and their logits.
 fn each_chunk(
     predictions: &[Prediction],
     states: &Tensor,
-    head: &Tensor,
+    head: &Linear,
     mut f: impl FnMut(usize, &[Prediction], &[f32]) -> Result<()>,
 ) -> Result<()> {
-    let vocabulary = head.dim(0)?;
+    let vocabulary = head.weight().dim(0)?;
     let mut logits = vec![0f32; CHUNK.min(predictions.len()) * vocabulary];
     for (chunk, predictions) in predictions.chunks(CHUNK).enumerate() {
         let logits = &mut logits[..predictions.len() * vocabulary];
@@ -112,13 +130,8 @@ fn each_chunk(
 }
 
 /// `states` (rows × hidden) · headᵀ into `logits` (rows × vocabulary).
-fn recompute_logits(states: &Tensor, head: &Tensor, logits: &mut [f32]) -> Result<()> {
-    let ((rows, hidden), vocabulary) = (states.dims2()?, head.dim(0)?);
-    let mut multiply = |states: &[f32], head: &[f32]| {
-        let (a, b) = (Mat::new(states, rows, hidden), Mat::new(head, vocabulary, hidden).t());
-        product(MatMut::new(logits, rows, vocabulary), 0.0, 1.0, a, b, Threads::All);
-    };
-    Ok(tensors::with_values(states, |states| tensors::with_values(head, |head| multiply(states, head)))??)
+fn recompute_logits(states: &Tensor, head: &Linear, logits: &mut [f32]) -> Result<()> {
+    Ok(tensors::with_values(states, |states| head.multiply(states, logits))??)
 }
 
 /// The float that a comparison is computed in: f32 with vector functions for studies, f64 with the
@@ -369,8 +382,11 @@ mod tests {
         let head: Vec<f32> = (0..vocabulary * hidden).map(|i| (i as f32 * 0.77).cos()).collect();
         let (dense, pruned) = (states(0.0), states(0.4));
         let tensor = |v: &[f32], rows| Tensor::from_slice(v, (rows, hidden), &Device::Cpu).unwrap();
-        let (d, p, h) = (tensor(&dense, positions), tensor(&pruned, positions), tensor(&head, vocabulary));
-        let scored = score_positions(&predictions, 3, &d, &p, &h).unwrap();
+        let (d, p, h) =
+            (tensor(&dense, positions), tensor(&pruned, positions), Linear::new(tensor(&head, vocabulary), None));
+        let scored = score_positions(&predictions, 3, Some(&d), &p, &h).unwrap();
+        let itself = score_positions(&predictions, 3, None, &p, &h).unwrap();
+        assert_eq!(itself, score_positions(&predictions, 3, Some(&p), &p, &h).unwrap());
         let likelihoods = log_likelihoods(&predictions, 3, &p, &h).unwrap();
 
         let logits = |states: &[f32], t: usize| -> Vec<f64> {

@@ -10,6 +10,7 @@ use candle_core::{Result, Tensor};
 
 use super::attention::{Cache, Heads, Span, attention, cached_attention};
 use super::kernels;
+use super::linear::Linear;
 use super::rope::Rope;
 
 /// A weight matrix that pruning may touch.
@@ -70,26 +71,8 @@ impl Site {
     }
 }
 
-/// y = x·Wᵀ + b.
-#[derive(Debug, Clone)]
-pub struct Linear {
-    pub weight: Tensor, // (outputs, inputs)
-    pub bias: Option<Tensor>,
-}
-
-impl Linear {
-    /// (tokens, inputs) → (tokens, outputs)
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = x.matmul(&self.weight.t()?)?;
-        match &self.bias {
-            Some(bias) => y.broadcast_add(bias),
-            None => Ok(y),
-        }
-    }
-}
-
 /// The weights of one block.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Block {
     pub heads: Heads,
     pub norm_epsilon: f32,
@@ -137,18 +120,22 @@ impl Block {
         flow: &mut Flow,
         attend: impl FnOnce(&Tensor, &Tensor, &Tensor) -> Result<Tensor>,
     ) -> Result<()> {
-        let apply = |name, x: &Tensor| self.linear(name).forward(x);
+        let linear = |name| self.linear(name);
         let x = &flow.input;
         flow.input = match site {
             Site::AttentionInput => self.norm(&flow.hidden, &self.attention_norm)?,
             Site::AttentionOutput => {
-                attend(&apply(LinearName::Q, x)?, &apply(LinearName::K, x)?, &apply(LinearName::V, x)?)?
+                let [q, k, v] = Linear::forward_all([LinearName::Q, LinearName::K, LinearName::V].map(linear), x)?;
+                attend(&q, &k, &v)?
             }
             Site::FeedForwardInput => {
-                flow.hidden = (&flow.hidden + apply(LinearName::O, x)?)?;
+                flow.hidden = (&flow.hidden + linear(LinearName::O).forward(x)?)?;
                 self.norm(&flow.hidden, &self.feed_forward_norm)?
             }
-            Site::FeedForwardOutput => kernels::swiglu(&apply(LinearName::Gate, x)?, &apply(LinearName::Up, x)?)?,
+            Site::FeedForwardOutput => {
+                let [gate, up] = Linear::forward_all([LinearName::Gate, LinearName::Up].map(linear), x)?;
+                kernels::swiglu(&gate, &up)?
+            }
         };
         Ok(())
     }

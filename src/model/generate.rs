@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::attention::Cache;
-use super::{Block, Head, Rope};
+use super::{Block, Head, Rope, embed};
 use crate::tensors;
 
 /// A whole model in memory, ready to write.
@@ -168,7 +168,7 @@ impl Generator<'_> {
         let hidden = self.forward(&ids, &own, &mut caches)?;
         let last: Vec<u32> = own.iter().map(|range| range.end as u32 - 1).collect();
         let last = hidden.index_select(&Tensor::new(last, hidden.device())?, 0)?;
-        let logits = self.head.norm(&last)?.matmul(&self.head.weight.t()?)?; // (sequences, vocabulary)
+        let logits = self.head.logits(&last)?; // (sequences, vocabulary)
         let vocabulary = logits.dim(1)?;
         tensors::with_values(&logits, |logits| {
             sequences.par_iter_mut().zip(logits.par_chunks(vocabulary)).for_each(|(sequence, logits)| {
@@ -183,7 +183,7 @@ impl Generator<'_> {
     /// Takes the next tokens of sequences, the ranges `own` of `ids`, through all blocks: (tokens, hidden). The
     /// caches are one a block for each sequence.
     fn forward(&self, ids: &[u32], own: &[Range<usize>], caches: &mut [&mut Vec<Cache>]) -> Result<Tensor> {
-        let mut hidden = self.embedding.index_select(&Tensor::new(ids, self.embedding.device())?, 0)?;
+        let mut hidden = embed(self.embedding, ids)?;
         for (i, block) in self.blocks.iter().enumerate() {
             // The caches of this block, side by side while it is passed.
             let mut here: Vec<Cache> = caches.iter_mut().map(|caches| std::mem::take(&mut caches[i])).collect();

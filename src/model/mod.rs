@@ -6,6 +6,7 @@ mod config;
 pub mod device;
 mod generate;
 mod kernels;
+mod linear;
 mod rope;
 mod tokenizer;
 mod weights;
@@ -17,9 +18,10 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 
 pub use attention::{Heads, Span};
-pub use block::{Block, Flow, Linear, LinearName, Site};
+pub use block::{Block, Flow, LinearName, Site};
 pub use config::{AttentionBias, Config, RopeScaling};
 pub use generate::{Generation, Generator, Sampling};
+pub use linear::{Linear, embed};
 pub use rope::Rope;
 pub use tokenizer::Tokenizer;
 use weights::{GgufFile, SafetensorsDir, Weights};
@@ -112,10 +114,15 @@ pub struct Head {
     norm: Tensor,
     norm_epsilon: f32,
     /// (vocabulary, hidden)
-    pub weight: Tensor,
+    pub linear: Linear,
 }
 
 impl Head {
+    /// Logits of hidden states: (tokens, hidden) → (tokens, vocabulary)
+    pub fn logits(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
+        self.linear.forward(&self.norm(hidden)?)
+    }
+
     /// The final norm: what logits are a product of. (tokens, hidden) → (tokens, hidden)
     pub fn norm(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
         kernels::rms_norm(hidden, &self.norm, self.norm_epsilon)
@@ -135,11 +142,12 @@ impl Model {
         Ok(Self { config, dtype, device, weights, path: path.clone() })
     }
 
-    /// Rounds a weight to the precision that the model is held in. The CPU computes in f32, so there
-    /// a rounded weight is widened again, which loses nothing.
+    /// Rounds a weight to the precision that the model is held in. On the CPU only matrices in bf16 are computed
+    /// with as they are; all else is widened again, which loses nothing.
     pub fn round(&self, weight: &Tensor) -> candle_core::Result<Tensor> {
         let rounded = weight.to_dtype(self.dtype)?.to_device(&self.device)?;
-        if self.device.is_cpu() { rounded.to_dtype(DType::F32) } else { Ok(rounded) }
+        let stays = !self.device.is_cpu() || self.dtype == DType::BF16 && rounded.rank() == 2;
+        if stays { Ok(rounded) } else { rounded.to_dtype(DType::F32) }
     }
 
     fn tensor(&self, name: &str, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
@@ -177,10 +185,9 @@ impl Model {
                 LinearName::O => c.attention_bias == AttentionBias::All,
                 LinearName::Gate | LinearName::Up | LinearName::Down => c.feed_forward_bias,
             };
-            Ok(Linear {
-                weight: self.tensor(&format!("{prefix}.{part}.weight"), (outputs, inputs))?,
-                bias: biased.then(|| self.tensor(&format!("{prefix}.{part}.bias"), outputs)).transpose()?,
-            })
+            let weight = self.tensor(&format!("{prefix}.{part}.weight"), (outputs, inputs))?;
+            let bias = biased.then(|| self.tensor(&format!("{prefix}.{part}.bias"), outputs)).transpose()?;
+            Ok(Linear::new(weight, bias))
         };
         let [q, k, v, o, gate, up, down] = LinearName::ALL.map(linear);
         Ok(Block {
@@ -204,7 +211,8 @@ impl Model {
             true => embedding.clone(),
             false => self.tensor("lm_head.weight", (c.vocabulary, c.hidden))?,
         };
-        Ok(Head { norm: self.tensor("model.norm.weight", c.hidden)?, norm_epsilon: c.norm_epsilon as f32, weight })
+        let norm = self.tensor("model.norm.weight", c.hidden)?;
+        Ok(Head { norm, norm_epsilon: c.norm_epsilon as f32, linear: Linear::new(weight, None) })
     }
 
     /// The rotary table for windows of up to `positions` tokens.
@@ -217,13 +225,11 @@ impl Model {
     pub fn logits(&self, ids: &[u32], windows: &[Range<usize>]) -> Result<Tensor> {
         let rope = self.rope(windows.iter().map(|w| w.len()).max().unwrap_or(0))?;
         let spans: Vec<Span> = windows.iter().cloned().map(Span::window).collect();
-        let ids = Tensor::new(ids, &self.device)?;
         let embedding = self.embedding()?;
-        let mut hidden = embedding.index_select(&ids, 0)?;
+        let mut hidden = embed(&embedding, ids)?;
         for index in 0..self.config.blocks {
             hidden = self.block(index)?.forward(hidden, &spans, &rope)?;
         }
-        let head = self.head(&embedding)?;
-        Ok(head.norm(&hidden)?.matmul(&head.weight.t()?)?)
+        Ok(self.head(&embedding)?.logits(&hidden)?)
     }
 }

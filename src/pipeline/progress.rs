@@ -106,7 +106,7 @@ impl<'a> Progress<'a> {
     ) -> Result<()> {
         let (mut changed, mut parts) = (Vec::new(), Vec::new());
         for (dense, pruned) in dense.linears.iter().zip(&pruned.linears) {
-            let (before, after) = (tensors::values(&dense.weight)?, tensors::values(&pruned.weight)?);
+            let (before, after) = (tensors::values(dense.weight())?, tensors::values(pruned.weight())?);
             let is_left = |x: &f32| x.to_bits() != 0;
             let mask: Vec<u8> = (after.chunks(8))
                 .map(|eight| eight.iter().rev().fold(0, |byte, x| byte << 1 | u8::from(is_left(x))))
@@ -136,7 +136,7 @@ impl<'a> Progress<'a> {
         for (linear, changed) in block.linears.iter_mut().zip(changed) {
             let Some(mask) = parts.next() else { return Ok(None) };
             let mask = mask.to_vec1::<u8>()?;
-            let mut weights = tensors::values(&linear.weight)?;
+            let mut weights = tensors::values(linear.weight())?;
             let values = if changed { parts.next().map(|v| tensors::values(&v)).transpose()? } else { None };
             let mut values = values.map(Vec::into_iter);
             if mask.len() != weights.len().div_ceil(8) {
@@ -153,8 +153,8 @@ impl<'a> Progress<'a> {
                     },
                 };
             }
-            let shape = linear.weight.shape().clone();
-            linear.weight = model.round(&Tensor::from_vec(weights, shape, &Device::Cpu)?)?;
+            let shape = linear.weight().shape().clone();
+            linear.set_weight(model.round(&Tensor::from_vec(weights, shape, &Device::Cpu)?)?);
         }
         Ok(Some(record))
     }

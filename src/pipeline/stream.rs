@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use super::{Watch, stop_if_interrupted};
 use crate::data::{Passage, Target};
 use crate::metrics::Prediction;
-use crate::model::{Block, Flow, Rope, Site, Span};
+use crate::model::{Block, Flow, Rope, Site, Span, embed};
 
 /// Tokens that go through a block at once.
 const BATCH_TOKENS: usize = 2048;
@@ -36,7 +36,7 @@ impl Stream {
             let mut at = 0;
             let starts: Vec<usize> = here.iter().map(|p| (at, at += p.ids.len()).0).collect();
             let ids: Vec<u32> = here.iter().flat_map(|p| p.ids.iter().copied()).collect();
-            let hidden = embedding.index_select(&Tensor::new(ids, embedding.device())?, 0)?;
+            let hidden = embed(embedding, &ids)?;
             let spans = here.iter().zip(&starts).flat_map(|(p, &start)| p.spans_at(start)).collect();
             batches.push(Batch { hidden, spans, starts });
             rest = after;

@@ -22,7 +22,7 @@ use crate::data::{Order, Packing, Passage, Prompt, Target, Windows, cut, prompts
 use crate::digest::Digest;
 use crate::guard;
 use crate::metrics::{Family, Scores, log_likelihoods, score_positions};
-use crate::model::{Block, Generator, Head, Model, Rope, Tokenizer, device};
+use crate::model::{Block, Generator, Head, Linear, Model, Rope, Tokenizer, device};
 use crate::prune::StatisticKind;
 use crate::recipe::{Cell, Recipe, Unit, WindowUnit};
 use crate::size::Size;
@@ -60,8 +60,8 @@ pub struct Study<'a> {
 struct Ends {
     embedding: Tensor,
     head: Head,
-    /// The head in f32 on the host, where logits are scored; on the CPU, the same memory.
-    head_on_host: Tensor,
+    /// The head in f32 on the host, where logits are scored; None where it is there already.
+    head_on_host: Option<Linear>,
     rope: Rope,
 }
 
@@ -296,7 +296,8 @@ impl<'a> Study<'a> {
     /// Scores a suite sample by sample, against the teacher (the dense model is its own): the language scores,
     /// and log-likelihoods of the choices where they are asked for.
     fn score(&self, suite: &str, is_dense: bool, batches: &[Batch]) -> Result<(Vec<Scores>, Vec<Vec<f64>>)> {
-        let head = &self.ends()?.head_on_host;
+        let ends = self.ends()?;
+        let head = ends.head_on_host.as_ref().unwrap_or(&ends.head.linear);
         let teacher = if is_dense { None } else { Some(self.teacher(suite)?) };
         let wants_choices = self.recipe.suite[suite].wants(Family::Choice);
         let (mut scores, mut choices) = (Vec::new(), Vec::new());
@@ -310,11 +311,9 @@ impl<'a> Study<'a> {
             match batch.predictions(texts)? {
                 None => scores.extend(here.iter().map(|_| Scores::default())),
                 Some((states, predictions)) => {
-                    let dense = match &teacher {
-                        Some(teacher) => teacher.narrow(0, first, predictions.len())?,
-                        None => states.clone(),
-                    };
-                    scores.extend(score_positions(&predictions, here.len(), &dense, &states, head)?);
+                    let here = here.len();
+                    let dense = teacher.as_ref().map(|t| t.narrow(0, first, predictions.len())).transpose()?;
+                    scores.extend(score_positions(&predictions, here, dense.as_ref(), &states, head)?);
                     first += predictions.len();
                 }
             }
@@ -363,7 +362,10 @@ impl<'a> Study<'a> {
         let longest = drawn.map(|(_, c)| c.length).chain(suites).max().unwrap_or(0);
         let embedding = self.model.embedding()?;
         let (head, rope) = (self.model.head(&embedding)?, self.model.rope(longest)?);
-        let head_on_host = head.weight.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+        let head_on_host = match self.model.device {
+            Device::Cpu => None,
+            _ => Some(Linear::new(head.linear.weight().to_device(&Device::Cpu)?.to_dtype(DType::F32)?, None)),
+        };
         Ok(self.ends.get_or_init(|| Ends { embedding, head, head_on_host, rope }))
     }
 

@@ -14,7 +14,7 @@ use super::stream::{Stream, advance};
 use super::{Watch, stop_if_interrupted};
 use crate::data::Passage;
 use crate::digest::Digest;
-use crate::model::{Block, Flow, Model, Rope, Site};
+use crate::model::{Block, Flow, Linear, Model, Rope, Site};
 use crate::prune::{Accumulator, Method, Sparsity, Statistic, StatisticKind};
 use crate::recipe::{Propagation, PruneSpec, Schedule};
 use crate::tensors;
@@ -264,7 +264,7 @@ impl BlockPruner<'_> {
     fn observe(&self, flows: &[Flow]) -> Result<Observed> {
         let kind = self.pruner.method.statistic();
         let first = &flows[0].input;
-        let mut accumulator = Accumulator::new(kind, first.dim(1)?, first.device())?;
+        let mut accumulator = Accumulator::new(kind, first.dim(1)?, self.walk.model.dtype, first.device())?;
         for flow in flows {
             let windows: Vec<_> = flow.spans.iter().map(|s| s.own.clone()).collect();
             accumulator.add(&flow.input, &windows)?;
@@ -278,7 +278,7 @@ impl BlockPruner<'_> {
         for &name in site.linears() {
             stop_if_interrupted(self.walk.watch)?;
             let started = Instant::now();
-            let dense = block.linear(name).weight.clone();
+            let dense = block.linear(name).weight().clone();
             let pruned = self
                 .pruner
                 .method
@@ -299,7 +299,7 @@ impl BlockPruner<'_> {
                 damping: pruned.damping,
                 seconds: seconds.as_secs_f64(),
             });
-            block.linear_mut(name).weight = weight;
+            block.linear_mut(name).set_weight(weight);
         }
         Ok(())
     }
@@ -308,7 +308,7 @@ impl BlockPruner<'_> {
 /// Zeros of all linears of a block, and their size.
 fn zeros_of_block(block: &Block) -> Result<(u64, u64)> {
     block.linears.iter().try_fold((0, 0), |sum, linear| {
-        let (zeros_here, weights) = zeros(&linear.weight)?;
+        let (zeros_here, weights) = zeros(linear.weight())?;
         Ok((sum.0 + zeros_here, sum.1 + weights))
     })
 }
@@ -319,12 +319,13 @@ fn zeros(weight: &Tensor) -> Result<(u64, u64)> {
     Ok((tensors::with_values(weight, count)?, weight.elem_count() as u64))
 }
 
-/// ‖X(W − Ŵ)ᵀ‖² / ‖XWᵀ‖².
+/// ‖XWᵀ − XŴᵀ‖² / ‖XWᵀ‖².
 fn relative_error(x: &Tensor, dense: &Tensor, pruned: &Tensor) -> Result<f64> {
+    let [dense, pruned] = [dense, pruned].map(|weight| Linear::new(weight.clone(), None));
+    let [dense, pruned] = Linear::forward_all([&dense, &pruned], x)?;
     let squares = |y: Tensor| -> Result<f64> {
         Ok(tensors::with_values(&y, |y| y.iter().map(|&v| f64::from(v) * f64::from(v)).sum())?)
     };
-    let lost = squares(x.matmul(&(dense - pruned)?.t()?)?)?;
-    let whole = squares(x.matmul(&dense.t()?)?)?;
+    let (lost, whole) = (squares((&dense - pruned)?)?, squares(dense)?);
     Ok(if whole > 0.0 { lost / whole } else { 0.0 })
 }

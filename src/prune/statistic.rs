@@ -5,7 +5,7 @@ use std::ops::Range;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-use crate::linalg::{Mat, MatMut, Threads, product, simd};
+use crate::linalg::{add_gram, bf16, simd};
 use crate::tensors;
 
 /// Which statistic a method wants.
@@ -49,9 +49,6 @@ impl Statistic {
     }
 }
 
-/// Columns of one stripe of the Gram matrix; see [`add_gram`].
-const STRIPE: usize = 256;
-
 /// Gathers a statistic batch by batch.
 pub struct Accumulator {
     sums: Sums,
@@ -64,20 +61,26 @@ enum Sums {
     Squares(MeanSquares),
     /// XᵀX, d × d, of which only the upper triangle is filled.
     Products(Vec<f32>),
+    /// The same from inputs rounded to bf16.
+    Bf16Products(Vec<f32>),
     /// The same two on a device.
     DeviceSquares(Tensor),
     DeviceProducts(Tensor),
 }
 
 impl Accumulator {
-    /// An empty accumulator for inputs of `columns` columns.
-    pub fn new(kind: StatisticKind, columns: usize, device: &Device) -> candle_core::Result<Self> {
+    /// An empty accumulator for inputs of `columns` columns to a model held in `dtype`: where that is bf16, products of
+    /// inputs are those of inputs rounded to it.
+    pub fn new(kind: StatisticKind, columns: usize, dtype: DType, device: &Device) -> candle_core::Result<Self> {
         let sums = match (kind, device) {
             (StatisticKind::None, _) => Sums::Nothing,
             (StatisticKind::ColumnNorms, Device::Cpu) => {
                 Sums::Squares(MeanSquares { mean: vec![0.0; columns], windows: 0 })
             }
-            (StatisticKind::Gram, Device::Cpu) => Sums::Products(vec![0.0; columns * columns]),
+            (StatisticKind::Gram, Device::Cpu) => {
+                let sums = vec![0.0; columns * columns];
+                if dtype == DType::BF16 { Sums::Bf16Products(sums) } else { Sums::Products(sums) }
+            }
             (StatisticKind::ColumnNorms, _) => Sums::DeviceSquares(Tensor::zeros(columns, DType::F32, device)?),
             (StatisticKind::Gram, _) => Sums::DeviceProducts(Tensor::zeros((columns, columns), DType::F32, device)?),
         };
@@ -94,6 +97,7 @@ impl Accumulator {
                 windows.iter().for_each(|w| mean.add(&x[w.start * d..w.end * d]));
             })?,
             Sums::Products(sums) => tensors::with_values(inputs, |x| add_gram(sums, x, d))?,
+            Sums::Bf16Products(sums) => tensors::with_values(inputs, |x| bf16::add_gram(sums, x, d))?,
             Sums::DeviceSquares(sums) => *sums = (&*sums + inputs.to_dtype(DType::F32)?.sqr()?.sum(0)?)?,
             Sums::DeviceProducts(sums) => {
                 let x = inputs.to_dtype(DType::F32)?;
@@ -113,7 +117,7 @@ impl Accumulator {
                 let norms: Vec<f32> = squares.mean.iter().map(|x| x.sqrt()).collect();
                 Statistic::ColumnNorms(Tensor::new(norms, &Device::Cpu)?)
             }
-            Sums::Products(mut sums) => {
+            Sums::Products(mut sums) | Sums::Bf16Products(mut sums) => {
                 mirror_upper(&mut sums, d);
                 Statistic::Gram((Tensor::from_vec(sums, (d, d), &Device::Cpu)? * (2.0 / n))?)
             }
@@ -168,23 +172,6 @@ simd::vectorized! {
 /// Columns whose squares are summed together.
 const COLUMNS: usize = 64;
 
-/// Upper triangle of `sums` (d × d) += XᵀX, in stripes of columns: half the work of the whole square.
-fn add_gram(sums: &mut [f32], x: &[f32], d: usize) {
-    let tokens = x.len() / d;
-    for (i, rows) in sums.chunks_mut(STRIPE * d).enumerate() {
-        let first = i * STRIPE;
-        let count = rows.len() / d;
-        product(
-            MatMut::strided(&mut rows[first..], count, d - first, d),
-            1.0,
-            1.0,
-            Mat::strided(&x[first..], tokens, count, d).t(),
-            Mat::strided(&x[first..], tokens, d - first, d),
-            Threads::All,
-        );
-    }
-}
-
 fn mirror_upper(square: &mut [f32], d: usize) {
     for i in 0..d {
         for j in 0..i {
@@ -203,7 +190,7 @@ mod tests {
         let x: Vec<f32> = (0..n * d).map(|i| (i as f32 * 0.618).sin()).collect();
         let all = Tensor::from_vec(x.clone(), (n, d), &Device::Cpu).unwrap();
         let gather = |kind| {
-            let mut a = Accumulator::new(kind, d, &Device::Cpu).unwrap();
+            let mut a = Accumulator::new(kind, d, DType::F32, &Device::Cpu).unwrap();
             a.add(&all.narrow(0, 0, 20).unwrap(), &[0..7, 7..20]).unwrap();
             a.add(&all.narrow(0, 20, 17).unwrap(), std::slice::from_ref(&(0..17))).unwrap();
             a.finish().unwrap()

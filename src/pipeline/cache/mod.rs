@@ -79,13 +79,13 @@ impl Stage {
         match self {
             Self::Windows => 2,
             Self::Prompts => 2,
-            Self::Teacher => 4,
-            Self::Pruned => 3,
-            Self::Statistic => 1,
-            Self::Block => 1,
-            Self::Walk => 1,
-            Self::Scores => 4,
-            Self::Answers => 1,
+            Self::Teacher => 5,
+            Self::Pruned => 4,
+            Self::Statistic => 2,
+            Self::Block => 2,
+            Self::Walk => 2,
+            Self::Scores => 5,
+            Self::Answers => 2,
         }
     }
 
