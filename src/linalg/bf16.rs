@@ -7,9 +7,11 @@
 //! A sum runs over pairs of columns from left to right, in chunks of [`CHUNK`] columns that are added to the result
 //! one after the other. Threads share out rows and columns of the result and never a sum, so their number changes nothing.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use half::bf16;
+use half::slice::HalfBitsSliceExt;
 use rayon::prelude::*;
 
 use super::{Mat, MatMut, Threads, simd};
@@ -54,6 +56,23 @@ struct Line([u32; 16]);
 const LINES: usize = PANEL / 16;
 
 impl Packed {
+    /// Packs `w` (rows × columns, row-major), rounded.
+    pub fn rounded(w: &[f32], rows: usize, columns: usize) -> Self {
+        let mut bits = vec![0u16; w.len()];
+        round_slice(w, &mut bits);
+        Self::new(bits.reinterpret_cast(), rows, columns)
+    }
+
+    /// Packs the transpose of `x` (columns × rows, row-major), rounded.
+    pub fn transposed(x: &[f32], rows: usize, columns: usize) -> Self {
+        assert_eq!(x.len(), rows * columns);
+        if is_native() {
+            return Self { rows, columns, form: Form::Panels(transposed_panels(x, rows, columns)) };
+        }
+        let value = |i: usize| f32::from_bits(rounded_bits(x[i % columns * rows + i / columns]) & 0xffff_0000);
+        Self { rows, columns, form: Form::Wide((0..rows * columns).map(value).collect()) }
+    }
+
     /// Packs `w` (rows × columns, row-major).
     pub fn new(w: &[bf16], rows: usize, columns: usize) -> Self {
         assert_eq!(w.len(), rows * columns);
@@ -128,8 +147,47 @@ simd::vectorized! {
     }
 }
 
-/// `dst ← x·Wᵀ` (x.rows × w.rows, row-major), for finite factors.
-pub fn product(dst: &mut [f32], x: &Rounded, w: &Packed, threads: Threads) {
+/// x·Wᵀ as a vector of its own (x.rows × w.rows), by all threads.
+pub fn new_product(x: &Rounded, w: &Packed) -> Vec<f32> {
+    let len = x.rows * w.rows;
+    let mut values = Vec::with_capacity(len);
+    product_into(&mut values.spare_capacity_mut()[..len], x, w);
+    // SAFETY: a product writes every element of its destination.
+    unsafe { values.set_len(len) };
+    values
+}
+
+/// `dst ← x·Wᵀ` (x.rows × w.rows, row-major), by all threads.
+pub fn product(dst: &mut [f32], x: &Rounded, w: &Packed) {
+    // SAFETY: the same memory; only values are written to it.
+    product_into(unsafe { std::slice::from_raw_parts_mut(dst.as_mut_ptr().cast(), dst.len()) }, x, w);
+}
+
+/// `dst ← x·Wᵀ` of the first `rows` rows of W, with as many of its first columns as x has, by the calling thread;
+/// `stride` values from one row of `dst` to the next.
+pub fn product_of_part(dst: &mut [f32], stride: usize, x: &Rounded, w: &Packed, rows: usize) {
+    assert!(x.columns <= w.columns && rows <= w.rows && rows <= stride && x.rows > 0);
+    assert!(dst.len() >= (x.rows - 1) * stride + rows, "the destination is too small");
+    match &w.form {
+        Form::Panels(panels) => {
+            let (pairs, all) = (x.columns.div_ceil(2), w.columns.div_ceil(2));
+            let left = Left { pairs: &x.pairs, row: pairs, pair: 1 };
+            let dst = Dst { values: dst.as_mut_ptr(), row: stride };
+            for panel in 0..rows.div_ceil(PANEL) {
+                let columns = panel * PANEL..rows.min((panel + 1) * PANEL);
+                let lines = &panels[panel * all * LINES..][..pairs * LINES];
+                multiply_panel(dst, 0..x.rows, columns, left, lines, false);
+            }
+        }
+        Form::Wide(values) => {
+            let (a, b) = (x.widened(), Mat::strided(values, rows, x.columns, w.columns).t());
+            let dst = MatMut::strided(dst, x.rows, rows, stride);
+            super::product(dst, 0.0, 1.0, Mat::new(&a, x.rows, x.columns), b, Threads::One);
+        }
+    }
+}
+
+fn product_into(dst: &mut [MaybeUninit<f32>], x: &Rounded, w: &Packed) {
     assert_eq!(x.columns, w.columns, "inner dimensions differ");
     let (m, n) = (x.rows, w.rows);
     assert_eq!(dst.len(), m * n, "the product has another shape than its destination");
@@ -137,7 +195,7 @@ pub fn product(dst: &mut [f32], x: &Rounded, w: &Packed, threads: Threads) {
         Form::Panels(panels) => panels,
         Form::Wide(values) => {
             let (a, b) = (x.widened(), Mat::new(values, n, w.columns).t());
-            super::product(MatMut::new(dst, m, n), 0.0, 1.0, Mat::new(&a, m, x.columns), b, threads);
+            super::product(MatMut::empty(dst, m, n), 0.0, 1.0, Mat::new(&a, m, x.columns), b, Threads::All);
             return;
         }
     };
@@ -146,16 +204,12 @@ pub fn product(dst: &mut [f32], x: &Rounded, w: &Packed, threads: Threads) {
     }
     let pairs = w.columns.div_ceil(2);
     let left = Left { pairs: &x.pairs, row: pairs, pair: 1 };
-    let whole = Dst { values: dst.as_mut_ptr(), row: n };
+    let whole = Dst { values: dst.as_mut_ptr().cast(), row: n };
     let stripe = |rows: Range<usize>, panel: usize| {
         let columns = panel * PANEL..n.min((panel + 1) * PANEL);
         let lines = &panels[panel * pairs * LINES..][..pairs * LINES];
         multiply_panel(whole, rows, columns, left, lines, false);
     };
-    if threads == Threads::One {
-        (0..n.div_ceil(PANEL)).for_each(|panel| stripe(0..m, panel));
-        return;
-    }
     // Enough tasks for every thread, of rows that stay in the cache while the panels pass.
     let tasks = 4 * rayon::current_num_threads();
     let height = (m.div_ceil(tasks).next_multiple_of(TILE)).clamp(8 * TILE, 32 * TILE);
@@ -181,6 +235,20 @@ pub fn add_gram(sums: &mut [f32], x: &[f32], d: usize) {
         return super::add_gram(sums, &rounded, d);
     }
     // Xᵀ in panels is both factors: pairs of tokens of each column, 64 columns side by side.
+    let (pairs, panels) = (tokens.div_ceil(2), transposed_panels(x, d, tokens));
+    let of = |panel: usize| &panels[panel * pairs * LINES..][..pairs * LINES];
+    sums.par_chunks_mut(PANEL * d).enumerate().for_each(|(p, rows)| {
+        let left = Left { pairs: as_pairs(of(p)), row: 1, pair: PANEL };
+        let dst = Dst { values: rows.as_mut_ptr(), row: d };
+        for panel in p..d.div_ceil(PANEL) {
+            let columns = panel * PANEL..d.min((panel + 1) * PANEL);
+            multiply_panel(dst, 0..rows.len() / d, columns, left, of(panel), true);
+        }
+    });
+}
+
+/// Panels of Xᵀ, for x (tokens × d): pairs of tokens of each column, 64 columns side by side.
+fn transposed_panels(x: &[f32], d: usize, tokens: usize) -> Vec<Line> {
     let pairs = tokens.div_ceil(2);
     let mut panels = vec![Line([0; 16]); d.div_ceil(PANEL) * pairs * LINES];
     panels.par_chunks_mut((pairs * LINES).max(1)).enumerate().for_each(|(p, panel)| {
@@ -192,15 +260,13 @@ pub fn add_gram(sums: &mut [f32], x: &[f32], d: usize) {
             }
         }
     });
-    let of = |panel: usize| &panels[panel * pairs * LINES..][..pairs * LINES];
-    sums.par_chunks_mut(PANEL * d).enumerate().for_each(|(p, rows)| {
-        let left = Left { pairs: as_pairs(of(p)), row: 1, pair: PANEL };
-        let dst = Dst { values: rows.as_mut_ptr(), row: d };
-        for panel in p..d.div_ceil(PANEL) {
-            let columns = panel * PANEL..d.min((panel + 1) * PANEL);
-            multiply_panel(dst, 0..rows.len() / d, columns, left, of(panel), true);
-        }
-    });
+    panels
+}
+
+simd::vectorized! {
+    fn round_slice(from: &[f32], to: &mut [u16]) {
+        to.iter_mut().zip(from).for_each(|(to, &x)| *to = (rounded_bits(x) >> 16) as u16);
+    }
 }
 
 simd::vectorized! {
@@ -335,10 +401,13 @@ mod tests {
             let (x, w) = (noise(m * k, 1.0), noise(n * k, 2.0));
             let packed = Packed::new(&w.iter().map(|&v| bf16::from_f32(v)).collect::<Vec<_>>(), n, k);
             let mut all = vec![9.0; m * n];
-            product(&mut all, &Rounded::new(&x, m, k), &packed, Threads::All);
-            let mut one = vec![7.0; m * n];
-            product(&mut one, &Rounded::new(&x, m, k), &packed, Threads::One);
-            assert_eq!(all, one, "threads change nothing");
+            product(&mut all, &Rounded::new(&x, m, k), &packed);
+            assert_eq!(all, new_product(&Rounded::new(&x, m, k), &Packed::rounded(&w, n, k)));
+            if m > 0 {
+                let mut one = vec![7.0; m * n];
+                product_of_part(&mut one, n, &Rounded::new(&x, m, k), &packed, n);
+                assert_eq!(all, one, "threads change nothing");
+            }
             let (x, w) = (rounded(&x), rounded(&w));
             for i in 0..m {
                 for j in 0..n {
@@ -349,6 +418,22 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_product_of_a_part_of_a_transpose_leaves_the_gaps_alone() {
+        let (m, n, k, columns, rows) = (7, 70, 90, 33, 65);
+        let (x, w) = (noise(m * columns, 1.0), noise(k * n, 2.0)); // w is (k, n), a transpose
+        let mut dst = vec![9.0; m * 68];
+        product_of_part(&mut dst, 68, &Rounded::new(&x, m, columns), &Packed::transposed(&w, n, k), rows);
+        let (x, w) = (rounded(&x), rounded(&w));
+        for i in 0..m {
+            for j in 0..rows {
+                let dot: f64 = (0..columns).map(|p| x[i * columns + p] * w[p * n + j]).sum();
+                assert!((f64::from(dst[i * 68 + j]) - dot).abs() < 1e-5, "({i},{j})");
+            }
+            assert_eq!(dst[i * 68 + rows..(i + 1) * 68], [9.0; 3]);
         }
     }
 

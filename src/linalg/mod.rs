@@ -7,6 +7,10 @@ pub mod bf16;
 pub mod cholesky;
 pub mod simd;
 
+use std::mem::MaybeUninit;
+
+use rayon::prelude::*;
+
 pub use cholesky::{NotPositiveDefinite, upper_inverse_factor};
 
 /// A read-only matrix over a slice, with arbitrary strides (so a transpose or a column stripe is free).
@@ -44,7 +48,9 @@ impl<'a> Mat<'a> {
 
 /// A mutable row-major matrix over a slice.
 pub struct MatMut<'a> {
-    data: &'a mut [f32],
+    data: &'a mut [MaybeUninit<f32>],
+    /// Whether there are values in it that may be read.
+    has_values: bool,
     rows: usize,
     cols: usize,
     row_stride: usize,
@@ -60,7 +66,15 @@ impl<'a> MatMut<'a> {
     pub fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(data.len() >= extent(rows, cols, row_stride, 1), "slice too short for {rows}x{cols}");
         assert!(row_stride >= cols || rows <= 1, "rows of a mutable matrix must not overlap");
-        Self { data, rows, cols, row_stride }
+        // SAFETY: the same memory; `product` writes only values to it.
+        let data = unsafe { std::slice::from_raw_parts_mut(data.as_mut_ptr().cast(), data.len()) };
+        Self { data, has_values: true, rows, cols, row_stride }
+    }
+
+    /// `rows × cols` without gaps, of memory that holds nothing yet.
+    fn empty(data: &'a mut [MaybeUninit<f32>], rows: usize, cols: usize) -> Self {
+        assert_eq!(data.len(), rows * cols);
+        Self { data, has_values: false, rows, cols, row_stride: cols }
     }
 }
 
@@ -77,6 +91,7 @@ pub enum Threads {
 pub fn product(dst: MatMut, keep: f32, scale: f32, a: Mat, b: Mat, threads: Threads) {
     assert_eq!(a.cols, b.rows, "inner dimensions differ");
     assert_eq!((dst.rows, dst.cols), (a.rows, b.cols), "the product has another shape than its destination");
+    assert!(dst.has_values || keep == 0.0, "there is nothing to keep");
     if dst.rows == 0 || dst.cols == 0 {
         return;
     }
@@ -91,7 +106,7 @@ pub fn product(dst: MatMut, keep: f32, scale: f32, a: Mat, b: Mat, threads: Thre
             dst.rows,
             dst.cols,
             a.cols,
-            dst.data.as_mut_ptr(),
+            dst.data.as_mut_ptr().cast(),
             1,
             dst.row_stride as isize,
             keep != 0.0,
@@ -109,6 +124,31 @@ pub fn product(dst: MatMut, keep: f32, scale: f32, a: Mat, b: Mat, threads: Thre
             parallelism,
         );
     }
+}
+
+/// `a·b`, by all threads, as a vector of its own (rows × columns).
+pub fn new_product(a: Mat, b: Mat) -> Vec<f32> {
+    let len = a.rows * b.cols;
+    let mut values = Vec::with_capacity(len);
+    product(MatMut::empty(&mut values.spare_capacity_mut()[..len], a.rows, b.cols), 0.0, 1.0, a, b, Threads::All);
+    // SAFETY: a product writes every element of its destination.
+    unsafe { values.set_len(len) };
+    values
+}
+
+/// A vector of `len` values made in parallel: `fill` overwrites a chunk, given which it is.
+pub fn in_chunks(len: usize, chunk: usize, fill: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+    let mut values = Vec::with_capacity(len);
+    values.spare_capacity_mut()[..len].par_chunks_mut(chunk.max(1)).enumerate().for_each(|(i, room)| {
+        // By the thread that overwrites it, for which it is then in the cache; all at once would be a pass through
+        // memory by one thread.
+        room.fill(MaybeUninit::new(0.0));
+        // SAFETY: it was just filled.
+        fill(i, unsafe { std::slice::from_raw_parts_mut(room.as_mut_ptr().cast(), room.len()) });
+    });
+    // SAFETY: every chunk was filled.
+    unsafe { values.set_len(len) };
+    values
 }
 
 /// Columns of one stripe of a Gram matrix.

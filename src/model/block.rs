@@ -129,7 +129,7 @@ impl Block {
                 attend(&q, &k, &v)?
             }
             Site::FeedForwardInput => {
-                flow.hidden = (&flow.hidden + linear(LinearName::O).forward(x)?)?;
+                flow.hidden = kernels::add(&flow.hidden, &linear(LinearName::O).forward(x)?)?;
                 self.norm(&flow.hidden, &self.feed_forward_norm)?
             }
             Site::FeedForwardOutput => {
@@ -142,7 +142,7 @@ impl Block {
 
     /// The block's output, from a batch at the last site.
     pub fn finish(&self, flow: Flow) -> Result<Tensor> {
-        flow.hidden + self.linear(LinearName::Down).forward(&flow.input)?
+        kernels::add(&flow.hidden, &self.linear(LinearName::Down).forward(&flow.input)?)
     }
 
     /// The whole block: (tokens, hidden) → (tokens, hidden).

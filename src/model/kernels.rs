@@ -4,9 +4,8 @@
 //! composed of candle operations. Each kernel is tested against its composition.
 
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
-use rayon::prelude::*;
 
-use crate::linalg::simd;
+use crate::linalg::{in_chunks, simd};
 
 /// Root-mean-square norm of each row: x / √(mean(x²) + ε) · weight.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor> {
@@ -23,6 +22,17 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
         _ => candle_nn::ops::silu(gate)? * up,
     }
 }
+
+/// x + y.
+pub fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    match x.device() {
+        Device::Cpu => x.contiguous()?.apply_op2_no_bwd(&y.contiguous()?, &Add),
+        _ => x + y,
+    }
+}
+
+/// Elements that one task of an elementwise kernel computes.
+const CHUNK: usize = 1 << 14;
 
 /// The values of a contiguous tensor in f32.
 pub fn f32s<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
@@ -44,9 +54,9 @@ impl CustomOp2 for RmsNorm {
 
     fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, weight: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
         let (x, weight) = (f32s(x, xl)?, f32s(weight, wl)?);
-        let mut out = vec![0f32; x.len()];
-        out.par_chunks_mut(weight.len()).zip(x.par_chunks(weight.len())).for_each(|(out, x)| {
-            rms_norm_row(x, weight, self.epsilon, out);
+        let width = weight.len();
+        let out = in_chunks(x.len(), width, |row, out| {
+            rms_norm_row(&x[row * width..][..width], weight, self.epsilon, out);
         });
         Ok((CpuStorage::F32(out), xl.shape().clone()))
     }
@@ -61,6 +71,23 @@ simd::vectorized! {
     }
 }
 
+struct Add;
+
+impl CustomOp2 for Add {
+    fn name(&self) -> &'static str {
+        "add"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, y: &CpuStorage, yl: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (x, y) = (f32s(x, xl)?, f32s(y, yl)?);
+        let out = in_chunks(x.len(), CHUNK, |chunk, out| {
+            let here = chunk * CHUNK..chunk * CHUNK + out.len();
+            out.iter_mut().zip(x[here.clone()].iter().zip(&y[here])).for_each(|(o, (x, y))| *o = x + y);
+        });
+        Ok((CpuStorage::F32(out), xl.shape().clone()))
+    }
+}
+
 struct SwiGlu;
 
 impl CustomOp2 for SwiGlu {
@@ -70,11 +97,9 @@ impl CustomOp2 for SwiGlu {
 
     fn cpu_fwd(&self, gate: &CpuStorage, gl: &Layout, up: &CpuStorage, ul: &Layout) -> Result<(CpuStorage, Shape)> {
         let (gate, up) = (f32s(gate, gl)?, f32s(up, ul)?);
-        let mut out = vec![0f32; gate.len()];
-        const CHUNK: usize = 1 << 14;
-        let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK));
-        out.par_chunks_mut(CHUNK).zip(inputs).for_each(|(out, (gate, up))| {
-            swiglu_slice(gate, up, out);
+        let out = in_chunks(gate.len(), CHUNK, |chunk, out| {
+            let here = chunk * CHUNK..chunk * CHUNK + out.len();
+            swiglu_slice(&gate[here.clone()], &up[here], out);
         });
         Ok((CpuStorage::F32(out), gl.shape().clone()))
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
 
 use crate::linalg::bf16::{self, Packed, Rounded};
-use crate::linalg::{Mat, MatMut, Threads, product};
+use crate::linalg::{Mat, MatMut, Threads, new_product, product};
 use crate::tensors;
 
 /// y = x·Wᵀ + b.
@@ -53,12 +53,17 @@ impl Linear {
         let mut outputs = Vec::with_capacity(N);
         for linear in linears {
             let y = match rounded.as_ref().filter(|_| linear.is_packed()) {
+                None if linear.weight.device().is_cpu() => {
+                    let ((rows, inputs), outputs) = (x.dims2()?, linear.weight.dim(0)?);
+                    let multiply =
+                        |x: &[f32], w: &[f32]| new_product(Mat::new(x, rows, inputs), Mat::new(w, outputs, inputs).t());
+                    let y = tensors::with_values(x, |x| tensors::with_values(&linear.weight, |w| multiply(x, w)))??;
+                    Tensor::from_vec(y, (rows, outputs), &Device::Cpu)?
+                }
                 None => x.matmul(&linear.weight.t()?)?,
                 Some(rounded) => {
-                    let (rows, columns) = (x.dim(0)?, linear.weight.dim(0)?);
-                    let mut y = vec![0f32; rows * columns];
-                    bf16::product(&mut y, rounded, linear.packed()?, Threads::All);
-                    Tensor::from_vec(y, (rows, columns), &Device::Cpu)?
+                    let shape = (x.dim(0)?, linear.weight.dim(0)?);
+                    Tensor::from_vec(bf16::new_product(rounded, linear.packed()?), shape, &Device::Cpu)?
                 }
             };
             outputs.push(match &linear.bias {
@@ -74,7 +79,7 @@ impl Linear {
         let (outputs, inputs) = self.weight.dims2()?;
         let rows = x.len() / inputs.max(1);
         if self.is_packed() {
-            bf16::product(y, &Rounded::new(x, rows, inputs), self.packed()?, Threads::All);
+            bf16::product(y, &Rounded::new(x, rows, inputs), self.packed()?);
             return Ok(());
         }
         tensors::with_values(&self.weight, |w| {
