@@ -4,12 +4,14 @@
 //! candle operations. Each is tested against the other.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::kernels::f32s;
 use super::rope::{Rope, RopeValues};
+use crate::linalg::bf16::{self, Packed, Rounded};
 use crate::linalg::{Mat, MatMut, Threads, product, simd};
 use crate::tensors;
 
@@ -42,17 +44,31 @@ impl Span {
     }
 }
 
-/// Rotary embedding and causal softmax attention within each span.
+/// Rotary embedding and causal softmax attention within each span, with products in `precision`.
 ///
 /// q (tokens × query·dim), k and v (tokens × key_value·dim) → (tokens × query·dim). The spans lie one
 /// after the other; positions count from the start of each, or of its prefix.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span], heads: Heads, rope: &Rope) -> Result<Tensor> {
+pub fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    spans: &[Span],
+    heads: Heads,
+    (rope, precision): (&Rope, Precision),
+) -> Result<Tensor> {
     rope.check(spans.iter().map(Span::seen).max().unwrap_or(0))?;
     if !matches!(q.device(), Device::Cpu) {
         return composed_attention(q, k, v, spans, heads, rope);
     }
-    let op = Attention { spans: spans.to_vec(), heads, table: rope.values()? };
+    let op = Attention { spans: spans.to_vec(), heads, table: rope.values(), precision };
     q.contiguous()?.apply_op3_no_bwd(&k.contiguous()?, &v.contiguous()?, &op)
+}
+
+/// What products of attention are computed in, on the CPU; sums and the softmax are in f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    F32,
+    Bf16,
 }
 
 /// Rotated keys and values of one sequence in one block, for decoding token by token.
@@ -115,9 +131,10 @@ pub fn cached_attention(
             .collect();
         return Tensor::cat(&out?, 0);
     }
-    let table = rope.values()?;
+    let table = rope.values();
     let mut attend = |q: &[f32], k: &[f32], v: &[f32]| -> Vec<f32> {
-        let group = Group { heads, table: &table };
+        // In f32 throughout: what a token is compared with is packed for no one token.
+        let group = Group { heads, table: &table, precision: Precision::F32 };
         let mut tasks: Vec<_> = (own.iter().zip(&mut *caches))
             .flat_map(|(own, cache)| {
                 let before = cache.tokens;
@@ -199,11 +216,15 @@ fn composed_span(
 struct Attention {
     spans: Vec<Span>,
     heads: Heads,
-    table: RopeValues,
+    table: Arc<RopeValues>,
+    precision: Precision,
 }
 
 /// Rows of queries whose scores are held at once.
-const QUERY_ROWS: usize = 64;
+const QUERY_ROWS: usize = 60;
+
+/// Rows from which on packing keys and values for products in bf16 pays.
+const PACKED_ROWS: usize = 32;
 
 impl CustomOp3 for Attention {
     fn name(&self) -> &'static str {
@@ -221,7 +242,7 @@ impl CustomOp3 for Attention {
     ) -> Result<(CpuStorage, Shape)> {
         let (q, k, v) = (f32s(q, ql)?, f32s(k, kl)?, f32s(v, vl)?);
         let key_value = self.heads.key_value;
-        let group = Group { heads: self.heads, table: &self.table };
+        let group = Group { heads: self.heads, table: &self.table, precision: self.precision };
         // One task a span and key-value head; each returns the columns of its group of query heads.
         let tasks: Vec<(&Span, usize)> =
             self.spans.iter().flat_map(|span| (0..key_value).map(move |h| (span, h))).collect();
@@ -267,6 +288,7 @@ fn side_by_side<'a>(
 struct Group<'a> {
     heads: Heads,
     table: &'a RopeValues,
+    precision: Precision,
 }
 
 impl Group<'_> {
@@ -305,29 +327,28 @@ impl Group<'_> {
         let mut queries = vec![0f32; len * dim];
         let mut scores = vec![0f32; QUERY_ROWS.min(len) * (first + len)];
         let scale = (dim as f32).sqrt().recip();
+        let all = first + len;
+        let packed = (self.precision == Precision::Bf16 && len >= PACKED_ROWS)
+            .then(|| (Packed::rounded(keys, all, dim), Packed::transposed(values, dim, all)));
         for g in 0..group {
             self.rotate(&q[own.start * width + (h * group + g) * dim..], width, first, scale, &mut queries);
             for start in (0..len).step_by(QUERY_ROWS) {
                 let rows = QUERY_ROWS.min(len - start);
                 let seen = first + start + rows; // no row of this stripe looks further
                 let scores = &mut scores[..rows * seen];
-                product(
-                    MatMut::new(scores, rows, seen),
-                    0.0,
-                    1.0,
-                    Mat::new(&queries[start * dim..], rows, dim),
-                    Mat::new(keys, seen, dim).t(),
-                    Threads::One,
-                );
+                let queries = &queries[start * dim..(start + rows) * dim];
+                let out = &mut out[(start * group + g) * dim..];
+                if let Some((keys, values)) = &packed {
+                    bf16::product_of_part(scores, seen, &Rounded::new(queries, rows, dim), keys, seen);
+                    causal_softmax(scores, seen, first + start);
+                    bf16::product_of_part(out, group * dim, &Rounded::new(scores, rows, seen), values, dim);
+                    continue;
+                }
+                let (queries, keys) = (Mat::new(queries, rows, dim), Mat::new(keys, seen, dim).t());
+                product(MatMut::new(scores, rows, seen), 0.0, 1.0, queries, keys, Threads::One);
                 causal_softmax(scores, seen, first + start);
-                product(
-                    MatMut::strided(&mut out[(start * group + g) * dim..], rows, dim, group * dim),
-                    0.0,
-                    1.0,
-                    Mat::new(scores, rows, seen),
-                    Mat::new(values, seen, dim),
-                    Threads::One,
-                );
+                let out = MatMut::strided(out, rows, dim, group * dim);
+                product(out, 0.0, 1.0, Mat::new(scores, rows, seen), Mat::new(values, seen, dim), Threads::One);
             }
         }
         out
@@ -401,7 +422,7 @@ mod tests {
         let frequencies = RopeScaling::None.frequencies(10_000.0, dim);
         let angles: Vec<f32> = (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f)).collect();
         let angles = Tensor::from_vec(angles, (positions, dim / 2), &Device::Cpu).unwrap();
-        Rope { cos: angles.cos().unwrap(), sin: angles.sin().unwrap() }
+        Rope::of(angles.cos().unwrap(), angles.sin().unwrap()).unwrap()
     }
 
     const HEADS: Heads = Heads { query: 6, key_value: 2, dim: 16 };
@@ -411,24 +432,30 @@ mod tests {
         let (q, k, v) = (random((200, 96), 0.1), random((200, 32), 0.2), random((200, 32), 0.3));
         let mut spans = [0..70, 70..71, 71..160].map(Span::window).to_vec();
         spans.extend([160..163, 163..200].map(|own| Span { prefix: 0..70, own }));
-        let fused = attention(&q, &k, &v, &spans, HEADS, &rope(130, 16)).unwrap();
-        let composed = composed_attention(&q, &k, &v, &spans, HEADS, &rope(130, 16)).unwrap();
-        close(&fused, &composed, 2e-6);
+        let rope = rope(130, 16);
+        let composed = composed_attention(&q, &k, &v, &spans, HEADS, &rope).unwrap();
+        for (precision, tolerance) in [(Precision::F32, 2e-6), (Precision::Bf16, 2e-2)] {
+            close(&attention(&q, &k, &v, &spans, HEADS, (&rope, precision)).unwrap(), &composed, tolerance);
+        }
     }
 
     #[test]
     fn a_span_after_a_prefix_equals_the_end_of_the_whole_window() {
         let (q, k, v) = (random((90, 96), 0.1), random((90, 32), 0.2), random((90, 32), 0.3));
-        let whole = attention(&q, &k, &v, &[Span::window(0..90)], HEADS, &rope(90, 16)).unwrap();
-        let spans = [Span::window(0..70), Span { prefix: 0..70, own: 70..90 }];
-        close(&attention(&q, &k, &v, &spans, HEADS, &rope(90, 16)).unwrap(), &whole, 2e-6);
+        let rope = rope(90, 16);
+        for (precision, tolerance) in [(Precision::F32, 2e-6), (Precision::Bf16, 2e-2)] {
+            let how = (&rope, precision);
+            let whole = attention(&q, &k, &v, &[Span::window(0..90)], HEADS, how).unwrap();
+            let spans = [Span::window(0..50), Span { prefix: 0..50, own: 50..90 }];
+            close(&attention(&q, &k, &v, &spans, HEADS, how).unwrap(), &whole, tolerance);
+        }
     }
 
     #[test]
     fn attention_with_a_cache_equals_the_whole_window_piece_by_piece() {
         let (q, k, v) = (random((90, 96), 0.1), random((90, 32), 0.2), random((90, 32), 0.3));
         let rope = rope(90, 16);
-        let whole = attention(&q, &k, &v, &[Span::window(0..90)], HEADS, &rope).unwrap();
+        let whole = attention(&q, &k, &v, &[Span::window(0..90)], HEADS, (&rope, Precision::F32)).unwrap();
         let mut caches = [Cache::new(HEADS, 90)];
         let mut past = None;
         for piece in [0..70, 70..71, 71..72, 72..90] {

@@ -6,9 +6,9 @@
 
 use std::ops::Range;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
-use super::attention::{Cache, Heads, Span, attention, cached_attention};
+use super::attention::{Cache, Heads, Precision, Span, attention, cached_attention};
 use super::kernels;
 use super::linear::Linear;
 use super::rope::Rope;
@@ -110,7 +110,9 @@ impl Block {
     /// Takes a batch from the site before `site` to it.
     pub fn advance(&self, site: Site, flow: &mut Flow, rope: &Rope) -> Result<()> {
         let spans = flow.spans.clone();
-        self.advance_by(site, flow, |q, k, v| attention(q, k, v, &spans, self.heads, rope))
+        let is_bf16 = self.linear(LinearName::Q).weight().dtype() == DType::BF16;
+        let how = (rope, if is_bf16 { Precision::Bf16 } else { Precision::F32 });
+        self.advance_by(site, flow, |q, k, v| attention(q, k, v, &spans, self.heads, how))
     }
 
     /// As [`Block::advance`], where `attend` turns q, k and v into the heads' outputs.

@@ -111,8 +111,8 @@ fn hub_config(dir: &Path) -> Result<Config> {
 
 /// Everything that is applied after the last block.
 pub struct Head {
-    norm: Tensor,
-    norm_epsilon: f32,
+    pub norm: Tensor, // (hidden)
+    pub norm_epsilon: f32,
     /// (vocabulary, hidden)
     pub linear: Linear,
 }
@@ -120,11 +120,11 @@ pub struct Head {
 impl Head {
     /// Logits of hidden states: (tokens, hidden) → (tokens, vocabulary)
     pub fn logits(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
-        self.linear.forward(&self.norm(hidden)?)
+        self.linear.forward(&self.normed(hidden)?)
     }
 
     /// The final norm: what logits are a product of. (tokens, hidden) → (tokens, hidden)
-    pub fn norm(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
+    pub fn normed(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
         kernels::rms_norm(hidden, &self.norm, self.norm_epsilon)
     }
 }

@@ -1,5 +1,7 @@
 //! Rotary position embedding: the table of angles.
 
+use std::sync::Arc;
+
 use candle_core::{Device, Result, Tensor, bail};
 
 use super::Config;
@@ -9,6 +11,8 @@ use super::Config;
 pub struct Rope {
     pub cos: Tensor,
     pub sin: Tensor,
+    /// The same numbers, for loops on the host.
+    values: Arc<RopeValues>,
 }
 
 impl Rope {
@@ -19,7 +23,13 @@ impl Rope {
         let shape = (positions, frequencies.len());
         let table =
             |f: fn(f32) -> f32| Tensor::from_vec(angles.iter().map(|&a| f(a)).collect::<Vec<f32>>(), shape, device);
-        Ok(Self { cos: table(f32::cos)?, sin: table(f32::sin)? })
+        Self::of(table(f32::cos)?, table(f32::sin)?)
+    }
+
+    /// Of cos and sin, (positions × head_dim / 2) each.
+    pub fn of(cos: Tensor, sin: Tensor) -> Result<Self> {
+        let values = RopeValues { cos: cos.flatten_all()?.to_vec1()?, sin: sin.flatten_all()?.to_vec1()? };
+        Ok(Self { cos, sin, values: Arc::new(values) })
     }
 
     /// An error where the table has fewer than `positions`.
@@ -31,12 +41,13 @@ impl Rope {
     }
 
     /// The numbers, for loops on the host.
-    pub fn values(&self) -> Result<RopeValues> {
-        Ok(RopeValues { cos: self.cos.flatten_all()?.to_vec1()?, sin: self.sin.flatten_all()?.to_vec1()? })
+    pub fn values(&self) -> Arc<RopeValues> {
+        self.values.clone()
     }
 }
 
 /// The table's numbers, row-major.
+#[derive(Debug)]
 pub struct RopeValues {
     pub cos: Vec<f32>,
     pub sin: Vec<f32>,

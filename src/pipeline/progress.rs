@@ -26,7 +26,7 @@ pub struct Progress<'a> {
 }
 
 /// Saving where the walk stands may take this much of the time that it would take to get there again.
-const SHARE: u32 = 20;
+const SHARE: u32 = 50;
 
 /// Where a walk stands: before block `next`.
 pub struct Standing {

@@ -288,7 +288,7 @@ impl<'a> Study<'a> {
         let head = &self.ends()?.head;
         let mut batches = stream.into_batches();
         for batch in &mut batches {
-            batch.hidden = head.norm(&batch.hidden)?;
+            batch.hidden = head.normed(&batch.hidden)?;
         }
         Ok(batches)
     }

@@ -65,8 +65,8 @@ impl std::fmt::Display for Lost {
 
 impl std::error::Error for Lost {}
 
-/// Rows of inputs that a pruned weight's output error is measured on.
-const ERROR_SAMPLE: usize = 512;
+/// Rows of inputs, from all over the calibration set, that a pruned weight's output error is measured on.
+const ERROR_SAMPLE: usize = 256;
 
 impl Walk<'_> {
     /// Walks all blocks: prunes each, from the calibration windows where the method looks at inputs, and takes the
@@ -269,8 +269,8 @@ impl BlockPruner<'_> {
             let windows: Vec<_> = flow.spans.iter().map(|s| s.own.clone()).collect();
             accumulator.add(&flow.input, &windows)?;
         }
-        let sample = (kind != StatisticKind::None).then(|| first.narrow(0, 0, first.dim(0)?.min(ERROR_SAMPLE)));
-        Ok(Observed { statistic: accumulator.finish()?, sample: sample.transpose()? })
+        let sample = (kind != StatisticKind::None).then(|| sample(flows)).transpose()?;
+        Ok(Observed { statistic: accumulator.finish()?, sample })
     }
 
     /// Prunes the linears that read a site.
@@ -303,6 +303,22 @@ impl BlockPruner<'_> {
         }
         Ok(())
     }
+}
+
+/// About [`ERROR_SAMPLE`] rows of what linears are about to read, evenly spaced.
+fn sample(flows: &[Flow]) -> Result<Tensor> {
+    let tokens: usize = flows.iter().map(|flow| flow.input.dim(0)).sum::<candle_core::Result<_>>()?;
+    let step = tokens.div_ceil(ERROR_SAMPLE).max(1);
+    let (mut parts, mut before) = (Vec::new(), 0);
+    for flow in flows {
+        let rows = flow.input.dim(0)?;
+        let picked: Vec<u32> = (0..rows).filter(|row| (before + row) % step == 0).map(|row| row as u32).collect();
+        before += rows;
+        if !picked.is_empty() {
+            parts.push(flow.input.index_select(&Tensor::new(picked, flow.input.device())?, 0)?);
+        }
+    }
+    Ok(Tensor::cat(&parts, 0)?)
 }
 
 /// Zeros of all linears of a block, and their size.

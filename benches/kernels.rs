@@ -1,0 +1,217 @@
+//! The kernels that a study's time goes into, at the shape of SmolLM2-135M: `cargo bench --bench kernels`.
+//!
+//! Each is timed on the batch that a walk gives it (2048 tokens). Throughput is in floating-point operations where
+//! products dominate, else in elements.
+
+use calipr::linalg::upper_inverse_factor;
+use calipr::metrics::{Prediction, score_positions};
+use calipr::model::{Block, Flow, Generator, Head, Heads, Linear, LinearName, Rope, Sampling, Site, Span};
+use calipr::prune::{Accumulator, MethodName, MethodOptions, Sparsity, Statistic, StatisticKind};
+use candle_core::{DType, Device, Tensor};
+use divan::counter::ItemsCount;
+use divan::{Bencher, black_box};
+
+fn main() {
+    // As in a study, where activations of this size come and go: the system's allocator keeps freed memory from here
+    // on, where it would give it back and have every page of it mapped anew.
+    drop(black_box(vec![0u8; 31 << 20]));
+    divan::main();
+}
+
+const TOKENS: usize = 2048;
+const WINDOW: usize = 512;
+const HIDDEN: usize = 576;
+const FEED_FORWARD: usize = 1536;
+const VOCABULARY: usize = 49_152;
+const HEADS: Heads = Heads { query: 9, key_value: 3, dim: 64 };
+const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
+
+/// Values of the size that weights have.
+fn random(rows: usize, columns: usize, seed: u32) -> Tensor {
+    let mut state = seed.wrapping_mul(2_654_435_761).max(1);
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        (state >> 8) as f32 / (1 << 24) as f32 - 0.5
+    };
+    Tensor::from_vec((0..rows * columns).map(|_| next() * 0.2).collect(), (rows, columns), &Device::Cpu).unwrap()
+}
+
+fn shape(name: LinearName) -> (usize, usize) {
+    match name {
+        LinearName::Q | LinearName::O => (HIDDEN, HIDDEN),
+        LinearName::K | LinearName::V => (HEADS.key_value * HEADS.dim, HIDDEN),
+        LinearName::Gate | LinearName::Up => (FEED_FORWARD, HIDDEN),
+        LinearName::Down => (HIDDEN, FEED_FORWARD),
+    }
+}
+
+fn block(dtype: DType) -> Block {
+    let linear = |name: LinearName| {
+        let (rows, columns) = shape(name);
+        Linear::new(random(rows, columns, name as u32 + 1).to_dtype(dtype).unwrap(), None)
+    };
+    let norm = || Tensor::ones(HIDDEN, DType::F32, &Device::Cpu).unwrap();
+    Block {
+        heads: HEADS,
+        norm_epsilon: 1e-5,
+        attention_norm: norm(),
+        feed_forward_norm: norm(),
+        linears: LinearName::ALL.map(linear),
+    }
+}
+
+fn rope() -> Rope {
+    let config = r#"{"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+        "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": true}"#;
+    Rope::new(&calipr::model::Config::from_hub(config).unwrap(), WINDOW, &Device::Cpu).unwrap()
+}
+
+fn windows() -> Vec<Span> {
+    (0..TOKENS / WINDOW).map(|i| Span::window(i * WINDOW..(i + 1) * WINDOW)).collect()
+}
+
+/// Floating-point operations of the linears that read a site, or of all.
+fn flops(linears: &[LinearName]) -> usize {
+    linears.iter().map(|&name| shape(name)).map(|(rows, columns)| 2 * TOKENS * rows * columns).sum()
+}
+
+#[divan::bench(args = DTYPES)]
+fn block_forward(bencher: Bencher, dtype: DType) {
+    let (block, rope, spans) = (block(dtype), rope(), windows());
+    let hidden = random(TOKENS, HIDDEN, 9);
+    bencher
+        .counter(ItemsCount::new(flops(&LinearName::ALL)))
+        .bench_local(|| block.forward(black_box(hidden.clone()), &spans, &rope).unwrap());
+}
+
+/// From a site to the next one: the linears that read it, and what is between.
+#[divan::bench_group]
+mod site {
+    use super::*;
+
+    fn bench(bencher: Bencher, dtype: DType, from: Site, to: Site) {
+        let (block, rope) = (block(dtype), rope());
+        let mut flow = Flow::new(random(TOKENS, HIDDEN, 9), windows());
+        for site in Site::ALL.into_iter().take_while(|&site| site != to) {
+            block.advance(site, &mut flow, &rope).unwrap();
+        }
+        let (hidden, input) = (flow.hidden, flow.input);
+        bencher.counter(ItemsCount::new(flops(from.linears()))).bench_local(|| {
+            let mut flow = Flow { hidden: hidden.clone(), input: input.clone(), spans: windows() };
+            block.advance(to, &mut flow, &rope).unwrap();
+            flow
+        });
+    }
+
+    #[divan::bench(args = DTYPES)]
+    fn qkv_and_attention(bencher: Bencher, dtype: DType) {
+        bench(bencher, dtype, Site::AttentionInput, Site::AttentionOutput);
+    }
+
+    #[divan::bench(args = DTYPES)]
+    fn o_and_norm(bencher: Bencher, dtype: DType) {
+        bench(bencher, dtype, Site::AttentionOutput, Site::FeedForwardInput);
+    }
+
+    #[divan::bench(args = DTYPES)]
+    fn gate_up_and_swiglu(bencher: Bencher, dtype: DType) {
+        bench(bencher, dtype, Site::FeedForwardInput, Site::FeedForwardOutput);
+    }
+
+    #[divan::bench]
+    fn norm(bencher: Bencher) {
+        let (block, rope, hidden) = (block(DType::F32), rope(), random(TOKENS, HIDDEN, 9));
+        bencher.counter(ItemsCount::new(TOKENS * HIDDEN)).bench_local(|| {
+            let mut flow = Flow::new(hidden.clone(), vec![]);
+            block.advance(Site::AttentionInput, &mut flow, &rope).unwrap();
+            flow
+        });
+    }
+}
+
+#[divan::bench(args = LinearName::ALL)]
+fn linear_bf16(bencher: Bencher, name: LinearName) {
+    let (rows, columns) = shape(name);
+    let linear = Linear::new(random(rows, columns, 1).to_dtype(DType::BF16).unwrap(), None);
+    let x = random(TOKENS, columns, 2);
+    bencher.counter(ItemsCount::new(flops(&[name]))).bench_local(|| linear.forward(black_box(&x)).unwrap());
+}
+
+fn accumulate(kind: StatisticKind, columns: usize, dtype: DType, x: &Tensor) -> Statistic {
+    let windows: Vec<_> = windows().into_iter().map(|span| span.own).collect();
+    let mut accumulator = Accumulator::new(kind, columns, dtype, &Device::Cpu).unwrap();
+    accumulator.add(x, &windows).unwrap();
+    accumulator.finish().unwrap()
+}
+
+#[divan::bench(args = DTYPES)]
+fn gram(bencher: Bencher, dtype: DType) {
+    let x = random(TOKENS, FEED_FORWARD, 3);
+    bencher
+        .counter(ItemsCount::new(TOKENS * FEED_FORWARD * FEED_FORWARD)) // half of the square's
+        .bench_local(|| accumulate(StatisticKind::Gram, FEED_FORWARD, dtype, black_box(&x)));
+}
+
+#[divan::bench]
+fn column_norms(bencher: Bencher) {
+    let x = random(TOKENS, FEED_FORWARD, 3);
+    bencher
+        .counter(ItemsCount::new(TOKENS * FEED_FORWARD))
+        .bench_local(|| accumulate(StatisticKind::ColumnNorms, FEED_FORWARD, DType::F32, black_box(&x)));
+}
+
+#[divan::bench(args = [576, 1536])]
+fn inverse_factor(bencher: Bencher, d: usize) {
+    let Statistic::Gram(gram) = accumulate(StatisticKind::Gram, d, DType::F32, &random(TOKENS, d, 3)) else {
+        unreachable!("a Gram matrix was asked for")
+    };
+    let gram = calipr::tensors::values(&gram).unwrap();
+    bencher
+        .counter(ItemsCount::new(2 * d * d * d / 3))
+        .bench_local(|| upper_inverse_factor(black_box(&gram), d).unwrap());
+}
+
+/// A whole weight by a method: for SparseGPT with its factorisation, for the others the selection alone.
+#[divan::bench(args = [MethodName::Magnitude, MethodName::Wanda, MethodName::SparseGpt], consts = [false, true])]
+fn prune_gate<const IS_PATTERN: bool>(bencher: Bencher, method: MethodName) {
+    let options = MethodOptions::default();
+    let method = options.get(method);
+    let sparsity = if IS_PATTERN { Sparsity::NOfM { n: 2, m: 4 } } else { Sparsity::Ratio(0.5) };
+    let statistic = accumulate(method.statistic(), HIDDEN, DType::F32, &random(TOKENS, HIDDEN, 3));
+    let weight = random(FEED_FORWARD, HIDDEN, 4);
+    bencher
+        .counter(ItemsCount::new(FEED_FORWARD * HIDDEN))
+        .bench_local(|| method.prune(black_box(&weight), &statistic, sparsity).unwrap());
+}
+
+/// Loss, divergences and agreement of 256 positions, with both models' logits.
+#[divan::bench(args = DTYPES)]
+fn scores(bencher: Bencher, dtype: DType) {
+    const POSITIONS: usize = 256;
+    let head = Linear::new(random(VOCABULARY, HIDDEN, 5).to_dtype(dtype).unwrap(), None);
+    let (dense, pruned) = (random(POSITIONS, HIDDEN, 6), random(POSITIONS, HIDDEN, 7));
+    let predictions: Vec<Prediction> = (0..POSITIONS).map(|i| Prediction { sample: 0, id: i as u32 }).collect();
+    bencher
+        .counter(ItemsCount::new(2 * 2 * POSITIONS * HIDDEN * VOCABULARY))
+        .bench_local(|| score_positions(&predictions, 1, Some(&dense), black_box(&pruned), &head).unwrap());
+}
+
+/// Tokens of 32 sequences decoded together, after prompts of 32.
+#[divan::bench(args = DTYPES, sample_count = 10)]
+fn decode(bencher: Bencher, dtype: DType) {
+    const SEQUENCES: usize = 32;
+    let blocks = [block(dtype), block(dtype)];
+    let embedding = random(VOCABULARY, HIDDEN, 5).to_dtype(dtype).unwrap();
+    let norm = Tensor::ones(HIDDEN, DType::F32, &Device::Cpu).unwrap();
+    let head = Head { norm, norm_epsilon: 1e-5, linear: Linear::new(embedding.clone(), None) };
+    let generator = Generator { blocks: &blocks, embedding: &embedding, head: &head, rope: &rope() };
+    let prompts: Vec<Vec<u32>> = (0..SEQUENCES as u32).map(|i| (0..32).map(|t| i * 97 + t).collect()).collect();
+    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+    let sampling = Sampling { max_new_tokens: 8, temperature: 0.0, top_p: 1.0, seed: 0, end: vec![] };
+    bencher
+        .counter(ItemsCount::new(SEQUENCES * sampling.max_new_tokens))
+        .bench_local(|| generator.generate(&prompts, &sampling, u64::MAX, &|_, _| false, |_| Ok(())).unwrap());
+}
