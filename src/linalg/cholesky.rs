@@ -9,7 +9,7 @@ use std::fmt;
 
 use rayon::prelude::*;
 
-use super::{Mat, MatMut, Threads, product};
+use super::{Mat, MatMut, Threads, new_product, product, simd};
 
 /// Columns handled by the unblocked loops; the rest of the work is matrix products.
 const PANEL: usize = 64;
@@ -61,19 +61,16 @@ pub fn factorize(a: &mut [f32], d: usize) -> Result<(), NotPositiveDefinite> {
         let b = PANEL.min(d - k);
         factorize_diagonal(a, d, k, b)?;
         let (above, below) = a.split_at_mut((k + b) * d);
-        let diagonal = &above[k * d..];
-        // L21 = A21·L11⁻ᵀ, a row at a time.
-        below.par_chunks_mut(d).for_each(|row| {
-            for j in 0..b {
-                let l_row = &diagonal[j * d + k..];
-                let dot: f32 = (0..j).map(|p| row[k + p] * l_row[p]).sum();
-                row[k + j] = (row[k + j] - dot) / l_row[j];
-            }
-        });
-        // A22 -= L21·L21ᵀ, lower triangle only.
+        let inverse = invert_diagonal(&above[k * d + k..], d, b);
+        // L21 = A21·L11⁻ᵀ
         let rest = d - k - b;
-        let mut panel = vec![0f32; rest * b]; // a copy of L21, so that `below` can be written
-        panel.par_chunks_mut(b).zip(below.par_chunks(d)).for_each(|(to, from)| to.copy_from_slice(&from[k..k + b]));
+        let mut panel = vec![0f32; rest * b];
+        if rest > 0 {
+            let (a21, l11) = (Mat::strided(&below[k..], rest, b, d), Mat::new(&inverse, b, b).t());
+            product(MatMut::new(&mut panel, rest, b), 0.0, 1.0, a21, l11, Threads::All);
+        }
+        below.par_chunks_mut(d).zip(panel.par_chunks(b)).for_each(|(to, from)| to[k..k + b].copy_from_slice(from));
+        // A22 -= L21·L21ᵀ, lower triangle only.
         for (i, rows) in below.chunks_mut(4 * PANEL * d).enumerate() {
             let first = i * 4 * PANEL;
             let count = rows.len() / d;
@@ -93,20 +90,64 @@ pub fn factorize(a: &mut [f32], d: usize) -> Result<(), NotPositiveDefinite> {
 
 /// The textbook loop on the `b × b` diagonal panel that starts at `k`.
 fn factorize_diagonal(a: &mut [f32], d: usize, k: usize, b: usize) -> Result<(), NotPositiveDefinite> {
-    for i in k..k + b {
-        for j in k..=i {
-            let dot: f32 = (k..j).map(|p| a[i * d + p] * a[j * d + p]).sum();
-            let value = a[i * d + j] - dot;
-            a[i * d + j] = if i != j {
-                value / a[j * d + j]
-            } else if value > 0.0 && value.is_finite() {
-                value.sqrt()
-            } else {
-                return Err(NotPositiveDefinite { column: i });
-            };
-        }
+    let mut panel = [0f32; PANEL * PANEL];
+    for (to, from) in panel.chunks_exact_mut(PANEL).zip(a[k * d..].chunks(d)).take(b) {
+        to[..b].copy_from_slice(&from[k..k + b]);
+    }
+    if let Some(column) = factorize_panel(&mut panel, b) {
+        return Err(NotPositiveDefinite { column: k + column });
+    }
+    for (i, (from, to)) in panel.chunks_exact(PANEL).zip(a[k * d..].chunks_mut(d)).take(b).enumerate() {
+        to[k..=k + i].copy_from_slice(&from[..=i]);
     }
     Ok(())
+}
+
+simd::vectorized! {
+    /// Column by column: each is divided by the root of its pivot, and its products are taken from what lies to the
+    /// right. The column whose pivot is not positive, if there is one.
+    fn factorize_panel(a: &mut [f32; PANEL * PANEL], b: usize) -> Option<usize> {
+        let mut column = [0f32; PANEL];
+        for j in 0..b {
+            let value = a[j * PANEL + j];
+            if !(value > 0.0 && value.is_finite()) {
+                return Some(j);
+            }
+            let pivot = value.sqrt();
+            a[j * PANEL + j] = pivot;
+            for (i, row) in a.chunks_exact_mut(PANEL).enumerate().take(b).skip(j + 1) {
+                let factor = row[j] / pivot;
+                (row[j], column[i]) = (factor, factor);
+                for (x, y) in row[j + 1..=i].iter_mut().zip(&column[j + 1..=i]) {
+                    *x -= factor * y;
+                }
+            }
+        }
+        None
+    }
+}
+
+simd::vectorized! {
+    /// The inverse (b × b) of the lower triangular `l` with `d` values from one row to the next.
+    fn invert_diagonal(l: &[f32], d: usize, b: usize) -> Vec<f32> {
+        let mut x = vec![0f32; b * b];
+        for i in 0..b {
+            let (done, row) = x.split_at_mut(i * b);
+            let row = &mut row[..b];
+            row[i] = 1.0;
+            for (j, done) in done.chunks_exact(b).enumerate() {
+                let factor = l[i * d + j];
+                for (r, x) in row[..=j].iter_mut().zip(done) {
+                    *r -= factor * x;
+                }
+            }
+            let pivot = l[i * d + i];
+            for r in &mut row[..=i] {
+                *r /= pivot;
+            }
+        }
+        x
+    }
 }
 
 /// L⁻¹ (lower triangular) of a lower triangular L with a nonzero diagonal, block row by block row:
@@ -117,31 +158,13 @@ pub fn lower_inverse(l: &[f32], d: usize) -> Vec<f32> {
         let b = PANEL.min(d - k);
         let (done, rest) = x.split_at_mut(k * d);
         let rows = &mut rest[..b * d];
+        let inverse = invert_diagonal(&l[k * d + k..], d, b);
         if k > 0 {
-            product(
-                MatMut::strided(rows, b, k, d),
-                0.0,
-                -1.0,
-                Mat::strided(&l[k * d..], b, k, d),
-                Mat::strided(done, k, k, d),
-                Threads::All,
-            );
+            let below = new_product(Mat::strided(&l[k * d..], b, k, d), Mat::strided(done, k, k, d)); // (b, k)
+            let (inverse, below) = (Mat::new(&inverse, b, b), Mat::new(&below, b, k));
+            product(MatMut::strided(rows, b, k, d), 0.0, -1.0, inverse, below, Threads::All);
         }
-        for i in 0..b {
-            rows[i * d + k + i] = 1.0;
-        }
-        // Forward substitution with the diagonal panel; every earlier row is final when it is used.
-        for i in 0..b {
-            let (before, row) = rows.split_at_mut(i * d);
-            let row = &mut row[..k + b];
-            for j in 0..i {
-                let factor = l[(k + i) * d + k + j];
-                let other = &before[j * d..j * d + k + b];
-                row.iter_mut().zip(other).for_each(|(r, o)| *r -= factor * o);
-            }
-            let pivot = l[(k + i) * d + k + i];
-            row.iter_mut().for_each(|r| *r /= pivot);
-        }
+        rows.chunks_exact_mut(d).zip(inverse.chunks_exact(b)).for_each(|(to, from)| to[k..k + b].copy_from_slice(from));
     }
     x
 }

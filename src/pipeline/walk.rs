@@ -14,7 +14,7 @@ use super::stream::{Stream, advance};
 use super::{Watch, stop_if_interrupted};
 use crate::data::Passage;
 use crate::digest::Digest;
-use crate::model::{Block, Flow, Linear, Model, Rope, Site};
+use crate::model::{Block, Flow, Linear, LinearName, Model, Rope, Site};
 use crate::prune::{Accumulator, Method, Sparsity, Statistic, StatisticKind};
 use crate::recipe::{Propagation, PruneSpec, Schedule};
 use crate::tensors;
@@ -275,16 +275,16 @@ impl BlockPruner<'_> {
 
     /// Prunes the linears that read a site.
     fn prune_site(&mut self, block: &mut Block, site: Site, observed: Observed) -> Result<()> {
+        let mut started = Instant::now();
+        let in_linear = |name: LinearName| format!("linear {}", name.as_str());
+        let prune = self.pruner.method.pruner(&observed.statistic, self.pruner.sparsity);
+        let prune = prune.with_context(|| in_linear(site.linears()[0]))?;
         for &name in site.linears() {
             stop_if_interrupted(self.walk.watch)?;
-            let started = Instant::now();
             let dense = block.linear(name).weight().clone();
-            let pruned = self
-                .pruner
-                .method
-                .prune(&dense, &observed.statistic, self.pruner.sparsity)
-                .with_context(|| format!("linear {}", name.as_str()))?;
+            let pruned = prune(&dense).with_context(|| in_linear(name))?;
             let weight = self.walk.model.round(&pruned.weight)?;
+            // What the linears of a site share counts for the first.
             let seconds = started.elapsed();
             self.solving += seconds;
             let (zeros, weights) = zeros(&weight)?;
@@ -300,6 +300,7 @@ impl BlockPruner<'_> {
                 seconds: seconds.as_secs_f64(),
             });
             block.linear_mut(name).set_weight(weight);
+            started = Instant::now();
         }
         Ok(())
     }

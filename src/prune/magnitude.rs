@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Method, Pruned, Sparsity, Statistic, StatisticKind, select};
+use super::{Method, Pruned, Pruner, Sparsity, Statistic, StatisticKind, select};
 use crate::tensors;
 
 /// Options of magnitude pruning: none.
@@ -21,28 +21,30 @@ impl Method for Magnitude {
         StatisticKind::None
     }
 
-    fn prune(&self, weight: &Tensor, _: &Statistic, sparsity: Sparsity) -> anyhow::Result<Pruned> {
-        let (_, columns) = weight.dims2()?;
-        let mut w = tensors::finite_values(weight, "weight")?;
-        match sparsity {
-            Sparsity::Ratio(ratio) => {
-                let mut scores: Vec<f32> = w.par_iter().map(|x| x.abs()).collect();
-                let threshold = select::threshold(&mut scores, ratio);
-                w.par_iter_mut().for_each(|x| {
-                    if x.abs() <= threshold {
-                        *x = 0.0;
-                    }
-                });
-            }
-            Sparsity::NOfM { n, m } => w.par_chunks_mut(columns).for_each(|row| {
-                let (mut pairs, mut scores) = (vec![], vec![0.0; m]);
-                for group in row.chunks_mut(m) {
-                    scores.iter_mut().zip(&*group).for_each(|(s, w)| *s = w.abs());
-                    select::smallest_of_group(&scores, m - n, &mut pairs, |j| group[j] = 0.0);
+    fn pruner(&self, _: &Statistic, sparsity: Sparsity) -> anyhow::Result<Pruner<'_>> {
+        Ok(Box::new(move |weight| {
+            let (_, columns) = weight.dims2()?;
+            let mut w = tensors::finite_values(weight, "weight")?;
+            match sparsity {
+                Sparsity::Ratio(ratio) => {
+                    let scores: Vec<f32> = w.par_iter().map(|x| x.abs()).collect();
+                    let threshold = select::threshold(&scores, ratio);
+                    w.par_iter_mut().for_each(|x| {
+                        if x.abs() <= threshold {
+                            *x = 0.0;
+                        }
+                    });
                 }
-            }),
-        }
-        Ok(Pruned { weight: Tensor::from_vec(w, weight.shape(), weight.device())?, damping: None })
+                Sparsity::NOfM { n, m } => w.par_chunks_mut(columns).for_each(|row| {
+                    let (mut pairs, mut scores) = (vec![], vec![0.0; m]);
+                    for group in row.chunks_mut(m) {
+                        scores.iter_mut().zip(&*group).for_each(|(s, w)| *s = w.abs());
+                        select::smallest_of_group(&scores, m - n, &mut pairs, |j| group[j] = 0.0);
+                    }
+                }),
+            }
+            Ok(Pruned { weight: Tensor::from_vec(w, weight.shape(), weight.device())?, damping: None })
+        }))
     }
 }
 

@@ -23,17 +23,27 @@ pub trait Method: Send + Sync {
     /// What the method wants to know of a linear's inputs.
     fn statistic(&self) -> StatisticKind;
 
-    /// Prunes one weight (rows = outputs, columns = inputs), given the statistic that it asked for.
+    /// What prunes the weights whose inputs have this statistic (of the kind that the method asked for): whatever they
+    /// share is computed here, once.
     ///
     /// # Errors
-    /// Where the weight or the statistic has values that are not numbers, or the method's own algebra fails.
-    fn prune(&self, weight: &Tensor, statistic: &Statistic, sparsity: Sparsity) -> anyhow::Result<Pruned>;
+    /// Where the statistic has values that are not numbers, or the method's own algebra fails.
+    fn pruner(&self, statistic: &Statistic, sparsity: Sparsity) -> anyhow::Result<Pruner<'_>>;
+
+    /// Prunes one weight, as [`Method::pruner`] does.
+    fn prune(&self, weight: &Tensor, statistic: &Statistic, sparsity: Sparsity) -> anyhow::Result<Pruned> {
+        self.pruner(statistic, sparsity)?(weight)
+    }
 
     /// Whether the options make sense: if not, the option at fault and what is expected.
     fn check(&self) -> Result<(), (&'static str, String)> {
         Ok(())
     }
 }
+
+/// Prunes a weight (rows = outputs, columns = inputs); an error where it has values that are not numbers, or the
+/// method's own algebra fails.
+pub type Pruner<'a> = Box<dyn Fn(&Tensor) -> anyhow::Result<Pruned> + 'a>;
 
 /// What a method made of a weight.
 pub struct Pruned {

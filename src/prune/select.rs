@@ -1,5 +1,7 @@
 //! Which scores are the smallest: the selections that methods share.
 
+use rayon::prelude::*;
+
 /// Calls `prune` with the columns of the `count` smallest scores (≥ 0), ties to the lower column, as a
 /// stable sort gives them.
 pub fn smallest(scores: &[f32], count: usize, keys: &mut Vec<u64>, mut prune: impl FnMut(usize)) {
@@ -80,11 +82,31 @@ fn partition_around_median(v: &mut [(f32, usize)], first: usize, last: usize) ->
     }
 }
 
-/// The published threshold rule: the value at index ⌊ratio·n⌋ of the sorted scores.
+/// The published threshold rule: the value at index ⌊ratio·n⌋ of the sorted scores (≥ 0).
 /// Everything at or below it goes, so at least ⌊ratio·n⌋ + 1 of n.
-pub fn threshold(scores: &mut [f32], ratio: f64) -> f32 {
+pub fn threshold(scores: &[f32], ratio: f64) -> f32 {
     let index = ((scores.len() as f64 * ratio) as usize).min(scores.len() - 1);
-    *scores.select_nth_unstable_by(index, f32::total_cmp).1
+    // The bits of such floats order as the floats do. The upper ones say in which bin the value lies, and only that
+    // bin is looked through.
+    const BINS: usize = 1 << 12;
+    let bin = |score: &f32| (score.to_bits() >> 19) as usize % BINS;
+    let count = |chunk: &[f32]| {
+        let mut counts = vec![0; BINS];
+        chunk.iter().for_each(|score| counts[bin(score)] += 1);
+        counts
+    };
+    let sum = |mut sums: Vec<usize>, counts: Vec<usize>| {
+        sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        sums
+    };
+    let counts = scores.par_chunks(1 << 16).map(count).reduce(|| vec![0; BINS], sum);
+    let (mut below, mut at) = (0, 0);
+    while below + counts[at] <= index {
+        below += counts[at];
+        at += 1;
+    }
+    let mut candidates: Vec<f32> = scores.par_iter().copied().filter(|score| bin(score) == at).collect();
+    *candidates.select_nth_unstable_by(index - below, f32::total_cmp).1
 }
 
 #[cfg(test)]
@@ -102,8 +124,21 @@ mod tests {
     #[test]
     fn the_threshold_is_an_element_of_the_sorted_scores() {
         let scores: Vec<f32> = (0..100).map(|i| ((i * 37) % 100) as f32).collect();
-        assert_eq!(threshold(&mut scores.clone(), 0.5), 50.0);
-        assert_eq!(threshold(&mut scores.clone(), 0.999), 99.0);
+        assert_eq!(threshold(&scores, 0.5), 50.0);
+        assert_eq!(threshold(&scores, 0.999), 99.0);
+    }
+
+    #[test]
+    fn the_threshold_is_where_a_sort_finds_it() {
+        let noise = |i: usize| ((i as f32 * 12.9898).sin() * 43758.547).fract().abs();
+        let mut scores: Vec<f32> = (0..200_000).map(|i| noise(i) * noise(i + 7).powi(20)).collect();
+        scores.extend([0.0, 0.0, f32::MAX, 1e-44]);
+        let mut sorted = scores.clone();
+        sorted.sort_by(f32::total_cmp);
+        for ratio in [0.0, 1e-6, 0.3, 0.5, 0.999_999, 1.0] {
+            let expected = sorted[((sorted.len() as f64 * ratio) as usize).min(sorted.len() - 1)];
+            assert_eq!(threshold(&scores, ratio), expected, "{ratio}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Method, Pruned, Sparsity, Statistic, StatisticKind, select};
+use super::{Method, Pruned, Pruner, Sparsity, Statistic, StatisticKind, select};
 use crate::linalg::{Mat, MatMut, Threads, product, simd, upper_inverse_factor};
 use crate::tensors;
 
@@ -56,35 +56,36 @@ impl Method for SparseGpt {
         Ok(())
     }
 
-    fn prune(&self, weight: &Tensor, statistic: &Statistic, sparsity: Sparsity) -> anyhow::Result<Pruned> {
+    fn pruner(&self, statistic: &Statistic, sparsity: Sparsity) -> anyhow::Result<Pruner<'_>> {
         let Statistic::Gram(gram) = statistic else {
             bail!("sparsegpt needs the Gram matrix of the inputs");
         };
-        let (rows, d) = weight.dims2()?;
+        let (d, _) = gram.dims2()?;
         let mut h = tensors::finite_values(gram, "Gram matrix of the inputs")?; // (d, d)
-        let mut w = tensors::finite_values(weight, "weight")?; // (rows, d)
-
         // An input that is always zero tells nothing: its weights go, as in the published code.
-        for j in (0..d).filter(|j| h[j * d + j] == 0.0).collect::<Vec<_>>() {
-            h[j * d + j] = 1.0;
-            w.iter_mut().skip(j).step_by(d).for_each(|x| *x = 0.0);
-        }
+        let dead: Vec<usize> = (0..d).filter(|j| h[j * d + j] == 0.0).collect();
+        dead.iter().for_each(|j| h[j * d + j] = 1.0);
         let (u, damping) = self.factor(&mut h, d)?;
-
         let width = match sparsity {
             Sparsity::Ratio(_) => self.block_size,
             Sparsity::NOfM { m, .. } => (self.block_size / m).max(1) * m, // no group lies in two blocks
         };
-        for start in (0..d).step_by(width) {
-            let block = Block::new(&u, d, start, width.min(d - start));
-            block.solve(&mut w, rows, sparsity);
-        }
-        if !w.iter().all(|x| x.is_finite()) {
-            bail!(
-                "the compensated weight has values that are not finite; a larger [method.sparsegpt] damping may help"
-            );
-        }
-        Ok(Pruned { weight: Tensor::from_vec(w, weight.shape(), weight.device())?, damping: Some(damping) })
+
+        Ok(Box::new(move |weight| {
+            let (rows, _) = weight.dims2()?;
+            let mut w = tensors::finite_values(weight, "weight")?; // (rows, d)
+            dead.iter().for_each(|&j| w.iter_mut().skip(j).step_by(d).for_each(|x| *x = 0.0));
+            for start in (0..d).step_by(width) {
+                let block = Block::new(&u, d, start, width.min(d - start));
+                block.solve(&mut w, rows, sparsity);
+            }
+            if !w.par_iter().all(|x| x.is_finite()) {
+                bail!(
+                    "the compensated weight has values that are not finite; a larger [method.sparsegpt] damping may help"
+                );
+            }
+            Ok(Pruned { weight: Tensor::from_vec(w, weight.shape(), weight.device())?, damping: Some(damping) })
+        }))
     }
 }
 
@@ -137,7 +138,7 @@ impl<'a> Block<'a> {
                     let weights = row[start..start + b].iter().zip(&self.inverse_diagonal);
                     scores.iter_mut().zip(weights).for_each(|(s, (w, k))| *s = w.abs() * k);
                 });
-                (select::threshold(&mut scores, ratio), 0)
+                (select::threshold(&scores, ratio), 0)
             }
             Sparsity::NOfM { m, .. } => (0.0, m), // groups decide as they are reached
         };

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Method, Pruned, Sparsity, Statistic, StatisticKind, select};
+use super::{Method, Pruned, Pruner, Sparsity, Statistic, StatisticKind, select};
 use crate::tensors;
 
 /// Options of Wanda: none.
@@ -24,31 +24,33 @@ impl Method for Wanda {
         StatisticKind::ColumnNorms
     }
 
-    fn prune(&self, weight: &Tensor, statistic: &Statistic, sparsity: Sparsity) -> anyhow::Result<Pruned> {
+    fn pruner(&self, statistic: &Statistic, sparsity: Sparsity) -> anyhow::Result<Pruner<'_>> {
         let Statistic::ColumnNorms(norms) = statistic else {
             bail!("wanda needs the norms of the input columns");
         };
-        let (_, columns) = weight.dims2()?;
         let norms = tensors::finite_values(norms, "norms of the inputs")?; // (columns)
-        let mut w = tensors::finite_values(weight, "weight")?; // (rows, columns)
-        w.par_chunks_mut(columns).for_each_init(
-            || (vec![], vec![]),
-            |(keys, pairs), row| {
-                let scores: Vec<f32> = row.iter().zip(&norms).map(|(w, x)| w.abs() * x).collect();
-                match sparsity {
-                    Sparsity::Ratio(ratio) => {
-                        let gone = (columns as f64 * ratio) as usize;
-                        select::smallest(&scores, gone, keys, |j| row[j] = 0.0);
-                    }
-                    Sparsity::NOfM { n, m } => {
-                        for (row, scores) in row.chunks_mut(m).zip(scores.chunks(m)) {
-                            select::smallest_of_group(scores, m - n, pairs, |j| row[j] = 0.0);
+        Ok(Box::new(move |weight| {
+            let (_, columns) = weight.dims2()?;
+            let mut w = tensors::finite_values(weight, "weight")?; // (rows, columns)
+            w.par_chunks_mut(columns).for_each_init(
+                || (vec![], vec![], vec![0f32; columns]),
+                |(keys, pairs, scores), row| {
+                    scores.iter_mut().zip(row.iter().zip(&norms)).for_each(|(s, (w, x))| *s = w.abs() * x);
+                    match sparsity {
+                        Sparsity::Ratio(ratio) => {
+                            let gone = (columns as f64 * ratio) as usize;
+                            select::smallest(scores, gone, keys, |j| row[j] = 0.0);
+                        }
+                        Sparsity::NOfM { n, m } => {
+                            for (row, scores) in row.chunks_mut(m).zip(scores.chunks(m)) {
+                                select::smallest_of_group(scores, m - n, pairs, |j| row[j] = 0.0);
+                            }
                         }
                     }
-                }
-            },
-        );
-        Ok(Pruned { weight: Tensor::from_vec(w, weight.shape(), weight.device())?, damping: None })
+                },
+            );
+            Ok(Pruned { weight: Tensor::from_vec(w, weight.shape(), weight.device())?, damping: None })
+        }))
     }
 }
 
