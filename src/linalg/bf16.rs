@@ -23,7 +23,7 @@ const PANEL: usize = 64;
 const TILE: usize = 6;
 
 /// Columns of the factors that go into the sums of a tile at once; a panel's share of them stays in the second cache.
-const CHUNK: usize = 2048;
+const CHUNK: usize = 1024;
 
 /// Whether this machine multiplies bf16 itself.
 pub fn is_native() -> bool {
@@ -251,31 +251,39 @@ pub fn add_gram(sums: &mut [f32], x: &[f32], d: usize) {
 fn transposed_panels(x: &[f32], d: usize, tokens: usize) -> Vec<Line> {
     let pairs = tokens.div_ceil(2);
     let mut panels = vec![Line([0; 16]); d.div_ceil(PANEL) * pairs * LINES];
-    panels.par_chunks_mut((pairs * LINES).max(1)).enumerate().for_each(|(p, panel)| {
-        let columns = p * PANEL..d.min((p + 1) * PANEL);
-        for (pair, lines) in panel.chunks_exact_mut(LINES).enumerate() {
-            let row = |t: usize| if t < tokens { &x[t * d..][columns.clone()] } else { &[] };
-            for (i, line) in lines.iter_mut().enumerate() {
-                pair_rows(row(2 * pair), row(2 * pair + 1), 16 * i, line);
-            }
-        }
-    });
+    let of_panel = panels.par_chunks_mut((pairs * LINES).max(1)).enumerate();
+    of_panel.for_each(|(p, panel)| pair_tokens(x, d, p * PANEL, panel));
     panels
 }
 
 simd::vectorized! {
     fn round_slice(from: &[f32], to: &mut [u16]) {
-        to.iter_mut().zip(from).for_each(|(to, &x)| *to = (rounded_bits(x) >> 16) as u16);
+        for (to, &x) in to.iter_mut().zip(from) {
+            *to = (rounded_bits(x) >> 16) as u16;
+        }
     }
 }
 
 simd::vectorized! {
-    /// The pairs of columns `first ..` of two rows, of which the second may be missing or both end before the line does.
-    fn pair_rows(one: &[f32], two: &[f32], first: usize, line: &mut Line) {
-        for (i, pair) in line.0.iter_mut().enumerate() {
-            let low = one.get(first + i).map_or(0, |&x| rounded_bits(x) >> 16);
-            let high = two.get(first + i).map_or(0, |&x| rounded_bits(x) & 0xffff_0000);
-            *pair = low | high;
+    /// Fills a panel with the columns of x (tokens × d) from `first` on, as many as there are.
+    fn pair_tokens(x: &[f32], d: usize, first: usize, panel: &mut [Line]) {
+        let width = PANEL.min(d - first);
+        let (lines, _) = panel.as_chunks_mut::<LINES>();
+        for (lines, rows) in lines.iter_mut().zip(x.chunks(2 * d)) {
+            let one = &rows[first..first + width];
+            let two = if rows.len() > d { &rows[d + first..d + first + width] } else { &[] };
+            for (i, line) in lines.iter_mut().enumerate().take(width.div_ceil(16)) {
+                let (mut low, mut high) = ([0f32; 16], [0f32; 16]);
+                for (part, row) in [(&mut low, one), (&mut high, two)] {
+                    match row.get(16 * i..16 * i + 16) {
+                        Some(all) => part.copy_from_slice(all),
+                        None => part.iter_mut().zip(row.iter().skip(16 * i)).for_each(|(to, from)| *to = *from),
+                    }
+                }
+                for (pair, (low, high)) in line.0.iter_mut().zip(low.iter().zip(&high)) {
+                    *pair = rounded_bits(*low) >> 16 | rounded_bits(*high) & 0xffff_0000;
+                }
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-use crate::linalg::{add_gram, bf16, simd};
+use crate::linalg::{add_gram, bf16, in_chunks, simd};
 use crate::tensors;
 
 /// Which statistic a method wants.
@@ -117,9 +117,8 @@ impl Accumulator {
                 let norms: Vec<f32> = squares.mean.iter().map(|x| x.sqrt()).collect();
                 Statistic::ColumnNorms(Tensor::new(norms, &Device::Cpu)?)
             }
-            Sums::Products(mut sums) | Sums::Bf16Products(mut sums) => {
-                mirror_upper(&mut sums, d);
-                Statistic::Gram((Tensor::from_vec(sums, (d, d), &Device::Cpu)? * (2.0 / n))?)
+            Sums::Products(sums) | Sums::Bf16Products(sums) => {
+                Statistic::Gram(Tensor::from_vec(whole_of_upper(&sums, d, (2.0 / n) as f32), (d, d), &Device::Cpu)?)
             }
             Sums::DeviceSquares(sums) => Statistic::ColumnNorms((sums / n)?.sqrt()?),
             Sums::DeviceProducts(sums) => Statistic::Gram((sums * (2.0 / n))?),
@@ -172,12 +171,23 @@ simd::vectorized! {
 /// Columns whose squares are summed together.
 const COLUMNS: usize = 64;
 
-fn mirror_upper(square: &mut [f32], d: usize) {
-    for i in 0..d {
-        for j in 0..i {
-            square[i * d + j] = square[j * d + i];
+/// The symmetric matrix with this upper triangle, times `scale`.
+fn whole_of_upper(upper: &[f32], d: usize, scale: f32) -> Vec<f32> {
+    /// Rows written together, so that what is read column by column comes in whole lines of the cache.
+    const ROWS: usize = 16;
+    in_chunks(d * d, ROWS * d, |chunk, rows| {
+        let first = chunk * ROWS;
+        let count = rows.len() / d;
+        for j in 0..first + count {
+            for (i, &x) in upper[j * d + first..][..count].iter().enumerate().filter(|(i, _)| j < first + i) {
+                rows[i * d + j] = x * scale;
+            }
         }
-    }
+        for (i, row) in rows.chunks_exact_mut(d).enumerate() {
+            let from = &upper[(first + i) * d..][..d];
+            row[first + i..].iter_mut().zip(&from[first + i..]).for_each(|(to, x)| *to = x * scale);
+        }
+    })
 }
 
 #[cfg(test)]
