@@ -11,10 +11,10 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use half::bf16;
-use half::slice::HalfBitsSliceExt;
+use half::vec::HalfBitsVecExt;
 use rayon::prelude::*;
 
-use super::{Mat, MatMut, Threads, simd};
+use super::{Mat, MatMut, Threads, in_chunks, simd};
 
 /// Columns of the result that one panel holds: four registers of 16.
 const PANEL: usize = 64;
@@ -58,9 +58,7 @@ const LINES: usize = PANEL / 16;
 impl Packed {
     /// Packs `w` (rows × columns, row-major), rounded.
     pub fn rounded(w: &[f32], rows: usize, columns: usize) -> Self {
-        let mut bits = vec![0u16; w.len()];
-        round_slice(w, &mut bits);
-        Self::new(bits.reinterpret_cast(), rows, columns)
+        Self::new(&rounded(w), rows, columns)
     }
 
     /// Packs the transpose of `x` (columns × rows, row-major), rounded.
@@ -101,6 +99,22 @@ fn pair_of(first: bf16, second: Option<bf16>) -> u32 {
     u32::from(first.to_bits()) | u32::from(second.unwrap_or(bf16::ZERO).to_bits()) << 16
 }
 
+/// Values rounded to the nearest, ties to even.
+pub fn rounded(values: &[f32]) -> Vec<bf16> {
+    let bits = in_chunks(values.len(), SLICE, |i, to: &mut [u16]| round_slice(&values[i * SLICE..][..to.len()], to));
+    bits.reinterpret_into()
+}
+
+/// Values in f32, which loses nothing.
+pub fn widened(values: &[bf16]) -> Vec<f32> {
+    in_chunks(values.len(), SLICE, |i, to| {
+        to.iter_mut().zip(&values[i * SLICE..]).for_each(|(to, x)| *to = f32::from_bits(u32::from(x.to_bits()) << 16));
+    })
+}
+
+/// Values that one task converts.
+const SLICE: usize = 1 << 14;
+
 /// Rows x (rows × columns), rounded, as the left-hand factor of x·Wᵀ.
 pub struct Rounded {
     rows: usize,
@@ -114,8 +128,7 @@ impl Rounded {
     pub fn new(x: &[f32], rows: usize, columns: usize) -> Self {
         assert_eq!(x.len(), rows * columns);
         let width = columns.div_ceil(2);
-        let mut pairs = vec![0u32; rows * width];
-        pairs.par_chunks_mut(width.max(1)).zip(x.par_chunks(columns.max(1))).for_each(|(to, from)| round_row(from, to));
+        let pairs = in_chunks(rows * width, width, |row, to| round_row(&x[row * columns..(row + 1) * columns], to));
         Self { rows, columns, pairs }
     }
 
@@ -389,7 +402,7 @@ mod tests {
         (0..n).map(|i| ((i as f32 + seed) * 12.9898).sin() * 43758.547).map(|x| x - x.floor() - 0.5).collect()
     }
 
-    fn rounded(values: &[f32]) -> Vec<f64> {
+    fn exact(values: &[f32]) -> Vec<f64> {
         values.iter().map(|&x| bf16::from_f32(x).to_f64()).collect()
     }
 
@@ -416,7 +429,7 @@ mod tests {
                 product_of_part(&mut one, n, &Rounded::new(&x, m, k), &packed, n);
                 assert_eq!(all, one, "threads change nothing");
             }
-            let (x, w) = (rounded(&x), rounded(&w));
+            let (x, w) = (exact(&x), exact(&w));
             for i in 0..m {
                 for j in 0..n {
                     let dot: f64 = (0..k).map(|p| x[i * k + p] * w[j * k + p]).sum();
@@ -435,7 +448,7 @@ mod tests {
         let (x, w) = (noise(m * columns, 1.0), noise(k * n, 2.0)); // w is (k, n), a transpose
         let mut dst = vec![9.0; m * 68];
         product_of_part(&mut dst, 68, &Rounded::new(&x, m, columns), &Packed::transposed(&w, n, k), rows);
-        let (x, w) = (rounded(&x), rounded(&w));
+        let (x, w) = (exact(&x), exact(&w));
         for i in 0..m {
             for j in 0..rows {
                 let dot: f64 = (0..columns).map(|p| x[i * columns + p] * w[p * n + j]).sum();
@@ -451,7 +464,7 @@ mod tests {
             let x = noise(tokens * d, 3.0);
             let mut sums = vec![1.0; d * d];
             add_gram(&mut sums, &x, d);
-            let x = rounded(&x);
+            let x = exact(&x);
             for i in 0..d {
                 for j in i..d {
                     let dot: f64 = (0..tokens).map(|t| x[t * d + i] * x[t * d + j]).sum();

@@ -137,12 +137,12 @@ pub fn new_product(a: Mat, b: Mat) -> Vec<f32> {
 }
 
 /// A vector of `len` values made in parallel: `fill` overwrites a chunk, given which it is.
-pub fn in_chunks(len: usize, chunk: usize, fill: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+pub fn in_chunks<T: Copy + Default + Send>(len: usize, chunk: usize, fill: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
     let mut values = Vec::with_capacity(len);
     values.spare_capacity_mut()[..len].par_chunks_mut(chunk.max(1)).enumerate().for_each(|(i, room)| {
         // By the thread that overwrites it, for which it is then in the cache; all at once would be a pass through
         // memory by one thread.
-        room.fill(MaybeUninit::new(0.0));
+        room.fill(MaybeUninit::new(T::default()));
         // SAFETY: it was just filled.
         fill(i, unsafe { std::slice::from_raw_parts_mut(room.as_mut_ptr().cast(), room.len()) });
     });

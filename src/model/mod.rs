@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
 
 pub use attention::{Heads, Span};
 pub use block::{Block, Flow, LinearName, Site};
@@ -25,6 +26,8 @@ pub use linear::{Linear, embed};
 pub use rope::Rope;
 pub use tokenizer::Tokenizer;
 use weights::{GgufFile, SafetensorsDir, Weights};
+
+use crate::tensors;
 
 /// A model whose weights stay in their files until a block is asked for.
 pub struct Model {
@@ -145,9 +148,9 @@ impl Model {
     /// Rounds a weight to the precision that the model is held in. On the CPU only matrices in bf16 are computed
     /// with as they are; all else is widened again, which loses nothing.
     pub fn round(&self, weight: &Tensor) -> candle_core::Result<Tensor> {
-        let rounded = weight.to_dtype(self.dtype)?.to_device(&self.device)?;
+        let rounded = tensors::to_dtype(weight, self.dtype)?.to_device(&self.device)?;
         let stays = !self.device.is_cpu() || self.dtype == DType::BF16 && rounded.rank() == 2;
-        if stays { Ok(rounded) } else { rounded.to_dtype(DType::F32) }
+        if stays { Ok(rounded) } else { tensors::to_dtype(&rounded, DType::F32) }
     }
 
     fn tensor(&self, name: &str, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
@@ -189,13 +192,13 @@ impl Model {
             let bias = biased.then(|| self.tensor(&format!("{prefix}.{part}.bias"), outputs)).transpose()?;
             Ok(Linear::new(weight, bias))
         };
-        let [q, k, v, o, gate, up, down] = LinearName::ALL.map(linear);
+        let linears: Vec<Linear> = LinearName::ALL.into_par_iter().map(linear).collect::<Result<_>>()?;
         Ok(Block {
             heads: Heads { query: c.heads, key_value: c.key_value_heads, dim: c.head_dim },
             norm_epsilon: c.norm_epsilon as f32,
             attention_norm: self.tensor(&format!("{prefix}.input_layernorm.weight"), c.hidden)?,
             feed_forward_norm: self.tensor(&format!("{prefix}.post_attention_layernorm.weight"), c.hidden)?,
-            linears: [q?, k?, v?, o?, gate?, up?, down?],
+            linears: linears.try_into().ok().expect("one for each name"),
         })
     }
 

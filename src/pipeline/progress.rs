@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::cache::{Cache, Key, Stage};
 use super::cell::{BlockRecord, PrunedRecord};
 use super::stream::Stream;
 use crate::digest::Digest;
-use crate::model::{Block, Model};
+use crate::model::{Block, Linear, Model};
 use crate::tensors;
 
 /// A cell's place in the cache.
@@ -104,22 +105,12 @@ impl<'a> Progress<'a> {
         record: &BlockRecord,
         dtype: DType,
     ) -> Result<()> {
-        let (mut changed, mut parts) = (Vec::new(), Vec::new());
-        for (dense, pruned) in dense.linears.iter().zip(&pruned.linears) {
-            let (before, after) = (tensors::values(dense.weight())?, tensors::values(pruned.weight())?);
-            let is_left = |x: &f32| x.to_bits() != 0;
-            let mask: Vec<u8> = (after.chunks(8))
-                .map(|eight| eight.iter().rev().fold(0, |byte, x| byte << 1 | u8::from(is_left(x))))
-                .collect();
-            parts.push(Tensor::new(mask, &Device::Cpu)?);
-            let changes = before.iter().zip(&after).any(|(b, a)| is_left(a) && a.to_bits() != b.to_bits());
-            changed.push(changes);
-            if changes {
-                let values: Vec<f32> = after.into_iter().filter(is_left).collect();
-                // Nothing is lost: pruned weights were rounded to this precision.
-                parts.push(Tensor::new(values, &Device::Cpu)?.to_dtype(dtype)?);
-            }
-        }
+        let linears = dense.linears.par_iter().zip(&pruned.linears);
+        let saved: Vec<(Tensor, Option<Tensor>)> =
+            linears.map(|(dense, pruned)| what_changed(dense, pruned, dtype)).collect::<Result<_>>()?;
+        let changed: Vec<bool> = saved.iter().map(|(_, values)| values.is_some()).collect();
+        let parts: Vec<Tensor> =
+            saved.into_iter().flat_map(|(mask, values)| [mask].into_iter().chain(values)).collect();
         self.cache.write_tensors(self.block_key(index), &(record, changed), &parts)
     }
 
@@ -217,4 +208,19 @@ impl<'a> Progress<'a> {
     pub fn forget(&self) {
         self.cache.remove(self.walk_key());
     }
+}
+
+/// Which weights are left, a bit each, and their values where the method changed any.
+fn what_changed(dense: &Linear, pruned: &Linear, dtype: DType) -> Result<(Tensor, Option<Tensor>)> {
+    let (before, after) = (tensors::values(dense.weight())?, tensors::values(pruned.weight())?);
+    let is_left = |x: &f32| x.to_bits() != 0;
+    let byte = |eight: &[f32]| eight.iter().rev().fold(0, |byte, x| byte << 1 | u8::from(is_left(x)));
+    let mask = Tensor::new(after.chunks(8).map(byte).collect::<Vec<u8>>(), &Device::Cpu)?;
+    let changes = before.iter().zip(&after).any(|(b, a)| is_left(a) && a.to_bits() != b.to_bits());
+    if !changes {
+        return Ok((mask, None));
+    }
+    let values = Tensor::new(after.into_iter().filter(is_left).collect::<Vec<f32>>(), &Device::Cpu)?;
+    // Nothing is lost: pruned weights were rounded to this precision.
+    Ok((mask, Some(tensors::to_dtype(&values, dtype)?)))
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 use super::cache::Key;
 use super::cell::{BlockRecord, LayerRecord, PrunedRecord};
@@ -332,17 +333,28 @@ fn zeros_of_block(block: &Block) -> Result<(u64, u64)> {
 
 /// Zeros of a weight, and its size.
 fn zeros(weight: &Tensor) -> Result<(u64, u64)> {
-    let count = |w: &[f32]| w.iter().filter(|&&x| x == 0.0).count() as u64;
+    let count = |w: &[f32]| w.par_chunks(CHUNK).map(|w| w.iter().filter(|&&x| x == 0.0).count() as u64).sum();
     Ok((tensors::with_values(weight, count)?, weight.elem_count() as u64))
 }
+
+/// Values that one task looks at.
+const CHUNK: usize = 1 << 14;
 
 /// ‖XWᵀ − XŴᵀ‖² / ‖XWᵀ‖².
 fn relative_error(x: &Tensor, dense: &Tensor, pruned: &Tensor) -> Result<f64> {
     let [dense, pruned] = [dense, pruned].map(|weight| Linear::new(weight.clone(), None));
     let [dense, pruned] = Linear::forward_all([&dense, &pruned], x)?;
-    let squares = |y: Tensor| -> Result<f64> {
-        Ok(tensors::with_values(&y, |y| y.iter().map(|&v| f64::from(v) * f64::from(v)).sum())?)
+    // Chunk by chunk and then all chunks in their order, whoever computes them.
+    let squares = |(dense, pruned): (&[f32], &[f32])| {
+        dense.iter().zip(pruned).fold((0.0, 0.0), |(lost, whole), (&d, &p)| {
+            let (d, p) = (f64::from(d), f64::from(p));
+            (lost + (d - p) * (d - p), whole + d * d)
+        })
     };
-    let (lost, whole) = (squares((&dense - pruned)?)?, squares(dense)?);
+    let sums = |dense: &[f32], pruned: &[f32]| -> Vec<(f64, f64)> {
+        dense.par_chunks(CHUNK).zip(pruned.par_chunks(CHUNK)).map(squares).collect()
+    };
+    let sums = tensors::with_values(&dense, |dense| tensors::with_values(&pruned, |pruned| sums(dense, pruned)))??;
+    let (lost, whole) = sums.into_iter().fold((0.0, 0.0), |sum, part| (sum.0 + part.0, sum.1 + part.1));
     Ok(if whole > 0.0 { lost / whole } else { 0.0 })
 }

@@ -10,7 +10,8 @@ pub use safetensors::SafetensorsDir;
 
 /// A source of tensors under the names that Hugging Face gives them (`model.layers.0.self_attn.q_proj.weight`).
 pub trait Weights: Send + Sync {
-    /// The tensor in f32 on the CPU, rows in Hugging Face's order.
+    /// The tensor on the CPU, in the precision that it is stored in (f32 where it is quantised), rows in Hugging Face's
+    /// order.
     ///
     /// # Errors
     /// Where the file lacks it, or it is damaged.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::safetensors::MmapedSafetensors;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
 use super::Weights;
@@ -75,7 +75,7 @@ impl Weights for SafetensorsDir {
         let read = || {
             let tensor = self.tensors.load(name, &Device::Cpu)?;
             ensure!(tensor.dtype().is_float(), "it holds {:?}, which are no weights", tensor.dtype());
-            Ok(tensor.to_dtype(DType::F32)?)
+            Ok(tensor)
         };
         guarded(read).with_context(|| format!("tensor `{name}` of {}", self.dir.display()))
     }
