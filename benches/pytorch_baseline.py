@@ -3,7 +3,7 @@
 Magnitude, Wanda (arXiv 2306.11695) and SparseGPT (arXiv 2301.00774) as their authors published them
 (locuslab/wanda, which carries SparseGPT's solver): one statistic a linear, H summed window by window in
 float32, U by Cholesky, inverse and Cholesky, blocks of 128 columns, and each block of the model passed
-twice. Prints a JSON line: perplexity on each evaluation, and seconds.
+twice. Prints a JSON line: scores on each evaluation, and seconds.
 
     pip install torch transformers accelerate gguf
     python3 benches/pytorch_baseline.py MODEL.gguf tests/fixtures sparsegpt 2:4 task --threads 2
@@ -140,13 +140,29 @@ def prune(model, calibration, method, ratio, pattern, dtype):
 
 
 @torch.no_grad()
-def perplexity(model, evaluation):
-    total, count = 0.0, 0
-    for ids in evaluation:
+def dense_logits(model, evaluation):
+    return [model(ids).logits[0, :-1] for ids in evaluation]
+
+
+def js_divergence(p_logits, q_logits):
+    """Summed over positions, natural log."""
+    p, q = torch.log_softmax(p_logits, dim=-1), torch.log_softmax(q_logits, dim=-1)
+    m = torch.logaddexp(p, q) - math.log(2)
+    return 0.5 * (p.exp() * (p - m) + q.exp() * (q - m)).sum().item()
+
+
+@torch.no_grad()
+def evaluate(model, evaluation, dense):
+    """Perplexity, and the mean JS divergence from the dense model where its logits are given."""
+    loss, divergence, count = 0.0, 0.0, 0
+    for i, ids in enumerate(evaluation):
         logits = model(ids).logits[0, :-1]
-        total += torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum").item()
+        loss += torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum").item()
+        if dense:
+            divergence += js_divergence(dense[i], logits)
         count += ids.shape[1] - 1
-    return math.exp(total / count)
+    scores = {"perplexity": math.exp(loss / count)}
+    return {**scores, "js_divergence": divergence / count} if dense else scores
 
 
 def main():
@@ -156,7 +172,8 @@ def main():
     parser.add_argument("method", choices=["dense", "magnitude", "wanda", "sparsegpt"])
     parser.add_argument("sparsity", help="0.5 or 2:4")
     parser.add_argument("calibration", help="general or task")
-    parser.add_argument("--evaluation", nargs="+", default=["general", "task"])
+    parser.add_argument("--evaluation", nargs="*", default=["general", "task"])
+    parser.add_argument("--js", action="store_true", help="also the divergence from the dense model's logits")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", default="float32", help="of SparseGPT's H and its factors")
     options = parser.parse_args()
@@ -165,19 +182,23 @@ def main():
     folder, file = os.path.split(os.path.abspath(options.model))
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32).eval()
     pattern = tuple(map(int, options.sparsity.split(":"))) if ":" in options.sparsity else None
+    evaluations = {name: windows(f"{options.windows}/{name}_evaluation.jsonl") for name in options.evaluation}
+    dense = {}
     started = time.time()
+    if options.js:
+        dense = {name: dense_logits(model, evaluation) for name, evaluation in evaluations.items()}
+    taught = time.time()
     if options.method != "dense":
         calibration = windows(f"{options.windows}/{options.calibration}_calibration.jsonl")
         ratio = None if pattern else float(options.sparsity)
         prune(model, calibration, options.method, ratio, pattern, getattr(torch, options.dtype))
     pruned = time.time()
-    result = {
-        name: perplexity(model, windows(f"{options.windows}/{name}_evaluation.jsonl")) for name in options.evaluation
-    }
+    scores = {name: evaluate(model, evaluation, dense.get(name)) for name, evaluation in evaluations.items()}
     evaluated = time.time()
     chosen = {name: getattr(options, name) for name in ("method", "sparsity", "calibration", "threads", "dtype")}
-    seconds = {"prune": round(pruned - started, 2), "evaluate": round(evaluated - pruned, 2)}
-    print(json.dumps({**chosen, "perplexity": result, "seconds": seconds}), flush=True)
+    seconds = {"dense_logits": taught - started, "prune": pruned - taught, "evaluate": evaluated - pruned}
+    seconds = {name: round(value, 2) for name, value in seconds.items()}
+    print(json.dumps({**chosen, "scores": scores, "seconds": seconds}), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ fn calipr() -> ExitCode {
         Command::Plan(args) => args.plan(),
         Command::Report(args) => args.report(),
         Command::Reproduce(args) => args.reproduce(),
+        Command::Bench(args) => args.bench(),
         Command::Cache(args) => args.cache(),
         Command::Schema => calipr::cli::print_schema(),
     };

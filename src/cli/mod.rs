@@ -1,5 +1,6 @@
 //! The command line: the only part of calipr that prints.
 
+mod bench;
 mod cache;
 mod plan;
 mod report;
@@ -45,6 +46,8 @@ pub enum Command {
     ///
     /// Exit codes: 0 all values are reproduced, 1 some are not, or the study cannot run.
     Reproduce(reproduce::ReproduceArgs),
+    /// Measure how fast this machine's matrix products are, and how much of that a study's stages reach.
+    Bench(bench::BenchArgs),
     /// List what is cached, or make room.
     Cache(cache::CacheArgs),
     /// Print the JSON Schema of recipes, for editors.

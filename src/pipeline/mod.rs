@@ -1,6 +1,7 @@
 //! From a recipe to scores: inputs and their digests, cached stages, and the walk over the blocks.
 
 mod answers;
+pub mod bench;
 mod cache;
 mod cell;
 mod inputs;
@@ -11,6 +12,7 @@ mod progress;
 mod stream;
 mod study;
 mod walk;
+mod work;
 
 pub use cache::{Cache, Hold, Stage, remove_unfinished};
 pub use cell::{AnswersRecord, CellRecord, LayerRecord, PrunedRecord, ScoresRecord, Seconds, Status, SuiteRecord};

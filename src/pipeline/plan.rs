@@ -7,11 +7,12 @@ use serde::de::DeserializeOwned;
 use super::cache::{Cache, Key};
 use super::inputs::Inputs;
 use super::progress::Progress;
+use super::work;
 use crate::data::Prompt;
 use crate::metrics::Family;
 use crate::model::Config;
 use crate::prune::StatisticKind;
-use crate::recipe::{Cell, Propagation, Pruning, Recipe, Schedule, Unit, cells};
+use crate::recipe::{Cell, Pruning, Recipe, Unit, cells};
 
 /// One stage of a cell.
 #[derive(Debug, Clone, PartialEq)]
@@ -108,15 +109,14 @@ impl Planner<'_> {
             if suite.is_scored() && cell.pruning.is_none() {
                 let key = self.inputs.map(|i| i.teacher_key(self.recipe, name));
                 let bytes = both.map(|(t, c)| (4 * c.hidden as u64).saturating_mul(t as u64));
-                let work = both.map(|(t, c)| forward_work(c, t, length));
+                let work = both.map(|(t, c)| work::forward(c, t, length));
                 stages.push(self.stage(format!("teacher on {name}"), key, bytes, work));
             }
             if suite.is_scored() {
                 let key = self.inputs.map(|i| i.scores_key(self.recipe, cell, name));
                 let work = both.map(|(t, c)| {
-                    let forward = cell.pruning.as_ref().map(|_| forward_work(c, t, length));
-                    // Two models' logits, and some forty operations for each pair of them.
-                    forward.unwrap_or(0.0) + t as f64 * c.vocabulary as f64 * (4 * c.hidden + 40) as f64
+                    let forward = cell.pruning.as_ref().map(|_| work::forward(c, t, length));
+                    forward.unwrap_or(0.0) + work::scoring(c, t)
                 });
                 let bytes = tokens.map(|t| t as u64 / 2);
                 stages.push(self.stage(format!("score {} on {name}", cell.id()), key, bytes, work));
@@ -128,7 +128,7 @@ impl Planner<'_> {
                 let new_tokens =
                     self.sizes[name.as_str()].rows.map(|rows| rows.saturating_mul(unit.decoding.max_new_tokens));
                 let work = new_tokens.zip(both).map(|(new, (t, c))| {
-                    forward_work(c, t.saturating_add(new), length) + new as f64 * (2 * c.vocabulary * c.hidden) as f64
+                    work::forward(c, t.saturating_add(new), length) + new as f64 * (2 * c.vocabulary * c.hidden) as f64
                 });
                 let bytes = new_tokens.map(|t| 4 * t as u64);
                 stages.push(self.stage(format!("answers of {} on {name}", cell.id()), key, bytes, work));
@@ -200,30 +200,7 @@ impl Planner<'_> {
         let Some(drawn) = &pruning.calibration else { return 0.0 };
         let c = &self.recipe.calibration[&drawn.name];
         let tokens = c.windows.saturating_mul(c.length);
-        let spec = self.recipe.prune;
-        let passes = match (spec.schedule, spec.propagation) {
-            (Schedule::Block, Propagation::Pruned) => 2.0,
-            _ => 1.0,
-        };
-        let columns = [config.hidden, config.heads * config.head_dim, config.hidden, config.feed_forward];
-        let gram = match self.recipe.method.get(pruning.method).statistic() {
-            StatisticKind::Gram => columns.iter().map(|&d| {
-                let d = d as f64;
-                // Half of 2·n·d² for the matrix, 2/3·d³ for its factor.
-                tokens as f64 * d * d + 2.0 / 3.0 * d * d * d
-            }),
-            _ => return passes * forward_work(config, tokens, c.length),
-        };
-        // Compensation to the right of every column: rows·d² a linear.
-        let solve = config.linear_parameters() as f64 * config.hidden as f64;
-        passes * forward_work(config, tokens, c.length) + config.blocks as f64 * (gram.sum::<f64>() + solve)
+        let kind = self.recipe.method.get(pruning.method).statistic();
+        work::calibration(config, self.recipe.prune, kind, tokens, c.length) + work::solving(config, kind)
     }
-}
-
-/// Operations of a pass of `tokens` tokens in windows of `length` through all blocks.
-fn forward_work(config: &Config, tokens: usize, length: usize) -> f64 {
-    let linears = 2.0 * config.linear_parameters() as f64;
-    // q·k and weights·v, over the half of the positions that causality leaves.
-    let attention = 2.0 * (config.heads * config.head_dim * length) as f64;
-    config.blocks as f64 * tokens as f64 * (linears + attention)
 }

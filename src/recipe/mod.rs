@@ -61,7 +61,8 @@ fn fifty_gigabytes() -> Size {
 #[serde(deny_unknown_fields)]
 pub struct ModelSpec {
     pub source: Source,
-    /// The precision that weights are held in. The CPU computes in f32 whatever it is.
+    /// The precision that weights are held in. In bf16 products are computed in it too, with sums in f32; f16 is
+    /// computed in f32 on the CPU.
     #[serde(default)]
     pub dtype: Dtype,
     /// Where to compute: auto, cpu, cuda, cuda:N or metal.
@@ -82,6 +83,12 @@ pub enum Dtype {
     F32,
     Bf16,
     F16,
+}
+
+impl std::fmt::Display for Dtype {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(DType::from(*self).as_str())
+    }
 }
 
 impl From<Dtype> for DType {

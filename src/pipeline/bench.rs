@@ -1,0 +1,149 @@
+//! How fast this machine's products are, and a study's stages beside them.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Tensor};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::cache::{Cache, Stage};
+use super::progress::Progress;
+use super::walk::{Pruner, Walk};
+use super::{Watch, work};
+use crate::data::Passage;
+use crate::digest::Digest;
+use crate::metrics::{Prediction, score_positions};
+use crate::model::{Linear, Model};
+use crate::prune::StatisticKind;
+use crate::recipe::Recipe;
+use crate::tensors;
+
+/// What was done in how many seconds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measured {
+    pub name: String,
+    /// Floating-point operations.
+    pub work: f64,
+    pub seconds: f64,
+}
+
+impl Measured {
+    /// Floating-point operations a second.
+    pub fn rate(&self) -> f64 {
+        self.work / self.seconds.max(1e-9)
+    }
+}
+
+/// Blocks of the model that stages are measured on: they are alike.
+const BLOCKS: usize = 4;
+
+/// The best rate of square products as models compute them, in operations a second: what nothing that is made of
+/// products can exceed by much.
+pub fn matmul_peak(device: &Device, dtype: DType) -> Result<f64> {
+    let n = if device.is_cpu() { 2048 } else { 8192 };
+    let random = |seed| Ok::<_, anyhow::Error>(Tensor::from_vec(noise(n * n, seed), (n, n), &Device::Cpu)?);
+    let on_device = |t: Tensor, dtype| Ok::<_, anyhow::Error>(tensors::to_dtype(&t, dtype)?.to_device(device)?);
+    let linear = Linear::new(on_device(random(1)?, dtype)?, None);
+    // On the CPU inputs are f32, whatever the weight is.
+    let x = on_device(random(2)?, if device.is_cpu() { DType::F32 } else { dtype })?;
+    let mut best = f64::INFINITY;
+    let started = Instant::now();
+    // The first of them packs the weight.
+    while started.elapsed().as_secs_f64() < 1.0 || best == f64::INFINITY {
+        let product = Instant::now();
+        linear.forward(&x)?;
+        device.synchronize()?;
+        best = best.min(product.elapsed().as_secs_f64());
+    }
+    Ok(2.0 * (n as f64).powi(3) / best)
+}
+
+/// The stages of a recipe's study on a few blocks of its model: each method with its calibration, the suites' way
+/// through the blocks, and scores. Text is random tokens, `windows` of `length`; nothing is kept.
+pub fn stages(
+    recipe: &Recipe,
+    mut model: Model,
+    (windows, length): (usize, usize),
+    watch: &dyn Watch,
+) -> Result<Vec<Measured>> {
+    model.config.blocks = model.config.blocks.min(BLOCKS);
+    let config = model.config.clone();
+    let folder = tempfile::tempdir().context("cannot make a folder for what stages cache")?;
+    let cache = Cache::in_dir(folder.path());
+    let mut random = ChaCha8Rng::seed_from_u64(0);
+    let passages: Vec<Passage> = (0..windows)
+        .map(|_| (0..length).map(|_| random.random_range(0..config.vocabulary as u32)).collect::<Vec<u32>>())
+        .map(|ids| Passage::window(&ids))
+        .collect();
+    let tokens = windows * length;
+    let (embedding, rope) = (model.embedding()?, model.rope(length)?);
+    let walk = |name: &str| Walk {
+        model: &model,
+        embedding: &embedding,
+        rope: &rope,
+        watch,
+        pruner: None,
+        calibration: None,
+        suites: vec![],
+        keep: false,
+        progress: Progress::of(&cache, Stage::Pruned.key(&name), None),
+    };
+
+    let mut measured = Vec::new();
+    let mut methods = recipe.grid.method.clone();
+    methods.dedup();
+    for name in methods {
+        let (method, name) = (recipe.method.get(name), name.as_str());
+        let kind = method.statistic();
+        let sparsity = recipe.grid.sparsity[0];
+        let pruner = Some(Pruner { method, sparsity, spec: recipe.prune });
+        let calibration = (kind != StatisticKind::None).then_some(passages.as_slice());
+        let record = Walk { pruner, calibration, ..walk(name) }.run()?.record;
+        let way = match kind {
+            StatisticKind::None => "reading weights",
+            StatisticKind::ColumnNorms => "pass, norms of inputs",
+            StatisticKind::Gram => "pass, Gram matrices",
+        };
+        let passing = calibration.map_or(0.0, |_| work::calibration(&config, recipe.prune, kind, tokens, length));
+        let solving = work::solving(&config, kind);
+        measured.push(Measured { name: format!("{name}: {way}"), work: passing, seconds: record.calibrate_seconds });
+        measured.push(Measured {
+            name: format!("{name}: pruning to {sparsity}"),
+            work: solving,
+            seconds: record.prune_seconds,
+        });
+    }
+
+    let suites = vec![(Digest::of(&"bench"), passages.as_slice())];
+    let suite = Walk { suites, ..walk("dense") }.run()?.suites.into_iter().next().context("a suite went along")?;
+    let forward = work::forward(&config, tokens, length);
+    measured.push(Measured { name: "suites: pass".into(), work: forward, seconds: suite.seconds });
+
+    let head = model.head(&embedding)?;
+    let on_host = match model.device {
+        Device::Cpu => head.linear.clone(),
+        _ => Linear::new(head.linear.weight().to_device(&Device::Cpu)?.to_dtype(DType::F32)?, None),
+    };
+    let positions = tokens.min(4096);
+    let states: Vec<Tensor> = suite.stream.hidden().map(|h| Ok(head.normed(h)?)).collect::<Result<_>>()?;
+    let states = Tensor::cat(&states, 0)?.narrow(0, 0, positions)?;
+    let predictions: Vec<Prediction> =
+        (0..positions).map(|row| Prediction { sample: 0, id: row as u32 % config.vocabulary as u32 }).collect();
+    let score = |count: usize| {
+        let states = states.narrow(0, 0, count)?;
+        score_positions(&predictions[..count], 1, Some(&states), &states, &on_host)
+    };
+    score(1)?; // packs the head, as a study does once
+    let started = Instant::now();
+    score(positions)?;
+    let seconds = started.elapsed().as_secs_f64();
+    measured.push(Measured { name: "suites: scores".into(), work: work::scoring(&config, positions), seconds });
+    Ok(measured)
+}
+
+/// Values of the size of weights.
+fn noise(n: usize, seed: u64) -> Vec<f32> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    (0..n).map(|_| random.random_range(-0.1f32..0.1)).collect()
+}
