@@ -11,6 +11,7 @@ venv=target/compare
 if [ -z "${PYTHON:-}" ]; then
     PYTHON=$venv/bin/python
     [ -x "$PYTHON" ] || python3 -m venv "$venv"
-    "$PYTHON" -m pip install -q --extra-index-url https://download.pytorch.org/whl/cpu torch transformers accelerate gguf polars
+    "$PYTHON" -m pip install -q --extra-index-url https://download.pytorch.org/whl/cpu torch transformers accelerate gguf polars \
+        ${LLM_COMPRESSOR:+llmcompressor}
 fi
 exec "$PYTHON" benches/compare.py "$@"

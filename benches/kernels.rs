@@ -140,6 +140,15 @@ fn linear_bf16(bencher: Bencher, name: LinearName) {
     bencher.counter(ItemsCount::new(flops(&[name]))).bench_local(|| linear.forward(black_box(&x)).unwrap());
 }
 
+/// A bf16 weight in the form that products want.
+#[divan::bench]
+fn pack_gate(bencher: Bencher) {
+    let weight = vec![half::bf16::ONE; FEED_FORWARD * HIDDEN];
+    bencher
+        .counter(ItemsCount::new(weight.len()))
+        .bench_local(|| calipr::linalg::bf16::Packed::new(black_box(&weight), FEED_FORWARD, HIDDEN));
+}
+
 fn accumulate(kind: StatisticKind, columns: usize, dtype: DType, x: &Tensor) -> Statistic {
     let windows: Vec<_> = windows().into_iter().map(|span| span.own).collect();
     let mut accumulator = Accumulator::new(kind, columns, dtype, &Device::Cpu).unwrap();

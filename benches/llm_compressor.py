@@ -7,6 +7,7 @@
 import argparse
 import json
 import os
+import tempfile
 import time
 
 import torch
@@ -29,6 +30,17 @@ def main():
     folder, file = os.path.split(os.path.abspath(options.model))
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    with tempfile.TemporaryDirectory() as saved:  # it wants a model with a config.json
+        config = transformers.LlamaConfig(**{**model.config.to_dict(), "quantization_config": None})
+        plain = transformers.LlamaForCausalLM(config).to(torch.float32)
+        plain.load_state_dict(model.state_dict())
+        plain.save_pretrained(saved)
+        tokenizer.save_pretrained(saved)
+        del model, plain
+        prune(transformers.AutoModelForCausalLM.from_pretrained(saved, dtype=torch.float32).eval(), tokenizer, options)
+
+
+def prune(model, tokenizer, options):
     with open(f"{options.windows}/general_calibration.jsonl") as lines:
         ids = [json.loads(line)["input_ids"] for line in lines]
     data = Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(window) for window in ids]})

@@ -78,11 +78,12 @@ impl Packed {
             let pairs = columns.div_ceil(2);
             let mut panels = vec![Line([0; 16]); rows.div_ceil(PANEL) * pairs * LINES];
             panels.par_chunks_mut((pairs * LINES).max(1)).enumerate().for_each(|(p, panel)| {
-                let first = p * PANEL;
-                for i in first..rows.min(first + PANEL) {
-                    let (line, lane) = ((i - first) / 16, i % 16);
-                    for (pair, values) in w[i * columns..(i + 1) * columns].chunks(2).enumerate() {
-                        panel[pair * LINES + line].0[lane] = pair_of(values[0], values.get(1).copied());
+                let here = &w[p * PANEL * columns..rows.min((p + 1) * PANEL) * columns];
+                // Pair by pair, so that what is written lies side by side; 64 rows are read side by side.
+                for (pair, lines) in panel.chunks_exact_mut(LINES).enumerate() {
+                    let lanes = lines.iter_mut().flat_map(|line| &mut line.0);
+                    for (lane, row) in lanes.zip(here.chunks_exact(columns)) {
+                        *lane = pair_of(row[2 * pair], row.get(2 * pair + 1).copied());
                     }
                 }
             });
