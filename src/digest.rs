@@ -1,10 +1,15 @@
 //! Content digests: what a result depends on, as 32 bytes of BLAKE3.
 
-use std::fmt;
-use std::path::Path;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+use std::{fmt, fs};
 
 use anyhow::{Context, Result};
 use serde::{Serialize, Serializer};
+
+/// The folder of the cache in which digests of large files are remembered.
+pub const MEMORY: &str = "digests";
 
 /// A BLAKE3 digest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,15 +33,74 @@ impl Digest {
         Ok(Self(*hasher.finalize().as_bytes()))
     }
 
-    /// Of several files: their names and contents, in this order.
-    pub fn of_files<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<Self> {
+    /// As [`Digest::of_file`], of a file that may be large: what was found is remembered in the folder `memory`, and
+    /// holds as long as the file's size, times and inode are the same.
+    pub fn of_large_file(path: &Path, memory: &Path) -> Result<Self> {
+        let stamp = Stamp::of(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let place = memory.join(Self::of(&stamp).to_string());
+        if let Ok(noted) = fs::read_to_string(&place)
+            && let Ok(hash) = blake3::Hash::from_hex(noted)
+        {
+            return Ok(Self(*hash.as_bytes()));
+        }
+        let digest = Self::of_file(path)?;
+        if stamp.is_settled() && Stamp::of(path).is_ok_and(|after| after == stamp) {
+            // Where it cannot be remembered, it is computed again.
+            let _ = write_whole(&place, &digest.to_string());
+        }
+        Ok(digest)
+    }
+
+    /// Of several files, which may be large: their names and contents, in this order.
+    pub fn of_large_files<'a>(paths: impl IntoIterator<Item = &'a Path>, memory: &Path) -> Result<Self> {
         let mut parts = Vec::new();
         for path in paths {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            parts.push((name, Self::of_file(path)?));
+            parts.push((name, Self::of_large_file(path, memory)?));
         }
         Ok(Self::of(&parts))
     }
+}
+
+/// What of a file changes when its content does.
+#[derive(PartialEq, Serialize)]
+struct Stamp {
+    path: PathBuf,
+    size: u64,
+    modified: Duration,
+    /// The time of the last change of content or status, and the inode, where there are such.
+    changed: (i64, i64, u64),
+}
+
+impl Stamp {
+    fn of(path: &Path) -> io::Result<Self> {
+        let about = fs::metadata(path)?;
+        let modified = about.modified()?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        #[cfg(unix)]
+        let changed = {
+            use std::os::unix::fs::MetadataExt;
+            (about.ctime(), about.ctime_nsec(), about.ino())
+        };
+        #[cfg(not(unix))]
+        let changed = (0, 0, 0);
+        Ok(Self { path: path.canonicalize()?, size: about.len(), modified, changed })
+    }
+
+    /// Whether a change from now on would show: clocks of file systems may be coarse.
+    fn is_settled(&self) -> bool {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        now.saturating_sub(self.modified) > Duration::from_secs(2)
+    }
+}
+
+/// Writes a file that is there whole or not at all.
+fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let mut file = tempfile::Builder::new().prefix(crate::UNFINISHED).tempfile_in(folder)?;
+    file.write_all(text.as_bytes())?;
+    file.persist(path)?;
+    Ok(())
 }
 
 impl fmt::Display for Digest {
@@ -60,6 +124,29 @@ impl Serialize for Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_large_files_digest_is_remembered_until_the_file_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, memory) = (folder.path().join("model"), folder.path().join("digests"));
+        let of = || Digest::of_large_file(&path, &memory).unwrap();
+        fs::write(&path, "one").unwrap();
+        assert_eq!(of(), Digest::of_bytes(b"one"));
+        assert!(!memory.exists(), "a file that was just written may change within its clock's tick");
+
+        let settle = |seconds: u64| {
+            let then = SystemTime::now() - Duration::from_secs(seconds);
+            fs::File::options().append(true).open(&path).unwrap().set_modified(then).unwrap();
+        };
+        settle(60);
+        assert_eq!((of(), of()), (Digest::of_bytes(b"one"), Digest::of_bytes(b"one")));
+        let noted = fs::read_dir(&memory).unwrap().next().unwrap().unwrap().path();
+        fs::write(&noted, Digest::of_bytes(b"noted").to_string()).unwrap();
+        assert_eq!(of(), Digest::of_bytes(b"noted"), "it was remembered");
+        fs::write(&path, "two").unwrap();
+        settle(50);
+        assert_eq!(of(), Digest::of_bytes(b"two"));
+    }
 
     #[test]
     fn a_digest_is_blake3_in_hex() {

@@ -75,9 +75,38 @@ fn what_is_finished_is_not_run_again_and_a_change_runs_only_what_changed() {
 #[test]
 fn tables_do_not_depend_on_threads() {
     let shop = Workshop::new(&Tiny { hidden: 64, feed_forward: 160, ..Tiny::default() });
-    shop.succeeds(&["run", "recipe.toml", "--threads", "1", "--cache", "one", "--out", "one"]);
-    shop.succeeds(&["run", "recipe.toml", "--threads", "2", "--cache", "two", "--out", "two"]);
-    assert_same_tables(&shop.tables("one/"), &shop.tables("two/"));
+    for dtype in ["model.dtype=f32", "model.dtype=bf16"] {
+        let run = |threads: &str| {
+            let name = format!("{dtype}-{threads}");
+            shop.succeeds(&[
+                "run",
+                "recipe.toml",
+                "--set",
+                dtype,
+                "--threads",
+                threads,
+                "--cache",
+                &name,
+                "--out",
+                &name,
+            ]);
+            shop.tables(&name)
+        };
+        assert_same_tables(&run("1"), &run("2"));
+    }
+}
+
+#[test]
+fn a_benchmark_says_what_the_machine_does_and_how_much_of_it_stages_reach() {
+    let shop = Workshop::new(&Tiny::default());
+    let (said, _) = shop.succeeds(&["bench", "recipe.toml", "--tokens", "64"]);
+    let first = said.lines().next().unwrap();
+    assert!(first.starts_with("matrix products on cpu") && first.contains("/s f32, ") && first.ends_with("/s bf16"));
+    for stage in ["wanda: pass, norms of inputs", "sparsegpt: pass, Gram matrices", "suites: pass", "suites: scores"] {
+        let line = said.lines().find(|line| line.starts_with(stage)).unwrap_or_else(|| panic!("{stage}: {said}"));
+        assert!(line.ends_with('%'), "{line}");
+    }
+    assert!(!shop.path("results").exists());
 }
 
 #[test]

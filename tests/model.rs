@@ -127,6 +127,22 @@ fn the_real_models_logits_are_pytorchs() {
     assert!(difference < 2e-3, "{difference}");
 }
 
+#[test]
+fn the_real_model_in_bf16_predicts_as_well_as_in_f32() {
+    let texts = std::fs::read_to_string("tests/fixtures/general_evaluation.jsonl").unwrap();
+    let row: Value = serde_json::from_str(texts.lines().next().unwrap()).unwrap();
+    let ids: Vec<u32> = serde_json::from_value(row["input_ids"].clone()).unwrap();
+    let perplexity = |dtype| {
+        let model = Model::open(common::real_model(), dtype, Device::Cpu).unwrap();
+        let logits = model.logits(&ids, std::slice::from_ref(&(0..ids.len()))).unwrap();
+        let targets = Tensor::new(&ids[1..], &Device::Cpu).unwrap();
+        let loss = candle_nn::loss::cross_entropy(&logits.narrow(0, 0, ids.len() - 1).unwrap(), &targets).unwrap();
+        loss.to_scalar::<f32>().unwrap().exp()
+    };
+    let (full, brain) = (perplexity(DType::F32), perplexity(DType::BF16));
+    assert!(full != brain && (brain / full - 1.0).abs() < 0.01, "{full} {brain}");
+}
+
 fn fixture(name: &str) -> Value {
     serde_json::from_str(&std::fs::read_to_string(format!("tests/fixtures/{name}")).unwrap()).unwrap()
 }

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 
 use super::table::Table;
 use super::{cache_in, print};
+use crate::digest;
 use crate::pipeline::Cache;
 use crate::size::Size;
 
@@ -47,6 +48,8 @@ impl CacheArgs {
             What::Trim { to } => print(&removed(&cache, to)),
             What::Clear { sources } => {
                 print(&removed(&cache, Size(0)))?;
+                // Small, and made again.
+                let _ = std::fs::remove_dir_all(cache.dir().join(digest::MEMORY));
                 let folder = cache.sources();
                 if sources && folder.exists() {
                     std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;

@@ -104,7 +104,7 @@ impl Inputs {
             bail!("{}", lacking.join("\nerror: "));
         };
         let model_files = model.list()?;
-        let model_digest = Digest::of_files(model_files.iter().map(PathBuf::as_path))?;
+        let model_digest = Digest::of_large_files(model_files.iter().map(PathBuf::as_path), &fetcher.digests())?;
         let (mut calibrations, mut suites, mut shots) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for (axis, name, part, file) in files {
             let input = InputPart { digest: part.digest(&file)?, part, file };

@@ -15,6 +15,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::digest;
+
 /// The source of a model or a data file, as recipes spell it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Source {
@@ -37,6 +39,13 @@ pub struct Fetcher {
     pub offline: bool,
 }
 
+impl Fetcher {
+    /// Where digests of large files are remembered.
+    pub fn digests(&self) -> PathBuf {
+        self.cache.join(digest::MEMORY)
+    }
+}
+
 impl Source {
     /// The local file or folder, fetched if need be. A relative path is looked for in each of `bases`.
     ///
@@ -44,7 +53,7 @@ impl Source {
     /// Where it is not there and cannot be fetched; the message says what was tried and what to do.
     pub fn resolve(&self, bases: &[&Path], fetcher: &Fetcher) -> Result<PathBuf> {
         match self.local(bases, fetcher)? {
-            Some(path) if matches!(self, Self::Pypi { .. }) && !pypi::is_whole(&path)? => {
+            Some(path) if matches!(self, Self::Pypi { .. }) && !pypi::is_whole(&path, &fetcher.digests())? => {
                 tracing::warn!("{} is not what was fetched", path.display());
                 self.fetch(fetcher)
             }

@@ -30,11 +30,11 @@ pub fn note_digest(path: &Path) -> Result<()> {
     fs::write(digest_path(path), digest).with_context(|| format!("cannot write beside {}", path.display()))
 }
 
-/// Whether a fetched file is still what was fetched.
-pub fn is_whole(path: &Path) -> Result<bool> {
+/// Whether a fetched file is still what was fetched; digests are remembered in the folder `digests`.
+pub fn is_whole(path: &Path, digests: &Path) -> Result<bool> {
     let noted = fs::read_to_string(digest_path(path)).unwrap_or_default();
     // One that was cut off in writing says nothing.
-    Ok(noted.len() < 64 || Digest::of_file(path)?.to_string() == noted)
+    Ok(noted.len() < 64 || Digest::of_large_file(path, digests)?.to_string() == noted)
 }
 
 /// Downloads the wheel, takes the one file out of it and drops the rest.
