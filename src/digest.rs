@@ -1,6 +1,6 @@
 //! Content digests: what a result depends on, as 32 bytes of BLAKE3.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use std::{fmt, fs};
@@ -28,9 +28,18 @@ impl Digest {
 
     /// Of a file's content.
     pub fn of_file(path: &Path) -> Result<Self> {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update_mmap_rayon(path).with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(Self(*hasher.finalize().as_bytes()))
+        // Read, not mapped: pages of a mapping would count as this process's memory.
+        let hash = || -> io::Result<blake3::Hash> {
+            let (mut file, mut hasher) = (fs::File::open(path)?, blake3::Hasher::new());
+            let mut buffer = vec![0; 1 << 23];
+            loop {
+                match file.read(&mut buffer)? {
+                    0 => return Ok(hasher.finalize()),
+                    count => hasher.update_rayon(&buffer[..count]),
+                };
+            }
+        };
+        Ok(Self(*hash().with_context(|| format!("cannot read {}", path.display()))?.as_bytes()))
     }
 
     /// As [`Digest::of_file`], of a file that may be large: what was found is remembered in the folder `memory`, and

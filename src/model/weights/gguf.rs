@@ -9,7 +9,7 @@ use candle_core::quantized::gguf_file;
 use candle_core::{Device, Tensor};
 use memmap2::Mmap;
 
-use super::Weights;
+use super::{Weights, let_go};
 use crate::guard::guarded;
 use crate::model::Config;
 
@@ -78,7 +78,14 @@ impl GgufFile {
 
     fn read(&self, name: &str) -> Result<Tensor> {
         let read = || {
-            Ok(self.content.tensor(&mut Cursor::new(&self.map[..]), name, &Device::Cpu)?.dequantize(&Device::Cpu)?)
+            let stored = self.content.tensor(&mut Cursor::new(&self.map[..]), name, &Device::Cpu)?;
+            if let Some(info) = self.content.tensor_infos.get(name) {
+                let start = (self.content.tensor_data_offset + info.offset) as usize;
+                if let Some(bytes) = self.map.get(start..start + stored.storage_size_in_bytes()) {
+                    let_go(bytes);
+                }
+            }
+            Ok(stored.dequantize(&Device::Cpu)?)
         };
         guarded(read).with_context(|| format!("tensor `{name}` of {}", self.path.display()))
     }

@@ -8,6 +8,25 @@ use candle_core::Tensor;
 pub use gguf::GgufFile;
 pub use safetensors::SafetensorsDir;
 
+/// Lets go of the memory that the pages of a mapped file take, which was read and is not needed soon; read again, they
+/// come from the system's cache of files, as long as it has room.
+fn let_go(mapped: &[u8]) {
+    #[cfg(unix)]
+    {
+        // SAFETY: asks for a number.
+        let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096).max(1);
+        let (start, end) = (mapped.as_ptr() as usize, mapped.as_ptr() as usize + mapped.len());
+        let (start, end) = (start.next_multiple_of(page), end / page * page);
+        if start < end {
+            // SAFETY: whole pages of a mapping of a file that is only read: they hold what the file holds, also after
+            // they were dropped.
+            unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = mapped;
+}
+
 /// A source of tensors under the names that Hugging Face gives them (`model.layers.0.self_attn.q_proj.weight`).
 pub trait Weights: Send + Sync {
     /// The tensor on the CPU, in the precision that it is stored in (f32 where it is quantised), rows in Hugging Face's

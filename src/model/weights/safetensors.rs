@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::safetensors::MmapedSafetensors;
+use candle_core::safetensors::{Load, MmapedSafetensors};
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
-use super::Weights;
+use super::{Weights, let_go};
 use crate::guard::guarded;
 
 /// The tensors of a directory of safetensors files.
@@ -73,7 +73,9 @@ impl SafetensorsDir {
 impl Weights for SafetensorsDir {
     fn tensor(&self, name: &str) -> Result<Tensor> {
         let read = || {
-            let tensor = self.tensors.load(name, &Device::Cpu)?;
+            let stored = self.tensors.get(name)?;
+            let tensor = stored.load(&Device::Cpu)?;
+            let_go(stored.data());
             ensure!(tensor.dtype().is_float(), "it holds {:?}, which are no weights", tensor.dtype());
             Ok(tensor)
         };
