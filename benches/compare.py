@@ -73,11 +73,11 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        # Fetches the model.
-        plan = ["target/release/calipr", "run", RECIPE, "--set", "grid.sparsity=[0.5]", "--set", 'grid.method=["magnitude"]']
-        short = ["--set", "suite.general.windows=1", "--set", "suite.task.windows=1"]
-        where = ["--cache", f"{folder}/cache", "--out", f"{folder}/first", "-q"]
-        subprocess.run(plan + short + where, stdout=subprocess.DEVNULL, check=True)
+        # A short run fetches the model.
+        sets = ["grid.sparsity=[0.5]", 'grid.method=["magnitude"]', "suite.general.windows=1", "suite.task.windows=1"]
+        short = ["target/release/calipr", "run", RECIPE, "-q", "--cache", f"{folder}/cache", "--out", f"{folder}/first"]
+        short += [argument for value in sets for argument in ("--set", value)]
+        subprocess.run(short, stdout=subprocess.DEVNULL, check=True)
         (model,) = glob.glob(f"{folder}/cache/sources/**/*.gguf", recursive=True)
         theirs = {method: pytorch(model, method, options.threads) for method in CELL}
         ours = [Calipr(folder, dtype, options.threads) for dtype in ("f32", "bf16")]
@@ -97,7 +97,7 @@ def main():
     rows.append(("sweep: dense and 10 cells, 2 suites", sweep, None, [c.seconds for c in ours]))
 
     has_tool = bool(tool)
-    print(f"| seconds, {options.threads} threads | PyTorch f32 |" + (" llm-compressor |" if has_tool else "") + " calipr f32 | | calipr bf16 | |")
+    print(f"| seconds, {options.threads} threads | PyTorch f32 |" + (" llm-compressor f32 |" if has_tool else "") + " calipr f32 | | calipr bf16 | |")
     print("| --- " * (6 + has_tool) + "|")
     for name, published, other, mine in rows:
         cells = [name, f"{published:.1f}"] + ([f"{other:.1f}" if other else ""] if has_tool else [])
