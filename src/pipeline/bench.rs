@@ -25,6 +25,8 @@ pub struct Measured {
     pub name: String,
     /// Floating-point operations.
     pub work: f64,
+    /// What its products are computed in.
+    pub dtype: DType,
     pub seconds: f64,
 }
 
@@ -90,6 +92,11 @@ pub fn stages(
         progress: Progress::of(&cache, Stage::Pruned.key(&name), None),
     };
 
+    // On the CPU f16 is widened.
+    let dtype = match model.dtype {
+        DType::F16 if model.device.is_cpu() => DType::F32,
+        dtype => dtype,
+    };
     let mut measured = Vec::new();
     let mut methods = recipe.grid.method.clone();
     methods.dedup();
@@ -107,18 +114,16 @@ pub fn stages(
         };
         let passing = calibration.map_or(0.0, |_| work::calibration(&config, recipe.prune, kind, tokens, length));
         let solving = work::solving(&config, kind);
-        measured.push(Measured { name: format!("{name}: {way}"), work: passing, seconds: record.calibrate_seconds });
-        measured.push(Measured {
-            name: format!("{name}: pruning to {sparsity}"),
-            work: solving,
-            seconds: record.prune_seconds,
-        });
+        let (pass, prune) = (format!("{name}: {way}"), format!("{name}: pruning to {sparsity}"));
+        measured.push(Measured { name: pass, work: passing, dtype, seconds: record.calibrate_seconds });
+        // Factors and compensation are computed in f32, whatever the model is.
+        measured.push(Measured { name: prune, work: solving, dtype: DType::F32, seconds: record.prune_seconds });
     }
 
     let suites = vec![(Digest::of(&"bench"), passages.as_slice())];
     let suite = Walk { suites, ..walk("dense") }.run()?.suites.into_iter().next().context("a suite went along")?;
     let forward = work::forward(&config, tokens, length);
-    measured.push(Measured { name: "suites: pass".into(), work: forward, seconds: suite.seconds });
+    measured.push(Measured { name: "suites: pass".into(), work: forward, dtype, seconds: suite.seconds });
 
     let head = model.head(&embedding)?;
     let on_host = match model.device {
@@ -138,7 +143,9 @@ pub fn stages(
     let started = Instant::now();
     score(positions)?;
     let seconds = started.elapsed().as_secs_f64();
-    measured.push(Measured { name: "suites: scores".into(), work: work::scoring(&config, positions), seconds });
+    let work = work::scoring(&config, positions);
+    let dtype = if on_host.weight().dtype() == DType::BF16 { DType::BF16 } else { DType::F32 };
+    measured.push(Measured { name: "suites: scores".into(), work, dtype, seconds });
     Ok(measured)
 }
 
