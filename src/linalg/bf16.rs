@@ -25,6 +25,9 @@ const TILE: usize = 6;
 /// Columns of the factors that go into the sums of a tile at once; a panel's share of them stays in the second cache.
 const CHUNK: usize = 1024;
 
+/// Bytes of the left-hand factor that a task goes over panel by panel.
+const CACHED: usize = 1 << 18;
+
 /// Whether this machine multiplies bf16 itself.
 pub fn is_native() -> bool {
     #[cfg(target_arch = "x86_64")]
@@ -224,11 +227,14 @@ fn product_into(dst: &mut [MaybeUninit<f32>], x: &Rounded, w: &Packed) {
         let lines = &panels[panel * pairs * LINES..][..pairs * LINES];
         multiply_panel(whole, rows, columns, left, lines, false);
     };
-    // Enough tasks for every thread, of rows that stay in the cache while the panels pass.
-    let tasks = 4 * rayon::current_num_threads();
-    let height = (m.div_ceil(tasks).next_multiple_of(TILE)).clamp(8 * TILE, 32 * TILE);
-    let heights = m.div_ceil(height);
+    // Enough tasks for every thread, each of as many rows as stay in the cache while the panels pass: what is not in it
+    // passes once for all of them.
+    let tasks = 8 * rayon::current_num_threads();
     let panel_count = n.div_ceil(PANEL);
+    let most = (CACHED / (2 * w.columns).max(1)).max(TILE);
+    let heights = m.div_ceil(most).max(tasks.div_ceil(panel_count)).min(m.div_ceil(TILE));
+    let height = m.div_ceil(heights).next_multiple_of(TILE);
+    let heights = m.div_ceil(height);
     let width = panel_count.div_ceil(tasks.div_ceil(heights));
     (0..heights * panel_count.div_ceil(width)).into_par_iter().for_each(|task| {
         let (down, across) = (task % heights, task / heights);
