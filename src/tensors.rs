@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
 use half::f16;
 use rayon::prelude::*;
 
-use crate::linalg::{bf16, in_chunks};
+use crate::linalg::{CHUNK, bf16, in_chunks};
 
 /// All values as f32 on the host, row-major.
 pub fn values(tensor: &Tensor) -> Result<Vec<f32>> {
@@ -23,9 +23,6 @@ pub fn values(tensor: &Tensor) -> Result<Vec<f32>> {
         }
     }
 }
-
-/// Values that one task copies or looks at.
-const CHUNK: usize = 1 << 14;
 
 /// The tensor in another precision; in parallel from f32 to bf16 and back on the host.
 pub fn to_dtype(tensor: &Tensor, dtype: DType) -> Result<Tensor> {

@@ -98,6 +98,12 @@ impl Packed {
     }
 }
 
+/// Two neighbours, rounded, as a register lane holds them.
+#[inline(always)]
+fn rounded_pair(first: f32, second: f32) -> u32 {
+    rounded_bits(first) >> 16 | rounded_bits(second) & 0xffff_0000
+}
+
 /// Two neighbours as a register lane holds them.
 fn pair_of(first: bf16, second: Option<bf16>) -> u32 {
     u32::from(first.to_bits()) | u32::from(second.unwrap_or(bf16::ZERO).to_bits()) << 16
@@ -105,19 +111,20 @@ fn pair_of(first: bf16, second: Option<bf16>) -> u32 {
 
 /// Values rounded to the nearest, ties to even.
 pub fn rounded(values: &[f32]) -> Vec<bf16> {
-    let bits = in_chunks(values.len(), SLICE, |i, to: &mut [u16]| round_slice(&values[i * SLICE..][..to.len()], to));
+    let bits = in_chunks(values.len(), super::CHUNK, |i, to: &mut [u16]| {
+        round_slice(&values[i * super::CHUNK..][..to.len()], to)
+    });
     bits.reinterpret_into()
 }
 
 /// Values in f32, which loses nothing.
 pub fn widened(values: &[bf16]) -> Vec<f32> {
-    in_chunks(values.len(), SLICE, |i, to| {
-        to.iter_mut().zip(&values[i * SLICE..]).for_each(|(to, x)| *to = f32::from_bits(u32::from(x.to_bits()) << 16));
+    in_chunks(values.len(), super::CHUNK, |i, to| {
+        to.iter_mut()
+            .zip(&values[i * super::CHUNK..])
+            .for_each(|(to, x)| *to = f32::from_bits(u32::from(x.to_bits()) << 16));
     })
 }
-
-/// Values that one task converts.
-const SLICE: usize = 1 << 14;
 
 /// Rows x (rows × columns), rounded, as the left-hand factor of x·Wᵀ.
 pub struct Rounded {
@@ -156,7 +163,7 @@ simd::vectorized! {
     fn round_row(from: &[f32], to: &mut [u32]) {
         let (whole, rest) = from.as_chunks::<2>();
         for (to, [low, high]) in to.iter_mut().zip(whole) {
-            *to = rounded_bits(*low) >> 16 | rounded_bits(*high) & 0xffff_0000;
+            *to = rounded_pair(*low, *high);
         }
         if let [last] = rest {
             to[whole.len()] = rounded_bits(*last) >> 16;
@@ -301,7 +308,7 @@ simd::vectorized! {
                     }
                 }
                 for (pair, (low, high)) in line.0.iter_mut().zip(low.iter().zip(&high)) {
-                    *pair = rounded_bits(*low) >> 16 | rounded_bits(*high) & 0xffff_0000;
+                    *pair = rounded_pair(*low, *high);
                 }
             }
         }

@@ -136,6 +136,9 @@ pub fn new_product(a: Mat, b: Mat) -> Vec<f32> {
     values
 }
 
+/// Values that one task of an elementwise loop takes: enough to be worth a task, and within a core's cache.
+pub const CHUNK: usize = 1 << 14;
+
 /// A vector of `len` values made in parallel: `fill` overwrites a chunk, given which it is.
 pub fn in_chunks<T: Copy + Default + Send>(len: usize, chunk: usize, fill: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
     let mut values = Vec::with_capacity(len);

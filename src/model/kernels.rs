@@ -5,7 +5,7 @@
 
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
 
-use crate::linalg::{in_chunks, simd};
+use crate::linalg::{CHUNK, in_chunks, simd};
 
 /// Root-mean-square norm of each row: x / √(mean(x²) + ε) · weight.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor> {
@@ -18,7 +18,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor> {
 /// silu(gate) · up, where silu(x) = x / (1 + e⁻ˣ).
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     match gate.device() {
-        Device::Cpu => gate.contiguous()?.apply_op2_no_bwd(&up.contiguous()?, &SwiGlu),
+        Device::Cpu => gate.contiguous()?.apply_op2_no_bwd(&up.contiguous()?, &Elementwise("swiglu", swiglu_slice)),
         _ => candle_nn::ops::silu(gate)? * up,
     }
 }
@@ -26,13 +26,10 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 /// x + y.
 pub fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     match x.device() {
-        Device::Cpu => x.contiguous()?.apply_op2_no_bwd(&y.contiguous()?, &Add),
+        Device::Cpu => x.contiguous()?.apply_op2_no_bwd(&y.contiguous()?, &Elementwise("add", add_slice)),
         _ => x + y,
     }
 }
-
-/// Elements that one task of an elementwise kernel computes.
-const CHUNK: usize = 1 << 14;
 
 /// The values of a contiguous tensor in f32.
 pub fn f32s<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
@@ -71,37 +68,29 @@ simd::vectorized! {
     }
 }
 
-struct Add;
+/// A function of two tensors' values, one by one: its name, and what it does to a slice of each.
+struct Elementwise(&'static str, fn(&[f32], &[f32], &mut [f32]));
 
-impl CustomOp2 for Add {
+impl CustomOp2 for Elementwise {
     fn name(&self) -> &'static str {
-        "add"
+        self.0
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, y: &CpuStorage, yl: &Layout) -> Result<(CpuStorage, Shape)> {
         let (x, y) = (f32s(x, xl)?, f32s(y, yl)?);
         let out = in_chunks(x.len(), CHUNK, |chunk, out| {
             let here = chunk * CHUNK..chunk * CHUNK + out.len();
-            out.iter_mut().zip(x[here.clone()].iter().zip(&y[here])).for_each(|(o, (x, y))| *o = x + y);
+            self.1(&x[here.clone()], &y[here], out);
         });
         Ok((CpuStorage::F32(out), xl.shape().clone()))
     }
 }
 
-struct SwiGlu;
-
-impl CustomOp2 for SwiGlu {
-    fn name(&self) -> &'static str {
-        "swiglu"
-    }
-
-    fn cpu_fwd(&self, gate: &CpuStorage, gl: &Layout, up: &CpuStorage, ul: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (gate, up) = (f32s(gate, gl)?, f32s(up, ul)?);
-        let out = in_chunks(gate.len(), CHUNK, |chunk, out| {
-            let here = chunk * CHUNK..chunk * CHUNK + out.len();
-            swiglu_slice(&gate[here.clone()], &up[here], out);
-        });
-        Ok((CpuStorage::F32(out), gl.shape().clone()))
+simd::vectorized! {
+    fn add_slice(x: &[f32], y: &[f32], out: &mut [f32]) {
+        for (o, (x, y)) in out.iter_mut().zip(x.iter().zip(y)) {
+            *o = x + y;
+        }
     }
 }
 

@@ -16,14 +16,14 @@ use crate::tensors;
 pub struct Linear {
     weight: Tensor, // (outputs, inputs)
     bias: Option<Tensor>,
-    /// A bf16 weight as products on the CPU want it; made at the first.
-    packed: OnceLock<Arc<Packed>>,
+    /// A bf16 weight as products on the CPU want it; made at the first, for all clones.
+    packed: Arc<OnceLock<Packed>>,
 }
 
 impl Linear {
     /// Of a weight (outputs, inputs) and a bias (outputs).
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight, bias, packed: OnceLock::new() }
+        Self { weight, bias, packed: Arc::default() }
     }
 
     pub fn weight(&self) -> &Tensor {
@@ -41,8 +41,28 @@ impl Linear {
         Ok(y)
     }
 
+    /// The same with its weight in f32 on the host; itself, where the host computes with it.
+    pub fn on_host(&self) -> Result<Self> {
+        if self.weight.device().is_cpu() {
+            return Ok(self.clone());
+        }
+        let on_host = |t: &Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F32);
+        Ok(Self::new(on_host(&self.weight)?, self.bias.as_ref().map(on_host).transpose()?))
+    }
+
     /// What each of several linears makes of the same inputs.
     pub fn forward_all<const N: usize>(linears: [&Self; N], x: &Tensor) -> Result<[Tensor; N]> {
+        let mut outputs = Self::products(linears, x)?;
+        for (y, linear) in outputs.iter_mut().zip(linears) {
+            if let Some(bias) = &linear.bias {
+                *y = y.broadcast_add(bias)?;
+            }
+        }
+        Ok(outputs)
+    }
+
+    /// x·Wᵀ of each of several linears, without their biases.
+    pub fn products<const N: usize>(linears: [&Self; N], x: &Tensor) -> Result<[Tensor; N]> {
         let rounded = match linears.iter().any(|linear| linear.is_packed()) {
             true => {
                 let (rows, columns) = x.dims2()?;
@@ -66,10 +86,7 @@ impl Linear {
                     Tensor::from_vec(bf16::new_product(rounded, linear.packed()?), shape, &Device::Cpu)?
                 }
             };
-            outputs.push(match &linear.bias {
-                Some(bias) => y.broadcast_add(bias)?,
-                None => y,
-            });
+            outputs.push(y);
         }
         Ok(outputs.try_into().expect("one output a linear"))
     }
@@ -104,7 +121,7 @@ impl Linear {
                 _ => candle_core::bail!("expected a bf16 weight in memory"),
             };
             // Another thread may have been as fast, with the same result.
-            let _ = self.packed.set(Arc::new(packed));
+            let _ = self.packed.set(packed);
         }
         Ok(self.packed.get().expect("it was just set"))
     }

@@ -126,10 +126,7 @@ pub fn stages(
     measured.push(Measured { name: "suites: pass".into(), work: forward, dtype, seconds: suite.seconds });
 
     let head = model.head(&embedding)?;
-    let on_host = match model.device {
-        Device::Cpu => head.linear.clone(),
-        _ => Linear::new(head.linear.weight().to_device(&Device::Cpu)?.to_dtype(DType::F32)?, None),
-    };
+    let on_host = head.linear.on_host()?;
     let positions = tokens.min(4096);
     let states: Vec<Tensor> = suite.stream.hidden().map(|h| Ok(head.normed(h)?)).collect::<Result<_>>()?;
     let states = Tensor::cat(&states, 0)?.narrow(0, 0, positions)?;

@@ -6,7 +6,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::time::Instant;
 
 use anyhow::{Context, Error, Result, anyhow, ensure};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 
 use super::answers::Answerer;
 use super::cache::{Cache, Key, Unwritable};
@@ -60,8 +60,8 @@ pub struct Study<'a> {
 struct Ends {
     embedding: Tensor,
     head: Head,
-    /// The head in f32 on the host, where logits are scored; None where it is there already.
-    head_on_host: Option<Linear>,
+    /// The head on the host, where logits are scored; on the CPU, the same memory.
+    head_on_host: Linear,
     rope: Rope,
 }
 
@@ -296,8 +296,7 @@ impl<'a> Study<'a> {
     /// Scores a suite sample by sample, against the teacher (the dense model is its own): the language scores,
     /// and log-likelihoods of the choices where they are asked for.
     fn score(&self, suite: &str, is_dense: bool, batches: &[Batch]) -> Result<(Vec<Scores>, Vec<Vec<f64>>)> {
-        let ends = self.ends()?;
-        let head = ends.head_on_host.as_ref().unwrap_or(&ends.head.linear);
+        let head = &self.ends()?.head_on_host;
         let teacher = if is_dense { None } else { Some(self.teacher(suite)?) };
         let wants_choices = self.recipe.suite[suite].wants(Family::Choice);
         let (mut scores, mut choices) = (Vec::new(), Vec::new());
@@ -362,10 +361,7 @@ impl<'a> Study<'a> {
         let longest = drawn.map(|(_, c)| c.length).chain(suites).max().unwrap_or(0);
         let embedding = self.model.embedding()?;
         let (head, rope) = (self.model.head(&embedding)?, self.model.rope(longest)?);
-        let head_on_host = match self.model.device {
-            Device::Cpu => None,
-            _ => Some(Linear::new(head.linear.weight().to_device(&Device::Cpu)?.to_dtype(DType::F32)?, None)),
-        };
+        let head_on_host = head.linear.on_host()?;
         Ok(self.ends.get_or_init(|| Ends { embedding, head, head_on_host, rope }))
     }
 

@@ -15,6 +15,7 @@ use super::stream::{Stream, advance};
 use super::{Watch, stop_if_interrupted};
 use crate::data::Passage;
 use crate::digest::Digest;
+use crate::linalg::CHUNK;
 use crate::model::{Block, Flow, Linear, LinearName, Model, Rope, Site};
 use crate::prune::{Accumulator, Method, Sparsity, Statistic, StatisticKind};
 use crate::recipe::{Propagation, PruneSpec, Schedule};
@@ -152,10 +153,10 @@ impl Walk<'_> {
         let started = Instant::now();
         let dense = self.model.block(index)?;
         let mut block = dense.clone();
-        let mut block_pruner = BlockPruner { walk: self, pruner, index, solving: Duration::ZERO, layers: vec![] };
+        let mut block_pruner =
+            BlockPruner { walk: self, pruner, index, solving: Duration::ZERO, zeros: 0, weights: 0, layers: vec![] };
         block_pruner.prune(&mut block, calibration, index + 1 == blocks).with_context(|| format!("block {index}"))?;
-        let (layers, solving) = (block_pruner.layers, block_pruner.solving);
-        let (zeros, weights) = zeros_of_block(&block)?;
+        let BlockPruner { layers, solving, zeros, weights, .. } = block_pruner;
         let record = BlockRecord {
             layers,
             zeros,
@@ -190,6 +191,9 @@ struct BlockPruner<'a> {
     pruner: &'a Pruner<'a>,
     index: usize,
     solving: Duration,
+    /// Zeros among the weights pruned so far, and how many weights these are.
+    zeros: u64,
+    weights: u64,
     layers: Vec<LayerRecord>,
 }
 
@@ -282,25 +286,29 @@ impl BlockPruner<'_> {
         let prune = prune.with_context(|| in_linear(site.linears()[0]))?;
         for &name in site.linears() {
             stop_if_interrupted(self.walk.watch)?;
-            let dense = block.linear(name).weight().clone();
-            let pruned = prune(&dense).with_context(|| in_linear(name))?;
+            // A linear of its own, so that the form it is packed in goes when the error is measured.
+            let dense = Linear::new(block.linear(name).weight().clone(), None);
+            let pruned = prune(dense.weight()).with_context(|| in_linear(name))?;
             let weight = self.walk.model.round(&pruned.weight)?;
             // What the linears of a site share counts for the first.
             let seconds = started.elapsed();
             self.solving += seconds;
             let (zeros, weights) = zeros(&weight)?;
+            (self.zeros, self.weights) = (self.zeros + zeros, self.weights + weights);
             let (rows, columns) = weight.dims2()?;
+            // What is packed to measure the error serves the pass behind it too.
+            block.linear_mut(name).set_weight(weight);
+            let linear = block.linear(name);
             self.layers.push(LayerRecord {
                 block: self.index,
                 linear: name.as_str().into(),
                 rows,
                 columns,
                 sparsity: zeros as f64 / weights as f64,
-                relative_error: observed.sample.as_ref().map(|x| relative_error(x, &dense, &weight)).transpose()?,
+                relative_error: observed.sample.as_ref().map(|x| relative_error(x, &dense, linear)).transpose()?,
                 damping: pruned.damping,
                 seconds: seconds.as_secs_f64(),
             });
-            block.linear_mut(name).set_weight(weight);
             started = Instant::now();
         }
         Ok(())
@@ -337,13 +345,9 @@ fn zeros(weight: &Tensor) -> Result<(u64, u64)> {
     Ok((tensors::with_values(weight, count)?, weight.elem_count() as u64))
 }
 
-/// Values that one task looks at.
-const CHUNK: usize = 1 << 14;
-
 /// ‖XWᵀ − XŴᵀ‖² / ‖XWᵀ‖².
-fn relative_error(x: &Tensor, dense: &Tensor, pruned: &Tensor) -> Result<f64> {
-    let [dense, pruned] = [dense, pruned].map(|weight| Linear::new(weight.clone(), None));
-    let [dense, pruned] = Linear::forward_all([&dense, &pruned], x)?;
+fn relative_error(x: &Tensor, dense: &Linear, pruned: &Linear) -> Result<f64> {
+    let [dense, pruned] = Linear::products([dense, pruned], x)?;
     // Chunk by chunk and then all chunks in their order, whoever computes them.
     let squares = |(dense, pruned): (&[f32], &[f32])| {
         dense.iter().zip(pruned).fold((0.0, 0.0), |(lost, whole), (&d, &p)| {

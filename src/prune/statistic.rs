@@ -59,10 +59,8 @@ pub struct Accumulator {
 enum Sums {
     Nothing,
     Squares(MeanSquares),
-    /// XᵀX, d × d, of which only the upper triangle is filled.
-    Products(Vec<f32>),
-    /// The same from inputs rounded to bf16.
-    Bf16Products(Vec<f32>),
+    /// XᵀX, d × d, of which only the upper triangle is filled, and what adds a batch to it.
+    Products(Vec<f32>, fn(&mut [f32], &[f32], usize)),
     /// The same two on a device.
     DeviceSquares(Tensor),
     DeviceProducts(Tensor),
@@ -78,8 +76,8 @@ impl Accumulator {
                 Sums::Squares(MeanSquares { mean: vec![0.0; columns], windows: 0 })
             }
             (StatisticKind::Gram, Device::Cpu) => {
-                let sums = vec![0.0; columns * columns];
-                if dtype == DType::BF16 { Sums::Bf16Products(sums) } else { Sums::Products(sums) }
+                let add = if dtype == DType::BF16 { bf16::add_gram } else { add_gram };
+                Sums::Products(vec![0.0; columns * columns], add)
             }
             (StatisticKind::ColumnNorms, _) => Sums::DeviceSquares(Tensor::zeros(columns, DType::F32, device)?),
             (StatisticKind::Gram, _) => Sums::DeviceProducts(Tensor::zeros((columns, columns), DType::F32, device)?),
@@ -96,8 +94,7 @@ impl Accumulator {
             Sums::Squares(mean) => tensors::with_values(inputs, |x| {
                 windows.iter().for_each(|w| mean.add(&x[w.start * d..w.end * d]));
             })?,
-            Sums::Products(sums) => tensors::with_values(inputs, |x| add_gram(sums, x, d))?,
-            Sums::Bf16Products(sums) => tensors::with_values(inputs, |x| bf16::add_gram(sums, x, d))?,
+            Sums::Products(sums, add) => tensors::with_values(inputs, |x| add(sums, x, d))?,
             Sums::DeviceSquares(sums) => *sums = (&*sums + inputs.to_dtype(DType::F32)?.sqr()?.sum(0)?)?,
             Sums::DeviceProducts(sums) => {
                 let x = inputs.to_dtype(DType::F32)?;
@@ -117,7 +114,7 @@ impl Accumulator {
                 let norms: Vec<f32> = squares.mean.iter().map(|x| x.sqrt()).collect();
                 Statistic::ColumnNorms(Tensor::new(norms, &Device::Cpu)?)
             }
-            Sums::Products(sums) | Sums::Bf16Products(sums) => {
+            Sums::Products(sums, _) => {
                 Statistic::Gram(Tensor::from_vec(whole_of_upper(&sums, d, (2.0 / n) as f32), (d, d), &Device::Cpu)?)
             }
             Sums::DeviceSquares(sums) => Statistic::ColumnNorms((sums / n)?.sqrt()?),
