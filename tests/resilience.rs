@@ -159,9 +159,9 @@ fn cells_share_the_statistics_of_a_dense_model() {
         shop.succeeds(&["run", "recipe.toml", "--set", "prune.propagation=dense", "--set", &set, "--out", out])
     };
     run("[0.5]", "first");
-    // Wanda's and SparseGPT's, a block each.
+    // Wanda's and SparseGPT's, of four sites in each block.
     let entries = files(&shop.path("cache/statistics"));
-    assert_eq!(entries.len(), 2 * 4);
+    assert_eq!(entries.len(), 2 * 4 * 4);
     run("[0.5, 0.7, \"2:4\"]", "shared");
     assert_eq!(files(&shop.path("cache/statistics")).len(), entries.len());
     // One that is damaged is made again, with those of all other blocks.
@@ -172,6 +172,29 @@ fn cells_share_the_statistics_of_a_dense_model() {
     assert_same_tables(&shop.tables("fresh"), &shop.tables("shared"));
     run("[0.5, 0.6, 0.7, \"2:4\"]", "all");
     assert_same_tables(&shop.tables("all"), &shop.tables("more"));
+}
+
+#[test]
+fn cells_of_a_calibration_share_what_only_the_dense_model_feeds() {
+    let shop = shop();
+    // Of the first block every site, or the first site alone where the others see pruned linears.
+    for (schedule, sites) in [("block", 4), ("linear", 1)] {
+        let run = |sparsity: &str, out: &str| {
+            let (schedule, sparsity) = (format!("prune.schedule={schedule}"), format!("grid.sparsity=[{sparsity}]"));
+            shop.succeeds(&["run", "recipe.toml", "--set", &schedule, "--set", &sparsity, "--out", out]);
+        };
+        let alone = format!("alone-{schedule}");
+        run("0.7", &alone);
+        std::fs::remove_dir_all(shop.path("cache")).unwrap();
+        run("0.5", "first");
+        let entries = files(&shop.path("cache/statistics"));
+        assert_eq!(entries.len(), 2 * sites);
+        let shared = format!("shared-{schedule}");
+        run("0.7", &shared);
+        assert_eq!(files(&shop.path("cache/statistics")), entries);
+        assert_same_tables(&shop.tables(&alone), &shop.tables(&shared));
+        std::fs::remove_dir_all(shop.path("cache")).unwrap();
+    }
 }
 
 #[test]

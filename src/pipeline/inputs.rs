@@ -197,10 +197,10 @@ impl Inputs {
         Stage::Pruned.key(&(self.model_key(recipe), pruning))
     }
 
-    /// The statistics of a cell's calibration as the dense model gives them, which cells share; None where they are
-    /// the cell's own, or there are none.
+    /// The statistics of a cell's calibration as the dense model gives them, which cells share; None where there are
+    /// none.
     pub fn statistics(&self, recipe: &Recipe, cell: &Cell) -> Option<Digest> {
-        let pruning = cell.pruning.as_ref().filter(|_| recipe.prune.propagation == Propagation::Dense)?;
+        let pruning = cell.pruning.as_ref()?;
         let drawn = pruning.calibration.as_ref()?;
         let kind = recipe.method.get(pruning.method).statistic();
         let windows = self.calibration_key(recipe, &drawn.name, drawn.seed).digest();

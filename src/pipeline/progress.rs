@@ -13,14 +13,14 @@ use super::cache::{Cache, Key, Stage};
 use super::cell::{BlockRecord, PrunedRecord};
 use super::stream::Stream;
 use crate::digest::Digest;
-use crate::model::{Block, Linear, Model};
+use crate::model::{Block, Linear, Model, Site};
 use crate::tensors;
 
 /// A cell's place in the cache.
 pub struct Progress<'a> {
     cache: &'a Cache,
     pruned: Key,
-    /// What tells the statistics of its calibration from others, where cells share them.
+    /// What tells the statistics of its calibration, as the dense model gives them, from others.
     statistics: Option<Digest>,
     /// When the walk's standing was last saved, and what that took.
     saved: Cell<(Instant, Duration)>,
@@ -56,7 +56,7 @@ struct StandingHeader {
 }
 
 impl<'a> Progress<'a> {
-    /// The progress of the cell whose pruning has this key, and which shares these statistics with others.
+    /// The progress of the cell whose pruning has this key, and whose calibration has these statistics.
     pub fn of(cache: &'a Cache, pruned: Key, statistics: Option<Digest>) -> Self {
         Self { cache, pruned, statistics, saved: Cell::new((Instant::now(), Duration::ZERO)) }
     }
@@ -76,22 +76,27 @@ impl<'a> Progress<'a> {
         self.cache.contains(self.block_key(index))
     }
 
-    /// The entry of a block's statistics; None where they are the cell's own.
-    pub fn statistics_key(&self, index: usize) -> Option<Key> {
-        Some(Stage::Statistic.key(&(self.statistics?, index)))
+    /// The entry of a site's statistic as the dense model gives it; None where the cell has no calibration.
+    pub fn statistics_key(&self, index: usize, site: Site) -> Option<Key> {
+        Some(Stage::Statistic.key(&(self.statistics?, index, site as usize)))
     }
 
-    /// Whether the block's statistics are there.
+    /// Whether the statistics of all of a block's sites are there.
     pub fn has_statistics(&self, index: usize) -> bool {
-        self.statistics_key(index).is_some_and(|key| self.cache.contains(key))
+        Site::ALL.into_iter().all(|site| self.statistics_key(index, site).is_some_and(|key| self.has_entry(key)))
     }
 
-    /// Keeps a block's statistics, site by site with their samples, for other cells; not where they are the cell's own.
-    pub fn save_statistics(&self, index: usize, parts: &[Tensor]) -> Result<()> {
-        self.statistics_key(index).map_or(Ok(()), |key| self.cache.write_tensors(key, &(), parts))
+    /// Whether an entry is there.
+    pub fn has_entry(&self, key: Key) -> bool {
+        self.cache.contains(key)
     }
 
-    /// A block's statistics as they were saved under their key; None where the entry is lost.
+    /// Keeps a site's statistic with its sample, for other cells.
+    pub fn save_statistics(&self, key: Key, parts: &[Tensor]) -> Result<()> {
+        self.cache.write_tensors(key, &(), parts)
+    }
+
+    /// A statistic as it was saved under its key; None where the entry is lost.
     pub fn statistics(&self, key: Key) -> Option<Vec<Tensor>> {
         self.cache.read_tensors(key).map(|((), parts)| parts)
     }

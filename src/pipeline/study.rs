@@ -16,13 +16,13 @@ use super::material::Material;
 use super::memory::{self, Load};
 use super::progress::Progress;
 use super::stream::{Batch, Stream};
-use super::walk::{Pruner, Walk};
+use super::walk::{Pruner, Walk, sees_dense};
 use super::{Interrupted, Watch, stop_if_interrupted};
 use crate::data::{Order, Packing, Passage, Prompt, Target, Windows, cut, prompts};
 use crate::digest::Digest;
 use crate::guard;
 use crate::metrics::{Family, Scores, log_likelihoods, score_positions};
-use crate::model::{Block, Generator, Head, Linear, Model, Rope, Tokenizer, device};
+use crate::model::{Block, Generator, Head, Linear, Model, Rope, Site, Tokenizer, device};
 use crate::prune::StatisticKind;
 use crate::recipe::{Cell, Recipe, Unit, WindowUnit};
 use crate::size::Size;
@@ -120,7 +120,9 @@ impl<'a> Study<'a> {
             keys.extend(drawn.map(|drawn| inputs.calibration_key(recipe, &drawn.name, drawn.seed)));
             keys.push(inputs.pruned_key(recipe, cell));
             let progress = self.progress(cell);
-            keys.extend((0..self.model.config.blocks).filter_map(|index| progress.statistics_key(index)));
+            for index in (0..self.model.config.blocks).filter(|&index| sees_dense(recipe.prune, index)) {
+                keys.extend(Site::ALL.into_iter().filter_map(|site| progress.statistics_key(index, site)));
+            }
             for name in recipe.suite.keys() {
                 keys.push(inputs.scores_key(recipe, cell, name));
                 keys.extend(inputs.answers_key(recipe, cell, name));

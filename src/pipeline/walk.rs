@@ -67,6 +67,16 @@ impl std::fmt::Display for Lost {
 
 impl std::error::Error for Lost {}
 
+/// Whether the inputs of a block are the dense model's, whatever is pruned: then cells of one calibration share them.
+pub fn sees_dense(spec: PruneSpec, index: usize) -> bool {
+    spec.propagation == Propagation::Dense || index == 0
+}
+
+/// Whether the later sites of a block see what its pruned linears make.
+fn prunes_within(spec: PruneSpec) -> bool {
+    spec.propagation == Propagation::Pruned && spec.schedule == Schedule::Linear
+}
+
 /// Rows of inputs, from all over the calibration set, that a pruned weight's output error is measured on.
 const ERROR_SAMPLE: usize = 256;
 
@@ -94,7 +104,8 @@ impl Walk<'_> {
         let blocks = self.model.config.blocks;
         let mut standing = self.progress.resume(self.start()?, &self.model.device)?;
         let is_pruned = |from: usize| self.pruner.is_some() && (from..blocks).all(|i| self.progress.has_block(i));
-        let is_known = |from: usize| (from..blocks).all(|i| self.progress.has_statistics(i));
+        let of_dense = self.pruner.as_ref().is_some_and(|p| p.spec.propagation == Propagation::Dense);
+        let is_known = |from: usize| of_dense && (from..blocks).all(|i| self.progress.has_statistics(i));
         let needs_calibration = |from| self.calibration.is_some() && !is_pruned(from) && !is_known(from);
         if standing.calibration.is_none() && needs_calibration(standing.next) {
             standing = self.start()?;
@@ -208,33 +219,36 @@ impl BlockPruner<'_> {
     /// nothing comes after it).
     fn prune(&mut self, block: &mut Block, calibration: Option<&mut Stream>, last: bool) -> Result<()> {
         let Some(stream) = calibration else {
-            let known = self.known()?;
-            return Site::ALL.into_iter().zip(known).try_for_each(|(site, known)| self.prune_site(block, site, known));
+            return Site::ALL.into_iter().try_for_each(|site| {
+                let known = self.known(site)?;
+                self.prune_site(block, site, known)
+            });
         };
         let (rope, watch) = (self.walk.rope, self.walk.watch);
-        let PruneSpec { schedule, propagation } = self.pruner.spec;
+        let propagation = self.pruner.spec.propagation;
 
-        if propagation == Propagation::Pruned && schedule == Schedule::Linear {
+        if prunes_within(self.pruner.spec) {
             let mut flows = stream.start();
             for site in Site::ALL {
                 advance(&mut flows, site, block, rope, watch)?;
-                let observed = self.observe(&flows)?;
+                let observed = self.observe(site, &flows)?;
                 self.prune_site(block, site, observed)?;
             }
             return if last { Ok(()) } else { stream.finish(flows, block, watch) };
         }
 
         // Every site is seen with the block still dense.
-        let mut flows = stream.start();
         let mut seen = Vec::with_capacity(Site::ALL.len());
-        for site in Site::ALL {
-            advance(&mut flows, site, block, rope, watch)?;
-            seen.push(self.observe(&flows)?);
-        }
-        if propagation == Propagation::Dense {
-            let parts = seen.iter().flat_map(|s| s.statistic.tensor().into_iter().chain(&s.sample));
-            self.walk.progress.save_statistics(self.index, &parts.cloned().collect::<Vec<_>>())?;
-            if !last {
+        let are_known = sees_dense(self.pruner.spec, self.index) && self.walk.progress.has_statistics(self.index);
+        if are_known && propagation == Propagation::Pruned {
+            seen = Site::ALL.into_iter().map(|site| self.known(site)).collect::<Result<_>>()?;
+        } else {
+            let mut flows = stream.start();
+            for site in Site::ALL {
+                advance(&mut flows, site, block, rope, watch)?;
+                seen.push(self.observe(site, &flows)?);
+            }
+            if propagation == Propagation::Dense && !last {
                 stream.finish(flows, block, watch)?;
             }
         }
@@ -247,35 +261,44 @@ impl BlockPruner<'_> {
         Ok(())
     }
 
-    /// What is known of the sites without a calibration stream: nothing where the method looks at no inputs, else what
-    /// another cell has left.
-    fn known(&self) -> Result<Vec<Observed>> {
+    /// What is known of a site without looking at inputs: nothing where the method asks for nothing, else what another
+    /// cell has left.
+    fn known(&self, site: Site) -> Result<Observed> {
         let kind = self.pruner.method.statistic();
         if kind == StatisticKind::None {
-            return Ok(Site::ALL.map(|_| Observed { statistic: Statistic::None, sample: None }).into());
+            return Ok(Observed { statistic: Statistic::None, sample: None });
         }
         let progress = &self.walk.progress;
-        let key = progress.statistics_key(self.index).context("no cell has left statistics of this calibration")?;
-        let parts = progress.statistics(key).filter(|parts| parts.len() == 2 * Site::ALL.len());
+        let key = progress.statistics_key(self.index, site).context("the cell has no calibration")?;
+        let parts = progress.statistics(key).and_then(|parts| <[Tensor; 2]>::try_from(parts).ok()).ok_or(Lost(key))?;
         let device = &self.walk.model.device;
-        let known = |pair: &[Tensor]| -> Result<Observed> {
-            let (statistic, sample) = (pair[0].to_device(device)?, pair[1].to_device(device)?);
-            Ok(Observed { statistic: Statistic::of(kind, statistic), sample: Some(sample) })
-        };
-        parts.ok_or(Lost(key))?.chunks(2).map(known).collect()
+        let [statistic, sample] = [parts[0].to_device(device)?, parts[1].to_device(device)?];
+        Ok(Observed { statistic: Statistic::of(kind, statistic), sample: Some(sample) })
     }
 
-    /// Gathers the statistic of what the linears of the current site are about to read.
-    fn observe(&self, flows: &[Flow]) -> Result<Observed> {
+    /// Gathers the statistic of what the linears of a site, where the flows are, are about to read. Where the dense
+    /// model feeds them, other cells of the calibration see the same: it is gathered for all.
+    fn observe(&self, site: Site, flows: &[Flow]) -> Result<Observed> {
         let kind = self.pruner.method.statistic();
+        let spec = self.pruner.spec;
+        let is_shared = sees_dense(spec, self.index) && (site == Site::ALL[0] || !prunes_within(spec));
+        let progress = &self.walk.progress;
+        let key = progress.statistics_key(self.index, site).filter(|_| is_shared);
+        if key.is_some_and(|key| progress.has_entry(key)) {
+            return self.known(site);
+        }
         let first = &flows[0].input;
         let mut accumulator = Accumulator::new(kind, first.dim(1)?, self.walk.model.dtype, first.device())?;
         for flow in flows {
             let windows: Vec<_> = flow.spans.iter().map(|s| s.own.clone()).collect();
             accumulator.add(&flow.input, &windows)?;
         }
+        let statistic = accumulator.finish()?;
         let sample = (kind != StatisticKind::None).then(|| sample(flows)).transpose()?;
-        Ok(Observed { statistic: accumulator.finish()?, sample })
+        if let (Some(key), Some(statistic), Some(sample)) = (key, statistic.tensor(), &sample) {
+            progress.save_statistics(key, &[statistic.clone(), sample.clone()])?;
+        }
+        Ok(Observed { statistic, sample })
     }
 
     /// Prunes the linears that read a site.

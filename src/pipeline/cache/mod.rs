@@ -81,7 +81,7 @@ impl Stage {
             Self::Prompts => 2,
             Self::Teacher => 5,
             Self::Pruned => 4,
-            Self::Statistic => 2,
+            Self::Statistic => 3,
             Self::Block => 2,
             Self::Walk => 2,
             Self::Scores => 5,
