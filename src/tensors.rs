@@ -3,24 +3,34 @@
 use std::io::Write;
 
 use anyhow::{bail, ensure};
-use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
+use candle_core::{CpuStorage, D, DType, Device, Layout, Result, Storage, Tensor};
 use half::f16;
 use rayon::prelude::*;
 
-use crate::linalg::{CHUNK, bf16, in_chunks};
+use crate::linalg::{CHUNK, bf16, copied};
 
 /// All values as f32 on the host, row-major.
 pub fn values(tensor: &Tensor) -> Result<Vec<f32>> {
     let (storage, layout) = tensor.storage_and_layout();
     match (&*storage, layout.contiguous_offsets()) {
-        (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) => {
-            Ok(in_chunks(end - start, CHUNK, |i, to| to.copy_from_slice(&values[start + i * CHUNK..][..to.len()])))
-        }
+        (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) => Ok(copied(&values[start..end])),
         (Storage::Cpu(CpuStorage::BF16(values)), Some((start, end))) => Ok(bf16::widened(&values[start..end])),
         _ => {
             drop(storage);
-            tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
+            match tensor.dtype() == DType::BF16 && !tensor.device().is_cpu() {
+                // Widened here, half as many bytes have to come.
+                true => values(&tensor.contiguous()?.to_device(&Device::Cpu)?),
+                false => tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1(),
+            }
         }
+    }
+}
+
+/// The values of a contiguous f32 tensor on the host, within an operation of our own.
+pub fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
+        None => candle_core::bail!("expected a contiguous tensor"),
     }
 }
 
@@ -37,10 +47,51 @@ pub fn to_dtype(tensor: &Tensor, dtype: DType) -> Result<Tensor> {
     }
 }
 
+/// The tensor in f32 without gaps, where there are kernels for it: on the host or a CUDA device.
+pub fn for_kernels(tensor: &Tensor) -> Result<Tensor> {
+    match tensor.device().is_cpu() || tensor.device().is_cuda() {
+        true => to_dtype(tensor, DType::F32)?.contiguous(),
+        false => tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous(),
+    }
+}
+
+/// As [`for_kernels`], but an error where a value is NaN or infinite; `what` names the tensor in it.
+pub fn finite(tensor: &Tensor, what: &str) -> anyhow::Result<Tensor> {
+    let tensor = for_kernels(tensor)?;
+    let bad = match tensor.device().is_cpu() {
+        true => with_values(&tensor, not_finite)?,
+        // Of these alone is the product with 0 not 0.
+        false => count(&(&tensor * 0.0)?.ne(0f32)?)? as usize,
+    };
+    ensure!(bad == 0, "{bad} of {} values of the {what} are NaN or infinite", tensor.elem_count());
+    Ok(tensor)
+}
+
+fn not_finite(values: &[f32]) -> usize {
+    values.par_chunks(CHUNK).map(|chunk| chunk.iter().filter(|x| !x.is_finite()).count()).sum()
+}
+
+/// How many of the flags (of u8, 0 or 1) are set.
+fn count(flags: &Tensor) -> Result<u64> {
+    // Row by row, which are short enough for f32 to count them exactly, and are many enough for a device.
+    let sums: Vec<f32> = flags.to_dtype(DType::F32)?.sum(D::Minus1)?.flatten_all()?.to_vec1()?;
+    Ok(sums.into_iter().map(|sum| sum as u64).sum())
+}
+
+/// How many values are 0.
+pub fn zeros(tensor: &Tensor) -> Result<u64> {
+    match tensor.device().is_cpu() {
+        true => with_values(tensor, |values| {
+            values.par_chunks(CHUNK).map(|values| values.iter().filter(|&&x| x == 0.0).count() as u64).sum()
+        }),
+        false => count(&tensor.eq(0f32)?),
+    }
+}
+
 /// As [`values`], but an error where one is NaN or infinite; `what` names the tensor in it.
 pub fn finite_values(tensor: &Tensor, what: &str) -> anyhow::Result<Vec<f32>> {
     let values = values(tensor)?;
-    let bad = values.par_chunks(CHUNK).map(|chunk| chunk.iter().filter(|x| !x.is_finite()).count()).sum::<usize>();
+    let bad = not_finite(&values);
     ensure!(bad == 0, "{bad} of {} values of the {what} are NaN or infinite", values.len());
     Ok(values)
 }

@@ -154,6 +154,11 @@ pub fn in_chunks<T: Copy + Default + Send>(len: usize, chunk: usize, fill: impl 
     values
 }
 
+/// A copy, made in parallel.
+pub fn copied(values: &[f32]) -> Vec<f32> {
+    in_chunks(values.len(), CHUNK, |i, to| to.copy_from_slice(&values[i * CHUNK..][..to.len()]))
+}
+
 /// Columns of one stripe of a Gram matrix.
 const STRIPE: usize = 256;
 

@@ -1,7 +1,8 @@
 //! Loss, divergences and agreement at given positions of samples, and log-likelihoods of texts.
 //!
 //! Both models' logits are recomputed from their last hidden states, a chunk of positions at a time,
-//! and everything is read off them in one parallel pass: logits of the whole suite never exist.
+//! and everything is read off them in one parallel pass, or on the device where they are: logits of the whole suite
+//! never exist.
 
 use std::ops::{Add, AddAssign, Mul, Sub};
 
@@ -10,6 +11,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::on_device;
 use crate::linalg::simd::{self, LANES};
 use crate::model::Linear;
 use crate::tensors;
@@ -48,8 +50,8 @@ pub struct Prediction {
 /// The scores of `samples` samples, summed over their positions.
 ///
 /// Row i of `dense` and `pruned` (positions × hidden), last hidden states after the final norm, predicts
-/// `predictions[i]`; `head` (vocabulary × hidden), on the host, turns them into logits. Without `dense`, the model is
-/// compared with itself.
+/// `predictions[i]`; `head` (vocabulary × hidden) turns them into logits, on the device that it is on. Without `dense`,
+/// the model is compared with itself.
 pub fn score_positions(
     predictions: &[Prediction],
     samples: usize,
@@ -65,6 +67,15 @@ pub fn score_positions(
         })?;
         return Ok(scores);
     };
+    if !head.weight().device().is_cpu() {
+        each_chunk_on_device(predictions, pruned, head, |first, predictions, ids, logits| {
+            let dense = logits_on_device(&dense.narrow(0, first, ids.len())?, head)?;
+            let scored = on_device::compare(&dense, logits, ids)?;
+            scored.iter().zip(predictions).for_each(|(s, p)| scores[p.sample] += s);
+            Ok(())
+        })?;
+        return Ok(scores);
+    }
     let vocabulary = head.weight().dim(0)?;
     let mut dense_logits = vec![0f32; CHUNK.min(predictions.len()) * vocabulary];
     each_chunk(predictions, pruned, head, |first, predictions, logits| {
@@ -97,6 +108,12 @@ fn each_likelihood(
     head: &Linear,
     mut f: impl FnMut(&Prediction, f64),
 ) -> Result<()> {
+    if !head.weight().device().is_cpu() {
+        return each_chunk_on_device(predictions, states, head, |_, predictions, ids, logits| {
+            on_device::likelihoods(logits, ids)?.iter().zip(predictions).for_each(|(l, p)| f(p, *l));
+            Ok(())
+        });
+    }
     let vocabulary = head.weight().dim(0)?;
     each_chunk(predictions, states, head, |_, predictions, logits| {
         let likelihoods: Vec<f64> = logits
@@ -127,6 +144,26 @@ fn each_chunk(
         f(chunk * CHUNK, predictions, logits)?;
     }
     Ok(())
+}
+
+/// As [`each_chunk`] on the head's device: the tokens predicted are there once more as a list, and logits are f32.
+fn each_chunk_on_device(
+    predictions: &[Prediction],
+    states: &Tensor,
+    head: &Linear,
+    mut f: impl FnMut(usize, &[Prediction], &[u32], &Tensor) -> Result<()>,
+) -> Result<()> {
+    for (chunk, predictions) in predictions.chunks(CHUNK).enumerate() {
+        let ids: Vec<u32> = predictions.iter().map(|p| p.id).collect();
+        let logits = logits_on_device(&states.narrow(0, chunk * CHUNK, predictions.len())?, head)?;
+        f(chunk * CHUNK, predictions, &ids, &logits)?;
+    }
+    Ok(())
+}
+
+fn logits_on_device(states: &Tensor, head: &Linear) -> Result<Tensor> {
+    let states = states.to_device(head.weight().device())?.to_dtype(head.weight().dtype())?;
+    Ok(head.forward_in_f32(&states.contiguous()?)?)
 }
 
 /// `states` (rows × hidden) · headᵀ into `logits` (rows × vocabulary).
@@ -354,6 +391,33 @@ mod tests {
             let fast = compare(&narrow(&pair.logits_p), &narrow(&pair.logits_q), 0, &mut Scratch::default());
             assert!((fast.js - pair.js).abs() < 1e-6, "{} {}", fast.js, pair.js);
             assert!((fast.kl - pair.kl_pq).abs() < 2e-6 * pair.kl_pq.max(1.0), "{} {}", fast.kl, pair.kl_pq);
+        }
+    }
+
+    #[test]
+    fn a_device_scores_as_the_host_does() {
+        let (positions, vocabulary) = (7, 900);
+        let logits = |seed: f32, size: f32| -> Vec<f32> {
+            (0..positions * vocabulary).map(|i| ((i as f32 * 0.37 + seed) * 12.9898).sin() * size).collect()
+        };
+        let tensor = |v: &[f32]| Tensor::from_slice(v, (positions, vocabulary), &Device::Cpu).unwrap();
+        let ids: Vec<u32> = (0..positions as u32).map(|i| i * 101).collect();
+        for (dense, pruned) in [(logits(0.0, 3.0), logits(0.4, 3.0)), (logits(0.0, 60.0), logits(0.1, 90.0))] {
+            let scores = on_device::compare(&tensor(&dense), &tensor(&pruned), &ids).unwrap();
+            let likelihoods = on_device::likelihoods(&tensor(&pruned), &ids).unwrap();
+            for (t, scores) in scores.iter().enumerate() {
+                let wide =
+                    |z: &[f32]| z[t * vocabulary..][..vocabulary].iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
+                let exact = compare(&wide(&dense), &wide(&pruned), ids[t] as usize, &mut Scratch::default());
+                let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-5 * b.abs().max(1.0), "{a} {b}");
+                close(scores.loss, exact.loss);
+                close(scores.js, exact.js);
+                close(scores.kl, exact.kl);
+                close(likelihoods[t], -exact.loss);
+                assert_eq!((scores.positions, scores.agreement), (1.0, exact.agreement));
+            }
+            let itself = on_device::compare(&tensor(&dense), &tensor(&dense), &ids).unwrap();
+            assert!(itself.iter().all(|s| (s.js, s.kl, s.agreement) == (0.0, 0.0, 1.0)));
         }
     }
 

@@ -3,6 +3,7 @@
 mod bootstrap;
 mod choice;
 mod language;
+mod on_device;
 mod stem;
 mod text;
 

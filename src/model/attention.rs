@@ -9,7 +9,6 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::kernels::f32s;
 use super::rope::{Rope, RopeValues};
 use crate::linalg::bf16::{self, Packed, Rounded};
 use crate::linalg::{Mat, MatMut, Threads, product, simd};
@@ -202,15 +201,28 @@ fn composed_span(
         keys = Tensor::cat(&[past_keys, keys], 2)?;
         values = Tensor::cat(&[past_values, values], 2)?;
     }
-    let group = heads.query / heads.key_value;
-    let k = candle_transformers::utils::repeat_kv(keys.clone(), group)?;
-    let v = candle_transformers::utils::repeat_kv(values.clone(), group)?;
-    let scores = (q.matmul(&k.t()?)?.to_dtype(DType::F32)? / (heads.dim as f64).sqrt())?;
-    let mask = candle_transformers::utils::build_causal_mask(len, before, q.device())?.broadcast_as(scores.shape())?;
+    let out = causal(&q, &keys, &values)?;
+    Ok(Composed { attended: out.transpose(1, 2)?.reshape((len, heads.query * heads.dim))?, keys, values })
+}
+
+/// Attention of q (1, query, len, dim), the last of the positions of k and v (1, key_value, all, dim), to those up to
+/// its own: (1, query, len, dim).
+fn causal(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if q.device().is_cuda() {
+        let [q, k, v] = [q, k, v].map(|x| x.squeeze(0)?.contiguous());
+        return q?.apply_op3_no_bwd(&k?, &v?, &crate::gpu::CausalAttention)?.unsqueeze(0);
+    }
+    let (_, heads, len, dim) = q.dims4()?;
+    let (_, key_value, all, _) = k.dims4()?;
+    let k = candle_transformers::utils::repeat_kv(k.clone(), heads / key_value)?;
+    let v = candle_transformers::utils::repeat_kv(v.clone(), heads / key_value)?;
+    let scores = (q.matmul(&k.t()?)?.to_dtype(DType::F32)? / (dim as f64).sqrt())?;
+    let mask =
+        candle_transformers::utils::build_causal_mask(len, all - len, q.device())?.broadcast_as(scores.shape())?;
     let never = Tensor::new(f32::NEG_INFINITY, q.device())?.broadcast_as(scores.shape())?;
     let weights = candle_nn::ops::softmax_last_dim(&mask.where_cond(&never, &scores)?)?;
-    let out = weights.to_dtype(v.dtype())?.matmul(&v.contiguous()?)?; // (1, query, len, dim)
-    Ok(Composed { attended: out.transpose(1, 2)?.reshape((len, heads.query * heads.dim))?, keys, values })
+    weights.to_dtype(v.dtype())?.matmul(&v.contiguous()?)
 }
 
 struct Attention {
@@ -240,7 +252,7 @@ impl CustomOp3 for Attention {
         v: &CpuStorage,
         vl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (q, k, v) = (f32s(q, ql)?, f32s(k, kl)?, f32s(v, vl)?);
+        let (q, k, v) = (tensors::slice(q, ql)?, tensors::slice(k, kl)?, tensors::slice(v, vl)?);
         let key_value = self.heads.key_value;
         let group = Group { heads: self.heads, table: &self.table, precision: self.precision };
         // One task a span and key-value head; each returns the columns of its group of query heads.

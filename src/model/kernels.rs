@@ -3,9 +3,10 @@
 //! On the CPU they are fused loops of our own, parallel over rows; on other devices the same function
 //! composed of candle operations. Each kernel is tested against its composition.
 
-use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor};
 
 use crate::linalg::{CHUNK, in_chunks, simd};
+use crate::tensors::slice;
 
 /// Root-mean-square norm of each row: x / √(mean(x²) + ε) · weight.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor> {
@@ -31,15 +32,6 @@ pub fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// The values of a contiguous tensor in f32.
-pub fn f32s<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    let values = storage.as_slice::<f32>()?;
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&values[start..end]),
-        None => bail!("expected a contiguous tensor"),
-    }
-}
-
 struct RmsNorm {
     epsilon: f32,
 }
@@ -50,7 +42,7 @@ impl CustomOp2 for RmsNorm {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, weight: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (x, weight) = (f32s(x, xl)?, f32s(weight, wl)?);
+        let (x, weight) = (slice(x, xl)?, slice(weight, wl)?);
         let width = weight.len();
         let out = in_chunks(x.len(), width, |row, out| {
             rms_norm_row(&x[row * width..][..width], weight, self.epsilon, out);
@@ -77,7 +69,7 @@ impl CustomOp2 for Elementwise {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, y: &CpuStorage, yl: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (x, y) = (f32s(x, xl)?, f32s(y, yl)?);
+        let (x, y) = (slice(x, xl)?, slice(y, yl)?);
         let out = in_chunks(x.len(), CHUNK, |chunk, out| {
             let here = chunk * CHUNK..chunk * CHUNK + out.len();
             self.1(&x[here.clone()], &y[here], out);

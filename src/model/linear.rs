@@ -41,13 +41,14 @@ impl Linear {
         Ok(y)
     }
 
-    /// The same with its weight in f32 on the host; itself, where the host computes with it.
-    pub fn on_host(&self) -> Result<Self> {
-        if self.weight.device().is_cpu() {
-            return Ok(self.clone());
+    /// x·Wᵀ in f32, whatever the weight's precision is: of products that are summed in f32 nothing is lost.
+    pub fn forward_in_f32(&self, x: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if self.weight.device().is_cuda() {
+            return x.apply_op2_no_bwd(&self.weight, &crate::gpu::ProductInF32);
         }
-        let on_host = |t: &Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F32);
-        Ok(Self::new(on_host(&self.weight)?, self.bias.as_ref().map(on_host).transpose()?))
+        let [y] = Self::products([self], x)?;
+        y.to_dtype(DType::F32)
     }
 
     /// What each of several linears makes of the same inputs.

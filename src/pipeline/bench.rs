@@ -126,7 +126,6 @@ pub fn stages(
     measured.push(Measured { name: "suites: pass".into(), work: forward, dtype, seconds: suite.seconds });
 
     let head = model.head(&embedding)?;
-    let on_host = head.linear.on_host()?;
     let positions = tokens.min(4096);
     let states: Vec<Tensor> = suite.stream.hidden().map(|h| Ok(head.normed(h)?)).collect::<Result<_>>()?;
     let states = Tensor::cat(&states, 0)?.narrow(0, 0, positions)?;
@@ -134,14 +133,13 @@ pub fn stages(
         (0..positions).map(|row| Prediction { sample: 0, id: row as u32 % config.vocabulary as u32 }).collect();
     let score = |count: usize| {
         let states = states.narrow(0, 0, count)?;
-        score_positions(&predictions[..count], 1, Some(&states), &states, &on_host)
+        score_positions(&predictions[..count], 1, Some(&states), &states, &head.linear)
     };
     score(1)?; // packs the head, as a study does once
     let started = Instant::now();
     score(positions)?;
     let seconds = started.elapsed().as_secs_f64();
     let work = work::scoring(&config, positions);
-    let dtype = if on_host.weight().dtype() == DType::BF16 { DType::BF16 } else { DType::F32 };
     measured.push(Measured { name: "suites: scores".into(), work, dtype, seconds });
     Ok(measured)
 }

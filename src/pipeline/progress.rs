@@ -217,15 +217,59 @@ impl<'a> Progress<'a> {
 
 /// Which weights are left, a bit each, and their values where the method changed any.
 fn what_changed(dense: &Linear, pruned: &Linear, dtype: DType) -> Result<(Tensor, Option<Tensor>)> {
+    if !pruned.weight().device().is_cpu() {
+        return what_changed_on_device(dense.weight(), pruned.weight(), dtype);
+    }
     let (before, after) = (tensors::values(dense.weight())?, tensors::values(pruned.weight())?);
-    let is_left = |x: &f32| x.to_bits() != 0;
     let byte = |eight: &[f32]| eight.iter().rev().fold(0, |byte, x| byte << 1 | u8::from(is_left(x)));
     let mask = Tensor::new(after.chunks(8).map(byte).collect::<Vec<u8>>(), &Device::Cpu)?;
     let changes = before.iter().zip(&after).any(|(b, a)| is_left(a) && a.to_bits() != b.to_bits());
-    if !changes {
-        return Ok((mask, None));
+    Ok((mask, if changes { Some(what_is_left(after, dtype)?) } else { None }))
+}
+
+/// The same, with no more brought to the host than is kept.
+fn what_changed_on_device(dense: &Tensor, pruned: &Tensor, dtype: DType) -> Result<(Tensor, Option<Tensor>)> {
+    let left = pruned.ne(0f32)?;
+    let changes =
+        (left.to_dtype(DType::F32)? * pruned.ne(dense)?.to_dtype(DType::F32)?)?.max_all()?.to_scalar::<f32>()?;
+    // Eight flags become a byte by a product with the powers of two.
+    let flags = left.flatten_all()?.to_dtype(DType::F32)?;
+    let flags = flags.pad_with_zeros(0, 0, flags.dim(0)?.next_multiple_of(8) - flags.dim(0)?)?;
+    let powers = Tensor::new(&[1f32, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0], flags.device())?.reshape((8, 1))?;
+    let mask = flags.reshape(((), 8))?.matmul(&powers)?.flatten_all()?.to_dtype(DType::U8)?.to_device(&Device::Cpu)?;
+    Ok((mask, if changes > 0.0 { Some(what_is_left(tensors::values(pruned)?, dtype)?) } else { None }))
+}
+
+/// Whether a weight is no zero, of whatever sign.
+fn is_left(x: &f32) -> bool {
+    *x != 0.0
+}
+
+/// The weights that are left. Nothing is lost: pruned weights were rounded to this precision.
+fn what_is_left(weights: Vec<f32>, dtype: DType) -> Result<Tensor> {
+    let values = Tensor::new(weights.into_iter().filter(is_left).collect::<Vec<f32>>(), &Device::Cpu)?;
+    Ok(tensors::to_dtype(&values, dtype)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_keeps_what_the_host_keeps() {
+        let weight = |f: fn(f32) -> f32| {
+            let values: Vec<f32> = (0..21).map(|i| f((i as f32 * 1.7).sin())).collect();
+            Linear::new(Tensor::from_vec(values, (3, 7), &Device::Cpu).unwrap(), None)
+        };
+        let dense = weight(|x| x);
+        let zeroed: fn(f32) -> f32 = |x| if x.abs() < 0.5 { 0.0 } else { x };
+        for (pruned, changes) in [(weight(zeroed), false), (weight(|x| if x < 0.2 { 0.0 } else { x * 2.0 }), true)] {
+            let (mask, values) = what_changed(&dense, &pruned, DType::F32).unwrap();
+            let on_device = what_changed_on_device(dense.weight(), pruned.weight(), DType::F32).unwrap();
+            assert_eq!(mask.to_vec1::<u8>().unwrap(), on_device.0.to_vec1::<u8>().unwrap());
+            assert_eq!((values.is_some(), on_device.1.is_some()), (changes, changes));
+            let numbers = |t: Option<Tensor>| t.map(|t| t.to_vec1::<f32>().unwrap());
+            assert_eq!(numbers(values), numbers(on_device.1));
+        }
     }
-    let values = Tensor::new(after.into_iter().filter(is_left).collect::<Vec<f32>>(), &Device::Cpu)?;
-    // Nothing is lost: pruned weights were rounded to this precision.
-    Ok((mask, Some(tensors::to_dtype(&values, dtype)?)))
 }

@@ -22,7 +22,7 @@ use crate::data::{Order, Packing, Passage, Prompt, Target, Windows, cut, prompts
 use crate::digest::Digest;
 use crate::guard;
 use crate::metrics::{Family, Scores, log_likelihoods, score_positions};
-use crate::model::{Block, Generator, Head, Linear, Model, Rope, Site, Tokenizer, device};
+use crate::model::{Block, Generator, Head, Model, Rope, Site, Tokenizer, device};
 use crate::prune::StatisticKind;
 use crate::recipe::{Cell, Recipe, Unit, WindowUnit};
 use crate::size::Size;
@@ -60,8 +60,6 @@ pub struct Study<'a> {
 struct Ends {
     embedding: Tensor,
     head: Head,
-    /// The head on the host, where logits are scored; on the CPU, the same memory.
-    head_on_host: Linear,
     rope: Rope,
 }
 
@@ -298,7 +296,7 @@ impl<'a> Study<'a> {
     /// Scores a suite sample by sample, against the teacher (the dense model is its own): the language scores,
     /// and log-likelihoods of the choices where they are asked for.
     fn score(&self, suite: &str, is_dense: bool, batches: &[Batch]) -> Result<(Vec<Scores>, Vec<Vec<f64>>)> {
-        let head = &self.ends()?.head_on_host;
+        let head = &self.ends()?.head.linear;
         let teacher = if is_dense { None } else { Some(self.teacher(suite)?) };
         let wants_choices = self.recipe.suite[suite].wants(Family::Choice);
         let (mut scores, mut choices) = (Vec::new(), Vec::new());
@@ -363,8 +361,7 @@ impl<'a> Study<'a> {
         let longest = drawn.map(|(_, c)| c.length).chain(suites).max().unwrap_or(0);
         let embedding = self.model.embedding()?;
         let (head, rope) = (self.model.head(&embedding)?, self.model.rope(longest)?);
-        let head_on_host = head.linear.on_host()?;
-        Ok(self.ends.get_or_init(|| Ends { embedding, head, head_on_host, rope }))
+        Ok(self.ends.get_or_init(|| Ends { embedding, head, rope }))
     }
 
     /// The dense model's hidden states where a suite is scored (positions, hidden), from the dense cell, which

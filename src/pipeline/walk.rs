@@ -364,8 +364,7 @@ fn zeros_of_block(block: &Block) -> Result<(u64, u64)> {
 
 /// Zeros of a weight, and its size.
 fn zeros(weight: &Tensor) -> Result<(u64, u64)> {
-    let count = |w: &[f32]| w.par_chunks(CHUNK).map(|w| w.iter().filter(|&&x| x == 0.0).count() as u64).sum();
-    Ok((tensors::with_values(weight, count)?, weight.elem_count() as u64))
+    Ok((tensors::zeros(weight)?, weight.elem_count() as u64))
 }
 
 /// ‖XWᵀ − XŴᵀ‖² / ‖XWᵀ‖².

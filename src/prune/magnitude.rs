@@ -3,12 +3,17 @@
 //! Unstructured, the threshold is taken over the whole matrix as the published code does: every
 //! |w| ≤ sorted(|W|)[⌊ratio·n⌋] becomes zero, so ties at the threshold all go.
 
-use candle_core::Tensor;
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Method, Pruned, Pruner, Sparsity, Statistic, StatisticKind, select};
+#[cfg(feature = "cuda")]
+use crate::gpu;
+use crate::linalg::copied;
 use crate::tensors;
 
 /// Options of magnitude pruning: none.
@@ -23,35 +28,58 @@ impl Method for Magnitude {
 
     fn pruner(&self, _: &Statistic, sparsity: Sparsity) -> anyhow::Result<Pruner<'_>> {
         Ok(Box::new(move |weight| {
-            let (_, columns) = weight.dims2()?;
-            let mut w = tensors::finite_values(weight, "weight")?;
-            match sparsity {
-                Sparsity::Ratio(ratio) => {
-                    let scores: Vec<f32> = w.par_iter().map(|x| x.abs()).collect();
-                    let threshold = select::threshold(&scores, ratio);
-                    w.par_iter_mut().for_each(|x| {
-                        if x.abs() <= threshold {
-                            *x = 0.0;
-                        }
-                    });
-                }
-                Sparsity::NOfM { n, m } => w.par_chunks_mut(columns).for_each(|row| {
-                    let (mut pairs, mut scores) = (vec![], vec![0.0; m]);
-                    for group in row.chunks_mut(m) {
-                        scores.iter_mut().zip(&*group).for_each(|(s, w)| *s = w.abs());
-                        select::smallest_of_group(&scores, m - n, &mut pairs, |j| group[j] = 0.0);
-                    }
-                }),
-            }
-            Ok(Pruned { weight: Tensor::from_vec(w, weight.shape(), weight.device())?, damping: None })
+            let w = tensors::finite(weight, "weight")?;
+            Ok(Pruned { weight: w.apply_op1_no_bwd(&Smallest(sparsity))?, damping: None })
         }))
+    }
+}
+
+/// A weight (rows × columns) without its smallest values.
+struct Smallest(Sparsity);
+
+impl CustomOp1 for Smallest {
+    fn name(&self) -> &'static str {
+        "magnitude"
+    }
+
+    fn cpu_fwd(&self, weight: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let w = tensors::slice(weight, layout)?;
+        let mut pruned = copied(w);
+        match self.0 {
+            Sparsity::Ratio(ratio) => {
+                let scores: Vec<f32> = w.par_iter().map(|x| x.abs()).collect();
+                let threshold = select::threshold(&scores, ratio);
+                pruned.par_iter_mut().filter(|x| x.abs() <= threshold).for_each(|x| *x = 0.0);
+            }
+            Sparsity::NOfM { n, m } => pruned.par_chunks_mut(layout.dims()[1]).for_each(|row| {
+                let (mut pairs, mut scores) = (vec![], vec![0.0; m]);
+                for group in row.chunks_mut(m) {
+                    scores.iter_mut().zip(&*group).for_each(|(s, w)| *s = w.abs());
+                    select::smallest_of_group(&scores, m - n, &mut pairs, |j| group[j] = 0.0);
+                }
+            }),
+        }
+        Ok((CpuStorage::F32(pruned), layout.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, weight: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (rows, columns) = layout.shape().dims2()?;
+        let (device, mut pruned) = (&weight.device, gpu::copied(weight, layout)?);
+        match self.0 {
+            Sparsity::Ratio(ratio) => {
+                gpu::prune_up_to(device, &mut pruned, (rows, columns), select::rank(rows * columns, ratio))?;
+            }
+            Sparsity::NOfM { n, m } => gpu::prune_groups(device, &mut pruned, columns, None, (m, m - n))?,
+        }
+        Ok((CudaStorage::wrap_cuda_slice(pruned, device.clone()), layout.shape().clone()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
+    use candle_core::{Device, Tensor};
 
     fn pruned(w: &[f32], shape: (usize, usize), sparsity: Sparsity) -> Vec<f32> {
         let weight = Tensor::from_slice(w, shape, &Device::Cpu).unwrap();

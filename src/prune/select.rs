@@ -82,10 +82,15 @@ fn partition_around_median(v: &mut [(f32, usize)], first: usize, last: usize) ->
     }
 }
 
+/// Where the threshold stands among so many sorted scores (one at least): at ⌊ratio·n⌋, or last.
+pub fn rank(scores: usize, ratio: f64) -> usize {
+    ((scores as f64 * ratio) as usize).min(scores - 1)
+}
+
 /// The published threshold rule: the value at index ⌊ratio·n⌋ of the sorted scores (≥ 0).
 /// Everything at or below it goes, so at least ⌊ratio·n⌋ + 1 of n.
 pub fn threshold(scores: &[f32], ratio: f64) -> f32 {
-    let index = ((scores.len() as f64 * ratio) as usize).min(scores.len() - 1);
+    let index = rank(scores.len(), ratio);
     // The bits of such floats order as the floats do. The upper ones say in which bin the value lies, and only that
     // bin is looked through.
     const BINS: usize = 1 << 12;

@@ -8,14 +8,18 @@
 
 use std::ops::Range;
 
-use anyhow::bail;
-use candle_core::Tensor;
+use anyhow::{Context, bail};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Method, Pruned, Pruner, Sparsity, Statistic, StatisticKind, select};
-use crate::linalg::{Mat, MatMut, Threads, product, simd, upper_inverse_factor};
+use super::{Method, Pruned, Pruner, Sparsity, Statistic, StatisticKind, factor, select};
+#[cfg(feature = "cuda")]
+use crate::gpu::{self, Removal};
+use crate::linalg::{Mat, MatMut, Threads, copied, product, simd};
 use crate::tensors;
 
 /// Options of SparseGPT; the defaults are the published ones.
@@ -46,7 +50,7 @@ impl Method for SparseGpt {
         StatisticKind::Gram
     }
 
-    fn check(&self) -> Result<(), (&'static str, String)> {
+    fn check(&self) -> std::result::Result<(), (&'static str, String)> {
         if !(0.0..=LARGEST_DAMPING).contains(&self.damping) {
             return Err(("damping", format!("{} is out of range; expected a number from 0 to 1", self.damping)));
         }
@@ -60,51 +64,103 @@ impl Method for SparseGpt {
         let Statistic::Gram(gram) = statistic else {
             bail!("sparsegpt needs the Gram matrix of the inputs");
         };
-        let (d, _) = gram.dims2()?;
-        let mut h = tensors::finite_values(gram, "Gram matrix of the inputs")?; // (d, d)
+        let gram = tensors::finite(gram, "Gram matrix of the inputs")?; // (d, d)
+        let mut diagonal = factor::diagonal(&gram)?;
         // An input that is always zero tells nothing: its weights go, as in the published code.
-        let dead: Vec<usize> = (0..d).filter(|j| h[j * d + j] == 0.0).collect();
-        dead.iter().for_each(|j| h[j * d + j] = 1.0);
-        let (u, damping) = self.factor(&mut h, d)?;
+        let alive: Vec<u8> = diagonal.iter().map(|&x| u8::from(x != 0.0)).collect();
+        diagonal.iter_mut().filter(|x| **x == 0.0).for_each(|x| *x = 1.0);
+        let has_dead = alive.contains(&0);
+        let alive = Tensor::new(alive, gram.device())?;
+        let (u, damping) = self.factor(&gram, &diagonal)?;
+        let inverse_diagonal: Vec<f32> = factor::diagonal(&u)?.into_iter().map(f32::recip).collect();
+        let inverse_diagonal = Tensor::new(inverse_diagonal, u.device())?;
         let width = match sparsity {
             Sparsity::Ratio(_) => self.block_size,
             Sparsity::NOfM { m, .. } => (self.block_size / m).max(1) * m, // no group lies in two blocks
         };
 
         Ok(Box::new(move |weight| {
-            let (rows, _) = weight.dims2()?;
-            let mut w = tensors::finite_values(weight, "weight")?; // (rows, d)
-            dead.iter().for_each(|&j| w.iter_mut().skip(j).step_by(d).for_each(|x| *x = 0.0));
-            for start in (0..d).step_by(width) {
-                let block = Block::new(&u, d, start, width.min(d - start));
-                block.solve(&mut w, rows, sparsity);
+            let mut w = tensors::finite(weight, "weight")?; // (rows, d)
+            if has_dead {
+                w = alive.broadcast_as(w.shape())?.where_cond(&w, &w.zeros_like()?)?;
             }
-            if !w.par_iter().all(|x| x.is_finite()) {
-                bail!(
-                    "the compensated weight has values that are not finite; a larger [method.sparsegpt] damping may help"
-                );
-            }
-            Ok(Pruned { weight: Tensor::from_vec(w, weight.shape(), weight.device())?, damping: Some(damping) })
+            let solved = w.apply_op3_no_bwd(&u, &inverse_diagonal, &Solve { width, sparsity })?;
+            let weight = tensors::finite(&solved, "compensated weight")
+                .context("a larger [method.sparsegpt] damping may help")?;
+            Ok(Pruned { weight, damping: Some(damping) })
         }))
     }
 }
 
 impl SparseGpt {
-    /// U of the damped H, and the damping that it took.
-    fn factor(&self, h: &mut [f32], d: usize) -> anyhow::Result<(Vec<f32>, f64)> {
-        let diagonal: Vec<f32> = (0..d).map(|j| h[j * d + j]).collect();
-        let mean = diagonal.iter().map(|&x| f64::from(x)).sum::<f64>() / d as f64;
+    /// U of H, which is `gram` with this diagonal and damped, and the damping that it took.
+    fn factor(&self, gram: &Tensor, diagonal: &[f32]) -> anyhow::Result<(Tensor, f64)> {
+        let mean = diagonal.iter().map(|&x| f64::from(x)).sum::<f64>() / diagonal.len() as f64;
         let mut damping = self.damping;
         loop {
-            for (j, x) in diagonal.iter().enumerate() {
-                h[j * d + j] = x + (damping * mean) as f32;
-            }
-            match upper_inverse_factor(h, d) {
+            let damped: Vec<f32> = diagonal.iter().map(|x| x + (damping * mean) as f32).collect();
+            match factor::upper_inverse_factor(gram, &damped)? {
                 Ok(u) => return Ok((u, damping)),
                 Err(e) if damping >= LARGEST_DAMPING => bail!("{e}, even with damping {damping}"),
                 Err(_) => damping = (damping * 10.0).clamp(1e-4, LARGEST_DAMPING),
             }
         }
+    }
+}
+
+/// A weight (rows × d), pruned and compensated, `width` columns at a time, by U (d × d) and 1/u_jj (d). |w|/u_jj orders
+/// weights as their score w²/u_jj² does, and cannot overflow where w is large.
+struct Solve {
+    width: usize,
+    sparsity: Sparsity,
+}
+
+impl CustomOp3 for Solve {
+    fn name(&self) -> &'static str {
+        "sparsegpt"
+    }
+
+    fn cpu_fwd(
+        &self,
+        weight: &CpuStorage,
+        wl: &Layout,
+        u: &CpuStorage,
+        ul: &Layout,
+        inverse_diagonal: &CpuStorage,
+        il: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (w, u) = (tensors::slice(weight, wl)?, tensors::slice(u, ul)?);
+        let inverse_diagonal = tensors::slice(inverse_diagonal, il)?;
+        let (rows, d) = wl.shape().dims2()?;
+        let mut solved = copied(w);
+        for start in (0..d).step_by(self.width) {
+            let block = Block::new(u, d, start, self.width.min(d - start), &inverse_diagonal[start..]);
+            block.solve(&mut solved, rows, self.sparsity);
+        }
+        Ok((CpuStorage::F32(solved), wl.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        weight: &CudaStorage,
+        wl: &Layout,
+        u: &CudaStorage,
+        ul: &Layout,
+        inverse_diagonal: &CudaStorage,
+        il: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (device, mut solved) = (&weight.device, gpu::copied(weight, wl)?);
+        let (u, inverse_diagonal) = (gpu::view(u, ul)?, gpu::view(inverse_diagonal, il)?);
+        let rank = |ratio: f64| move |scores: usize| select::rank(scores, ratio);
+        let shape = wl.shape().dims2()?;
+        let mut solve =
+            |removal: &Removal| gpu::solve(device, &mut solved, shape, &u, &inverse_diagonal, self.width, removal);
+        match self.sparsity {
+            Sparsity::Ratio(ratio) => solve(&Removal::UpToRank(&rank(ratio)))?,
+            Sparsity::NOfM { n, m } => solve(&Removal::OfGroups { size: m, gone: m - n })?,
+        }
+        Ok((CudaStorage::wrap_cuda_slice(solved, device.clone()), wl.shape().clone()))
     }
 }
 
@@ -116,16 +172,14 @@ struct Block<'a> {
     b: usize,
     /// The block's own part of U, without gaps, (b, b).
     u1: Vec<f32>,
-    /// 1/u_jj of the block's columns. |w|/u_jj orders weights as their score w²/u_jj² does, and cannot
-    /// overflow where w is large.
-    inverse_diagonal: Vec<f32>,
+    /// 1/u_jj of the block's columns.
+    inverse_diagonal: &'a [f32],
 }
 
 impl<'a> Block<'a> {
-    fn new(u: &'a [f32], d: usize, start: usize, b: usize) -> Self {
+    fn new(u: &'a [f32], d: usize, start: usize, b: usize, inverse_diagonal: &'a [f32]) -> Self {
         let u1: Vec<f32> = (start..start + b).flat_map(|i| u[i * d + start..i * d + start + b].to_vec()).collect();
-        let inverse_diagonal = (0..b).map(|j| u1[j * b + j].recip()).collect();
-        Self { u, d, start, b, u1, inverse_diagonal }
+        Self { u, d, start, b, u1, inverse_diagonal: &inverse_diagonal[..b] }
     }
 
     /// Prunes the block's columns of `w` (rows, d) and compensates all columns to their right.
@@ -135,7 +189,7 @@ impl<'a> Block<'a> {
             Sparsity::Ratio(ratio) => {
                 let mut scores = vec![0f32; rows * b];
                 scores.par_chunks_mut(b).zip(w.par_chunks(d)).for_each(|(scores, row)| {
-                    let weights = row[start..start + b].iter().zip(&self.inverse_diagonal);
+                    let weights = row[start..start + b].iter().zip(self.inverse_diagonal);
                     scores.iter_mut().zip(weights).for_each(|(s, (w, k))| *s = w.abs() * k);
                 });
                 (select::threshold(&scores, ratio), 0)
@@ -150,7 +204,7 @@ impl<'a> Block<'a> {
                 let row = &mut row[start..start + b];
                 match sparsity {
                     Sparsity::Ratio(_) => {
-                        for (gone, (w, k)) in gone.iter_mut().zip(row.iter().zip(&self.inverse_diagonal)) {
+                        for (gone, (w, k)) in gone.iter_mut().zip(row.iter().zip(self.inverse_diagonal)) {
                             *gone = w.abs() * k <= threshold;
                         }
                         solve_columns(self, row, errors, 0..b, gone);

@@ -54,6 +54,8 @@ pub struct Accumulator {
     sums: Sums,
     columns: usize,
     tokens: usize,
+    /// Windows on a device; on the host their squares count them.
+    windows: usize,
 }
 
 enum Sums {
@@ -82,7 +84,7 @@ impl Accumulator {
             (StatisticKind::ColumnNorms, _) => Sums::DeviceSquares(Tensor::zeros(columns, DType::F32, device)?),
             (StatisticKind::Gram, _) => Sums::DeviceProducts(Tensor::zeros((columns, columns), DType::F32, device)?),
         };
-        Ok(Self { sums, columns, tokens: 0 })
+        Ok(Self { sums, columns, tokens: 0, windows: 0 })
     }
 
     /// Adds a batch of inputs (tokens × columns), which holds these windows one after the other.
@@ -95,11 +97,13 @@ impl Accumulator {
                 windows.iter().for_each(|w| mean.add(&x[w.start * d..w.end * d]));
             })?,
             Sums::Products(sums, add) => tensors::with_values(inputs, |x| add(sums, x, d))?,
-            Sums::DeviceSquares(sums) => *sums = (&*sums + inputs.to_dtype(DType::F32)?.sqr()?.sum(0)?)?,
-            Sums::DeviceProducts(sums) => {
-                let x = inputs.to_dtype(DType::F32)?;
-                *sums = (&*sums + x.t()?.matmul(&x)?)?;
+            Sums::DeviceSquares(sums) => {
+                // As a product with ones: a device sums down columns slowly.
+                let ones = Tensor::ones((1, inputs.dim(0)?), DType::F32, inputs.device())?;
+                *sums = (&*sums + ones.matmul(&inputs.to_dtype(DType::F32)?.sqr()?)?.squeeze(0)?)?;
+                self.windows += windows.len();
             }
+            Sums::DeviceProducts(sums) => add_gram_on_device(sums, inputs)?,
         }
         Ok(())
     }
@@ -117,10 +121,21 @@ impl Accumulator {
             Sums::Products(sums, _) => {
                 Statistic::Gram(Tensor::from_vec(whole_of_upper(&sums, d, (2.0 / n) as f32), (d, d), &Device::Cpu)?)
             }
-            Sums::DeviceSquares(sums) => Statistic::ColumnNorms((sums / n)?.sqrt()?),
+            Sums::DeviceSquares(sums) => Statistic::ColumnNorms((sums / self.windows.max(1) as f64)?.sqrt()?),
             Sums::DeviceProducts(sums) => Statistic::Gram((sums * (2.0 / n))?),
         })
     }
+}
+
+/// Adds XᵀX of x (tokens × d) to the sums (d × d).
+fn add_gram_on_device(sums: &mut Tensor, x: &Tensor) -> candle_core::Result<()> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return crate::gpu::AddGram::add(sums, x);
+    }
+    let x = x.to_dtype(DType::F32)?;
+    *sums = (&*sums + x.t()?.matmul(&x)?)?;
+    Ok(())
 }
 
 /// The running mean over windows of ‖X_w[:, j]‖², column by column.

@@ -6,12 +6,17 @@
 //! every M consecutive columns, ties as `torch.topk` breaks them.
 
 use anyhow::bail;
-use candle_core::Tensor;
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Method, Pruned, Pruner, Sparsity, Statistic, StatisticKind, select};
+#[cfg(feature = "cuda")]
+use crate::gpu;
+use crate::linalg::copied;
 use crate::tensors;
 
 /// Options of Wanda: none.
@@ -28,36 +33,81 @@ impl Method for Wanda {
         let Statistic::ColumnNorms(norms) = statistic else {
             bail!("wanda needs the norms of the input columns");
         };
-        let norms = tensors::finite_values(norms, "norms of the inputs")?; // (columns)
+        let norms = tensors::finite(norms, "norms of the inputs")?; // (columns)
         Ok(Box::new(move |weight| {
-            let (_, columns) = weight.dims2()?;
-            let mut w = tensors::finite_values(weight, "weight")?; // (rows, columns)
-            w.par_chunks_mut(columns).for_each_init(
-                || (vec![], vec![], vec![0f32; columns]),
-                |(keys, pairs, scores), row| {
-                    scores.iter_mut().zip(row.iter().zip(&norms)).for_each(|(s, (w, x))| *s = w.abs() * x);
-                    match sparsity {
-                        Sparsity::Ratio(ratio) => {
-                            let gone = (columns as f64 * ratio) as usize;
-                            select::smallest(scores, gone, keys, |j| row[j] = 0.0);
-                        }
-                        Sparsity::NOfM { n, m } => {
-                            for (row, scores) in row.chunks_mut(m).zip(scores.chunks(m)) {
-                                select::smallest_of_group(scores, m - n, pairs, |j| row[j] = 0.0);
-                            }
+            let w = tensors::finite(weight, "weight")?; // (rows, columns)
+            Ok(Pruned { weight: w.apply_op2_no_bwd(&norms, &SmallestOfRows(sparsity))?, damping: None })
+        }))
+    }
+}
+
+/// A weight (rows × columns) without the smallest scores of each row, by the norms of its inputs (columns).
+struct SmallestOfRows(Sparsity);
+
+impl SmallestOfRows {
+    fn gone(columns: usize, ratio: f64) -> usize {
+        (columns as f64 * ratio) as usize
+    }
+}
+
+impl CustomOp2 for SmallestOfRows {
+    fn name(&self) -> &'static str {
+        "wanda"
+    }
+
+    fn cpu_fwd(
+        &self,
+        weight: &CpuStorage,
+        wl: &Layout,
+        norms: &CpuStorage,
+        nl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (w, norms) = (tensors::slice(weight, wl)?, tensors::slice(norms, nl)?);
+        let columns = norms.len();
+        let mut pruned = copied(w);
+        pruned.par_chunks_mut(columns).for_each_init(
+            || (vec![], vec![], vec![0f32; columns]),
+            |(keys, pairs, scores), row| {
+                scores.iter_mut().zip(row.iter().zip(norms)).for_each(|(s, (w, x))| *s = w.abs() * x);
+                match self.0 {
+                    Sparsity::Ratio(ratio) => {
+                        select::smallest(scores, Self::gone(columns, ratio), keys, |j| row[j] = 0.0);
+                    }
+                    Sparsity::NOfM { n, m } => {
+                        for (row, scores) in row.chunks_mut(m).zip(scores.chunks(m)) {
+                            select::smallest_of_group(scores, m - n, pairs, |j| row[j] = 0.0);
                         }
                     }
-                },
-            );
-            Ok(Pruned { weight: Tensor::from_vec(w, weight.shape(), weight.device())?, damping: None })
-        }))
+                }
+            },
+        );
+        Ok((CpuStorage::F32(pruned), wl.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        weight: &CudaStorage,
+        wl: &Layout,
+        norms: &CudaStorage,
+        nl: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (rows, columns) = wl.shape().dims2()?;
+        let (device, mut pruned, norms) = (&weight.device, gpu::copied(weight, wl)?, gpu::view(norms, nl)?);
+        match self.0 {
+            Sparsity::Ratio(ratio) => {
+                gpu::prune_rows(device, &mut pruned, (rows, columns), &norms, Self::gone(columns, ratio))?;
+            }
+            Sparsity::NOfM { n, m } => gpu::prune_groups(device, &mut pruned, columns, Some(&norms), (m, m - n))?,
+        }
+        Ok((CudaStorage::wrap_cuda_slice(pruned, device.clone()), wl.shape().clone()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
+    use candle_core::{Device, Tensor};
 
     fn pruned(w: &[f32], norms: &[f32], sparsity: Sparsity) -> Vec<f32> {
         let weight = Tensor::from_slice(w, (w.len() / norms.len(), norms.len()), &Device::Cpu).unwrap();

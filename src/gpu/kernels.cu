@@ -1,0 +1,353 @@
+// The kernels of pruning and attention on CUDA devices.
+//
+// NVRTC compiles this text for the device at hand when a kernel is first needed, with the constants below; without
+// fused multiply-adds where results are compared with the CPU's. A test compiles it for the host instead
+// (tests/gpu/emulator.hpp), where every CUDA thread is a fiber, and compares it with the methods on the CPU.
+//
+// Matrices are row-major. A *score* is |weight| times the scale of its column; scores are not negative, so their bits
+// order as they do.
+
+#ifdef EMULATED
+#include "emulator.hpp"
+#endif
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+// Threads of a block, in kernels where they work together.
+#define THREADS 256
+#define WARP 32
+#define ALL_LANES 0xffffffffu
+
+// Columns in a group of an N:M pattern.
+#ifndef GROUP
+#define GROUP 4
+#endif
+
+__device__ static float score_of(float weight, const float *scales, u32 column) {
+    return scales ? fabsf(weight) * scales[column] : fabsf(weight);
+}
+
+// --- Selection by the digits of scores -------------------------------------------------------------------------------
+//
+// The element of a given rank is found digit by digit, from the highest: count how often each digit occurs among the
+// scores that begin with the digits found so far, and see where the rank falls.
+
+#define DIGIT_BITS 11
+#define DIGITS (1 << DIGIT_BITS)
+
+// The three digits of 32 bits: 11, 11 and 10 of them.
+__device__ static u32 shift_of(u32 digit) { return digit == 0 ? 21 : digit == 1 ? 10 : 0; }
+__device__ static u32 mask_of(u32 digit) { return digit == 2 ? (1u << 10) - 1 : DIGITS - 1; }
+
+// Whether the digits before `digit` are those of `prefix`.
+__device__ static bool begins_with(u32 bits, u32 prefix, u32 digit) {
+    return digit == 0 || (bits ^ prefix) >> (shift_of(digit) + (digit == 1 ? 11 : 10)) == 0;
+}
+
+// By all threads of a block: the digit that the element of this rank (from 0) has, in found[0], and its rank among the
+// elements that have it, in found[1]; both in shared memory, as the counts are.
+__device__ static void find_digit(const u32 *counts, u32 rank, u32 *found) {
+    __shared__ u32 sums[THREADS];
+    const u32 own = DIGITS / THREADS;
+    u32 sum = 0;
+    for (u32 i = 0; i < own; i++) sum += counts[threadIdx.x * own + i];
+    sums[threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        u32 part = 0;
+        while (rank >= sums[part]) rank -= sums[part++];
+        u32 digit = part * own;
+        while (rank >= counts[digit]) rank -= counts[digit++];
+        found[0] = digit;
+        found[1] = rank;
+    }
+    __syncthreads();
+}
+
+// What the selection over a whole matrix has found so far.
+struct Selection {
+    u32 bits;            // the digits found, the rest 0
+    u32 rank;            // of the element among those that begin so
+    u32 blocks_done;     // of the count that runs
+    u32 counts[DIGITS];  // of the next digit
+};
+
+// One of three launches, for digits 0, 1 and 2, after which selection->bits are those of the score that has the rank
+// which selection->rank began with. The scores are of the first `columns` of each row of `weights`, whose rows are
+// `stride` apart. Grid and blocks: one-dimensional, THREADS threads.
+extern "C" __global__ void count_digit(const float *weights, u64 rows, u32 columns, u64 stride, const float *scales,
+                                       u32 digit, Selection *selection) {
+    __shared__ u32 counts[DIGITS];
+    __shared__ u32 found[2];
+    __shared__ bool is_last;
+    for (u32 i = threadIdx.x; i < DIGITS; i += THREADS) counts[i] = 0;
+    __syncthreads();
+    const u32 prefix = selection->bits;
+    for (u64 i = (u64)blockIdx.x * THREADS + threadIdx.x; i < rows * columns; i += (u64)gridDim.x * THREADS) {
+        const u64 row = i / columns;
+        const u32 column = (u32)(i - row * columns);
+        const u32 bits = __float_as_uint(score_of(weights[row * stride + column], scales, column));
+        if (begins_with(bits, prefix, digit)) atomicAdd(&counts[bits >> shift_of(digit) & mask_of(digit)], 1u);
+    }
+    __syncthreads();
+    for (u32 i = threadIdx.x; i < DIGITS; i += THREADS) {
+        if (counts[i]) atomicAdd(&selection->counts[i], counts[i]);
+    }
+    // The block that ends last finds the digit, from the counts of all.
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) is_last = atomicAdd(&selection->blocks_done, 1u) == gridDim.x - 1;
+    __syncthreads();
+    if (!is_last) return;
+    __threadfence();
+    for (u32 i = threadIdx.x; i < DIGITS; i += THREADS) {
+        // An atomic read: what other blocks have written may not be in this one's cache.
+        counts[i] = atomicAdd(&selection->counts[i], 0u);
+        selection->counts[i] = 0;
+    }
+    __syncthreads();
+    find_digit(counts, selection->rank, found);
+    if (threadIdx.x == 0) {
+        selection->bits = prefix | found[0] << shift_of(digit);
+        selection->rank = found[1];
+        selection->blocks_done = 0;
+    }
+}
+
+// Every weight whose score is at most the selected one becomes zero.
+extern "C" __global__ void prune_up_to(float *weights, u64 count, const Selection *selection) {
+    const float limit = __uint_as_float(selection->bits);
+    for (u64 i = (u64)blockIdx.x * THREADS + threadIdx.x; i < count; i += (u64)gridDim.x * THREADS) {
+        if (fabsf(weights[i]) <= limit) weights[i] = 0.0f;
+    }
+}
+
+// In each row the `gone` (> 0) weights of the smallest scores become zero, ties to the lower column. A block a row, of
+// THREADS threads.
+extern "C" __global__ void prune_rows(float *weights, u32 columns, const float *scales, u32 gone) {
+    __shared__ u32 counts[DIGITS];
+    __shared__ u32 found[2];
+    __shared__ u32 equal_in_warp[THREADS / WARP];
+    float *row = weights + (u64)blockIdx.x * columns;
+    u32 limit = 0, rank = gone - 1;
+    for (u32 digit = 0; digit < 3; digit++) {
+        for (u32 i = threadIdx.x; i < DIGITS; i += THREADS) counts[i] = 0;
+        __syncthreads();
+        for (u32 c = threadIdx.x; c < columns; c += THREADS) {
+            const u32 bits = __float_as_uint(score_of(row[c], scales, c));
+            if (begins_with(bits, limit, digit)) atomicAdd(&counts[bits >> shift_of(digit) & mask_of(digit)], 1u);
+        }
+        __syncthreads();
+        find_digit(counts, rank, found);
+        limit |= found[0] << shift_of(digit);
+        rank = found[1];
+        __syncthreads();
+    }
+    // Of those that equal the limit, the first rank + 1 go.
+    const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    u32 equal_before = 0;
+    for (u32 first = 0; first < columns; first += THREADS) {
+        const u32 c = first + threadIdx.x;
+        const u32 bits = c < columns ? __float_as_uint(score_of(row[c], scales, c)) : ALL_LANES;
+        const u32 equal = __ballot_sync(ALL_LANES, bits == limit);
+        if (lane == 0) equal_in_warp[warp] = __popc(equal);
+        __syncthreads();
+        u32 before = equal_before + __popc(equal & ((1u << lane) - 1));
+        for (u32 w = 0; w < THREADS / WARP; w++) {
+            if (w < warp) before += equal_in_warp[w];
+            equal_before += equal_in_warp[w];
+        }
+        if (c < columns && (bits < limit || (bits == limit && before <= rank))) row[c] = 0.0f;
+        __syncthreads();
+    }
+}
+
+// --- N:M groups ------------------------------------------------------------------------------------------------------
+
+// A member of a group.
+struct Member {
+    float score;
+    u32 column;
+};
+
+__device__ static void swap(Member *v, u32 a, u32 b) {
+    const Member t = v[a];
+    v[a] = v[b];
+    v[b] = t;
+}
+
+// Sorts v[first .. last] by score; equal ones stay in their order.
+__device__ static void insertion_sort(Member *v, u32 first, u32 last) {
+    for (u32 i = first + 1; i < last; i++) {
+        const Member moved = v[i];
+        u32 j = i;
+        for (; j > first && moved.score < v[j - 1].score; j--) v[j] = v[j - 1];
+        v[j] = moved;
+    }
+}
+
+// Brings the `count` smallest of a group to its front, with ties as torch.topk breaks them on a CPU: libstdc++'s
+// nth_element, step by step, as prune/select.rs has it and says why.
+__device__ static void smallest_first(Member *v, u32 count) {
+    u32 first = 0, last = GROUP, depth = 0;
+    if (count == 0 || count >= GROUP) return;
+    for (u32 n = GROUP; n > 1; n >>= 1) depth += 2;
+    while (last - first > 3) {
+        if (depth-- == 0) break;
+        const u32 a = first + 1, b = first + (last - first) / 2, c = last - 1;
+        const bool ab = v[a].score < v[b].score, bc = v[b].score < v[c].score, ac = v[a].score < v[c].score;
+        const u32 median = ab ? (bc ? b : ac ? c : a) : ac ? a : bc ? c : b;
+        swap(v, first, median);
+        const float pivot = v[first].score;
+        u32 low = first + 1, high = last;
+        for (;;) {
+            while (v[low].score < pivot) low++;
+            high--;
+            while (pivot < v[high].score) high--;
+            if (low >= high) break;
+            swap(v, low, high);
+            low++;
+        }
+        if (low <= count - 1) first = low;
+        else last = low;
+    }
+    insertion_sort(v, first, last);
+}
+
+// Of every GROUP consecutive weights the `gone` of the smallest scores become zero. A thread a group.
+extern "C" __global__ void prune_groups(float *weights, u64 groups, u32 columns, const float *scales, u32 gone) {
+    const u64 group = (u64)blockIdx.x * THREADS + threadIdx.x;
+    if (group >= groups) return;
+    float *own = weights + group * GROUP;
+    const u32 column = (u32)(group * GROUP % columns);
+    Member members[GROUP];
+    for (u32 i = 0; i < GROUP; i++) {
+        members[i].score = score_of(own[i], scales, column + i);
+        members[i].column = i;
+    }
+    smallest_first(members, gone);
+    for (u32 i = 0; i < gone; i++) own[members[i].column] = 0.0f;
+}
+
+// --- SparseGPT -------------------------------------------------------------------------------------------------------
+
+// Columns that are compensated together, and whether the rows of so many fit into shared memory.
+#ifndef COLUMNS
+#define COLUMNS 128
+#endif
+#define ROWS (THREADS / WARP)
+#define IN_SHARED (COLUMNS * ROWS * 4 <= 40960)
+
+// One block of columns of SparseGPT: prunes `columns` (at most COLUMNS) of each row of `weights` from left to right, and
+// makes up for each removed weight to its right within the block. `factor` is the block's own part of U, its rows
+// `stride` apart as those of the weights are; `scales` are 1/u_jj. `errors` (rows × columns) get what the columns to the
+// right of the block are made up by. Up to the score in `selection` weights go; without it, `gone` of every GROUP, which
+// are chosen when they are reached. A warp a row, THREADS threads a block.
+extern "C" __global__ void solve_block(float *weights, u32 rows, u32 columns, u64 stride, const float *factor,
+                                       const float *scales, float *errors, const Selection *selection, u32 gone) {
+    const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, row = blockIdx.x * ROWS + warp;
+    if (row >= rows) return;
+    float *from = weights + row * stride;
+    // Until a column is reached, its error says whether its weight is to go.
+    float *error = errors + (u64)row * columns;
+#if IN_SHARED
+    __shared__ float copies[ROWS][COLUMNS];
+    float *w = copies[warp];
+    for (u32 c = lane; c < columns; c += WARP) w[c] = from[c];
+#else
+    float *w = from;
+#endif
+    if (selection) {
+        const float limit = __uint_as_float(selection->bits);
+        for (u32 c = lane; c < columns; c += WARP) error[c] = score_of(from[c], scales, c) <= limit ? 1.0f : 0.0f;
+    }
+    __syncwarp();
+    for (u32 j = 0; j < columns; j++) {
+        if (!selection && j % GROUP == 0) {
+            Member members[GROUP];
+            for (u32 i = 0; i < GROUP; i++) {
+                members[i].score = score_of(w[j + i], scales, j + i);
+                members[i].column = i;
+            }
+            // Every lane finds the same.
+            smallest_first(members, gone);
+            if (lane == 0) {
+                for (u32 i = 0; i < GROUP; i++) error[j + members[i].column] = i < gone ? 1.0f : 0.0f;
+            }
+            __syncwarp();
+        }
+        if (error[j] != 0.0f) {
+            const float *u = factor + j * stride;
+            const float lost = w[j] / u[j];
+            __syncwarp();
+            if (lane == 0) {
+                error[j] = lost;
+                w[j] = 0.0f;
+            }
+            for (u32 c = j + 1 + lane; c < columns; c += WARP) w[c] -= lost * u[c];
+        }
+        __syncwarp();
+    }
+#if IN_SHARED
+    for (u32 c = lane; c < columns; c += WARP) from[c] = w[c];
+#endif
+}
+
+// --- Attention -------------------------------------------------------------------------------------------------------
+
+// How values are stored: 0 is f32, 1 is bf16, 2 is f16.
+#ifndef STORED
+#define STORED 0
+#endif
+#if STORED == 0
+typedef float Stored;
+__device__ static Stored stored(float x) { return x; }
+#elif STORED == 1
+typedef unsigned short Stored;
+__device__ static Stored stored(float x) {
+    const u32 bits = __float_as_uint(x);
+    return (Stored)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);  // to nearest, ties to even; x is finite
+}
+#else
+typedef unsigned short Stored;
+__device__ static Stored stored(float x) {
+    Stored half;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"(x));
+    return half;
+}
+#endif
+
+// By all threads of a block: the largest of their values, or the sum, in all of them. `room` is shared memory for a
+// value a warp.
+__device__ static float over_block(float value, bool sums, float *room) {
+    for (u32 offset = WARP / 2; offset > 0; offset /= 2) {
+        const float other = __shfl_xor_sync(ALL_LANES, value, offset);
+        value = sums ? value + other : fmaxf(value, other);
+    }
+    __syncthreads();
+    if (threadIdx.x % WARP == 0) room[threadIdx.x / WARP] = value;
+    __syncthreads();
+    value = room[0];
+    for (u32 w = 1; w < THREADS / WARP; w++) value = sums ? value + room[w] : fmaxf(value, room[w]);
+    return value;
+}
+
+// Softmax of scores (heads × rows × seen) times `scale` into weights of the same shape. Row r sees the positions up to
+// `past` + r; the weights of those behind are 0. Grid: rows × heads, blocks of THREADS threads.
+extern "C" __global__ void causal_softmax(const float *scores, Stored *weights, u32 seen, u32 past, float scale) {
+    __shared__ float room[THREADS / WARP];
+    const u64 at = ((u64)blockIdx.y * gridDim.x + blockIdx.x) * seen;
+    const float *from = scores + at;
+    Stored *to = weights + at;
+    const u32 own = past + blockIdx.x + 1;
+    float largest = from[0];
+    for (u32 c = threadIdx.x; c < own; c += THREADS) largest = fmaxf(largest, from[c]);
+    largest = over_block(largest, false, room);
+    float sum = 0.0f;
+    for (u32 c = threadIdx.x; c < own; c += THREADS) sum += expf((from[c] - largest) * scale);
+    sum = over_block(sum, true, room);
+    for (u32 c = threadIdx.x; c < seen; c += THREADS) {
+        to[c] = stored(c < own ? expf((from[c] - largest) * scale) / sum : 0.0f);
+    }
+}

@@ -1,0 +1,26 @@
+//! What runs on CUDA devices beyond candle's operations: kernels of our own, and products that candle does not offer.
+//!
+//! The kernels are the text `kernels.cu`, compiled by NVRTC at run time for the device at hand. Their callers are candle
+//! operations beside the code for the CPU that they agree with ([`crate::prune`], [`crate::model`]).
+
+mod products;
+
+#[cfg(feature = "cuda")]
+mod attention;
+#[cfg(feature = "cuda")]
+mod kernels;
+#[cfg(feature = "cuda")]
+mod pruning;
+#[cfg(test)]
+mod tests;
+
+#[cfg(feature = "cuda")]
+pub use {
+    attention::CausalAttention,
+    kernels::{copied, view},
+    products::{AddGram, ProductInF32},
+    pruning::{Removal, prune_groups, prune_rows, prune_up_to, solve},
+};
+
+/// The kernels' text.
+const KERNELS: &str = include_str!("kernels.cu");

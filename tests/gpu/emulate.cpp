@@ -1,0 +1,72 @@
+// Runs a kernel of src/gpu/kernels.cu on the host: emulate KERNEL NUMBER..., matrices of f32 on standard input and output.
+
+#include <string>
+
+#include "../../src/gpu/kernels.cu"
+
+static std::vector<float> read(size_t count) {
+    std::vector<float> values(count);
+    if (std::fread(values.data(), sizeof(float), count, stdin) != count) {
+        std::fprintf(stderr, "expected %zu more values\n", count);
+        std::exit(1);
+    }
+    return values;
+}
+
+static void write(const std::vector<float> &values) { std::fwrite(values.data(), sizeof(float), values.size(), stdout); }
+
+static void select(Selection &selection, const float *weights, u64 rows, u32 columns, u64 stride, const float *scales) {
+    for (u32 digit = 0; digit < 3; digit++) {
+        emulator::launch({3, 1}, THREADS, [&] {
+            count_digit(weights, rows, columns, stride, scales, digit, &selection);
+        });
+    }
+}
+
+int main(int argc, char **argv) {
+    const std::string kernel = argv[1];
+    std::vector<u32> n;
+    for (int i = 2; i < argc; i++) n.push_back((u32)std::strtoul(argv[i], nullptr, 10));
+
+    if (kernel == "prune_up_to") {  // rows columns rank: weights
+        auto weights = read(n[0] * n[1]);
+        Selection selection = {0, n[2], 0, {}};
+        select(selection, weights.data(), n[0], n[1], n[1], nullptr);
+        emulator::launch({2, 1}, THREADS, [&] { prune_up_to(weights.data(), weights.size(), &selection); });
+        write(weights);
+    } else if (kernel == "prune_rows") {  // rows columns gone: weights, scales
+        auto weights = read(n[0] * n[1]), scales = read(n[1]);
+        emulator::launch({n[0], 1}, THREADS, [&] { prune_rows(weights.data(), n[1], scales.data(), n[2]); });
+        write(weights);
+    } else if (kernel == "prune_groups") {  // rows columns gone: weights, scales
+        auto weights = read(n[0] * n[1]), scales = read(n[1]);
+        const u32 groups = n[0] * n[1] / GROUP;
+        emulator::launch({(groups + THREADS - 1) / THREADS, 1}, THREADS, [&] {
+            prune_groups(weights.data(), groups, n[1], scales.data(), n[2]);
+        });
+        write(weights);
+    } else if (kernel == "solve_block") {  // rows columns start width selects rank-or-gone: weights, factor, scales
+        const u32 rows = n[0], d = n[1], start = n[2], width = n[3];
+        auto weights = read(rows * d), factor = read(d * d), scales = read(d);
+        std::vector<float> errors(rows * width, NAN);
+        Selection selection = {0, n[5], 0, {}};
+        if (n[4]) select(selection, &weights[start], rows, width, d, &scales[start]);
+        emulator::launch({(rows + ROWS - 1) / ROWS, 1}, THREADS, [&] {
+            solve_block(&weights[start], rows, width, d, &factor[start * d + start], &scales[start], errors.data(),
+                        n[4] ? &selection : nullptr, n[5]);
+        });
+        write(weights);
+        write(errors);
+    } else if (kernel == "causal_softmax") {  // heads rows seen past: scores; scale is 1/4
+        auto scores = read(n[0] * n[1] * n[2]);
+        std::vector<Stored> weights(scores.size());
+        emulator::launch({n[1], n[0]}, THREADS, [&] { causal_softmax(scores.data(), weights.data(), n[2], n[3], 0.25f); });
+        std::vector<float> wide;
+        for (Stored x : weights) wide.push_back(STORED == 1 ? __uint_as_float((u32)x << 16) : (float)x);
+        write(wide);
+    } else {
+        std::fprintf(stderr, "no kernel %s\n", kernel.c_str());
+        return 1;
+    }
+    return 0;
+}
