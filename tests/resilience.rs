@@ -198,6 +198,20 @@ fn cells_of_a_calibration_share_what_only_the_dense_model_feeds() {
 }
 
 #[test]
+fn cells_side_by_side_come_to_the_same_tables() {
+    let shop = shop();
+    shop.succeeds(&["run", "recipe.toml", "--out", "one"]);
+    std::fs::remove_dir_all(shop.path("cache")).unwrap();
+    let side_by_side = ["run", "recipe.toml", "--set", "model.device=[\"cpu\", \"cpu\", \"cpu\"]", "--out", "three"];
+    let (_, log) = shop.succeeds(&side_by_side);
+    assert_same_tables(&shop.tables("one"), &shop.tables("three"));
+    let ended = log.lines().filter(|line| line.contains(": sparsity ")).count();
+    assert_eq!(ended, 4, "{log}");
+    let manifest = std::fs::read_to_string(shop.path("three/run.json")).unwrap();
+    assert!(manifest.contains("\"cpu, cpu, cpu\""), "{manifest}");
+}
+
+#[test]
 fn damaged_entries_are_made_again() {
     let shop = shop();
     shop.succeeds(&["run", "recipe.toml"]);

@@ -38,7 +38,7 @@ impl BenchArgs {
         let fetcher = self.machinery.fetcher(&self.machinery.cache());
         let library = Library::of_recipe(&self.recipe);
         let path = recipe.model.source.resolve(&library.bases(), &fetcher).context("the model")?;
-        let device = device::open(&recipe.model.device)?;
+        let device = recipe.model.device.open()?.swap_remove(0);
         let dtype = DType::from(recipe.model.dtype);
         let model = Model::open(&ModelFiles::at(&path)?, dtype, device.clone())?;
 
@@ -52,7 +52,7 @@ impl BenchArgs {
         let peaks = peaks.into_iter().collect::<Result<Vec<_>>>()?;
         // A GPU computes f16 as fast as bf16.
         let peak = |dtype| if dtype == DType::F32 { peaks[0].1 } else { peaks[1].1 };
-        let stages = bench::stages(&recipe, model, (windows, length), &terminal)?;
+        let stages = bench::stages(&recipe, model, (windows, length), &terminal.line())?;
         terminal.clear();
 
         let rates: Vec<String> =

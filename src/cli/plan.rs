@@ -5,6 +5,7 @@ use anyhow::Result;
 use super::table::Table;
 use super::{StudyArgs, print};
 use crate::data::Library;
+use crate::model::device;
 use crate::pipeline::{Inputs, plan};
 use crate::recipe::inert;
 use crate::size::Size;
@@ -22,9 +23,8 @@ impl StudyArgs {
         let inputs = match Inputs::are_local(&recipe, &library, &fetcher)? {
             true => {
                 // What was computed elsewhere is under another key: plan for the device that would run.
-                let device = crate::model::device::open(&recipe.model.device)?;
-                let device = crate::model::device::name(&device);
-                Some(Inputs::resolve(&recipe, &layers, &library, &fetcher, device)?)
+                let devices = recipe.model.device.open()?;
+                Some(Inputs::resolve(&recipe, &layers, &library, &fetcher, device::kind(&devices[0]))?)
             }
             false => None,
         };

@@ -1,13 +1,17 @@
 //! Running a study to its tables, for every command that does.
 
+use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 
-use super::terminal::Terminal;
+use super::terminal::{Line, Terminal};
 use crate::data::Library;
+use crate::guard;
 use crate::model::device;
-use crate::pipeline::{Cache, CellRecord, Inputs, Outcome, Status, Study, Watch};
+use crate::pipeline::{Cache, CellRecord, Hold, Inputs, Outcome, Status, Study, Watch};
 use crate::recipe::{Cell, Layers, Recipe, cells};
 use crate::results::{CellCounts, Finished, Manifest, Results};
 use crate::source::Fetcher;
@@ -24,8 +28,22 @@ pub struct Runner<'a> {
     pub terminal: &'a Terminal,
 }
 
+/// What is done of a study, and its tables.
+struct Board<'a> {
+    results: Results,
+    manifest: Manifest,
+    hold: Option<Hold>,
+    finished: Vec<Option<Finished>>,
+    /// Cells that nobody has taken yet.
+    waiting: VecDeque<usize>,
+    /// Why the study ends before its last cell.
+    error: Option<Error>,
+    study: &'a Study<'a>,
+    cells: &'a [Cell],
+}
+
 impl Runner<'_> {
-    /// Runs what is not done, cell by cell, and writes the tables after each.
+    /// Runs what is not done, cell by cell, as many at once as there are devices, and writes the tables after each.
     ///
     /// # Errors
     /// What is no fault of a cell. Cells that fail are counted in the manifest.
@@ -33,18 +51,22 @@ impl Runner<'_> {
         let Self { recipe, cache, terminal, .. } = *self;
         // A cache that cannot be written to holds nothing; whether that matters shows where something is to be kept.
         let mut hold = cache.hold().inspect_err(|e| tracing::debug!("nothing is held in the cache: {e:#}")).ok();
-        let device = device::open(&recipe.model.device)?;
-        let device_name = device::name(&device);
+        let devices = recipe.model.device.open()?;
         let library = Library::of_recipe(self.path);
-        let inputs = Inputs::resolve(recipe, self.layers, &library, self.fetcher, device_name.clone())?;
+        let inputs = Inputs::resolve(recipe, self.layers, &library, self.fetcher, device::kind(&devices[0]))?;
         let cells = cells(recipe);
-        let study = Study::open(recipe, &inputs, cache, device, terminal)?;
+        let lines: Vec<Line> = devices.iter().map(|_| terminal.line()).collect();
+        let names: Vec<String> = devices.iter().map(device::name).collect();
+        let studies: Vec<Study> = (devices.into_iter().zip(&lines))
+            .map(|(device, line)| Study::open(recipe, &inputs, cache, device, line))
+            .collect::<Result<_>>()?;
+        let study = &studies[0];
         let results = Results::create(self.out)?;
-        let mut manifest = Manifest::new(recipe, self.path, &inputs, device_name, cells.len());
+        let manifest = Manifest::new(recipe, self.path, &inputs, names.join(", "), cells.len());
 
         // What is finished goes into the tables first, so that going on with a study never shrinks them.
         let mut outcomes: Vec<Option<Outcome>> = cells.iter().map(|cell| study.finished(cell)).collect();
-        outcomes.iter().flatten().for_each(|outcome| terminal.cell_ends(outcome, true));
+        outcomes.iter().flatten().for_each(|outcome| lines[0].cell_ends(outcome, true));
         if let Some(hold) = &mut hold {
             let unfinished = cells.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_none());
             hold.keep(study.entries())?;
@@ -52,52 +74,102 @@ impl Runner<'_> {
         }
         cache.trim(recipe.cache_size);
 
+        // All others are compared with the dense cell.
         let dense = match outcomes[0].take() {
             Some(dense) => dense,
-            None => self.run_cell(&study, &cells, 0, 0)?,
+            None => run_cell(study, &lines[0], &cells, 0, 0)?,
         };
         let dense_failed = matches!(dense.record.status, Status::Failed(_));
         let dense = Finished::new(recipe, study.materials(), dense, None);
-        let finish = |outcome, dense: &Finished| Finished::new(recipe, study.materials(), outcome, Some(dense));
-        let mut finished: Vec<Option<Finished>> =
-            outcomes.drain(..).map(|outcome| Some(finish(outcome?, &dense))).collect();
+        let finish = |outcome| Finished::new(recipe, study.materials(), outcome, Some(&dense));
+        let mut finished: Vec<Option<Finished>> = outcomes.drain(..).map(|outcome| Some(finish(outcome?))).collect();
         finished[0] = Some(dense);
+        let waiting = (1..cells.len()).filter(|&i| finished[i].is_none()).collect();
+        let mut board = Board { results, manifest, hold, finished, waiting, error: None, study, cells: &cells };
+        board.write(recipe)?;
+        if dense_failed {
+            while let Some(i) = board.waiting.pop_front() {
+                board.add(i, not_run(&cells[i]), self)?;
+            }
+        }
 
-        let write = |finished: &[Option<Finished>], manifest: &mut Manifest| -> Result<()> {
-            let done: Vec<&Finished> = finished.iter().flatten().collect();
-            results.write(recipe, study.materials(), &done)?;
-            manifest.cells = CellCounts::of(&done, cells.len());
-            results.write_manifest(manifest)
-        };
-        write(&finished, &mut manifest)?;
-        for i in 1..cells.len() {
-            if finished[i].is_some() {
-                continue;
+        let board = Mutex::new(board);
+        thread::scope(|scope| {
+            for (study, line) in studies.iter().zip(&lines).skip(1) {
+                let thread = thread::Builder::new().stack_size(guard::STACK);
+                let worked = thread.spawn_scoped(scope, || self.work(study, line, &board));
+                if let Err(error) = worked {
+                    locked(&board).stop(Error::new(error).context("a thread for another device"));
+                }
             }
-            let done = finished.iter().flatten().count();
-            let outcome = if dense_failed { not_run(&cells[i]) } else { self.run_cell(&study, &cells, i, done)? };
-            let dense = finished[0].as_ref().expect("the dense cell came first");
-            finished[i] = Some(finish(outcome, dense));
-            write(&finished, &mut manifest)?;
-            if let Some(hold) = &mut hold {
-                hold.release(study.progress_entries(&cells[i]))?;
-            }
-            cache.trim(recipe.cache_size);
+            self.work(study, &lines[0], &board);
+        });
+        let Board { mut manifest, results, error, .. } = board.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = error {
+            terminal.clear();
+            return Err(error);
         }
         manifest.finish();
         results.write_manifest(&manifest)?;
         Ok(manifest)
     }
 
-    fn run_cell(&self, study: &Study, cells: &[Cell], i: usize, done: usize) -> Result<Outcome> {
-        self.terminal.cell_begins(i + 1, cells.len(), &cells[i].id());
-        let outcome = study.run(&cells[i]).with_context(|| {
-            self.terminal.clear();
-            format!("{done} of {} cells are done; the same command goes on from there", cells.len())
-        })?;
-        self.terminal.cell_ends(&outcome, false);
-        Ok(outcome)
+    /// Runs cells on a device until none waits.
+    fn work(&self, study: &Study, line: &Line, board: &Mutex<Board>) {
+        loop {
+            let (next, done, cells) = {
+                let mut board = locked(board);
+                (board.waiting.pop_front(), board.finished.iter().flatten().count(), board.cells)
+            };
+            let Some(i) = next else { return };
+            let outcome = run_cell(study, line, cells, i, done);
+            let mut board = locked(board);
+            if let Err(error) = outcome.and_then(|outcome| board.add(i, outcome, self)) {
+                return board.stop(error);
+            }
+        }
     }
+}
+
+/// Nothing that holds the board leaves it half changed.
+fn locked<'a, 'b>(board: &'a Mutex<Board<'b>>) -> MutexGuard<'a, Board<'b>> {
+    board.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Board<'_> {
+    /// Adds a cell that has ended, to the tables too.
+    fn add(&mut self, i: usize, outcome: Outcome, runner: &Runner) -> Result<()> {
+        let dense = self.finished[0].as_ref().expect("the dense cell came first");
+        self.finished[i] = Some(Finished::new(runner.recipe, self.study.materials(), outcome, Some(dense)));
+        self.write(runner.recipe)?;
+        if let Some(hold) = &mut self.hold {
+            hold.release(self.study.progress_entries(&self.cells[i]))?;
+        }
+        runner.cache.trim(runner.recipe.cache_size);
+        Ok(())
+    }
+
+    fn write(&mut self, recipe: &Recipe) -> Result<()> {
+        let done: Vec<&Finished> = self.finished.iter().flatten().collect();
+        self.results.write(recipe, self.study.materials(), &done)?;
+        self.manifest.cells = CellCounts::of(&done, self.cells.len());
+        self.results.write_manifest(&self.manifest)
+    }
+
+    /// No further cell begins; the first reason is the one to tell.
+    fn stop(&mut self, error: Error) {
+        self.waiting.clear();
+        self.error.get_or_insert(error);
+    }
+}
+
+fn run_cell(study: &Study, line: &Line, cells: &[Cell], i: usize, done: usize) -> Result<Outcome> {
+    line.cell_begins(i + 1, cells.len(), &cells[i].id());
+    let outcome = study
+        .run(&cells[i])
+        .with_context(|| format!("{done} of {} cells are done; the same command goes on from there", cells.len()))?;
+    line.cell_ends(&outcome, false);
+    Ok(outcome)
 }
 
 /// A cell of a study whose dense model fails.

@@ -1,11 +1,11 @@
-//! What a person sees while a study runs: a progress line on a terminal, plain log lines elsewhere.
+//! What a person sees while a study runs: a progress line for each device on a terminal, plain log lines elsewhere.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -14,20 +14,26 @@ use crate::pipeline::{Outcome, Seconds, Status, Watch};
 /// Set by Ctrl-C or a request to terminate.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// The progress line, the log and the interrupt.
+/// The progress lines, the log and the interrupt.
 pub struct Terminal {
+    lines: MultiProgress,
+    style: Option<ProgressStyle>,
+}
+
+/// A line of the terminal: the progress of one cell after the other.
+pub struct Line {
     bar: ProgressBar,
 }
 
 impl Terminal {
     /// Starts logging to stderr and listening for Ctrl-C.
     pub fn start(quiet: bool, verbose: bool) -> Result<Self> {
-        let bar = ProgressBar::hidden();
+        let lines = MultiProgress::with_draw_target(ProgressDrawTarget::hidden());
+        let mut style = None;
         if !quiet && io::stderr().is_terminal() {
-            bar.set_draw_target(ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("{spinner} {prefix} {bar:24} {pos}/{len} {msg} {elapsed}");
-            bar.set_style(style.context("the progress line's template")?);
-            bar.enable_steady_tick(Duration::from_millis(200));
+            lines.set_draw_target(ProgressDrawTarget::stderr());
+            let template = ProgressStyle::with_template("{spinner} {prefix} {bar:24} {pos}/{len} {msg} {elapsed}");
+            style = Some(template.context("the progress line's template")?);
         }
         let level = match (quiet, verbose) {
             (true, _) => LevelFilter::WARN,
@@ -39,7 +45,7 @@ impl Terminal {
             .with_target(false)
             .without_time()
             .with_ansi(io::stderr().is_terminal())
-            .with_writer(AboveBar(bar.clone()))
+            .with_writer(AboveLines(lines.clone()))
             .init();
         let mut first = None;
         ctrlc::set_handler(move || {
@@ -51,16 +57,37 @@ impl Terminal {
             }
         })
         .context("cannot listen for Ctrl-C")?;
-        Ok(Self { bar })
+        Ok(Self { lines, style })
     }
 
-    /// Takes the progress line away.
+    /// Another line, shown once there is progress.
+    pub fn line(&self) -> Line {
+        let bar = ProgressBar::hidden();
+        match &self.style {
+            None => Line { bar },
+            Some(style) => {
+                let bar = self.lines.add(bar.with_style(style.clone()));
+                bar.enable_steady_tick(Duration::from_millis(200));
+                Line { bar }
+            }
+        }
+    }
+
+    /// Takes the progress lines away.
     pub fn clear(&self) {
+        // What cannot be cleared was not shown.
+        let _ = self.lines.clear();
+        self.lines.set_draw_target(ProgressDrawTarget::hidden());
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
 }
 
-impl Watch for Terminal {
+impl Watch for Line {
     fn cell_begins(&self, number: usize, of: usize, id: &str) {
         self.bar.set_prefix(format!("[{number}/{of}] {id}"));
         self.bar.set_position(0);
@@ -100,11 +127,11 @@ impl Watch for Terminal {
     }
 }
 
-/// Writes log lines to stderr, above the progress line where there is one.
+/// Writes log lines to stderr, above the progress lines where there are any.
 #[derive(Clone)]
-struct AboveBar(ProgressBar);
+struct AboveLines(MultiProgress);
 
-impl Write for AboveBar {
+impl Write for AboveLines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.suspend(|| io::stderr().write(bytes))
     }
@@ -114,7 +141,7 @@ impl Write for AboveBar {
     }
 }
 
-impl<'a> MakeWriter<'a> for AboveBar {
+impl<'a> MakeWriter<'a> for AboveLines {
     type Writer = Self;
 
     fn make_writer(&'a self) -> Self {

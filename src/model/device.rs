@@ -3,11 +3,11 @@
 use anyhow::{Result, bail};
 use candle_core::{Device, utils};
 
-/// Checks a device name without touching the device.
+/// Checks a device name without touching the device: of what kind it is.
 ///
 /// # Errors
 /// Where the name is none, or calipr was built without that kind of device.
-pub fn check(name: &str) -> Result<()> {
+pub fn check(name: &str) -> Result<&str> {
     let (kind, number) = name.split_once(':').unwrap_or((name, "0"));
     let known = match kind {
         "auto" | "cpu" => !name.contains(':'),
@@ -25,14 +25,13 @@ pub fn check(name: &str) -> Result<()> {
     if !built {
         bail!("calipr was built without {kind}; build it with `cargo build --release --features {kind}`");
     }
-    Ok(())
+    Ok(kind)
 }
 
 /// Opens a device. `auto` is the first GPU that calipr was built for, else the CPU.
 pub fn open(name: &str) -> Result<Device> {
-    check(name)?;
-    let (kind, number) = name.split_once(':').unwrap_or((name, "0"));
-    let number = number.parse().unwrap_or(0);
+    let kind = check(name)?;
+    let number = name.split_once(':').map_or(0, |(_, number)| number.parse().unwrap_or(0));
     Ok(match kind {
         "cuda" => Device::new_cuda(number)?,
         "metal" => Device::new_metal(number)?,
@@ -40,6 +39,15 @@ pub fn open(name: &str) -> Result<Device> {
         "auto" if utils::metal_is_available() => Device::new_metal(0)?,
         _ => Device::Cpu,
     })
+}
+
+/// The kind of a device, which decides how its numbers round.
+pub fn kind(device: &Device) -> &'static str {
+    match device {
+        Device::Cpu => "cpu",
+        Device::Cuda(_) => "cuda",
+        Device::Metal(_) => "metal",
+    }
 }
 
 /// The name that results are recorded under.

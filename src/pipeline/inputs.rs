@@ -23,7 +23,8 @@ pub struct Inputs {
     pub suites: BTreeMap<String, InputPart>,
     /// Where suites draw solved examples from, by the suite's name.
     pub shots: BTreeMap<String, InputPart>,
-    device: String,
+    /// The kind of device that computes.
+    device: &'static str,
 }
 
 /// What a data set is used for.
@@ -74,7 +75,7 @@ impl Inputs {
         layers: &Layers,
         library: &Library,
         fetcher: &Fetcher,
-        device: String,
+        device: &'static str,
     ) -> Result<Self> {
         // All that cannot be had is said at once, so that it can be fetched at once.
         let mut lacking = Vec::new();
@@ -227,6 +228,6 @@ impl Inputs {
     }
 
     fn model_key(&self, recipe: &Recipe) -> Digest {
-        Digest::of(&(self.model_digest, recipe.model.dtype, &self.device))
+        Digest::of(&(self.model_digest, recipe.model.dtype, self.device))
     }
 }

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use anyhow::{Context, Error, Result, anyhow, ensure};
@@ -53,7 +54,7 @@ pub struct Study<'a> {
     tokenizer: Tokenizer,
     materials: BTreeMap<String, Material>,
     /// Loaded when a cell first has to be computed: a study that is finished needs no weights.
-    ends: std::cell::OnceCell<Ends>,
+    ends: OnceLock<Ends>,
 }
 
 /// What stands before the first block and after the last.

@@ -113,7 +113,7 @@ impl Checker<'_> {
                 self.add(&["model", "source"], e.to_string(), None);
             }
         }
-        if let Err(e) = crate::model::device::check(&recipe.model.device) {
+        if let Err(e) = recipe.model.device.check() {
             self.add(&["model", "device"], e.to_string(), None);
         }
     }

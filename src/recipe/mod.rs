@@ -1,6 +1,7 @@
 //! The recipe: one TOML file that says what a study does.
 
 mod check;
+mod devices;
 mod grid;
 mod layers;
 mod problem;
@@ -14,6 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use check::{check_against_model, inert};
+pub use devices::Devices;
 pub use grid::{Cell, Pruning, cells};
 pub use layers::Layers;
 pub use problem::Problems;
@@ -65,14 +67,9 @@ pub struct ModelSpec {
     /// computed in f32 on the CPU.
     #[serde(default)]
     pub dtype: Dtype,
-    /// Where to compute: auto, cpu, cuda, cuda:N or metal.
-    #[serde(default = "auto")]
-    #[schemars(regex(pattern = "^(auto|cpu|cuda(:[0-9]+)?|metal(:[0-9]+)?)$"))]
-    pub device: String,
-}
-
-fn auto() -> String {
-    "auto".into()
+    /// Where to compute: auto, cpu, cuda, cuda:N or metal; or several of a kind, which run cells side by side.
+    #[serde(default)]
+    pub device: Devices,
 }
 
 /// A floating-point format of weights.
