@@ -10,6 +10,8 @@ mod attention;
 #[cfg(feature = "cuda")]
 mod kernels;
 #[cfg(feature = "cuda")]
+pub mod memory;
+#[cfg(feature = "cuda")]
 mod pruning;
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::on_device;
 use crate::linalg::simd::{self, LANES};
-use crate::model::Linear;
+use crate::model::{Linear, device};
 use crate::tensors;
 
 /// Scores summed over positions: of one sample, or of many.
@@ -146,17 +146,28 @@ fn each_chunk(
     Ok(())
 }
 
-/// As [`each_chunk`] on the head's device: the tokens predicted are there once more as a list, and logits are f32.
+/// As [`each_chunk`] on the head's device: the tokens predicted are there once more as a list, and logits are f32. Where
+/// the device's memory does not suffice, chunks are halved; `f` then changed nothing.
 fn each_chunk_on_device(
     predictions: &[Prediction],
     states: &Tensor,
     head: &Linear,
     mut f: impl FnMut(usize, &[Prediction], &[u32], &Tensor) -> Result<()>,
 ) -> Result<()> {
-    for (chunk, predictions) in predictions.chunks(CHUNK).enumerate() {
-        let ids: Vec<u32> = predictions.iter().map(|p| p.id).collect();
-        let logits = logits_on_device(&states.narrow(0, chunk * CHUNK, predictions.len())?, head)?;
-        f(chunk * CHUNK, predictions, &ids, &logits)?;
+    let (mut at, mut size) = (0, CHUNK);
+    while at < predictions.len() {
+        let here = &predictions[at..predictions.len().min(at + size)];
+        let ids: Vec<u32> = here.iter().map(|p| p.id).collect();
+        let scored = states
+            .narrow(0, at, here.len())
+            .map_err(anyhow::Error::new)
+            .and_then(|states| logits_on_device(&states, head))
+            .and_then(|logits| f(at, here, &ids, &logits));
+        match scored {
+            Ok(()) => at += here.len(),
+            Err(error) if device::is_out_of_memory(&error) && size > 1 => size /= 2,
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }

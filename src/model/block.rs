@@ -82,6 +82,7 @@ pub struct Block {
 }
 
 /// A batch of windows on its way through a block.
+#[derive(Clone)]
 pub struct Flow {
     /// The residual stream, (tokens, hidden).
     pub hidden: Tensor,

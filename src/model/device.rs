@@ -41,6 +41,40 @@ pub fn open(name: &str) -> Result<Device> {
     })
 }
 
+/// Whether this is for want of a device's memory; nothing was computed then.
+pub fn is_out_of_memory(error: &anyhow::Error) -> bool {
+    // What candle passes on of CUDA, cuBLAS and Metal.
+    let said = format!("{error:#}").to_lowercase();
+    ["out of memory", "out_of_memory", "cublas_status_alloc_failed"].iter().any(|words| said.contains(words))
+}
+
+/// The most memory of the device in use at once since [`forget_peak`]; None where it is the host's, or does not tell.
+pub fn peak_bytes(device: &Device) -> Option<u64> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => crate::gpu::memory::peak_bytes(device),
+        _ => None,
+    }
+}
+
+/// Begins to look for the peak of a device's memory anew.
+pub fn forget_peak(device: &Device) {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => crate::gpu::memory::forget_peak(device),
+        _ => {}
+    }
+}
+
+/// Memory of the device that can still be taken; None where it is the host's, or does not tell.
+pub fn available_bytes(device: &Device) -> Option<u64> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => crate::gpu::memory::available_bytes(device),
+        _ => None,
+    }
+}
+
 /// The kind of a device, which decides how its numbers round.
 pub fn kind(device: &Device) -> &'static str {
     match device {

@@ -7,11 +7,15 @@ use anyhow::Result;
 use super::cell::AnswersRecord;
 use super::{Watch, memory, stop_if_interrupted};
 use crate::data::Prompt;
-use crate::model::{Generator, Sampling, Tokenizer};
+use crate::model::{Generator, Sampling, Tokenizer, device};
 use crate::recipe::RowUnit;
+use crate::size::Size;
 
 /// Bytes of keys and values at once where the system does not say how much memory is free.
 const SMALL_BUDGET: u64 = 2 << 30;
+
+/// Bytes of keys and values below which less at once does not help.
+const LEAST_BUDGET: u64 = 16 << 20;
 
 /// A whole model with its tokenizer.
 pub struct Answerer<'a> {
@@ -43,11 +47,25 @@ impl Answerer<'_> {
             !stop.is_empty() && tokenizer.decode(ids).is_ok_and(|text| first_of(&text, &stop).is_some())
         };
         let ids: Vec<&[u32]> = prompts.iter().map(|p| p.ids.as_slice()).collect();
-        let budget = memory::available_bytes().map_or(SMALL_BUDGET, |bytes| bytes / 4);
-        let generation = self.generator.generate(&ids, &sampling, budget, &ended, |done| {
-            self.watch.progress(done, prompts.len(), "generate");
-            stop_if_interrupted(self.watch)
-        })?;
+        let of_device = device::available_bytes(self.generator.embedding.device());
+        let mut budget = of_device.or_else(memory::available_bytes).map_or(SMALL_BUDGET, |bytes| bytes / 4);
+        // What is decoded side by side does not show in the texts, so they may be begun again with less at once.
+        let generation = loop {
+            let generated = self.generator.generate(&ids, &sampling, budget, &ended, |done| {
+                self.watch.progress(done, prompts.len(), "generate");
+                stop_if_interrupted(self.watch)
+            });
+            match generated {
+                Err(error) if device::is_out_of_memory(&error) && budget > LEAST_BUDGET => {
+                    budget /= 2;
+                    tracing::warn!(
+                        "the device's memory does not suffice; answering again, with {} of keys and values",
+                        Size(budget)
+                    );
+                }
+                generated => break generated?,
+            }
+        };
         let texts = generation.ids.iter().map(|ids| {
             let mut text = tokenizer.decode(ids)?;
             text.truncate(first_of(&text, &stop).unwrap_or(text.len()));

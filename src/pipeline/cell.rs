@@ -39,6 +39,12 @@ pub struct PrunedRecord {
     /// The most memory that the process had held by the time the cell ended, where the system tells.
     pub peak_bytes: Option<u64>,
     pub device: String,
+    /// The most memory of the device that the cell held at once; None on the CPU.
+    #[serde(default)]
+    pub device_peak_bytes: Option<u64>,
+    /// The most tokens that went through a block at once; None where none did.
+    #[serde(default)]
+    pub batch_tokens: Option<u64>,
 }
 
 /// What pruning a block came to, or reading a dense one; cached beside the block's weights.

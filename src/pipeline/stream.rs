@@ -1,44 +1,51 @@
 //! Hidden states of passages on their way through a model.
 
-use anyhow::Result;
+use std::collections::VecDeque;
+
+use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 
 use super::{Watch, stop_if_interrupted};
 use crate::data::{Passage, Target};
 use crate::metrics::Prediction;
-use crate::model::{Block, Flow, Rope, Site, Span, embed};
+use crate::model::{Block, Flow, Rope, Site, Span, device, embed};
 
-/// Tokens that go through a block at once.
-const BATCH_TOKENS: usize = 2048;
+/// Tokens that go through a block at once: of the CPU as many as its caches have use for, of a device as many as keep
+/// it busy.
+fn tokens_at_once(device: &Device) -> usize {
+    if device.is_cpu() { 2048 } else { 8192 }
+}
 
 /// Passages as hidden states, batch by batch.
+#[derive(Clone)]
 pub struct Stream {
     batches: Vec<Batch>,
 }
 
 /// Some consecutive passages.
+#[derive(Clone)]
 pub struct Batch {
-    pub hidden: Tensor, // (tokens, hidden)
-    spans: Vec<Span>,
+    /// Between blocks its input is the hidden states.
+    pub flow: Flow,
     /// The first row of each passage.
     starts: Vec<usize>,
 }
 
 impl Stream {
-    /// The passages' embeddings, in batches of about [`BATCH_TOKENS`], one passage at least.
+    /// The passages' embeddings, in batches of about as many tokens as go through a block at once, one passage at least.
     pub fn embed(passages: &[Passage], embedding: &Tensor) -> Result<Self> {
+        let at_once = tokens_at_once(embedding.device());
         let mut batches = Vec::new();
         let mut rest = passages;
         while !rest.is_empty() {
             let mut tokens = 0;
-            let count = rest.iter().take_while(|p| (tokens += p.ids.len(), tokens <= BATCH_TOKENS).1).count().max(1);
+            let count = rest.iter().take_while(|p| (tokens += p.ids.len(), tokens <= at_once).1).count().max(1);
             let (here, after) = rest.split_at(count);
             let mut at = 0;
             let starts: Vec<usize> = here.iter().map(|p| (at, at += p.ids.len()).0).collect();
             let ids: Vec<u32> = here.iter().flat_map(|p| p.ids.iter().copied()).collect();
-            let hidden = embed(embedding, &ids)?;
             let spans = here.iter().zip(&starts).flat_map(|(p, &start)| p.spans_at(start)).collect();
-            batches.push(Batch { hidden, spans, starts });
+            batches.push(Batch { flow: Flow::new(embed(embedding, &ids)?, spans), starts });
             rest = after;
         }
         Ok(Self { batches })
@@ -46,41 +53,103 @@ impl Stream {
 
     /// Takes every batch through a whole block.
     pub fn pass(&mut self, block: &Block, rope: &Rope, watch: &dyn Watch) -> Result<()> {
-        for batch in &mut self.batches {
-            stop_if_interrupted(watch)?;
-            batch.hidden = block.forward(batch.hidden.clone(), &batch.spans, rope)?;
-        }
-        Ok(())
+        self.each(watch, |flow| {
+            let hidden = block.forward(flow.hidden.clone(), &flow.spans, rope)?;
+            Ok(Flow::new(hidden, flow.spans.clone()))
+        })
     }
 
-    /// Starts every batch on its way through a block, for one that is watched on the way.
-    pub fn start(&self) -> Vec<Flow> {
-        self.batches.iter().map(|b| Flow::new(b.hidden.clone(), b.spans.clone())).collect()
+    /// Takes every batch to the next site of a block.
+    pub fn advance(&mut self, site: Site, block: &Block, rope: &Rope, watch: &dyn Watch) -> Result<()> {
+        self.each(watch, |flow| {
+            let mut flow = flow.clone();
+            block.advance(site, &mut flow, rope)?;
+            Ok(flow)
+        })
     }
 
-    /// Ends what [`Stream::start`] began: the block's outputs become the hidden states.
-    pub fn finish(&mut self, flows: Vec<Flow>, block: &Block, watch: &dyn Watch) -> Result<()> {
-        for (batch, flow) in self.batches.iter_mut().zip(flows) {
-            stop_if_interrupted(watch)?;
-            batch.hidden = block.finish(flow)?;
+    /// Takes every batch from the last site of a block out of it.
+    pub fn finish(&mut self, block: &Block, watch: &dyn Watch) -> Result<()> {
+        self.each(watch, |flow| Ok(Flow::new(block.finish(flow.clone())?, flow.spans.clone())))
+    }
+
+    /// Shows every batch as it is.
+    pub fn look(&mut self, watch: &dyn Watch, mut f: impl FnMut(&Flow) -> Result<()>) -> Result<()> {
+        self.each(watch, |flow| f(flow).map(|()| flow.clone()))
+    }
+
+    /// Puts in place of every batch what `f` makes of it. Where that takes more memory than the device has, batches are
+    /// halved, and stay so; `f` then changed nothing.
+    fn each(&mut self, watch: &dyn Watch, mut f: impl FnMut(&Flow) -> Result<Flow>) -> Result<()> {
+        let mut most = usize::MAX;
+        let mut waiting: VecDeque<Batch> = self.batches.drain(..).collect();
+        let mut outcome = Ok(());
+        while let Some(batch) = waiting.pop_front() {
+            if outcome.is_err() {
+                self.batches.push(batch);
+                continue;
+            }
+            if batch.tokens() > most
+                && let Some((first, second)) = batch.halves()?
+            {
+                waiting.push_front(second);
+                waiting.push_front(first);
+                continue;
+            }
+            match stop_if_interrupted(watch).and_then(|()| f(&batch.flow)) {
+                Ok(flow) => self.batches.push(Batch { flow, ..batch }),
+                Err(error) if device::is_out_of_memory(&error) && batch.starts.len() > 1 => {
+                    most = batch.tokens() / 2;
+                    tracing::warn!(
+                        "the device's memory does not suffice for {} tokens at once; going on with half as many",
+                        batch.tokens()
+                    );
+                    waiting.push_front(batch);
+                }
+                Err(error) => {
+                    outcome = Err(error).with_context(|| format!("{} tokens in a block", batch.tokens()));
+                    self.batches.push(batch);
+                }
+            }
         }
-        Ok(())
+        outcome
+    }
+
+    /// The most tokens of a batch.
+    pub fn batch_tokens(&self) -> usize {
+        self.batches.iter().map(Batch::tokens).max().unwrap_or(0)
+    }
+
+    /// The batches, where they are on their way.
+    pub fn flows(&self) -> impl Iterator<Item = &Flow> {
+        self.batches.iter().map(|b| &b.flow)
     }
 
     /// The hidden states, batch by batch.
     pub fn hidden(&self) -> impl Iterator<Item = &Tensor> {
-        self.batches.iter().map(|b| &b.hidden)
+        self.flows().map(|flow| &flow.hidden)
     }
 
-    /// Whether these could be its hidden states.
+    /// Whether these could be its hidden states, however they are divided into batches.
     pub fn fits(&self, hidden: &[Tensor]) -> bool {
-        self.hidden().map(Tensor::dims).eq(hidden.iter().map(Tensor::dims))
+        let rows = |tensors: &mut dyn Iterator<Item = &Tensor>| tensors.map(|t| t.dims()[0]).sum::<usize>();
+        let columns = self.hidden().next().map(|t| t.dims()[1]);
+        hidden.iter().all(|t| t.rank() == 2 && Some(t.dims()[1]) == columns)
+            && rows(&mut self.hidden()) == rows(&mut hidden.iter())
     }
 
     /// Sets the hidden states.
     pub fn replace(&mut self, hidden: &[Tensor], device: &Device) -> Result<()> {
-        for (batch, hidden) in self.batches.iter_mut().zip(hidden) {
-            batch.hidden = hidden.to_device(device)?;
+        let mut at = 0;
+        let is_divided_alike = self.hidden().map(Tensor::dims).eq(hidden.iter().map(Tensor::dims));
+        let all = if is_divided_alike { None } else { Some(Tensor::cat(hidden, 0)?) };
+        for (i, batch) in self.batches.iter_mut().enumerate() {
+            let own = match &all {
+                Some(all) => all.narrow(0, at, batch.tokens())?.contiguous()?,
+                None => hidden[i].clone(),
+            };
+            at += batch.tokens();
+            batch.flow = Flow::new(own.to_device(device)?, std::mem::take(&mut batch.flow.spans));
         }
         Ok(())
     }
@@ -97,6 +166,29 @@ impl Batch {
         self.starts.len()
     }
 
+    fn tokens(&self) -> usize {
+        self.flow.hidden.dims()[0]
+    }
+
+    /// Its first passages and its last; None of one passage.
+    fn halves(&self) -> Result<Option<(Self, Self)>> {
+        if self.starts.len() < 2 {
+            return Ok(None);
+        }
+        let (first, second) = self.starts.split_at(self.starts.len() / 2);
+        let (cut, all) = (second[0], self.tokens());
+        let part = |from: usize, to: usize, starts: &[usize]| -> Result<Self> {
+            let rows = |t: &Tensor| t.narrow(0, from, to - from)?.contiguous();
+            let spans = self.flow.spans.iter().filter(|span| (from..to).contains(&span.own.start));
+            let moved =
+                |range: &std::ops::Range<usize>| range.start.saturating_sub(from)..range.end.saturating_sub(from);
+            let spans = spans.map(|span| Span { prefix: moved(&span.prefix), own: moved(&span.own) }).collect();
+            let flow = Flow { hidden: rows(&self.flow.hidden)?, input: rows(&self.flow.input)?, spans };
+            Ok(Self { flow, starts: starts.iter().map(|start| start - from).collect() })
+        };
+        Ok(Some((part(0, cut, first)?, part(cut, all, second)?)))
+    }
+
     /// The hidden states that predict the targets of texts, several a passage or one, and what each predicts:
     /// its sample is the number of the text among all. None where there are no targets.
     pub fn predictions<'a>(
@@ -111,32 +203,84 @@ impl Batch {
         if rows.is_empty() {
             return Ok(None);
         }
-        let rows = Tensor::new(rows, self.hidden.device())?;
-        Ok(Some((self.hidden.index_select(&rows, 0)?, predictions)))
+        let hidden = &self.flow.hidden;
+        let rows = Tensor::new(rows, hidden.device())?;
+        Ok(Some((hidden.index_select(&rows, 0)?, predictions)))
     }
-}
-
-/// Takes flows to the next site of a block.
-pub fn advance(flows: &mut [Flow], site: Site, block: &Block, rope: &Rope, watch: &dyn Watch) -> Result<()> {
-    for flow in flows {
-        stop_if_interrupted(watch)?;
-        block.advance(site, flow, rope)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use anyhow::bail;
+
+    struct Nobody;
+
+    impl Watch for Nobody {
+        fn cell_begins(&self, _: usize, _: usize, _: &str) {}
+        fn progress(&self, _: usize, _: usize, _: &str) {}
+        fn cell_ends(&self, _: &super::super::Outcome, _: bool) {}
+        fn interrupted(&self) -> bool {
+            false
+        }
+    }
+
+    fn stream(lengths: &[usize]) -> Stream {
+        let embedding = Tensor::arange(0f32, 8.0, &Device::Cpu).unwrap().reshape((4, 2)).unwrap();
+        let ids = |n: usize| (0..n).map(|i| (i * i % 4) as u32).collect::<Vec<u32>>();
+        let passages: Vec<Passage> = lengths.iter().map(|&n| Passage::window(&ids(n))).collect();
+        Stream::embed(&passages, &embedding).unwrap()
+    }
+
+    fn starts(stream: &Stream) -> Vec<&[usize]> {
+        stream.batches.iter().map(|b| b.starts.as_slice()).collect()
+    }
 
     #[test]
     fn batches_keep_passages_whole() {
-        let embedding = Tensor::zeros((4, 2), candle_core::DType::F32, &Device::Cpu).unwrap();
-        let passages: Vec<Passage> =
-            [1000, 1000, 1000, 3000, 1].iter().map(|&n| Passage::window(&vec![0; n])).collect();
-        let stream = Stream::embed(&passages, &embedding).unwrap();
-        let starts: Vec<&[usize]> = stream.batches.iter().map(|b| b.starts.as_slice()).collect();
-        assert_eq!(starts, [&[0, 1000][..], &[0], &[0], &[0]]);
-        assert_eq!(stream.batches[0].spans[1].own, 1000..2000);
+        let stream = stream(&[1000, 1000, 1000, 3000, 1]);
+        assert_eq!(starts(&stream), [&[0, 1000][..], &[0], &[0], &[0]]);
+        assert_eq!(stream.batches[0].flow.spans[1].own, 1000..2000);
+    }
+
+    #[test]
+    fn batches_that_exceed_memory_are_halved_and_lose_nothing() {
+        let lengths = [300, 200, 500, 400, 600, 500, 500, 400];
+        let (mut halved, whole) = (stream(&lengths), stream(&lengths));
+        let mut asked = Vec::new();
+        halved
+            .each(&Nobody, |flow| {
+                let tokens = flow.hidden.dims()[0];
+                asked.push(tokens);
+                if tokens > 1100 {
+                    bail!("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")");
+                }
+                assert_eq!(flow.spans.last().unwrap().own.end, tokens);
+                Ok(Flow::new((&flow.hidden * 2.0)?, flow.spans.clone()))
+            })
+            .unwrap();
+        // What is known to be too much is not tried.
+        assert_eq!(asked, [2000, 500, 500, 1000, 500, 900]);
+        assert_eq!(halved.batch_tokens(), 1000);
+        let all =
+            |stream: &Stream| Tensor::cat(&stream.hidden().collect::<Vec<_>>(), 0).unwrap().to_vec2::<f32>().unwrap();
+        let twice: Vec<Vec<f32>> =
+            all(&whole).into_iter().map(|row| row.into_iter().map(|x| 2.0 * x).collect()).collect();
+        assert_eq!(all(&halved), twice);
+        let passages: usize = halved.batches.iter().map(Batch::passages).sum();
+        assert_eq!(passages, lengths.len());
+        // What was saved of the one division fits the other.
+        let saved: Vec<Tensor> = halved.hidden().cloned().collect();
+        let mut again = whole;
+        assert!(again.fits(&saved) && !again.fits(&saved[1..]));
+        again.replace(&saved, &Device::Cpu).unwrap();
+        assert_eq!(all(&again), twice);
+    }
+
+    #[test]
+    fn a_passage_that_exceeds_memory_is_an_error_that_says_how_long_it_is() {
+        let mut stream = stream(&[700, 900]);
+        let error = stream.each(&Nobody, |_| bail!("out of memory")).unwrap_err();
+        assert_eq!(format!("{error:#}"), "700 tokens in a block: out of memory");
     }
 }

@@ -202,6 +202,7 @@ impl<'a> Study<'a> {
         missing: &[Missing],
         suites: &mut BTreeMap<String, SuiteRecord>,
     ) -> Result<PrunedRecord> {
+        device::forget_peak(&self.model.device);
         let ends = self.ends()?;
         let is_dense = cell.pruning.is_none();
         let pruner = cell.pruning.as_ref().map(|p| Pruner {
@@ -249,6 +250,7 @@ impl<'a> Study<'a> {
             suites.entry(name.to_owned()).or_default().answers = Some(answers);
         }
         walked.record.peak_bytes = memory::peak_bytes();
+        walked.record.device_peak_bytes = device::peak_bytes(&self.model.device);
         walked.record.device = device::name(&self.model.device);
         Ok(walked.record)
     }
@@ -289,7 +291,7 @@ impl<'a> Study<'a> {
         let head = &self.ends()?.head;
         let mut batches = stream.into_batches();
         for batch in &mut batches {
-            batch.hidden = head.normed(&batch.hidden)?;
+            batch.flow.hidden = head.normed(&batch.flow.hidden)?;
         }
         Ok(batches)
     }

@@ -11,12 +11,12 @@ use rayon::prelude::*;
 use super::cache::Key;
 use super::cell::{BlockRecord, LayerRecord, PrunedRecord};
 use super::progress::{Progress, Standing, SuiteStream};
-use super::stream::{Stream, advance};
+use super::stream::Stream;
 use super::{Watch, stop_if_interrupted};
 use crate::data::Passage;
 use crate::digest::Digest;
 use crate::linalg::CHUNK;
-use crate::model::{Block, Flow, Linear, LinearName, Model, Rope, Site};
+use crate::model::{Block, Linear, LinearName, Model, Rope, Site};
 use crate::prune::{Accumulator, Method, Sparsity, Statistic, StatisticKind};
 use crate::recipe::{Propagation, PruneSpec, Schedule};
 use crate::tensors;
@@ -141,6 +141,8 @@ impl Walk<'_> {
             standing.next += 1;
             self.progress.save(&standing)?;
         }
+        let streams = standing.calibration.iter().chain(standing.suites.iter().map(|suite| &suite.stream));
+        standing.record.batch_tokens = streams.map(|stream| stream.batch_tokens() as u64).max();
         Ok(Walked { record: standing.record, suites: standing.suites, blocks: kept })
     }
 
@@ -228,13 +230,12 @@ impl BlockPruner<'_> {
         let propagation = self.pruner.spec.propagation;
 
         if prunes_within(self.pruner.spec) {
-            let mut flows = stream.start();
             for site in Site::ALL {
-                advance(&mut flows, site, block, rope, watch)?;
-                let observed = self.observe(site, &flows)?;
+                stream.advance(site, block, rope, watch)?;
+                let observed = self.observe(site, stream)?;
                 self.prune_site(block, site, observed)?;
             }
-            return if last { Ok(()) } else { stream.finish(flows, block, watch) };
+            return if last { Ok(()) } else { stream.finish(block, watch) };
         }
 
         // Every site is seen with the block still dense.
@@ -243,13 +244,14 @@ impl BlockPruner<'_> {
         if are_known && propagation == Propagation::Pruned {
             seen = Site::ALL.into_iter().map(|site| self.known(site)).collect::<Result<_>>()?;
         } else {
-            let mut flows = stream.start();
+            let mut watched = stream.clone();
             for site in Site::ALL {
-                advance(&mut flows, site, block, rope, watch)?;
-                seen.push(self.observe(site, &flows)?);
+                watched.advance(site, block, rope, watch)?;
+                seen.push(self.observe(site, &mut watched)?);
             }
             if propagation == Propagation::Dense && !last {
-                stream.finish(flows, block, watch)?;
+                watched.finish(block, watch)?;
+                *stream = watched;
             }
         }
         for (site, observed) in Site::ALL.into_iter().zip(seen) {
@@ -276,9 +278,9 @@ impl BlockPruner<'_> {
         Ok(Observed { statistic: Statistic::of(kind, statistic), sample: Some(sample) })
     }
 
-    /// Gathers the statistic of what the linears of a site, where the flows are, are about to read. Where the dense
+    /// Gathers the statistic of what the linears of a site, where the stream is, are about to read. Where the dense
     /// model feeds them, other cells of the calibration see the same: it is gathered for all.
-    fn observe(&self, site: Site, flows: &[Flow]) -> Result<Observed> {
+    fn observe(&self, site: Site, stream: &mut Stream) -> Result<Observed> {
         let kind = self.pruner.method.statistic();
         let spec = self.pruner.spec;
         let is_shared = sees_dense(spec, self.index) && (site == Site::ALL[0] || !prunes_within(spec));
@@ -287,14 +289,14 @@ impl BlockPruner<'_> {
         if key.is_some_and(|key| progress.has_entry(key)) {
             return self.known(site);
         }
-        let first = &flows[0].input;
-        let mut accumulator = Accumulator::new(kind, first.dim(1)?, self.walk.model.dtype, first.device())?;
-        for flow in flows {
+        let columns = stream.flows().next().context("there are windows to calibrate on")?.input.dim(1)?;
+        let mut accumulator = Accumulator::new(kind, columns, self.walk.model.dtype, &self.walk.model.device)?;
+        stream.look(self.walk.watch, |flow| {
             let windows: Vec<_> = flow.spans.iter().map(|s| s.own.clone()).collect();
-            accumulator.add(&flow.input, &windows)?;
-        }
+            Ok(accumulator.add(&flow.input, &windows)?)
+        })?;
         let statistic = accumulator.finish()?;
-        let sample = (kind != StatisticKind::None).then(|| sample(flows)).transpose()?;
+        let sample = (kind != StatisticKind::None).then(|| sample(stream)).transpose()?;
         if let (Some(key), Some(statistic), Some(sample)) = (key, statistic.tensor(), &sample) {
             progress.save_statistics(key, &[statistic.clone(), sample.clone()])?;
         }
@@ -339,11 +341,11 @@ impl BlockPruner<'_> {
 }
 
 /// About [`ERROR_SAMPLE`] rows of what linears are about to read, evenly spaced.
-fn sample(flows: &[Flow]) -> Result<Tensor> {
-    let tokens: usize = flows.iter().map(|flow| flow.input.dim(0)).sum::<candle_core::Result<_>>()?;
+fn sample(stream: &Stream) -> Result<Tensor> {
+    let tokens: usize = stream.flows().map(|flow| flow.input.dim(0)).sum::<candle_core::Result<_>>()?;
     let step = tokens.div_ceil(ERROR_SAMPLE).max(1);
     let (mut parts, mut before) = (Vec::new(), 0);
-    for flow in flows {
+    for flow in stream.flows() {
         let rows = flow.input.dim(0)?;
         let picked: Vec<u32> = (0..rows).filter(|row| (before + row) % step == 0).map(|row| row as u32).collect();
         before += rows;

@@ -87,9 +87,8 @@ impl Accumulator {
         Ok(Self { sums, columns, tokens: 0, windows: 0 })
     }
 
-    /// Adds a batch of inputs (tokens × columns), which holds these windows one after the other.
+    /// Adds a batch of inputs (tokens × columns), which holds these windows one after the other; nothing where it fails.
     pub fn add(&mut self, inputs: &Tensor, windows: &[Range<usize>]) -> candle_core::Result<()> {
-        self.tokens += inputs.dim(0)?;
         let d = self.columns;
         match &mut self.sums {
             Sums::Nothing => {}
@@ -105,6 +104,7 @@ impl Accumulator {
             }
             Sums::DeviceProducts(sums) => add_gram_on_device(sums, inputs)?,
         }
+        self.tokens += inputs.dim(0)?;
         Ok(())
     }
 

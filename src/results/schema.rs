@@ -109,6 +109,20 @@ pub fn cells() -> SchemaRef {
                 "most memory the process had held when the cell ended; null where the system does not tell",
             ),
             field("device", TEXT, true, "", "where it was computed"),
+            field(
+                "device_peak_bytes",
+                COUNT,
+                true,
+                "bytes",
+                "most memory of the device that the cell held at once; null on the CPU",
+            ),
+            field(
+                "batch_tokens",
+                COUNT,
+                true,
+                "tokens",
+                "most tokens that went through a block at once; fewer than usual where a device's memory did not suffice",
+            ),
         ],
     )
 }

@@ -126,6 +126,8 @@ pub fn cells(recipe: &Recipe, finished: &[&Finished]) -> Result<RecordBatch> {
         some_reals(finished.iter().map(|f| f.outcome.tokens_per_second())),
         some_counts(pruned().map(|p| p.and_then(|p| p.peak_bytes))),
         some_texts(pruned().map(|p| p.map(|p| p.device.clone()))),
+        some_counts(pruned().map(|p| p.and_then(|p| p.device_peak_bytes))),
+        some_counts(pruned().map(|p| p.and_then(|p| p.batch_tokens))),
     ];
     table(schema::cells(), recipe, &cells, own)
 }

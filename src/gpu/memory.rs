@@ -1,0 +1,42 @@
+//! How much of a device's memory is used, by the pool that candle takes all of it from.
+
+use std::ffi::c_void;
+
+use candle_core::CudaDevice;
+use candle_core::cuda_backend::cudarc::driver::sys::{self, CUmemPool_attribute, CUmemoryPool};
+
+fn pool(device: &CudaDevice) -> Option<CUmemoryPool> {
+    let mut pool = std::ptr::null_mut();
+    // SAFETY: writes a handle; a driver without pools says so.
+    let status = unsafe { sys::cuDeviceGetDefaultMemPool(&mut pool, device.cuda_stream().context().cu_device()) };
+    (status == sys::CUresult::CUDA_SUCCESS).then_some(pool)
+}
+
+fn read(device: &CudaDevice, attribute: CUmemPool_attribute) -> Option<u64> {
+    let mut bytes = 0u64;
+    // SAFETY: these attributes are 64-bit numbers.
+    let status = unsafe { sys::cuMemPoolGetAttribute(pool(device)?, attribute, (&raw mut bytes).cast::<c_void>()) };
+    (status == sys::CUresult::CUDA_SUCCESS).then_some(bytes)
+}
+
+/// The most bytes in use at once since [`forget_peak`], or since the start.
+pub fn peak_bytes(device: &CudaDevice) -> Option<u64> {
+    read(device, CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)
+}
+
+/// Begins to look for the peak anew.
+pub fn forget_peak(device: &CudaDevice) {
+    let Some(pool) = pool(device) else { return };
+    let mut bytes = 0u64;
+    let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+    // SAFETY: this attribute is a 64-bit number, and may be set to 0. Where it cannot be, the peak is that of all so far.
+    let _ = unsafe { sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut bytes).cast::<c_void>()) };
+}
+
+/// Bytes that can still be taken: what is free, and what the pool holds without using it.
+pub fn available_bytes(device: &CudaDevice) -> Option<u64> {
+    let (free, _) = device.cuda_stream().context().mem_get_info().ok()?;
+    let reserved = read(device, CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
+    let used = read(device, CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?;
+    Some(free as u64 + reserved.saturating_sub(used))
+}
