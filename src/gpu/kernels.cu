@@ -351,3 +351,94 @@ extern "C" __global__ void causal_softmax(const float *scores, Stored *weights, 
         to[c] = stored(c < own ? expf((from[c] - largest) * scale) / sum : 0.0f);
     }
 }
+
+// --- Decoding --------------------------------------------------------------------------------------------------------
+
+// Values of a head.
+#ifndef DIM
+#define DIM 64
+#endif
+#define LANE_DIMS ((DIM + WARP - 1) / WARP)
+
+#if STORED == 0
+__device__ static float widened(Stored x) { return x; }
+#elif STORED == 1
+__device__ static float widened(Stored x) { return __uint_as_float((u32)x << 16); }
+#else
+__device__ static float widened(Stored half) {
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(half));
+    return x;
+}
+#endif
+
+// Value `d` of a head at a position, rotated: with x₁ and x₂ the halves of the head, (x₁·cos − x₂·sin, x₂·cos + x₁·sin).
+__device__ static float rotated(const Stored *head, u32 d, u32 position, const float *cos, const float *sin) {
+    const u32 half = DIM / 2, i = d % half;
+    const float c = cos[(u64)position * half + i], s = sin[(u64)position * half + i];
+    const float x1 = widened(head[i]), x2 = widened(head[i + half]);
+    return d < half ? x1 * c - x2 * s : x2 * c + x1 * s;
+}
+
+// Keeps the key, rotated, and the value of one new token of each sequence. Of sequence s, caches[2·s] has the keys and
+// caches[2·s + 1] the values, (key-value heads × rooms[s] × DIM) each, and positions[s] is where the token stands. Grid:
+// key-value heads × sequences, a warp a block.
+extern "C" __global__ void keep_token(const Stored *k, const Stored *v, Stored *const *caches, const u32 *positions,
+                                      const u32 *rooms, const float *cos, const float *sin) {
+    const u32 head = blockIdx.x, sequence = blockIdx.y, position = positions[sequence];
+    const u64 from = ((u64)sequence * gridDim.x + head) * DIM, to = ((u64)head * rooms[sequence] + position) * DIM;
+    for (u32 d = threadIdx.x; d < DIM; d += WARP) {
+        caches[2 * sequence][to + d] = stored(rotated(k + from, d, position, cos, sin));
+        caches[2 * sequence + 1][to + d] = v[from + d];
+    }
+}
+
+// Attention of one new token of each sequence to all that its caches hold, itself included (sequences × query heads ×
+// DIM). Grid: query heads × sequences, blocks of THREADS threads. A warp takes every so many positions, with a softmax
+// of its own as it goes; in the end they are joined.
+extern "C" __global__ void decode_attention(const Stored *q, Stored *out, Stored *const *caches, const u32 *positions,
+                                            const u32 *rooms, const float *cos, const float *sin, u32 key_values,
+                                            float scale) {
+    __shared__ float query[DIM];
+    __shared__ float largest_of[THREADS / WARP], sum_of[THREADS / WARP], values_of[THREADS / WARP][DIM];
+    const u32 head = blockIdx.x, sequence = blockIdx.y, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const u32 seen = positions[sequence] + 1, group = gridDim.x / key_values;
+    const u64 at = ((u64)sequence * gridDim.x + head) * DIM, of_head = (u64)(head / group) * rooms[sequence] * DIM;
+    const Stored *keys = caches[2 * sequence] + of_head, *values = caches[2 * sequence + 1] + of_head;
+    for (u32 d = threadIdx.x; d < DIM; d += THREADS) query[d] = rotated(q + at, d, seen - 1, cos, sin) * scale;
+    __syncthreads();
+    float largest = __uint_as_float(0xff800000u), sum = 0.0f, own[LANE_DIMS];
+    for (u32 i = 0; i < LANE_DIMS; i++) own[i] = 0.0f;
+    for (u32 p = warp; p < seen; p += THREADS / WARP) {
+        float score = 0.0f;
+        for (u32 d = lane; d < DIM; d += WARP) score += query[d] * widened(keys[(u64)p * DIM + d]);
+        for (u32 offset = WARP / 2; offset > 0; offset /= 2) score += __shfl_xor_sync(ALL_LANES, score, offset);
+        const float before = largest;
+        largest = fmaxf(largest, score);
+        const float kept = expf(before - largest), weight = expf(score - largest);
+        sum = sum * kept + weight;
+        for (u32 i = 0; i < LANE_DIMS; i++) {
+            const u32 d = i * WARP + lane;
+            if (d < DIM) own[i] = own[i] * kept + weight * widened(values[(u64)p * DIM + d]);
+        }
+    }
+    if (lane == 0) {
+        largest_of[warp] = largest;
+        sum_of[warp] = sum;
+    }
+    for (u32 i = 0; i < LANE_DIMS; i++) {
+        if (i * WARP + lane < DIM) values_of[warp][i * WARP + lane] = own[i];
+    }
+    __syncthreads();
+    for (u32 w = 0; w < THREADS / WARP; w++) largest = fmaxf(largest, largest_of[w]);
+    for (u32 d = threadIdx.x; d < DIM; d += THREADS) {
+        float total = 0.0f, all = 0.0f;
+        for (u32 w = 0; w < THREADS / WARP; w++) {
+            // A warp that saw no position has no weight.
+            const float weight = expf(largest_of[w] - largest);
+            total += sum_of[w] * weight;
+            all += values_of[w][d] * weight;
+        }
+        out[at + d] = stored(all / total);
+    }
+}

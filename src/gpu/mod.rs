@@ -18,7 +18,7 @@ mod tests;
 
 #[cfg(feature = "cuda")]
 pub use {
-    attention::CausalAttention,
+    attention::{CausalAttention, DecodeAttention},
     kernels::{copied, view},
     products::{AddGram, ProductInF32},
     pruning::{Removal, prune_groups, prune_rows, prune_up_to, solve},

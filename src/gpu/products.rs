@@ -65,7 +65,7 @@ impl Call {
 }
 
 #[cfg(feature = "cuda")]
-pub use cuda::{AddGram, Matrix, MatrixMut, ProductInF32, product};
+pub use cuda::{AddGram, Matrix, MatrixMut, ProductInF32, Value, product};
 
 #[cfg(feature = "cuda")]
 mod cuda {

@@ -11,6 +11,7 @@ use candle_core::{Device, Tensor};
 use super::KERNELS;
 use super::products::{Call, View};
 use crate::linalg::{Mat, MatMut, Threads, product, upper_inverse_factor};
+use crate::model::{Cache, Heads, Rope, cached_attention};
 use crate::prune::{MethodName, MethodOptions, Sparsity, Statistic};
 use crate::tensors;
 
@@ -202,6 +203,63 @@ fn the_softmax_sees_what_causality_leaves() {
             for (c, w) in weights.iter().enumerate() {
                 let expected = exponentials.get(c).map_or(0.0, |e| e / sum);
                 assert!((f64::from(*w) - expected).abs() <= tolerance * expected.max(1e-3), "{c}: {w} {expected}");
+            }
+        }
+    }
+}
+
+#[test]
+fn decoding_attends_to_what_it_attends_to_on_the_cpu() {
+    for (dim, query, key_value, positions) in [(64, 4, 2, vec![0, 5, 40]), (80, 3, 3, vec![7]), (16, 6, 1, vec![17, 2])]
+    {
+        let Some(emulator) = Emulator::new(&[("DIM", dim)]) else { return };
+        let (heads, room, sequences) = (Heads { query, key_value, dim }, 48, positions.len());
+        let random =
+            |rows: usize, columns: usize, seed: f32| tensor(&noise(rows * columns, seed, 1e6), (rows, columns));
+        let angles = random(room, dim / 2, 0.5);
+        let rope = Rope::of(angles.cos().unwrap(), angles.sin().unwrap()).unwrap();
+        let [q, k, v] =
+            [(query, 0.1), (key_value, 0.2), (key_value, 0.3)].map(|(n, seed)| random(sequences, n * dim, seed));
+        // What came before goes through the CPU's attention, and into the kernel's caches as that has rotated it.
+        let (mut caches, mut held) = (Vec::new(), Vec::new());
+        for (s, &position) in positions.iter().enumerate() {
+            let mut cache = [Cache::new(heads, room)];
+            let [q, k, v] = [(query, 0.4), (key_value, 0.6), (key_value, 0.7)]
+                .map(|(n, seed)| random(position.max(1), n * dim, seed + s as f32));
+            if position > 0 {
+                let own = 0..position;
+                cached_attention(&q, &k, &v, (std::slice::from_ref(&own), &mut cache), heads, &rope).unwrap();
+            }
+            for of in 0..2 {
+                for (keys, values) in cache[0].on_host() {
+                    let mut padded = if of == 0 { keys.clone() } else { values.clone() };
+                    padded.resize(room * dim, f32::NAN);
+                    held.extend(padded);
+                }
+            }
+            caches.extend(cache);
+        }
+        let own: Vec<_> = (0..sequences).map(|s| s..s + 1).collect();
+        let expected = cached_attention(&q, &k, &v, (&own, &mut caches), heads, &rope).unwrap();
+        let numbers: Vec<usize> = [query, key_value, room].into_iter().chain(positions.iter().copied()).collect();
+        let flat = |t: &Tensor| tensors::values(t).unwrap();
+        let out = emulator.run(
+            "decode",
+            &numbers,
+            &[&flat(&q), &flat(&k), &flat(&v), &flat(&rope.cos), &flat(&rope.sin), &held],
+        );
+        let (out, held) = out.split_at(sequences * query * dim);
+        for (a, b) in out.iter().zip(flat(&expected)) {
+            assert!((a - b).abs() < 2e-6, "{dim}: {a} {b}");
+        }
+        // The caches hold the new token too, and nothing behind it.
+        for ((cache, held), position) in caches.iter().zip(held.chunks(2 * key_value * room * dim)).zip(&positions) {
+            let expected = cache.on_host().iter().map(|h| &h.0).chain(cache.on_host().iter().map(|h| &h.1));
+            for (expected, held) in expected.zip(held.chunks(room * dim)) {
+                let (known, behind) = held.split_at((position + 1) * dim);
+                assert!(
+                    known.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6) && behind.iter().all(|x| x.is_nan())
+                );
             }
         }
     }

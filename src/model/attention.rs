@@ -75,16 +75,23 @@ pub enum Precision {
 pub struct Cache {
     /// By key-value head: keys and values of the tokens so far, (tokens, dim) each.
     heads: Vec<(Vec<f32>, Vec<f32>)>,
-    /// The same on a device, (1, key_value, tokens, dim) each; None before the first token.
+    /// The same on a device, (key_value, room, dim) each; None before the first token.
     on_device: Option<(Tensor, Tensor)>,
     tokens: usize,
+    /// Tokens that there is room for.
+    room: usize,
 }
 
 impl Cache {
     /// An empty cache with room for `capacity` tokens.
     pub fn new(heads: Heads, capacity: usize) -> Self {
         let room = || Vec::with_capacity(capacity * heads.dim);
-        Self { heads: (0..heads.key_value).map(|_| (room(), room())).collect(), on_device: None, tokens: 0 }
+        Self {
+            heads: (0..heads.key_value).map(|_| (room(), room())).collect(),
+            on_device: None,
+            tokens: 0,
+            room: capacity,
+        }
     }
 
     /// Tokens that it holds.
@@ -92,8 +99,14 @@ impl Cache {
         self.tokens
     }
 
+    /// The keys and values of each key-value head on the host.
+    #[cfg(test)]
+    pub fn on_host(&self) -> &[(Vec<f32>, Vec<f32>)] {
+        &self.heads
+    }
+
     /// A copy with room for `capacity` tokens in all.
-    pub fn with_room(&self, capacity: usize) -> Self {
+    pub fn with_room(&self, capacity: usize) -> Result<Self> {
         let tokens = self.tokens.max(1);
         let copy = |values: &Vec<f32>| {
             let mut copy = Vec::with_capacity(values.len() / tokens * capacity);
@@ -101,7 +114,32 @@ impl Cache {
             copy
         };
         let heads = self.heads.iter().map(|(keys, values)| (copy(keys), copy(values))).collect();
-        Self { heads, on_device: self.on_device.clone(), tokens: self.tokens }
+        let mut cache = Self { heads, on_device: None, tokens: 0, room: capacity };
+        if let Some((keys, values)) = &self.on_device {
+            let held = |x: &Tensor| x.narrow(1, 0, self.tokens)?.contiguous();
+            cache.append(&held(keys)?, &held(values)?)?;
+        }
+        cache.tokens = self.tokens;
+        Ok(cache)
+    }
+
+    /// The keys and values on a device, with room made for them at the first.
+    fn on_device(&mut self, like: &Tensor, heads: Heads) -> Result<(Tensor, Tensor)> {
+        if self.on_device.is_none() {
+            let room = || Tensor::zeros((heads.key_value, self.room, heads.dim), like.dtype(), like.device());
+            self.on_device = Some((room()?, room()?));
+        }
+        Ok(self.on_device.clone().expect("room was just made"))
+    }
+
+    /// Adds rotated keys and values of the next tokens on a device, (key_value, tokens, dim) each.
+    fn append(&mut self, keys: &Tensor, values: &Tensor) -> Result<()> {
+        let (key_value, tokens, dim) = keys.dims3()?;
+        let (held_keys, held_values) = self.on_device(keys, Heads { query: key_value, key_value, dim })?;
+        held_keys.slice_set(&keys.contiguous()?, 1, self.tokens)?;
+        held_values.slice_set(&values.contiguous()?, 1, self.tokens)?;
+        self.tokens += tokens;
+        Ok(())
     }
 }
 
@@ -117,18 +155,7 @@ pub fn cached_attention(
     let longest = own.iter().zip(&*caches).map(|(own, cache)| cache.tokens + own.len()).max().unwrap_or(0);
     rope.check(longest)?;
     if !matches!(q.device(), Device::Cpu) {
-        let out: Result<Vec<Tensor>> = own
-            .iter()
-            .zip(caches)
-            .map(|(own, cache)| {
-                let part = |x: &Tensor| x.narrow(0, own.start, own.len());
-                let out = composed_span(&part(q)?, &part(k)?, &part(v)?, cache.on_device.take(), heads, rope)?;
-                cache.tokens += own.len();
-                cache.on_device = Some((out.keys, out.values));
-                Ok(out.attended)
-            })
-            .collect();
-        return Tensor::cat(&out?, 0);
+        return cached_attention_on_device(q, k, v, (own, caches), heads, rope);
     }
     let table = rope.values();
     let mut attend = |q: &[f32], k: &[f32], v: &[f32]| -> Vec<f32> {
@@ -153,6 +180,43 @@ pub fn cached_attention(
         tensors::with_values(q, |q| tensors::with_values(k, |k| tensors::with_values(v, |v| attend(q, k, v))))???;
     own.iter().zip(caches).for_each(|(own, cache)| cache.tokens += own.len());
     Tensor::from_vec(attended, q.shape(), q.device())
+}
+
+/// [`cached_attention`] on other devices: all sequences at once where each has one new token and there is a kernel for
+/// it, else one after the other.
+fn cached_attention_on_device(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    (own, caches): (&[Range<usize>], &mut [Cache]),
+    heads: Heads,
+    rope: &Rope,
+) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if q.device().is_cuda() && own.iter().all(|own| own.len() == 1) {
+        let held = caches.iter_mut().map(|cache| cache.on_device(k, heads)).collect::<Result<_>>()?;
+        let positions = caches.iter().map(|cache| cache.tokens as u32).collect();
+        let (cos, sin) = (rope.cos.clone(), rope.sin.clone());
+        let decode = crate::gpu::DecodeAttention { caches: held, positions, cos, sin, key_values: heads.key_value };
+        let out = q.contiguous()?.apply_op3_no_bwd(&k.contiguous()?, &v.contiguous()?, &decode)?;
+        caches.iter_mut().for_each(|cache| cache.tokens += 1);
+        return Ok(out);
+    }
+    let mut outputs = Vec::with_capacity(own.len());
+    for (own, cache) in own.iter().zip(caches) {
+        let part = |x: &Tensor| x.narrow(0, own.start, own.len());
+        let before = cache.tokens;
+        let held = |x: &Tensor| x.narrow(1, 0, before)?.unsqueeze(0);
+        let past = match cache.on_device.as_ref().filter(|_| before > 0) {
+            Some((keys, values)) => Some((held(keys)?, held(values)?)),
+            None => None,
+        };
+        let out = composed_span(&part(q)?, &part(k)?, &part(v)?, past, heads, rope)?;
+        let new = |x: &Tensor| x.narrow(2, before, own.len())?.squeeze(0);
+        cache.append(&new(&out.keys)?, &new(&out.values)?)?;
+        outputs.push(out.attended);
+    }
+    Tensor::cat(&outputs, 0)
 }
 
 /// The same attention from candle's operations, for devices other than the CPU.
@@ -468,17 +532,17 @@ mod tests {
         let (q, k, v) = (random((90, 96), 0.1), random((90, 32), 0.2), random((90, 32), 0.3));
         let rope = rope(90, 16);
         let whole = attention(&q, &k, &v, &[Span::window(0..90)], HEADS, (&rope, Precision::F32)).unwrap();
-        let mut caches = [Cache::new(HEADS, 90)];
-        let mut past = None;
+        let (mut caches, mut on_device) = ([Cache::new(HEADS, 90)], [Cache::new(HEADS, 90)]);
         for piece in [0..70, 70..71, 71..72, 72..90] {
             let part = |x: &Tensor| x.narrow(0, piece.start, piece.len()).unwrap();
             let own = 0..piece.len();
             let here = (std::slice::from_ref(&own), caches.as_mut_slice());
             let expected = part(&whole);
             close(&cached_attention(&part(&q), &part(&k), &part(&v), here, HEADS, &rope).unwrap(), &expected, 2e-6);
-            let composed = composed_span(&part(&q), &part(&k), &part(&v), past, HEADS, &rope).unwrap();
-            close(&composed.attended, &expected, 2e-6);
-            past = Some((composed.keys, composed.values));
+            let here = (std::slice::from_ref(&own), on_device.as_mut_slice());
+            let composed = cached_attention_on_device(&part(&q), &part(&k), &part(&v), here, HEADS, &rope).unwrap();
+            close(&composed, &expected, 2e-6);
+            on_device = [on_device[0].with_room(90).unwrap()];
         }
     }
 }

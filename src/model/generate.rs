@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use anyhow::{Result, ensure};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -99,7 +99,7 @@ impl Generator<'_> {
                 }
                 held += self.bytes(room);
                 waiting.pop();
-                active.push(self.sequence(index, prompts[index], (&shared, room), sampling.seed));
+                active.push(self.sequence(index, prompts[index], (&shared, room), sampling.seed)?);
             }
             widest = widest.max(active.len());
             let (old, mut new) = active.split_at_mut(before);
@@ -142,17 +142,19 @@ impl Generator<'_> {
         Ok(caches)
     }
 
-    fn sequence(&self, index: usize, prompt: &[u32], (shared, room): (&[Cache], usize), seed: u64) -> Sequence {
+    fn sequence(&self, index: usize, prompt: &[u32], (shared, room): (&[Cache], usize), seed: u64) -> Result<Sequence> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         random.set_stream(index as u64);
-        let caches = shared.iter().map(|cache| cache.with_room(room)).collect();
+        let caches = shared.iter().map(|cache| Ok(cache.with_room(room)?)).collect::<Result<_>>()?;
         let known = shared.first().map_or(0, Cache::tokens);
-        Sequence { index, caches, room, next: prompt[known..].to_vec(), ids: vec![], random }
+        Ok(Sequence { index, caches, room, next: prompt[known..].to_vec(), ids: vec![], random })
     }
 
     /// Bytes of keys and values of this many tokens, over all blocks.
     fn bytes(&self, tokens: usize) -> u64 {
-        let a_token: usize = self.blocks.iter().map(|b| 2 * b.heads.key_value * b.heads.dim * size_of::<f32>()).sum();
+        // On the CPU in f32, on a device as the model is held.
+        let held = if self.embedding.device().is_cpu() { DType::F32 } else { self.embedding.dtype() }.size_in_bytes();
+        let a_token: usize = self.blocks.iter().map(|b| 2 * b.heads.key_value * b.heads.dim * held).sum();
         a_token as u64 * tokens as u64
     }
 

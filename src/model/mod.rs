@@ -18,6 +18,8 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
+#[cfg(test)]
+pub use attention::{Cache, cached_attention};
 pub use attention::{Heads, Span};
 pub use block::{Block, Flow, LinearName, Site};
 pub use config::{AttentionBias, Config, RopeScaling};

@@ -62,8 +62,29 @@ int main(int argc, char **argv) {
         std::vector<Stored> weights(scores.size());
         emulator::launch({n[1], n[0]}, THREADS, [&] { causal_softmax(scores.data(), weights.data(), n[2], n[3], 0.25f); });
         std::vector<float> wide;
-        for (Stored x : weights) wide.push_back(STORED == 1 ? __uint_as_float((u32)x << 16) : (float)x);
+        for (Stored x : weights) wide.push_back(widened(x));
         write(wide);
+    } else if (kernel == "decode") {  // query-heads key-value-heads room position...: q, k, v, cos, sin, caches
+        const u32 heads = n[0], key_values = n[1], room = n[2], sequences = (u32)n.size() - 3, half = DIM / 2;
+        auto q = read(sequences * heads * DIM), k = read(sequences * key_values * DIM), v = read(sequences * key_values * DIM);
+        auto cos = read(room * half), sin = read(room * half);
+        std::vector<std::vector<float>> held;
+        std::vector<float *> caches;
+        for (u32 i = 0; i < 2 * sequences; i++) held.push_back(read(key_values * room * DIM));
+        for (auto &cache : held) caches.push_back(cache.data());
+        std::vector<u32> positions(n.begin() + 3, n.end()), rooms(sequences, room);
+        std::vector<float> out(q.size());
+#if STORED == 0
+        emulator::launch({key_values, sequences}, WARP, [&] {
+            keep_token(k.data(), v.data(), caches.data(), positions.data(), rooms.data(), cos.data(), sin.data());
+        });
+        emulator::launch({heads, sequences}, THREADS, [&] {
+            decode_attention(q.data(), out.data(), caches.data(), positions.data(), rooms.data(), cos.data(), sin.data(),
+                             key_values, 1 / std::sqrt((float)DIM));
+        });
+#endif
+        write(out);
+        for (auto &cache : held) write(cache);
     } else {
         std::fprintf(stderr, "no kernel %s\n", kernel.c_str());
         return 1;
