@@ -7,6 +7,7 @@ twice. Prints a JSON line: scores on each evaluation, and seconds.
 
     pip install torch transformers accelerate gguf
     python3 benches/pytorch_baseline.py MODEL.gguf tests/fixtures sparsegpt 2:4 task --threads 2
+    python3 benches/pytorch_baseline.py MODEL_FOLDER windows wanda 0.5 general --device cuda --precision bfloat16
 
 WINDOWS is a folder with NAME_calibration.jsonl and NAME_evaluation.jsonl, an `input_ids` a row.
 """
@@ -21,28 +22,35 @@ import torch
 import transformers
 
 
-def windows(path):
+def windows(path, device):
     with open(path) as lines:
-        return [torch.tensor([json.loads(line)["input_ids"]]) for line in lines]
+        return [torch.tensor([json.loads(line)["input_ids"]], device=device) for line in lines]
+
+
+def now(device):
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.time()
 
 
 class ColumnNorms:
     """The running mean over windows of |x_j|^2."""
 
-    def __init__(self, columns):
-        self.mean, self.count = torch.zeros(columns), 0
+    def __init__(self, weight):
+        self.mean, self.count = torch.zeros(weight.shape[1], device=weight.device), 0
 
     def add(self, x):  # (1, tokens, columns)
         self.mean *= self.count / (self.count + 1)
         self.count += 1
-        self.mean += torch.norm(x[0].t(), p=2, dim=1) ** 2 / self.count
+        self.mean += torch.norm(x[0].t().float(), p=2, dim=1) ** 2 / self.count
 
 
 class Gram:
     """The running 2/n X X^T over windows."""
 
-    def __init__(self, columns, dtype):
-        self.h, self.count = torch.zeros(columns, columns, dtype=dtype), 0
+    def __init__(self, weight, dtype):
+        columns = weight.shape[1]
+        self.h, self.count = torch.zeros(columns, columns, dtype=dtype, device=weight.device), 0
 
     def add(self, x):
         self.h *= self.count / (self.count + 1)
@@ -78,11 +86,11 @@ def wanda(weight, norms, ratio, pattern):
 
 
 def sparsegpt(weight, gram, ratio, pattern, width=128, damping=0.01):
-    w, h = weight.clone(), gram.h
+    w, h = weight.float().clone(), gram.h
     dead = torch.diag(h) == 0
     h[dead, dead] = 1
     w[:, dead] = 0
-    diagonal = torch.arange(h.shape[0])
+    diagonal = torch.arange(h.shape[0], device=h.device)
     h[diagonal, diagonal] += damping * torch.mean(torch.diag(h))
     u = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True).float()
     for start in range(0, w.shape[1], width):
@@ -102,7 +110,7 @@ def sparsegpt(weight, gram, ratio, pattern, width=128, damping=0.01):
             block[:, j], errors[:, j] = kept, error
         w[:, start:end] = block
         w[:, end:] -= errors.matmul(u[start:end, end:])
-    return w
+    return w.to(weight.dtype)
 
 
 @torch.no_grad()
@@ -115,7 +123,7 @@ def prune(model, calibration, method, ratio, pattern, dtype):
                 linear.weight.data = magnitude(linear.weight.data, ratio, pattern)
         return
     hidden = [core.embed_tokens(window) for window in calibration]
-    positions = torch.arange(calibration[0].shape[1]).unsqueeze(0)
+    positions = torch.arange(calibration[0].shape[1], device=hidden[0].device).unsqueeze(0)
     rope = core.rotary_emb(hidden[0], positions)
 
     def through(block, x):
@@ -125,8 +133,7 @@ def prune(model, calibration, method, ratio, pattern, dtype):
     for block in core.layers:
         statistics, hooks = {}, []
         for name, linear in linears(block).items():
-            columns = linear.weight.shape[1]
-            statistics[name] = ColumnNorms(columns) if method == "wanda" else Gram(columns, dtype)
+            statistics[name] = ColumnNorms(linear.weight) if method == "wanda" else Gram(linear.weight, dtype)
             add = lambda _, inputs, __, s=statistics[name]: s.add(inputs[0])
             hooks.append(linear.register_forward_hook(add))
         for x in hidden:
@@ -146,7 +153,7 @@ def dense_logits(model, evaluation):
 
 def js_divergence(p_logits, q_logits):
     """Summed over positions, natural log."""
-    p, q = torch.log_softmax(p_logits, dim=-1), torch.log_softmax(q_logits, dim=-1)
+    p, q = torch.log_softmax(p_logits.float(), dim=-1), torch.log_softmax(q_logits.float(), dim=-1)
     m = torch.logaddexp(p, q) - math.log(2)
     return 0.5 * (p.exp() * (p - m) + q.exp() * (q - m)).sum().item()
 
@@ -157,7 +164,7 @@ def evaluate(model, evaluation, dense):
     loss, divergence, count = 0.0, 0.0, 0
     for i, ids in enumerate(evaluation):
         logits = model(ids).logits[0, :-1]
-        loss += torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum").item()
+        loss += torch.nn.functional.cross_entropy(logits.float(), ids[0, 1:], reduction="sum").item()
         if dense:
             divergence += js_divergence(dense[i], logits)
         count += ids.shape[1] - 1
@@ -167,7 +174,7 @@ def evaluate(model, evaluation, dense):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="a .gguf file")
+    parser.add_argument("model", help="a .gguf file, or a folder with config.json and safetensors")
     parser.add_argument("windows", help="a folder of windows")
     parser.add_argument("method", choices=["dense", "magnitude", "wanda", "sparsegpt"])
     parser.add_argument("sparsity", help="0.5 or 2:4")
@@ -176,29 +183,37 @@ def main():
     parser.add_argument("--js", action="store_true", help="also the divergence from the dense model's logits")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", default="float32", help="of SparseGPT's H and its factors")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--precision", default="float32", help="of the model")
     options = parser.parse_args()
 
     torch.set_num_threads(options.threads)
-    folder, file = os.path.split(os.path.abspath(options.model))
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32).eval()
+    device = options.device
+    where, named = os.path.abspath(options.model), {}
+    if os.path.isfile(where):
+        where, file = os.path.split(where)
+        named = {"gguf_file": file}
+    precision = getattr(torch, options.precision)
+    model = transformers.AutoModelForCausalLM.from_pretrained(where, dtype=precision, **named).to(device).eval()
     pattern = tuple(map(int, options.sparsity.split(":"))) if ":" in options.sparsity else None
-    evaluations = {name: windows(f"{options.windows}/{name}_evaluation.jsonl") for name in options.evaluation}
+    evaluations = {name: windows(f"{options.windows}/{name}_evaluation.jsonl", device) for name in options.evaluation}
     dense = {}
-    started = time.time()
+    started = now(device)
     if options.js:
         dense = {name: dense_logits(model, evaluation) for name, evaluation in evaluations.items()}
-    taught = time.time()
+    taught = now(device)
     if options.method != "dense":
-        calibration = windows(f"{options.windows}/{options.calibration}_calibration.jsonl")
+        calibration = windows(f"{options.windows}/{options.calibration}_calibration.jsonl", device)
         ratio = None if pattern else float(options.sparsity)
         prune(model, calibration, options.method, ratio, pattern, getattr(torch, options.dtype))
-    pruned = time.time()
+    pruned = now(device)
     scores = {name: evaluate(model, evaluation, dense.get(name)) for name, evaluation in evaluations.items()}
-    evaluated = time.time()
+    evaluated = now(device)
     chosen = {name: getattr(options, name) for name in ("method", "sparsity", "calibration", "threads", "dtype")}
     seconds = {"dense_logits": taught - started, "prune": pruned - taught, "evaluate": evaluated - pruned}
     seconds = {name: round(value, 2) for name, value in seconds.items()}
-    print(json.dumps({**chosen, "scores": scores, "seconds": seconds}), flush=True)
+    peak = {} if device == "cpu" else {"device_peak_bytes": torch.cuda.max_memory_allocated()}
+    print(json.dumps({**chosen, "scores": scores, "seconds": seconds, **peak}), flush=True)
 
 
 if __name__ == "__main__":
