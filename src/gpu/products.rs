@@ -139,6 +139,8 @@ mod cuda {
             false => sys::cublasOperation_t::CUBLAS_OP_N,
         };
         let stream = device.cuda_stream();
+        // cuBLAS takes the device of the calling thread.
+        stream.context().bind_to_thread().w()?;
         let ((first, _first), (second, _second)) = (b.values.device_ptr(&stream), a.values.device_ptr(&stream));
         let (to, _to) = c.values.device_ptr_mut(&stream);
         let blas = device.cublas_handle();

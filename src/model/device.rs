@@ -28,16 +28,23 @@ pub fn check(name: &str) -> Result<&str> {
     Ok(kind)
 }
 
-/// Opens a device. `auto` is the first GPU that calipr was built for, else the CPU.
+/// Opens a device. `auto` is the first GPU, where there is one that calipr was built for, else the CPU.
 pub fn open(name: &str) -> Result<Device> {
     let kind = check(name)?;
     let number = name.split_once(':').map_or(0, |(_, number)| number.parse().unwrap_or(0));
     Ok(match kind {
         "cuda" => Device::new_cuda(number)?,
         "metal" => Device::new_metal(number)?,
-        "auto" if utils::cuda_is_available() => Device::cuda_if_available(0)?,
-        "auto" if utils::metal_is_available() => Device::new_metal(0)?,
+        "auto" if utils::cuda_is_available() => or_cpu(Device::new_cuda(0)),
+        "auto" if utils::metal_is_available() => or_cpu(Device::new_metal(0)),
         _ => Device::Cpu,
+    })
+}
+
+fn or_cpu(gpu: candle_core::Result<Device>) -> Device {
+    gpu.unwrap_or_else(|error| {
+        tracing::warn!("no GPU can be used, so the CPU is: {error}");
+        Device::Cpu
     })
 }
 

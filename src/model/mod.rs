@@ -123,9 +123,9 @@ pub struct Head {
 }
 
 impl Head {
-    /// Logits of hidden states: (tokens, hidden) → (tokens, vocabulary)
+    /// Logits of hidden states, in f32: (tokens, hidden) → (tokens, vocabulary)
     pub fn logits(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
-        self.linear.forward(&self.normed(hidden)?)
+        self.linear.forward_in_f32(&self.normed(hidden)?)
     }
 
     /// The final norm: what logits are a product of. (tokens, hidden) → (tokens, hidden)

@@ -13,6 +13,7 @@ use super::cache::{Cache, Key, Stage};
 use super::cell::{BlockRecord, PrunedRecord};
 use super::stream::Stream;
 use crate::digest::Digest;
+use crate::linalg::CHUNK;
 use crate::model::{Block, Linear, Model, Site};
 use crate::tensors;
 
@@ -23,7 +24,7 @@ pub struct Progress<'a> {
     /// What tells the statistics of its calibration, as the dense model gives them, from others.
     statistics: Option<Digest>,
     /// When the walk's standing was last saved, and what that took.
-    saved: Cell<(Instant, Duration)>,
+    saved: Cell<(Instant, Option<Duration>)>,
 }
 
 /// Saving where the walk stands may take this much of the time that it would take to get there again.
@@ -58,7 +59,7 @@ struct StandingHeader {
 impl<'a> Progress<'a> {
     /// The progress of the cell whose pruning has this key, and whose calibration has these statistics.
     pub fn of(cache: &'a Cache, pruned: Key, statistics: Option<Digest>) -> Self {
-        Self { cache, pruned, statistics, saved: Cell::new((Instant::now(), Duration::ZERO)) }
+        Self { cache, pruned, statistics, saved: Cell::new((Instant::now(), None)) }
     }
 
     /// The entry of a pruned block.
@@ -157,12 +158,17 @@ impl<'a> Progress<'a> {
 
     /// Saves where the walk stands, if that costs little beside getting there again.
     pub fn save(&self, standing: &Standing) -> Result<()> {
+        let calibration = standing.calibration.as_ref();
+        let streams = || calibration.into_iter().chain(standing.suites.iter().map(|s| &s.stream));
+        let tensors: Vec<Tensor> = streams().flat_map(Stream::hidden).cloned().collect();
+        let bytes: usize = tensors.iter().map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum();
         let (last, cost) = self.saved.get();
+        // As long as nothing was measured, a disk of 1 GB/s: a GPU may pass a block while it is written.
+        let cost = cost.unwrap_or(Duration::from_nanos(bytes as u64));
         if last.elapsed() < SHARE * cost {
             return Ok(());
         }
         let started = Instant::now();
-        let calibration = standing.calibration.as_ref();
         let header = StandingHeader {
             next: standing.next,
             record: standing.record.clone(),
@@ -171,10 +177,8 @@ impl<'a> Progress<'a> {
                 .map(|s| (s.id.to_string(), s.seconds, s.stream.hidden().count()))
                 .collect(),
         };
-        let streams = calibration.into_iter().chain(standing.suites.iter().map(|s| &s.stream));
-        let tensors: Vec<Tensor> = streams.flat_map(Stream::hidden).cloned().collect();
         self.cache.write_tensors(self.walk_key(), &header, &tensors)?;
-        self.saved.set((Instant::now(), started.elapsed()));
+        self.saved.set((Instant::now(), Some(started.elapsed())));
         Ok(())
     }
 
@@ -224,7 +228,7 @@ fn what_changed(dense: &Linear, pruned: &Linear, dtype: DType) -> Result<(Tensor
     let byte = |eight: &[f32]| eight.iter().rev().fold(0, |byte, x| byte << 1 | u8::from(is_left(x)));
     let mask = Tensor::new(after.chunks(8).map(byte).collect::<Vec<u8>>(), &Device::Cpu)?;
     let changes = before.iter().zip(&after).any(|(b, a)| is_left(a) && a.to_bits() != b.to_bits());
-    Ok((mask, if changes { Some(what_is_left(after, dtype)?) } else { None }))
+    Ok((mask, if changes { Some(what_is_left(pruned.weight(), dtype)?) } else { None }))
 }
 
 /// The same, with no more brought to the host than is kept.
@@ -237,7 +241,7 @@ fn what_changed_on_device(dense: &Tensor, pruned: &Tensor, dtype: DType) -> Resu
     let flags = flags.pad_with_zeros(0, 0, flags.dim(0)?.next_multiple_of(8) - flags.dim(0)?)?;
     let powers = Tensor::new(&[1f32, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0], flags.device())?.reshape((8, 1))?;
     let mask = flags.reshape(((), 8))?.matmul(&powers)?.flatten_all()?.to_dtype(DType::U8)?.to_device(&Device::Cpu)?;
-    Ok((mask, if changes > 0.0 { Some(what_is_left(tensors::values(pruned)?, dtype)?) } else { None }))
+    Ok((mask, if changes > 0.0 { Some(what_is_left(pruned, dtype)?) } else { None }))
 }
 
 /// Whether a weight is no zero, of whatever sign.
@@ -246,9 +250,12 @@ fn is_left(x: &f32) -> bool {
 }
 
 /// The weights that are left. Nothing is lost: pruned weights were rounded to this precision.
-fn what_is_left(weights: Vec<f32>, dtype: DType) -> Result<Tensor> {
-    let values = Tensor::new(weights.into_iter().filter(is_left).collect::<Vec<f32>>(), &Device::Cpu)?;
-    Ok(tensors::to_dtype(&values, dtype)?)
+fn what_is_left(weights: &Tensor, dtype: DType) -> Result<Tensor> {
+    let left = tensors::with_values(weights, |weights| {
+        let left = weights.par_chunks(CHUNK).map(|chunk| chunk.iter().copied().filter(is_left).collect::<Vec<f32>>());
+        left.collect::<Vec<_>>().concat()
+    })?;
+    Ok(tensors::to_dtype(&Tensor::new(left, &Device::Cpu)?, dtype)?)
 }
 
 #[cfg(test)]
