@@ -13,6 +13,7 @@ mod weights;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
@@ -31,6 +32,9 @@ use weights::{GgufFile, SafetensorsDir, Weights};
 
 use crate::tensors;
 
+/// A device keeps a model's blocks where they take no more than one in so many parts of its free memory.
+const KEPT_SHARE: u64 = 4;
+
 /// A model whose weights stay in their files until a block is asked for.
 pub struct Model {
     pub config: Config,
@@ -39,6 +43,8 @@ pub struct Model {
     pub device: Device,
     weights: Box<dyn Weights>,
     path: PathBuf,
+    /// Blocks that stay on the device once they were read; None where they are read again each time.
+    kept: Option<Vec<OnceLock<Block>>>,
 }
 
 /// The files of a model: a GGUF file, or a directory of safetensors.
@@ -144,7 +150,11 @@ impl Model {
             }
             ModelFiles::Hub(dir) => (hub_config(dir)?, Box::new(SafetensorsDir::open(dir)?), dir),
         };
-        Ok(Self { config, dtype, device, weights, path: path.clone() })
+        // The rest is for activations and statistics. On the host the system keeps what it has read of files.
+        let bytes = (config.blocks * config.linear_parameters() * dtype.size_in_bytes()) as u64;
+        let keeps = device::available_bytes(&device).is_some_and(|available| available / KEPT_SHARE >= bytes);
+        let kept = keeps.then(|| (0..config.blocks).map(|_| OnceLock::new()).collect());
+        Ok(Self { config, dtype, device, weights, path: path.clone(), kept })
     }
 
     /// Rounds a weight to the precision that the model is held in. On the CPU only matrices in bf16 are computed
@@ -167,11 +177,20 @@ impl Model {
         Ok(self.round(&tensor)?)
     }
 
-    /// Reads block `index`.
+    /// Reads block `index`, or takes it from what stayed on the device.
     ///
     /// # Errors
     /// Where a tensor is missing, damaged, or of another shape than the config says.
     pub fn block(&self, index: usize) -> Result<Block> {
+        let Some(kept) = &self.kept else { return self.read_block(index) };
+        if let Some(block) = kept[index].get() {
+            return Ok(block.clone());
+        }
+        let block = self.read_block(index)?;
+        Ok(kept[index].get_or_init(|| block).clone())
+    }
+
+    fn read_block(&self, index: usize) -> Result<Block> {
         let c = &self.config;
         let (query, key_value) = (c.heads * c.head_dim, c.key_value_heads * c.head_dim);
         let prefix = format!("model.layers.{index}");

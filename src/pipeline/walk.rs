@@ -133,6 +133,7 @@ impl Walk<'_> {
             for suite in &mut standing.suites {
                 let started = Instant::now();
                 suite.stream.pass(&block, self.rope, self.watch)?;
+                self.model.device.synchronize()?;
                 suite.seconds += started.elapsed().as_secs_f64();
             }
             if self.keep {
@@ -305,6 +306,8 @@ impl BlockPruner<'_> {
 
     /// Prunes the linears that read a site.
     fn prune_site(&mut self, block: &mut Block, site: Site, observed: Observed) -> Result<()> {
+        // A GPU may still be at what was before, which is not the method's time.
+        self.walk.model.device.synchronize()?;
         let mut started = Instant::now();
         let in_linear = |name: LinearName| format!("linear {}", name.as_str());
         let prune = self.pruner.method.pruner(&observed.statistic, self.pruner.sparsity);
