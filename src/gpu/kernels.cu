@@ -28,6 +28,62 @@ __device__ static float score_of(float weight, const float *scales, u32 column) 
     return scales ? fabsf(weight) * scales[column] : fabsf(weight);
 }
 
+// --- Precision -------------------------------------------------------------------------------------------------------
+
+// How values are stored: 0 is f32, 1 is bf16, 2 is f16.
+#ifndef STORED
+#define STORED 0
+#endif
+#if STORED == 0
+typedef float Stored;
+__device__ static Stored stored(float x) { return x; }
+__device__ static float widened(Stored x) { return x; }
+#elif STORED == 1
+typedef unsigned short Stored;
+__device__ static Stored stored(float x) {
+    const u32 bits = __float_as_uint(x);
+    return (Stored)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);  // to nearest, ties to even; x is finite
+}
+__device__ static float widened(Stored x) { return __uint_as_float((u32)x << 16); }
+#else
+typedef unsigned short Stored;
+__device__ static Stored stored(float x) {
+    Stored half;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"(x));
+    return half;
+}
+__device__ static float widened(Stored half) {
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(half));
+    return x;
+}
+#endif
+
+// --- Statistics ------------------------------------------------------------------------------------------------------
+
+// Sums of squares down the columns of x (rows × columns), over `each` rows at a time: partial (parts × columns). Grid:
+// columns / THREADS × parts. What is summed in which order does not depend on the device.
+extern "C" __global__ void column_squares(const Stored *x, float *partial, u32 rows, u32 columns, u32 each) {
+    const u32 column = blockIdx.x * THREADS + threadIdx.x;
+    if (column >= columns) return;
+    const u32 first = blockIdx.y * each, last = first + each < rows ? first + each : rows;
+    float sum = 0.0f;
+    for (u32 row = first; row < last; row++) {
+        const float value = widened(x[(u64)row * columns + column]);
+        sum += value * value;
+    }
+    partial[(u64)blockIdx.y * columns + column] = sum;
+}
+
+// Adds the parts, one after the other, to the sums.
+extern "C" __global__ void add_parts(const float *partial, float *sums, u32 parts, u32 columns) {
+    const u32 column = blockIdx.x * THREADS + threadIdx.x;
+    if (column >= columns) return;
+    float sum = 0.0f;
+    for (u32 part = 0; part < parts; part++) sum += partial[(u64)part * columns + column];
+    sums[column] += sum;
+}
+
 // --- Selection by the digits of scores -------------------------------------------------------------------------------
 //
 // The element of a given rank is found digit by digit, from the highest: count how often each digit occurs among the
@@ -296,27 +352,31 @@ extern "C" __global__ void solve_block(float *weights, u32 rows, u32 columns, u6
 
 // --- Attention -------------------------------------------------------------------------------------------------------
 
-// How values are stored: 0 is f32, 1 is bf16, 2 is f16.
-#ifndef STORED
-#define STORED 0
+// Values of a head.
+#ifndef DIM
+#define DIM 64
 #endif
-#if STORED == 0
-typedef float Stored;
-__device__ static Stored stored(float x) { return x; }
-#elif STORED == 1
-typedef unsigned short Stored;
-__device__ static Stored stored(float x) {
-    const u32 bits = __float_as_uint(x);
-    return (Stored)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);  // to nearest, ties to even; x is finite
+
+// Value `d` of a head at a position, rotated: with x₁ and x₂ the halves of the head, (x₁·cos − x₂·sin, x₂·cos + x₁·sin).
+__device__ static float rotated(const Stored *head, u32 d, u32 position, const float *cos, const float *sin) {
+    const u32 half = DIM / 2, i = d % half;
+    const float c = cos[(u64)position * half + i], s = sin[(u64)position * half + i];
+    const float x1 = widened(head[i]), x2 = widened(head[i + half]);
+    return d < half ? x1 * c - x2 * s : x2 * c + x1 * s;
 }
-#else
-typedef unsigned short Stored;
-__device__ static Stored stored(float x) {
-    Stored half;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"(x));
-    return half;
+
+// Heads that lie side by side in each row of x (rows × heads·DIM) into heads one after the other (heads × rows × DIM);
+// rotated as positions[row] says, where there is a table. A block a row, of THREADS threads.
+extern "C" __global__ void split_heads(const Stored *x, Stored *heads, u32 count, const u32 *positions, const float *cos,
+                                       const float *sin) {
+    const u64 row = blockIdx.x;
+    for (u32 i = threadIdx.x; i < count * DIM; i += THREADS) {
+        const u32 head = i / DIM, d = i % DIM;
+        const Stored *from = x + (row * count + head) * DIM;
+        const Stored value = cos ? stored(rotated(from, d, positions[row], cos, sin)) : from[d];
+        heads[((u64)head * gridDim.x + row) * DIM + d] = value;
+    }
 }
-#endif
 
 // By all threads of a block: the largest of their values, or the sum, in all of them. `room` is shared memory for a
 // value a warp.
@@ -354,31 +414,7 @@ extern "C" __global__ void causal_softmax(const float *scores, Stored *weights, 
 
 // --- Decoding --------------------------------------------------------------------------------------------------------
 
-// Values of a head.
-#ifndef DIM
-#define DIM 64
-#endif
 #define LANE_DIMS ((DIM + WARP - 1) / WARP)
-
-#if STORED == 0
-__device__ static float widened(Stored x) { return x; }
-#elif STORED == 1
-__device__ static float widened(Stored x) { return __uint_as_float((u32)x << 16); }
-#else
-__device__ static float widened(Stored half) {
-    float x;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(half));
-    return x;
-}
-#endif
-
-// Value `d` of a head at a position, rotated: with x₁ and x₂ the halves of the head, (x₁·cos − x₂·sin, x₂·cos + x₁·sin).
-__device__ static float rotated(const Stored *head, u32 d, u32 position, const float *cos, const float *sin) {
-    const u32 half = DIM / 2, i = d % half;
-    const float c = cos[(u64)position * half + i], s = sin[(u64)position * half + i];
-    const float x1 = widened(head[i]), x2 = widened(head[i + half]);
-    return d < half ? x1 * c - x2 * s : x2 * c + x1 * s;
-}
 
 // Keeps the key, rotated, and the value of one new token of each sequence. Of sequence s, caches[2·s] has the keys and
 // caches[2·s + 1] the values, (key-value heads × rooms[s] × DIM) each, and positions[s] is where the token stands. Grid:

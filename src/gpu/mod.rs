@@ -5,7 +5,6 @@
 
 mod products;
 
-#[cfg(feature = "cuda")]
 mod attention;
 #[cfg(feature = "cuda")]
 mod kernels;
@@ -13,15 +12,18 @@ mod kernels;
 pub mod memory;
 #[cfg(feature = "cuda")]
 mod pruning;
+#[cfg(feature = "cuda")]
+mod statistics;
 #[cfg(test)]
 mod tests;
 
 #[cfg(feature = "cuda")]
 pub use {
-    attention::{CausalAttention, DecodeAttention},
+    attention::{CausalAttention, DecodeAttention, SpanAttention},
     kernels::{copied, view},
-    products::{AddGram, ProductInF32},
+    products::ProductInF32,
     pruning::{Removal, prune_groups, prune_rows, prune_up_to, solve},
+    statistics::{AddGram, AddSquares},
 };
 
 /// The kernels' text.

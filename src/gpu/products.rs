@@ -65,7 +65,7 @@ impl Call {
 }
 
 #[cfg(feature = "cuda")]
-pub use cuda::{AddGram, Matrix, MatrixMut, ProductInF32, Value, product};
+pub use cuda::{Matrix, MatrixMut, ProductInF32, Value, product};
 
 #[cfg(feature = "cuda")]
 mod cuda {
@@ -75,9 +75,7 @@ mod cuda {
     use candle_core::cuda_backend::cudarc::cublas::{result, sys};
     use candle_core::cuda_backend::cudarc::driver::{DevicePtr, DevicePtrMut, DeviceRepr};
     use candle_core::cuda_backend::{CudaDType, WrapErr};
-    use candle_core::{
-        CpuStorage, CudaDevice, CudaStorage, CustomOp2, DType, InplaceOp2, Layout, Result, Shape, Tensor, bail,
-    };
+    use candle_core::{CpuStorage, CudaDevice, CudaStorage, CustomOp2, DType, Layout, Result, Shape, bail};
     use half::{bf16, f16};
 
     use super::super::kernels::view;
@@ -214,48 +212,6 @@ mod cuda {
                 other => bail!("products of {other:?}"),
             }
             Ok((CudaStorage::wrap_cuda_slice(y, x.device.clone()), Shape::from((tokens, outputs))))
-        }
-    }
-
-    /// Adds XᵀX of x (tokens × d), in whatever precision, to sums (d × d) in f32.
-    pub struct AddGram;
-
-    impl AddGram {
-        pub fn add(sums: &Tensor, x: &Tensor) -> Result<()> {
-            sums.inplace_op2(&x.contiguous()?, &Self)
-        }
-    }
-
-    impl InplaceOp2 for AddGram {
-        fn name(&self) -> &'static str {
-            "add_gram"
-        }
-
-        fn cpu_fwd(&self, _: &mut CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<()> {
-            bail!("on the CPU Gram matrices are summed by half")
-        }
-
-        fn cuda_fwd(&self, sums: &mut CudaStorage, _: &Layout, x: &CudaStorage, xl: &Layout) -> Result<()> {
-            let (tokens, d) = xl.shape().dims2()?;
-            let device = sums.device.clone();
-            let rows = View::new(tokens, d, d);
-            macro_rules! add {
-                ($type:ty) => {{
-                    let values = view::<$type>(x, xl)?;
-                    let to = MatrixMut { values: sums.as_cuda_slice_mut::<f32>()?, view: View::new(d, d, d), step: 0 };
-                    let (a, b) = (
-                        Matrix { values: &values, view: rows.t(), step: 0 },
-                        Matrix { values: &values, view: rows, step: 0 },
-                    );
-                    product::<$type, f32>(&device, to, (1.0, 1.0), a, b, 1)
-                }};
-            }
-            match x.dtype() {
-                DType::F32 => add!(f32),
-                DType::BF16 => add!(bf16),
-                DType::F16 => add!(f16),
-                other => bail!("Gram matrices of {other:?}"),
-            }
         }
     }
 }

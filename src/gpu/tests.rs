@@ -209,6 +209,47 @@ fn the_softmax_sees_what_causality_leaves() {
 }
 
 #[test]
+fn squares_are_summed_down_the_columns() {
+    for (stored, tolerance) in [(0, 1e-6), (1, 1e-2)] {
+        let Some(emulator) = Emulator::new(&[("STORED", stored)]) else { return };
+        let (rows, columns) = (130, 300);
+        let (x, before) = (noise(rows * columns, 0.2, 1e6), noise(columns, 0.5, 1e6));
+        let sums = emulator.run("add_squares", &[rows, columns, 64], &[&x, &before]);
+        for (j, (sum, before)) in sums.iter().zip(&before).enumerate() {
+            let expected: f64 =
+                (0..rows).map(|i| f64::from(x[i * columns + j]).powi(2)).sum::<f64>() + f64::from(*before);
+            assert!((f64::from(*sum) - expected).abs() < tolerance * expected.abs(), "{j}: {sum} {expected}");
+        }
+    }
+}
+
+#[test]
+fn heads_are_split_and_rotated_as_candle_does() {
+    let (heads, dim, positions) = (3, 80, [0usize, 1, 5, 2, 39]);
+    let Some(emulator) = Emulator::new(&[("DIM", dim)]) else { return };
+    let rows = positions.len();
+    let (x, angles) = (
+        tensor(&noise(rows * heads * dim, 0.4, 1e6), (rows, heads, dim)),
+        tensor(&noise(40 * dim / 2, 0.9, 1e6), (40, dim / 2)),
+    );
+    let (cos, sin) = (angles.cos().unwrap(), angles.sin().unwrap());
+    let flat = |t: &Tensor| tensors::values(&t.contiguous().unwrap()).unwrap();
+    let of_rows = |table: &Tensor| {
+        let ids: Vec<u32> = positions.iter().map(|&p| p as u32).collect();
+        table.index_select(&Tensor::new(ids, &Device::Cpu).unwrap(), 0).unwrap()
+    };
+    let split = x.transpose(0, 1).unwrap().contiguous().unwrap();
+    let rotated = candle_nn::rotary_emb::rope(&split.unsqueeze(0).unwrap(), &of_rows(&cos), &of_rows(&sin)).unwrap();
+    for (is_rotated, expected) in [(0, split), (1, rotated)] {
+        let numbers: Vec<usize> = [heads, is_rotated].into_iter().chain(positions).collect();
+        let out = emulator.run("split_heads", &numbers, &[&flat(&x), &flat(&cos), &flat(&sin)]);
+        for (a, b) in out.iter().zip(flat(&expected)) {
+            assert!((a - b).abs() < 1e-6, "{a} {b}");
+        }
+    }
+}
+
+#[test]
 fn decoding_attends_to_what_it_attends_to_on_the_cpu() {
     for (dim, query, key_value, positions) in [(64, 4, 2, vec![0, 5, 40]), (80, 3, 3, vec![7]), (16, 6, 1, vec![17, 2])]
     {

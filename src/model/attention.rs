@@ -1,7 +1,7 @@
 //! Causal attention within spans of a batch, and after cached keys and values.
 //!
-//! On the CPU one task a span and key-value head, in loops of our own; on other devices the same composed of
-//! candle operations. Each is tested against the other.
+//! On the CPU one task a span and key-value head, in loops of our own; on CUDA devices an operation of our own too; on
+//! others the same composed of candle's. They are tested against each other.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -56,6 +56,13 @@ pub fn attention(
     (rope, precision): (&Rope, Precision),
 ) -> Result<Tensor> {
     rope.check(spans.iter().map(Span::seen).max().unwrap_or(0))?;
+    #[cfg(feature = "cuda")]
+    if q.device().is_cuda() {
+        let spans = spans.iter().map(|span| (span.prefix.clone(), span.own.clone())).collect();
+        let heads = (heads.query, heads.key_value, heads.dim);
+        let attention = crate::gpu::SpanAttention { spans, heads, cos: rope.cos.clone(), sin: rope.sin.clone() };
+        return q.contiguous()?.apply_op3_no_bwd(&k.contiguous()?, &v.contiguous()?, &attention);
+    }
     if !matches!(q.device(), Device::Cpu) {
         return composed_attention(q, k, v, spans, heads, rope);
     }

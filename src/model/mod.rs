@@ -20,7 +20,7 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 #[cfg(test)]
-pub use attention::{Cache, cached_attention};
+pub use attention::{Cache, Precision, attention, cached_attention};
 pub use attention::{Heads, Span};
 pub use block::{Block, Flow, LinearName, Site};
 pub use config::{AttentionBias, Config, RopeScaling};

@@ -97,9 +97,7 @@ impl Accumulator {
             })?,
             Sums::Products(sums, add) => tensors::with_values(inputs, |x| add(sums, x, d))?,
             Sums::DeviceSquares(sums) => {
-                // As a product with ones: a device sums down columns slowly.
-                let ones = Tensor::ones((1, inputs.dim(0)?), DType::F32, inputs.device())?;
-                *sums = (&*sums + ones.matmul(&inputs.to_dtype(DType::F32)?.sqr()?)?.squeeze(0)?)?;
+                add_squares_on_device(sums, inputs)?;
                 self.windows += windows.len();
             }
             Sums::DeviceProducts(sums) => add_gram_on_device(sums, inputs)?,
@@ -125,6 +123,16 @@ impl Accumulator {
             Sums::DeviceProducts(sums) => Statistic::Gram((sums * (2.0 / n))?),
         })
     }
+}
+
+/// Adds the sums of squares of each column of x (tokens × d) to the sums (d).
+fn add_squares_on_device(sums: &mut Tensor, x: &Tensor) -> candle_core::Result<()> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return crate::gpu::AddSquares::add(sums, x);
+    }
+    *sums = (&*sums + x.to_dtype(DType::F32)?.sqr()?.sum(0)?)?;
+    Ok(())
 }
 
 /// Adds XᵀX of x (tokens × d) to the sums (d × d).

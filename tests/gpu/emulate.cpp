@@ -64,6 +64,28 @@ int main(int argc, char **argv) {
         std::vector<float> wide;
         for (Stored x : weights) wide.push_back(widened(x));
         write(wide);
+    } else if (kernel == "add_squares") {  // rows columns each: x, sums
+        auto x = read(n[0] * n[1]), sums = read(n[1]);
+        const u32 parts = (n[0] + n[2] - 1) / n[2], blocks = (n[1] + THREADS - 1) / THREADS;
+        std::vector<Stored> narrow;
+        for (float value : x) narrow.push_back(stored(value));
+        std::vector<float> partial(parts * n[1], NAN);
+        emulator::launch({blocks, parts}, THREADS, [&] { column_squares(narrow.data(), partial.data(), n[0], n[1], n[2]); });
+        emulator::launch({blocks, 1}, THREADS, [&] { add_parts(partial.data(), sums.data(), parts, n[1]); });
+        write(sums);
+    } else if (kernel == "split_heads") {  // heads is-rotated position...: x, cos, sin
+        const u32 heads = n[0], rows = (u32)n.size() - 2;
+        std::vector<u32> positions(n.begin() + 2, n.end());
+        const u32 table = *std::max_element(positions.begin(), positions.end()) + 1;
+        auto x = read(rows * heads * DIM), cos = read(table * DIM / 2), sin = read(table * DIM / 2);
+        std::vector<Stored> narrow, split(x.size());
+        for (float value : x) narrow.push_back(stored(value));
+        emulator::launch({rows, 1}, THREADS, [&] {
+            split_heads(narrow.data(), split.data(), heads, positions.data(), n[1] ? cos.data() : nullptr, sin.data());
+        });
+        std::vector<float> wide;
+        for (Stored value : split) wide.push_back(widened(value));
+        write(wide);
     } else if (kernel == "decode") {  // query-heads key-value-heads room position...: q, k, v, cos, sin, caches
         const u32 heads = n[0], key_values = n[1], room = n[2], sequences = (u32)n.size() - 3, half = DIM / 2;
         auto q = read(sequences * heads * DIM), k = read(sequences * key_values * DIM), v = read(sequences * key_values * DIM);

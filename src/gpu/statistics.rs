@@ -1,0 +1,106 @@
+//! Sums over the rows of inputs, added up on a device.
+
+use candle_core::backend::BackendStorage;
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
+use candle_core::{CpuStorage, CudaStorage, DType, InplaceOp2, Layout, Result, Tensor, bail};
+use half::{bf16, f16};
+
+use super::kernels::{THREADS, count, grid, kernel, view};
+use super::products::{Matrix, MatrixMut, Value, View, product};
+
+/// Adds XᵀX of x (tokens × d), in whatever precision, to sums (d × d) in f32.
+pub struct AddGram;
+
+impl AddGram {
+    pub fn add(sums: &Tensor, x: &Tensor) -> Result<()> {
+        sums.inplace_op2(&x.contiguous()?, &Self)
+    }
+}
+
+impl InplaceOp2 for AddGram {
+    fn name(&self) -> &'static str {
+        "add_gram"
+    }
+
+    fn cpu_fwd(&self, _: &mut CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<()> {
+        bail!("on the CPU Gram matrices are summed by half")
+    }
+
+    fn cuda_fwd(&self, sums: &mut CudaStorage, _: &Layout, x: &CudaStorage, xl: &Layout) -> Result<()> {
+        let (tokens, d) = xl.shape().dims2()?;
+        let device = sums.device.clone();
+        let rows = View::new(tokens, d, d);
+        macro_rules! add {
+            ($type:ty) => {{
+                let values = view::<$type>(x, xl)?;
+                let to = MatrixMut { values: sums.as_cuda_slice_mut::<f32>()?, view: View::new(d, d, d), step: 0 };
+                let (a, b) = (
+                    Matrix { values: &values, view: rows.t(), step: 0 },
+                    Matrix { values: &values, view: rows, step: 0 },
+                );
+                product::<$type, f32>(&device, to, (1.0, 1.0), a, b, 1)
+            }};
+        }
+        match x.dtype() {
+            DType::F32 => add!(f32),
+            DType::BF16 => add!(bf16),
+            DType::F16 => add!(f16),
+            other => bail!("Gram matrices of {other:?}"),
+        }
+    }
+}
+
+/// Rows whose squares one thread sums.
+const ROWS_EACH: usize = 64;
+
+/// Adds the sums of squares down the columns of x (tokens × d), in whatever precision, to sums (d) in f32.
+pub struct AddSquares;
+
+impl AddSquares {
+    pub fn add(sums: &Tensor, x: &Tensor) -> Result<()> {
+        sums.inplace_op2(&x.contiguous()?, &Self)
+    }
+
+    fn sum<T: Value>(sums: &mut CudaStorage, (x, xl): (&CudaStorage, &Layout), stored: usize) -> Result<()> {
+        let (rows, columns) = xl.shape().dims2()?;
+        let parts = rows.div_ceil(ROWS_EACH);
+        let device = sums.device.clone();
+        let values = view::<T>(x, xl)?;
+        // SAFETY: the first kernel writes what the second reads.
+        let mut partial = unsafe { device.alloc::<f32>(parts * columns)? };
+        let (blocks, width) = (columns.div_ceil(THREADS), count(columns)?);
+        let (all, each, parts_count) = (count(rows)?, ROWS_EACH as u32, count(parts)?);
+        let squares = kernel(&device, "column_squares", &[("STORED", stored)])?;
+        let mut launch = squares.builder();
+        launch.arg(&values).arg(&mut partial).arg(&all).arg(&width).arg(&each);
+        // SAFETY: the arguments are those of the kernel; x has so many rows, and there is a part for every ROWS_EACH.
+        unsafe { launch.launch(grid(blocks, parts)?) }.w()?;
+        let add = kernel(&device, "add_parts", &[("STORED", stored)])?;
+        let sums = sums.as_cuda_slice_mut::<f32>()?;
+        let mut launch = add.builder();
+        launch.arg(&partial).arg(sums).arg(&parts_count).arg(&width);
+        // SAFETY: the arguments are those of the kernel; there is a sum a column.
+        unsafe { launch.launch(grid(blocks, 1)?) }.w()?;
+        Ok(())
+    }
+}
+
+impl InplaceOp2 for AddSquares {
+    fn name(&self) -> &'static str {
+        "add_squares"
+    }
+
+    fn cpu_fwd(&self, _: &mut CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<()> {
+        bail!("on the CPU squares are summed window by window")
+    }
+
+    fn cuda_fwd(&self, sums: &mut CudaStorage, _: &Layout, x: &CudaStorage, xl: &Layout) -> Result<()> {
+        match x.dtype() {
+            DType::F32 => Self::sum::<f32>(sums, (x, xl), 0),
+            DType::BF16 => Self::sum::<bf16>(sums, (x, xl), 1),
+            DType::F16 => Self::sum::<f16>(sums, (x, xl), 2),
+            other => bail!("squares of {other:?}"),
+        }
+    }
+}
