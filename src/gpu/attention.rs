@@ -48,6 +48,12 @@ impl Piece {
     fn columns(&self) -> usize {
         self.past + self.rows
     }
+
+    /// From one row of scores to the next: a multiple of what cuBLAS reads at once.
+    #[cfg(feature = "cuda")]
+    fn stride(&self) -> usize {
+        self.columns().next_multiple_of(8)
+    }
 }
 
 /// The pieces of a span whose rows are `own`, behind the rows `prefix` (which may be empty) or behind `before` positions
@@ -135,21 +141,21 @@ mod cuda {
         (places, pieces): &(Places, Vec<Piece>),
         key_values: usize,
     ) -> Result<()> {
-        let most = pieces.iter().map(|piece| key_values * piece.rows * piece.columns()).max().unwrap_or(0);
+        let most = pieces.iter().map(|piece| key_values * piece.rows * piece.stride()).max().unwrap_or(0);
         // SAFETY: products write the scores that the softmax reads, and that the weights which products read.
         let (mut scores, mut weights) = unsafe { (device.alloc::<f32>(most)?, device.alloc::<T>(most)?) };
         let softmax = kernel(device, "causal_softmax", &[("STORED", stored)])?;
         let scale = (places.dim as f32).sqrt().recip();
         for piece in pieces {
-            let (rows, columns) = (piece.rows, piece.columns());
-            let step = rows * columns;
+            let (rows, stride) = (piece.rows, piece.stride());
+            let step = rows * stride;
             let own = q.slice(piece.query..);
             for seen in &piece.seen {
                 let keys = k.slice(seen.at..);
                 let mut part = scores.slice_mut(seen.column..);
                 product::<T, f32>(
                     device,
-                    MatrixMut { values: &mut part, view: View::new(rows, seen.positions, columns), step },
+                    MatrixMut { values: &mut part, view: View::new(rows, seen.positions, stride), step },
                     (0.0, 1.0),
                     Matrix { values: &own, view: View::new(rows, places.dim, places.dim), step: places.query_step },
                     Matrix {
@@ -160,10 +166,10 @@ mod cuda {
                     key_values,
                 )?;
             }
-            let (width, past) = (count(columns)?, count(piece.past)?);
+            let (width, between, past) = (count(piece.columns())?, count(stride)?, count(piece.past)?);
             let mut launch = softmax.builder();
-            launch.arg(&scores).arg(&mut weights).arg(&width).arg(&past).arg(&scale);
-            // SAFETY: the arguments are those of the kernel; both have key_values × rows × columns values.
+            launch.arg(&scores).arg(&mut weights).arg(&width).arg(&between).arg(&past).arg(&scale);
+            // SAFETY: the arguments are those of the kernel; both have key_values × rows × stride values.
             unsafe { launch.launch(grid(rows, key_values)?) }.w()?;
             for (i, seen) in piece.seen.iter().enumerate() {
                 let values = v.slice(seen.at..);
@@ -177,7 +183,7 @@ mod cuda {
                         step: places.out_step,
                     },
                     (if i == 0 { 0.0 } else { 1.0 }, 1.0),
-                    Matrix { values: &part, view: View::new(rows, seen.positions, columns), step },
+                    Matrix { values: &part, view: View::new(rows, seen.positions, stride), step },
                     Matrix {
                         values: &values,
                         view: View::new(seen.positions, places.dim, places.dim),

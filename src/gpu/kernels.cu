@@ -393,11 +393,12 @@ __device__ static float over_block(float value, bool sums, float *room) {
     return value;
 }
 
-// Softmax of scores (heads × rows × seen) times `scale` into weights of the same shape. Row r sees the positions up to
-// `past` + r; the weights of those behind are 0. Grid: rows × heads, blocks of THREADS threads.
-extern "C" __global__ void causal_softmax(const float *scores, Stored *weights, u32 seen, u32 past, float scale) {
+// Softmax of scores (heads × rows × seen, rows `stride` apart) times `scale` into weights of the same shape. Row r sees
+// the positions up to `past` + r; the weights of those behind are 0. Grid: rows × heads, blocks of THREADS threads.
+extern "C" __global__ void causal_softmax(const float *scores, Stored *weights, u32 seen, u32 stride, u32 past,
+                                          float scale) {
     __shared__ float room[THREADS / WARP];
-    const u64 at = ((u64)blockIdx.y * gridDim.x + blockIdx.x) * seen;
+    const u64 at = ((u64)blockIdx.y * gridDim.x + blockIdx.x) * stride;
     const float *from = scores + at;
     Stored *to = weights + at;
     const u32 own = past + blockIdx.x + 1;

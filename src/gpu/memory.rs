@@ -24,13 +24,21 @@ pub fn peak_bytes(device: &CudaDevice) -> Option<u64> {
     read(device, CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)
 }
 
+/// Sets an attribute, where the driver lets it be set; nothing depends on that but speed and what is recorded.
+fn set(device: &CudaDevice, attribute: CUmemPool_attribute, mut value: u64) {
+    let Some(pool) = pool(device) else { return };
+    // SAFETY: these attributes are 64-bit numbers.
+    let _ = unsafe { sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut value).cast::<c_void>()) };
+}
+
 /// Begins to look for the peak anew.
 pub fn forget_peak(device: &CudaDevice) {
-    let Some(pool) = pool(device) else { return };
-    let mut bytes = 0u64;
-    let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
-    // SAFETY: this attribute is a 64-bit number, and may be set to 0. Where it cannot be, the peak is that of all so far.
-    let _ = unsafe { sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut bytes).cast::<c_void>()) };
+    set(device, CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH, 0);
+}
+
+/// Has the pool keep the memory that it once took, which by default it gives back whenever the host waits for the device.
+pub fn keep_reserved(device: &CudaDevice) {
+    set(device, CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, u64::MAX);
 }
 
 /// Bytes that can still be taken: what is free, and what the pool holds without using it.

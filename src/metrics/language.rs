@@ -173,8 +173,10 @@ fn each_chunk_on_device(
 }
 
 fn logits_on_device(states: &Tensor, head: &Linear) -> Result<Tensor> {
-    let states = states.to_device(head.weight().device())?.to_dtype(head.weight().dtype())?;
-    Ok(head.forward_in_f32(&states.contiguous()?)?)
+    let weight = head.weight();
+    // The rows alone: as a part of a larger tensor, all of that would be taken to the device.
+    let states = tensors::to_dtype(&states.force_contiguous()?, weight.dtype())?.to_device(weight.device())?;
+    Ok(head.forward_in_f32(&states)?)
 }
 
 /// `states` (rows × hidden) · headᵀ into `logits` (rows × vocabulary).

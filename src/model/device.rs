@@ -33,12 +33,24 @@ pub fn open(name: &str) -> Result<Device> {
     let kind = check(name)?;
     let number = name.split_once(':').map_or(0, |(_, number)| number.parse().unwrap_or(0));
     Ok(match kind {
-        "cuda" => Device::new_cuda(number)?,
+        "cuda" => open_cuda(number)?,
         "metal" => Device::new_metal(number)?,
-        "auto" if utils::cuda_is_available() => or_cpu(Device::new_cuda(0)),
+        "auto" if utils::cuda_is_available() => or_cpu(open_cuda(0)),
         "auto" if utils::metal_is_available() => or_cpu(Device::new_metal(0)),
         _ => Device::Cpu,
     })
+}
+
+/// A CUDA device with one stream for all threads: by default candle has one for each, which are not ordered.
+fn open_cuda(number: usize) -> candle_core::Result<Device> {
+    let device = Device::new_cuda_with_stream(number)?;
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = &device {
+        // SAFETY: nothing of this device is used on another stream, so there is nothing to wait for.
+        unsafe { device.disable_event_tracking() };
+        crate::gpu::memory::keep_reserved(device);
+    }
+    Ok(device)
 }
 
 fn or_cpu(gpu: candle_core::Result<Device>) -> Device {

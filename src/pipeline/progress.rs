@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -111,9 +111,12 @@ impl<'a> Progress<'a> {
         record: &BlockRecord,
         dtype: DType,
     ) -> Result<()> {
-        let linears = dense.linears.par_iter().zip(&pruned.linears);
-        let saved: Vec<(Tensor, Option<Tensor>)> =
-            linears.map(|(dense, pruned)| what_changed(dense, pruned, dtype)).collect::<Result<_>>()?;
+        let changed = |(dense, pruned)| what_changed(dense, pruned, dtype);
+        let saved: Vec<(Tensor, Option<Tensor>)> = match dense.linears[0].weight().device().is_cpu() {
+            true => dense.linears.par_iter().zip(&pruned.linears).map(changed).collect::<Result<_>>()?,
+            // One after the other, a device has less to hold.
+            false => dense.linears.iter().zip(&pruned.linears).map(changed).collect::<Result<_>>()?,
+        };
         let changed: Vec<bool> = saved.iter().map(|(_, values)| values.is_some()).collect();
         let parts: Vec<Tensor> =
             saved.into_iter().flat_map(|(mask, values)| [mask].into_iter().chain(values)).collect();
@@ -234,13 +237,14 @@ fn what_changed(dense: &Linear, pruned: &Linear, dtype: DType) -> Result<(Tensor
 /// The same, with no more brought to the host than is kept.
 fn what_changed_on_device(dense: &Tensor, pruned: &Tensor, dtype: DType) -> Result<(Tensor, Option<Tensor>)> {
     let left = pruned.ne(0f32)?;
-    let changes =
-        (left.to_dtype(DType::F32)? * pruned.ne(dense)?.to_dtype(DType::F32)?)?.max_all()?.to_scalar::<f32>()?;
-    // Eight flags become a byte by a product with the powers of two.
-    let flags = left.flatten_all()?.to_dtype(DType::F32)?;
+    let changed = (pruned.ne(dense)?.to_dtype(DType::F32)? * left.to_dtype(DType::F32)?)?;
+    let changes = changed.max(D::Minus1)?.max_all()?.to_scalar::<f32>()?;
+    // Eight flags become a byte as the sum of powers of two.
+    let flags = left.flatten_all()?;
     let flags = flags.pad_with_zeros(0, 0, flags.dim(0)?.next_multiple_of(8) - flags.dim(0)?)?;
-    let powers = Tensor::new(&[1f32, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0], flags.device())?.reshape((8, 1))?;
-    let mask = flags.reshape(((), 8))?.matmul(&powers)?.flatten_all()?.to_dtype(DType::U8)?.to_device(&Device::Cpu)?;
+    let powers = Tensor::new(&[1f32, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0], flags.device())?;
+    let bytes = flags.reshape(((), 8))?.to_dtype(DType::F32)?.broadcast_mul(&powers)?.sum(D::Minus1)?;
+    let mask = bytes.to_dtype(DType::U8)?.to_device(&Device::Cpu)?;
     Ok((mask, if changes > 0.0 { Some(what_is_left(pruned, dtype)?) } else { None }))
 }
 

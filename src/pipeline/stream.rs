@@ -145,7 +145,8 @@ impl Stream {
         let all = if is_divided_alike { None } else { Some(Tensor::cat(hidden, 0)?) };
         for (i, batch) in self.batches.iter_mut().enumerate() {
             let own = match &all {
-                Some(all) => all.narrow(0, at, batch.tokens())?.contiguous()?,
+                // A copy of its own: a view would take all of them to the device.
+                Some(all) => all.narrow(0, at, batch.tokens())?.force_contiguous()?,
                 None => hidden[i].clone(),
             };
             at += batch.tokens();
@@ -178,7 +179,8 @@ impl Batch {
         let (first, second) = self.starts.split_at(self.starts.len() / 2);
         let (cut, all) = (second[0], self.tokens());
         let part = |from: usize, to: usize, starts: &[usize]| -> Result<Self> {
-            let rows = |t: &Tensor| t.narrow(0, from, to - from)?.contiguous();
+            // A copy of its own, so that the whole goes when the halves have gone on.
+            let rows = |t: &Tensor| t.narrow(0, from, to - from)?.force_contiguous();
             let spans = self.flow.spans.iter().filter(|span| (from..to).contains(&span.own.start));
             let moved =
                 |range: &std::ops::Range<usize>| range.start.saturating_sub(from)..range.end.saturating_sub(from);

@@ -57,10 +57,10 @@ int main(int argc, char **argv) {
         });
         write(weights);
         write(errors);
-    } else if (kernel == "causal_softmax") {  // heads rows seen past: scores; scale is 1/4
-        auto scores = read(n[0] * n[1] * n[2]);
+    } else if (kernel == "causal_softmax") {  // heads rows seen stride past: scores; scale is 1/4
+        auto scores = read(n[0] * n[1] * n[3]);
         std::vector<Stored> weights(scores.size());
-        emulator::launch({n[1], n[0]}, THREADS, [&] { causal_softmax(scores.data(), weights.data(), n[2], n[3], 0.25f); });
+        emulator::launch({n[1], n[0]}, THREADS, [&] { causal_softmax(scores.data(), weights.data(), n[2], n[3], n[4], 0.25f); });
         std::vector<float> wide;
         for (Stored x : weights) wide.push_back(widened(x));
         write(wide);
