@@ -3,13 +3,17 @@
 //! The kernels are the text `kernels.cu`, compiled by NVRTC at run time for the device at hand. Their callers are candle
 //! operations beside the code for the CPU that they agree with ([`crate::prune`], [`crate::model`]).
 
-mod products;
+mod plan;
+mod views;
 
+#[cfg(feature = "cuda")]
 mod attention;
 #[cfg(feature = "cuda")]
 mod kernels;
 #[cfg(feature = "cuda")]
 pub mod memory;
+#[cfg(feature = "cuda")]
+mod products;
 #[cfg(feature = "cuda")]
 mod pruning;
 #[cfg(feature = "cuda")]
@@ -19,7 +23,7 @@ mod tests;
 
 #[cfg(feature = "cuda")]
 pub use {
-    attention::{CausalAttention, DecodeAttention, SpanAttention},
+    attention::{CausalAttention, DecodeAttention, OnDevice, SpanAttention},
     kernels::{copied, view},
     products::ProductInF32,
     pruning::{Removal, prune_groups, prune_rows, prune_up_to, solve},

@@ -5,7 +5,8 @@ use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, PushKernelA
 use candle_core::{CudaDevice, Result};
 
 use super::kernels::{NONE, THREADS, WARP, count, grid, kernel};
-use super::products::{Matrix, MatrixMut, View, product};
+use super::products::{Matrix, MatrixMut, product};
+use super::views::View;
 
 /// Which weights of a block of columns go.
 pub enum Removal<'a> {

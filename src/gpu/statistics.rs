@@ -3,11 +3,11 @@
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
-use candle_core::{CpuStorage, CudaStorage, DType, InplaceOp2, Layout, Result, Tensor, bail};
-use half::{bf16, f16};
+use candle_core::{CpuStorage, CudaStorage, InplaceOp2, Layout, Result, Tensor, bail};
 
 use super::kernels::{THREADS, count, grid, kernel, view};
-use super::products::{Matrix, MatrixMut, Value, View, product};
+use super::products::{Matrix, MatrixMut, Value, by_dtype, product};
+use super::views::View;
 
 /// Adds XᵀX of x (tokens × d), in whatever precision, to sums (d × d) in f32.
 pub struct AddGram;
@@ -31,23 +31,13 @@ impl InplaceOp2 for AddGram {
         let (tokens, d) = xl.shape().dims2()?;
         let device = sums.device.clone();
         let rows = View::new(tokens, d, d);
-        macro_rules! add {
-            ($type:ty) => {{
-                let values = view::<$type>(x, xl)?;
-                let to = MatrixMut { values: sums.as_cuda_slice_mut::<f32>()?, view: View::new(d, d, d), step: 0 };
-                let (a, b) = (
-                    Matrix { values: &values, view: rows.t(), step: 0 },
-                    Matrix { values: &values, view: rows, step: 0 },
-                );
-                product::<$type, f32>(&device, to, (1.0, 1.0), a, b, 1)
-            }};
-        }
-        match x.dtype() {
-            DType::F32 => add!(f32),
-            DType::BF16 => add!(bf16),
-            DType::F16 => add!(f16),
-            other => bail!("Gram matrices of {other:?}"),
-        }
+        by_dtype!(x.dtype(), T => {
+            let values = view::<T>(x, xl)?;
+            let to = MatrixMut { values: sums.as_cuda_slice_mut::<f32>()?, view: View::new(d, d, d), step: 0 };
+            let a = Matrix { values: &values, view: rows.t(), step: 0 };
+            let b = Matrix { values: &values, view: rows, step: 0 };
+            product::<T, f32>(&device, to, (1.0, 1.0), a, b, 1)
+        })
     }
 }
 
@@ -62,7 +52,7 @@ impl AddSquares {
         sums.inplace_op2(&x.contiguous()?, &Self)
     }
 
-    fn sum<T: Value>(sums: &mut CudaStorage, (x, xl): (&CudaStorage, &Layout), stored: usize) -> Result<()> {
+    fn sum<T: Value>(sums: &mut CudaStorage, (x, xl): (&CudaStorage, &Layout)) -> Result<()> {
         let (rows, columns) = xl.shape().dims2()?;
         let parts = rows.div_ceil(ROWS_EACH);
         let device = sums.device.clone();
@@ -71,12 +61,12 @@ impl AddSquares {
         let mut partial = unsafe { device.alloc::<f32>(parts * columns)? };
         let (blocks, width) = (columns.div_ceil(THREADS), count(columns)?);
         let (all, each, parts_count) = (count(rows)?, ROWS_EACH as u32, count(parts)?);
-        let squares = kernel(&device, "column_squares", &[("STORED", stored)])?;
+        let squares = kernel(&device, "column_squares", &[("STORED", T::STORED)])?;
         let mut launch = squares.builder();
         launch.arg(&values).arg(&mut partial).arg(&all).arg(&width).arg(&each);
         // SAFETY: the arguments are those of the kernel; x has so many rows, and there is a part for every ROWS_EACH.
         unsafe { launch.launch(grid(blocks, parts)?) }.w()?;
-        let add = kernel(&device, "add_parts", &[("STORED", stored)])?;
+        let add = kernel(&device, "add_parts", &[("STORED", T::STORED)])?;
         let sums = sums.as_cuda_slice_mut::<f32>()?;
         let mut launch = add.builder();
         launch.arg(&partial).arg(sums).arg(&parts_count).arg(&width);
@@ -96,11 +86,6 @@ impl InplaceOp2 for AddSquares {
     }
 
     fn cuda_fwd(&self, sums: &mut CudaStorage, _: &Layout, x: &CudaStorage, xl: &Layout) -> Result<()> {
-        match x.dtype() {
-            DType::F32 => Self::sum::<f32>(sums, (x, xl), 0),
-            DType::BF16 => Self::sum::<bf16>(sums, (x, xl), 1),
-            DType::F16 => Self::sum::<f16>(sums, (x, xl), 2),
-            other => bail!("squares of {other:?}"),
-        }
+        by_dtype!(x.dtype(), T => Self::sum::<T>(sums, (x, xl)))
     }
 }

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use candle_core::{Device, Tensor};
 
 use super::KERNELS;
-use super::products::{Call, View};
+use super::views::{Call, View};
 use crate::linalg::{Mat, MatMut, Threads, product, upper_inverse_factor};
 use crate::model::{Cache, Heads, Rope, cached_attention};
 use crate::prune::{MethodName, MethodOptions, Sparsity, Statistic};

@@ -10,6 +10,8 @@ use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, T
 use rayon::prelude::*;
 
 use super::rope::{Rope, RopeValues};
+#[cfg(feature = "cuda")]
+use crate::gpu;
 use crate::linalg::bf16::{self, Packed, Rounded};
 use crate::linalg::{Mat, MatMut, Threads, product, simd};
 use crate::tensors;
@@ -60,8 +62,8 @@ pub fn attention(
     if q.device().is_cuda() {
         let spans = spans.iter().map(|span| (span.prefix.clone(), span.own.clone())).collect();
         let heads = (heads.query, heads.key_value, heads.dim);
-        let attention = crate::gpu::SpanAttention { spans, heads, cos: rope.cos.clone(), sin: rope.sin.clone() };
-        return q.contiguous()?.apply_op3_no_bwd(&k.contiguous()?, &v.contiguous()?, &attention);
+        let attention = gpu::SpanAttention { spans, heads, cos: rope.cos.clone(), sin: rope.sin.clone() };
+        return q.contiguous()?.apply_op3_no_bwd(&k.contiguous()?, &v.contiguous()?, &gpu::OnDevice(attention));
     }
     if !matches!(q.device(), Device::Cpu) {
         return composed_attention(q, k, v, spans, heads, rope);
@@ -204,8 +206,8 @@ fn cached_attention_on_device(
         let held = caches.iter_mut().map(|cache| cache.on_device(k, heads)).collect::<Result<_>>()?;
         let positions = caches.iter().map(|cache| cache.tokens as u32).collect();
         let (cos, sin) = (rope.cos.clone(), rope.sin.clone());
-        let decode = crate::gpu::DecodeAttention { caches: held, positions, cos, sin, key_values: heads.key_value };
-        let out = q.contiguous()?.apply_op3_no_bwd(&k.contiguous()?, &v.contiguous()?, &decode)?;
+        let decode = gpu::DecodeAttention { caches: held, positions, cos, sin, key_values: heads.key_value };
+        let out = q.contiguous()?.apply_op3_no_bwd(&k.contiguous()?, &v.contiguous()?, &gpu::OnDevice(decode))?;
         caches.iter_mut().for_each(|cache| cache.tokens += 1);
         return Ok(out);
     }
@@ -282,7 +284,7 @@ fn causal(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if q.device().is_cuda() {
         let [q, k, v] = [q, k, v].map(|x| x.squeeze(0)?.contiguous());
-        return q?.apply_op3_no_bwd(&k?, &v?, &crate::gpu::CausalAttention)?.unsqueeze(0);
+        return q?.apply_op3_no_bwd(&k?, &v?, &gpu::OnDevice(gpu::CausalAttention))?.unsqueeze(0);
     }
     let (_, heads, len, dim) = q.dims4()?;
     let (_, key_value, all, _) = k.dims4()?;
