@@ -12,7 +12,7 @@ use super::{Machinery, print};
 use crate::data::Library;
 use crate::linalg::bf16;
 use crate::model::{Model, ModelFiles, device};
-use crate::pipeline::bench;
+use crate::pipeline::{Watch, bench};
 use crate::recipe::Recipe;
 
 #[derive(Args)]
@@ -52,7 +52,9 @@ impl BenchArgs {
         let peaks = peaks.into_iter().collect::<Result<Vec<_>>>()?;
         // A GPU computes f16 as fast as bf16.
         let peak = |dtype| if dtype == DType::F32 { peaks[0].1 } else { peaks[1].1 };
-        let stages = bench::stages(&recipe, model, (windows, length), &terminal.line())?;
+        let line = terminal.line();
+        line.cell_begins(1, 1, "bench");
+        let stages = bench::stages(&recipe, model, (windows, length), &line)?;
         terminal.clear();
 
         let rates: Vec<String> =

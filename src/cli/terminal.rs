@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -20,9 +21,12 @@ pub struct Terminal {
     style: Option<ProgressStyle>,
 }
 
-/// A line of the terminal: the progress of one cell after the other.
+/// A line of the terminal: the progress of one cell after the other; nothing between them.
 pub struct Line {
-    bar: ProgressBar,
+    lines: MultiProgress,
+    style: Option<ProgressStyle>,
+    /// Of the cell that runs.
+    bar: Mutex<ProgressBar>,
 }
 
 impl Terminal {
@@ -60,17 +64,9 @@ impl Terminal {
         Ok(Self { lines, style })
     }
 
-    /// Another line, shown once there is progress.
+    /// Another line.
     pub fn line(&self) -> Line {
-        let bar = ProgressBar::hidden();
-        match &self.style {
-            None => Line { bar },
-            Some(style) => {
-                let bar = self.lines.add(bar.with_style(style.clone()));
-                bar.enable_steady_tick(Duration::from_millis(200));
-                Line { bar }
-            }
-        }
+        Line { lines: self.lines.clone(), style: self.style.clone(), bar: Mutex::new(ProgressBar::hidden()) }
     }
 
     /// Takes the progress lines away.
@@ -81,28 +77,33 @@ impl Terminal {
     }
 }
 
-impl Drop for Line {
-    fn drop(&mut self) {
-        self.bar.finish_and_clear();
+impl Line {
+    fn bar(&self) -> MutexGuard<'_, ProgressBar> {
+        self.bar.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Watch for Line {
     fn cell_begins(&self, number: usize, of: usize, id: &str) {
-        self.bar.set_prefix(format!("[{number}/{of}] {id}"));
-        self.bar.set_position(0);
-        self.bar.reset_elapsed();
+        if let Some(style) = &self.style {
+            let bar = self.lines.add(ProgressBar::no_length().with_style(style.clone()));
+            bar.set_prefix(format!("[{number}/{of}] {id}"));
+            bar.enable_steady_tick(Duration::from_millis(200));
+            *self.bar() = bar;
+        }
         tracing::debug!("[{number}/{of}] {id} begins");
     }
 
     fn progress(&self, done: usize, of: usize, what: &str) {
-        self.bar.set_length(of as u64);
-        self.bar.set_position(done as u64);
-        self.bar.set_message(what.to_owned());
+        let bar = self.bar();
+        bar.set_length(of as u64);
+        bar.set_position(done as u64);
+        bar.set_message(what.to_owned());
         tracing::debug!("block {done}/{of}: {what}");
     }
 
     fn cell_ends(&self, outcome: &Outcome, reused: bool) {
+        self.bar().finish_and_clear();
         let record = &outcome.record;
         let id = record.cell.id();
         match (&record.status, record.pruned.as_ref().zip(Seconds::of(outcome))) {
