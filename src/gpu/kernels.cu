@@ -59,6 +59,16 @@ __device__ static float widened(Stored half) {
 }
 #endif
 
+// --- Elementwise -----------------------------------------------------------------------------------------------------
+
+// silu(gate)·up, where silu(x) = x / (1 + e⁻ˣ): in f32, and rounded once.
+extern "C" __global__ void swiglu(const Stored *gate, const Stored *up, Stored *out, u64 count) {
+    for (u64 i = (u64)blockIdx.x * THREADS + threadIdx.x; i < count; i += (u64)gridDim.x * THREADS) {
+        const float g = widened(gate[i]);
+        out[i] = stored(g / (1.0f + expf(-g)) * widened(up[i]));
+    }
+}
+
 // --- Statistics ------------------------------------------------------------------------------------------------------
 
 // Sums of squares down the columns of x (rows × columns), over `each` rows at a time: partial (parts × columns). Grid:

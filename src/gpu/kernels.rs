@@ -16,6 +16,9 @@ pub const THREADS: usize = 256;
 /// Threads that run in step.
 pub const WARP: usize = 32;
 
+/// Blocks of threads that go through values together, each taking many; enough for any device.
+pub const BLOCKS: usize = 4096;
+
 /// No pointer, where a kernel takes one that may be missing.
 pub const NONE: CUdeviceptr = 0;
 

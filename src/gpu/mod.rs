@@ -9,6 +9,8 @@ mod views;
 #[cfg(feature = "cuda")]
 mod attention;
 #[cfg(feature = "cuda")]
+mod elementwise;
+#[cfg(feature = "cuda")]
 mod kernels;
 #[cfg(feature = "cuda")]
 pub mod memory;
@@ -24,6 +26,7 @@ mod tests;
 #[cfg(feature = "cuda")]
 pub use {
     attention::{CausalAttention, DecodeAttention, OnDevice, SpanAttention},
+    elementwise::Swiglu,
     kernels::{copied, view},
     products::ProductInF32,
     pruning::{Removal, prune_groups, prune_rows, prune_up_to, solve},

@@ -4,7 +4,7 @@ use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, PushKernelArg};
 use candle_core::{CudaDevice, Result};
 
-use super::kernels::{NONE, THREADS, WARP, count, grid, kernel};
+use super::kernels::{BLOCKS, NONE, THREADS, WARP, count, grid, kernel};
 use super::products::{Matrix, MatrixMut, product};
 use super::views::View;
 
@@ -20,8 +20,6 @@ pub enum Removal<'a> {
 const DIGITS: u32 = 3;
 /// Values of a `Selection`: bits, rank, blocks done, and a count for each of 2¹¹ digits.
 const SELECTION: usize = 3 + (1 << 11);
-/// Blocks of threads that go through a matrix together; enough for any device.
-const BLOCKS: usize = 1024;
 
 /// The first columns of the rows of a matrix.
 struct Scored<'a> {

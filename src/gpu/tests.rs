@@ -209,6 +209,22 @@ fn the_softmax_sees_what_causality_leaves() {
 }
 
 #[test]
+fn swiglu_is_what_candle_makes_of_it() {
+    for (stored, tolerance) in [(0, 1e-6), (1, 4e-3)] {
+        let Some(emulator) = Emulator::new(&[("STORED", stored)]) else { return };
+        // What bf16 holds, so that only the result is rounded.
+        let narrow = |x: &f32| half::bf16::from_f32(x * 30.0).to_f32();
+        let wide = |seed: f32| noise(700, seed, 1e6).iter().map(narrow).collect::<Vec<f32>>();
+        let (gate, up) = (wide(0.3), wide(0.6));
+        let expected = (candle_nn::ops::silu(&tensor(&gate, 700)).unwrap() * tensor(&up, 700)).unwrap();
+        let products = emulator.run("swiglu", &[700], &[&gate, &up]);
+        for (a, b) in products.iter().zip(tensors::values(&expected).unwrap()) {
+            assert!((a - b).abs() <= tolerance * b.abs() + 1e-6, "{a} {b}");
+        }
+    }
+}
+
+#[test]
 fn squares_are_summed_down_the_columns() {
     for (stored, tolerance) in [(0, 1e-6), (1, 1e-2)] {
         let Some(emulator) = Emulator::new(&[("STORED", stored)]) else { return };

@@ -20,6 +20,8 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor> {
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     match gate.device() {
         Device::Cpu => gate.contiguous()?.apply_op2_no_bwd(&up.contiguous()?, &Elementwise("swiglu", swiglu_slice)),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => gate.contiguous()?.apply_op2_no_bwd(&up.contiguous()?, &crate::gpu::Swiglu),
         _ => candle_nn::ops::silu(gate)? * up,
     }
 }

@@ -64,6 +64,15 @@ int main(int argc, char **argv) {
         std::vector<float> wide;
         for (Stored x : weights) wide.push_back(widened(x));
         write(wide);
+    } else if (kernel == "swiglu") {  // count: gate, up
+        auto gate = read(n[0]), up = read(n[0]);
+        std::vector<Stored> g, u, product(n[0]);
+        for (float value : gate) g.push_back(stored(value));
+        for (float value : up) u.push_back(stored(value));
+        emulator::launch({2, 1}, THREADS, [&] { swiglu(g.data(), u.data(), product.data(), n[0]); });
+        std::vector<float> wide;
+        for (Stored value : product) wide.push_back(widened(value));
+        write(wide);
     } else if (kernel == "add_squares") {  // rows columns each: x, sums
         auto x = read(n[0] * n[1]), sums = read(n[1]);
         const u32 parts = (n[0] + n[2] - 1) / n[2], blocks = (n[1] + THREADS - 1) / THREADS;
