@@ -141,10 +141,15 @@ def main():
     recipe, done = os.path.join(work, "gpu.toml"), lambda name: os.path.join(work, name)
 
     if "model" in options.parts and not os.path.exists(done("model-made")):
-        print("making the model and the windows", file=sys.stderr, flush=True)
-        make_model(done("model"), shape, options.device)
-        make_windows(done("windows"), shape["vocab_size"], calibration, evaluation, length)
-        open(done("model-made"), "w").close()
+        if options.parts != ["model"]:
+            # In a process of its own, which leaves nothing on the device.
+            same = ["--calipr", options.calipr, "--work", options.work, "--shape", options.shape, "--device", options.device]
+            subprocess.run([sys.executable, __file__, *same, "--parts", "model"], check=True)
+        else:
+            print("making the model and the windows", file=sys.stderr, flush=True)
+            make_model(done("model"), shape, options.device)
+            make_windows(done("windows"), shape["vocab_size"], calibration, evaluation, length)
+            open(done("model-made"), "w").close()
     write_recipe(recipe, work, options.device, calibration, length)
 
     cache = ["--cache", done("cache")]

@@ -11,6 +11,7 @@
 #   SHAPE=tiny DEVICE=cpu               a small model on the CPU, to see that the script works
 #   PARTS="calipr table"                some of: model bench calipr pytorch table
 set -euo pipefail
+[ -z "${CALIPR:-}" ] || CALIPR=$(realpath "$CALIPR")
 cd "$(dirname "$0")/.."
 
 WORK=${WORK:-target/gpu}
@@ -38,10 +39,16 @@ case ${CALIPR:-} in
 esac
 # Where there is no CUDA toolkit, the libraries that came with PyTorch serve.
 libraries=$("$PYTHON" - <<'PYTHON'
-import glob, os, sysconfig
-print(":".join(sorted(glob.glob(os.path.join(sysconfig.get_paths()["purelib"], "nvidia", "*", "lib")))))
+import glob, importlib.util, os
+packages = os.path.dirname(os.path.dirname(importlib.util.find_spec("torch").origin))
+print(":".join(sorted(glob.glob(os.path.join(packages, "nvidia", "*", "lib")))))
 PYTHON
 )
 export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$libraries
+if ldd "$program" | grep "not found"; then
+    echo "the program lacks these libraries; a driver brings libcuda, and pip the others, as in" >&2
+    echo "    pip install nvidia-cublas nvidia-cuda-nvrtc==13.0.88 nvidia-curand==10.4.0.35 nvidia-cuda-runtime" >&2
+    exit 1
+fi
 exec "$PYTHON" benches/gpu.py --calipr "$program" --work "$WORK" --shape "${SHAPE:-llama-2-7b}" \
     --device "${DEVICE:-cuda}" --parts ${PARTS:-model bench calipr pytorch table}

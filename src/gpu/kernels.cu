@@ -42,7 +42,8 @@ __device__ static float widened(Stored x) { return x; }
 typedef unsigned short Stored;
 __device__ static Stored stored(float x) {
     const u32 bits = __float_as_uint(x);
-    return (Stored)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);  // to nearest, ties to even; x is finite
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return (Stored)(bits >> 16 | 0x40u);  // no number stays none
+    return (Stored)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);                   // to nearest, ties to even
 }
 __device__ static float widened(Stored x) { return __uint_as_float((u32)x << 16); }
 #else

@@ -30,6 +30,9 @@ pub struct Progress<'a> {
 /// Saving where the walk stands may take this much of the time that it would take to get there again.
 const SHARE: u32 = 50;
 
+/// Bytes of hidden states that are saved once without knowing what it takes.
+const MEASURED_BY_DOING: usize = 64 << 20;
+
 /// Where a walk stands: before block `next`.
 pub struct Standing {
     pub next: usize,
@@ -166,8 +169,9 @@ impl<'a> Progress<'a> {
         let tensors: Vec<Tensor> = streams().flat_map(Stream::hidden).cloned().collect();
         let bytes: usize = tensors.iter().map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum();
         let (last, cost) = self.saved.get();
-        // As long as nothing was measured, a disk of 1 GB/s: a GPU may pass a block while it is written.
-        let cost = cost.unwrap_or(Duration::from_nanos(bytes as u64));
+        // What is small is measured by doing it; else, as long as nothing was measured, a disk writes 1 GB/s.
+        let unmeasured = if bytes < MEASURED_BY_DOING { Duration::ZERO } else { Duration::from_nanos(bytes as u64) };
+        let cost = cost.unwrap_or(unmeasured);
         if last.elapsed() < SHARE * cost {
             return Ok(());
         }
@@ -237,15 +241,14 @@ fn what_changed(dense: &Linear, pruned: &Linear, dtype: DType) -> Result<(Tensor
 /// The same, with no more brought to the host than is kept.
 fn what_changed_on_device(dense: &Tensor, pruned: &Tensor, dtype: DType) -> Result<(Tensor, Option<Tensor>)> {
     let left = pruned.ne(0f32)?;
-    let changed = (pruned.ne(dense)?.to_dtype(DType::F32)? * left.to_dtype(DType::F32)?)?;
-    let changes = changed.max(D::Minus1)?.max_all()?.to_scalar::<f32>()?;
+    let changes = (pruned.ne(dense)? * &left)?.max(D::Minus1)?.max_all()?.to_scalar::<u8>()?;
     // Eight flags become a byte as the sum of powers of two.
     let flags = left.flatten_all()?;
     let flags = flags.pad_with_zeros(0, 0, flags.dim(0)?.next_multiple_of(8) - flags.dim(0)?)?;
     let powers = Tensor::new(&[1f32, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0], flags.device())?;
     let bytes = flags.reshape(((), 8))?.to_dtype(DType::F32)?.broadcast_mul(&powers)?.sum(D::Minus1)?;
     let mask = bytes.to_dtype(DType::U8)?.to_device(&Device::Cpu)?;
-    Ok((mask, if changes > 0.0 { Some(what_is_left(pruned, dtype)?) } else { None }))
+    Ok((mask, if changes > 0 { Some(what_is_left(pruned, dtype)?) } else { None }))
 }
 
 /// Whether a weight is no zero, of whatever sign.

@@ -89,16 +89,20 @@ impl Stream {
                 self.batches.push(batch);
                 continue;
             }
-            if batch.tokens() > most
-                && let Some((first, second)) = batch.halves()?
-            {
-                waiting.push_front(second);
-                waiting.push_front(first);
-                continue;
-            }
-            match stop_if_interrupted(watch).and_then(|()| f(&batch.flow)) {
+            let halves = if batch.tokens() > most { batch.halves() } else { Ok(None) };
+            let passed = match halves {
+                Ok(Some((first, second))) => {
+                    waiting.push_front(second);
+                    waiting.push_front(first);
+                    continue;
+                }
+                Ok(None) => stop_if_interrupted(watch).and_then(|()| f(&batch.flow)),
+                // Not even room for the halves.
+                Err(error) => Err(error.context("halving a batch")),
+            };
+            match passed {
                 Ok(flow) => self.batches.push(Batch { flow, ..batch }),
-                Err(error) if device::is_out_of_memory(&error) && batch.starts.len() > 1 => {
+                Err(error) if device::is_out_of_memory(&error) && batch.starts.len() > 1 && batch.tokens() <= most => {
                     most = batch.tokens() / 2;
                     tracing::warn!(
                         "the device's memory does not suffice for {} tokens at once; going on with half as many",

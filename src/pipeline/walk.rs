@@ -170,6 +170,7 @@ impl Walk<'_> {
         let mut block_pruner =
             BlockPruner { walk: self, pruner, index, solving: Duration::ZERO, zeros: 0, weights: 0, layers: vec![] };
         block_pruner.prune(&mut block, calibration, index + 1 == blocks).with_context(|| format!("block {index}"))?;
+        self.model.device.synchronize()?;
         let BlockPruner { layers, solving, zeros, weights, .. } = block_pruner;
         let record = BlockRecord {
             layers,
@@ -318,6 +319,7 @@ impl BlockPruner<'_> {
             let dense = Linear::new(block.linear(name).weight().clone(), None);
             let pruned = prune(dense.weight()).with_context(|| in_linear(name))?;
             let weight = self.walk.model.round(&pruned.weight)?;
+            self.walk.model.device.synchronize()?;
             // What the linears of a site share counts for the first.
             let seconds = started.elapsed();
             self.solving += seconds;
