@@ -47,28 +47,23 @@ pub fn to_dtype(tensor: &Tensor, dtype: DType) -> Result<Tensor> {
     }
 }
 
-/// The tensor in f32 without gaps, where there are kernels for it: on the host or a CUDA device.
-pub fn for_kernels(tensor: &Tensor) -> Result<Tensor> {
-    match tensor.device().is_cpu() || tensor.device().is_cuda() {
-        true => to_dtype(tensor, DType::F32)?.contiguous(),
-        false => tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous(),
-    }
-}
-
-/// As [`for_kernels`], but an error where a value is NaN or infinite; `what` names the tensor in it.
+/// The tensor in f32 without gaps, where there are kernels for it: on the host or a CUDA device. An error where a value is
+/// NaN or infinite; `what` names the tensor in it.
 pub fn finite(tensor: &Tensor, what: &str) -> anyhow::Result<Tensor> {
-    let tensor = for_kernels(tensor)?;
+    let tensor = match tensor.device().is_metal() {
+        true => tensor.to_device(&Device::Cpu)?,
+        false => tensor.clone(),
+    };
+    let tensor = to_dtype(&tensor, DType::F32)?.contiguous()?;
     let bad = match tensor.device().is_cpu() {
-        true => with_values(&tensor, not_finite)?,
+        true => with_values(&tensor, |values| {
+            values.par_chunks(CHUNK).map(|chunk| chunk.iter().filter(|x| !x.is_finite()).count()).sum()
+        })?,
         // Of these alone is the product with 0 not 0.
         false => count(&(&tensor * 0.0)?.ne(0f32)?)? as usize,
     };
     ensure!(bad == 0, "{bad} of {} values of the {what} are NaN or infinite", tensor.elem_count());
     Ok(tensor)
-}
-
-fn not_finite(values: &[f32]) -> usize {
-    values.par_chunks(CHUNK).map(|chunk| chunk.iter().filter(|x| !x.is_finite()).count()).sum()
 }
 
 /// How many of the flags (of u8, 0 or 1) are set.
@@ -86,14 +81,6 @@ pub fn zeros(tensor: &Tensor) -> Result<u64> {
         }),
         false => count(&tensor.eq(0f32)?),
     }
-}
-
-/// As [`values`], but an error where one is NaN or infinite; `what` names the tensor in it.
-pub fn finite_values(tensor: &Tensor, what: &str) -> anyhow::Result<Vec<f32>> {
-    let values = values(tensor)?;
-    let bad = not_finite(&values);
-    ensure!(bad == 0, "{bad} of {} values of the {what} are NaN or infinite", values.len());
-    Ok(values)
 }
 
 /// Calls `f` with the values of a tensor: without a copy where it is a contiguous f32 tensor on the

@@ -38,7 +38,7 @@ impl BenchArgs {
         let fetcher = self.machinery.fetcher(&self.machinery.cache());
         let library = Library::of_recipe(&self.recipe);
         let path = recipe.model.source.resolve(&library.bases(), &fetcher).context("the model")?;
-        let device = recipe.model.device.open()?.swap_remove(0);
+        let device = recipe.model.device.open_first()?;
         let dtype = DType::from(recipe.model.dtype);
         let model = Model::open(&ModelFiles::at(&path)?, dtype, device.clone())?;
 

@@ -23,8 +23,8 @@ impl StudyArgs {
         let inputs = match Inputs::are_local(&recipe, &library, &fetcher)? {
             true => {
                 // What was computed elsewhere is under another key: plan for the device that would run.
-                let devices = recipe.model.device.open()?;
-                Some(Inputs::resolve(&recipe, &layers, &library, &fetcher, device::kind(&devices[0]))?)
+                let kind = device::kind(&recipe.model.device.open_first()?);
+                Some(Inputs::resolve(&recipe, &layers, &library, &fetcher, kind)?)
             }
             false => None,
         };

@@ -1,7 +1,8 @@
 //! Pruning on a device: the kernels behind the methods.
 
 use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, PushKernelArg};
+use candle_core::cuda_backend::cudarc::driver::sys::CUdeviceptr;
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, LaunchArgs, PushKernelArg};
 use candle_core::{CudaDevice, Result};
 
 use super::kernels::{BLOCKS, NONE, THREADS, WARP, count, grid, kernel};
@@ -20,6 +21,17 @@ pub enum Removal<'a> {
 const DIGITS: u32 = 3;
 /// Values of a `Selection`: bits, rank, blocks done, and a count for each of 2¹¹ digits.
 const SELECTION: usize = 3 + (1 << 11);
+
+/// An argument that may be missing.
+fn arg_or_none<'a, T>(launch: &mut LaunchArgs<'a>, argument: Option<&'a T>)
+where
+    LaunchArgs<'a>: PushKernelArg<&'a T> + PushKernelArg<&'a CUdeviceptr>,
+{
+    match argument {
+        Some(argument) => PushKernelArg::<&'a T>::arg(launch, argument),
+        None => PushKernelArg::<&'a CUdeviceptr>::arg(launch, &NONE),
+    };
+}
 
 /// The first columns of the rows of a matrix.
 struct Scored<'a> {
@@ -42,10 +54,7 @@ fn select(device: &CudaDevice, scored: &Scored, rank: usize) -> Result<CudaSlice
     for digit in 0..DIGITS {
         let mut launch = f.builder();
         launch.arg(scored.weights).arg(&rows).arg(&columns).arg(&stride);
-        match scored.scales {
-            Some(scales) => launch.arg(scales),
-            None => launch.arg(&NONE),
-        };
+        arg_or_none(&mut launch, scored.scales);
         launch.arg(&digit).arg(&mut selection);
         // SAFETY: the arguments are those of the kernel, and the weights have these rows.
         unsafe { launch.launch(grid(blocks, 1)?) }.w()?;
@@ -106,10 +115,7 @@ pub fn prune_groups(
     let (all, columns, gone) = (groups as u64, count(columns)?, count(gone)?);
     let mut launch = f.builder();
     launch.arg(weights).arg(&all).arg(&columns);
-    match scales {
-        Some(scales) => launch.arg(scales),
-        None => launch.arg(&NONE),
-    };
+    arg_or_none(&mut launch, scales);
     launch.arg(&gone);
     // SAFETY: the arguments are those of the kernel, and the weights have so many groups.
     unsafe { launch.launch(grid(groups.div_ceil(THREADS), 1)?) }.w()?;
@@ -150,10 +156,7 @@ pub fn solve(
             let (rows, b, stride, gone) = (count(rows)?, count(b)?, d as u64, count(gone)?);
             let mut launch = f.builder();
             launch.arg(&mut own).arg(&rows).arg(&b).arg(&stride).arg(&u).arg(&scales).arg(&mut errors);
-            match &selection {
-                Some(selection) => launch.arg(selection),
-                None => launch.arg(&NONE),
-            };
+            arg_or_none(&mut launch, selection.as_ref());
             launch.arg(&gone);
             let blocks = (rows as usize).div_ceil(THREADS / WARP);
             // SAFETY: the arguments are those of the kernel, whose views begin where the block of columns does.

@@ -27,6 +27,7 @@ use crate::model::{Block, Generator, Head, Model, Rope, Site, Tokenizer, device}
 use crate::prune::StatisticKind;
 use crate::recipe::{Cell, Recipe, Unit, WindowUnit};
 use crate::size::Size;
+use crate::tensors;
 
 /// What a cell came to, with its results on each suite; none where it failed.
 #[derive(Debug, Clone, PartialEq)]
@@ -404,7 +405,7 @@ impl<'a> Study<'a> {
             passages = rest;
             let texts = here.iter().map(|p| p.scored.as_slice()).enumerate();
             if let Some((states, _)) = batch.predictions(texts)? {
-                values.extend(crate::tensors::finite_values(&states, "dense model's hidden states")?);
+                values.extend(tensors::values(&tensors::finite(&states, "dense model's hidden states")?)?);
             }
         }
         let shape = (values.len() / self.model.config.hidden, self.model.config.hidden);

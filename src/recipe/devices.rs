@@ -41,10 +41,20 @@ impl Devices {
         Ok(())
     }
 
-    /// Opens all of them.
+    /// Opens all of them; one at least.
     pub fn open(&self) -> Result<Vec<Device>> {
+        self.opened(self.0.len())
+    }
+
+    /// Opens the first: the others are of its kind.
+    pub fn open_first(&self) -> Result<Device> {
+        Ok(self.opened(1)?.swap_remove(0))
+    }
+
+    fn opened(&self, count: usize) -> Result<Vec<Device>> {
         self.check()?;
-        self.0.iter().map(|name| device::open(name).with_context(|| format!("the device \"{name}\""))).collect()
+        let open = |name: &String| device::open(name).with_context(|| format!("the device \"{name}\""));
+        self.0.iter().take(count).map(open).collect()
     }
 }
 
