@@ -424,6 +424,108 @@ extern "C" __global__ void causal_softmax(const float *scores, Stored *weights, 
     }
 }
 
+// --- Scores ----------------------------------------------------------------------------------------------------------
+
+// The largest logit of a row, and the sum of the exponentials below it.
+__device__ static void exponentials(const float *logits, u32 vocabulary, float *room, float *largest, float *sum) {
+    float most = logits[0], total = 0.0f;
+    for (u32 i = threadIdx.x; i < vocabulary; i += THREADS) most = fmaxf(most, logits[i]);
+    most = over_block(most, false, room);
+    for (u32 i = threadIdx.x; i < vocabulary; i += THREADS) total += expf(logits[i] - most);
+    *largest = most;
+    *sum = over_block(total, true, room);
+}
+
+// ln softmax of a row's logits at one place each (rows). Grid: rows, blocks of THREADS threads.
+extern "C" __global__ void log_likelihoods(const float *logits, const u32 *ids, float *out, u32 vocabulary) {
+    __shared__ float room[THREADS / WARP];
+    const float *row = logits + (u64)blockIdx.x * vocabulary;
+    float largest, sum;
+    exponentials(row, vocabulary, room, &largest, &sum);
+    if (threadIdx.x == 0) out[blockIdx.x] = row[ids[blockIdx.x]] - largest - logf(sum);
+}
+
+// Loss, Jensen-Shannon and KL divergence, and agreement (rows × 4) of the pruned model's logits with the dense model's
+// (rows × vocabulary each). With d = ln q − ln p and t = ln(½ + ½·eᵈ): JS = ½·Σ q·d − (p + q)·t, KL = −Σ p·d. Grid: rows,
+// blocks of THREADS threads.
+extern "C" __global__ void compare_logits(const float *dense, const float *pruned, const u32 *ids, float *out,
+                                          u32 vocabulary) {
+    __shared__ float room[THREADS / WARP];
+    const u64 at = (u64)blockIdx.x * vocabulary;
+    const float *zp = dense + at, *zq = pruned + at;
+    float p_largest, p_sum, q_largest, q_sum;
+    exponentials(zp, vocabulary, room, &p_largest, &p_sum);
+    exponentials(zq, vocabulary, room, &q_largest, &q_sum);
+    const float shift = logf(q_sum) - logf(p_sum);
+    // The first of the largest, which f32 counts exactly: vocabularies have fewer than 2²⁴ words.
+    float js = 0.0f, kl = 0.0f, first = -16777216.0f;
+    for (u32 i = threadIdx.x; i < vocabulary; i += THREADS) {
+        const float p = expf(zp[i] - p_largest) / p_sum, q = expf(zq[i] - q_largest) / q_sum;
+        const float d = zq[i] - q_largest - (zp[i] - p_largest) - shift, held = fminf(fmaxf(d, -80.0f), 80.0f);
+        js += q * held - (p + q) * logf(0.5f + 0.5f * expf(held));
+        kl -= p * d;
+        if (zq[i] == q_largest) first = fmaxf(first, -(float)i);
+    }
+    js = over_block(js, true, room);
+    kl = over_block(kl, true, room);
+    first = over_block(first, false, room);
+    if (threadIdx.x == 0) {
+        float *to = out + 4 * (u64)blockIdx.x;
+        to[0] = logf(q_sum) - (zq[ids[blockIdx.x]] - q_largest);
+        to[1] = 0.5f * js;
+        to[2] = kl;
+        // Where the pruned model's logits are no numbers, none is the largest.
+        const u32 best = (u32)-first;
+        to[3] = best < vocabulary && zp[best] == p_largest ? 1.0f : 0.0f;
+    }
+}
+
+// --- Pruned weights, packed ------------------------------------------------------------------------------------------
+
+// Weights that one thread packs, and a block.
+#define OCTET 8
+#define TILE (THREADS * OCTET)
+
+// Which weights are left, a bit each (from the lowest), and how many of each tile; sets `changed` where one that is left
+// has another value than before. Grid: tiles, blocks of THREADS threads.
+extern "C" __global__ void mark_left(const Stored *before, const Stored *after, u64 count, unsigned char *bits,
+                                     u32 *left_of, u32 *changed) {
+    __shared__ float room[THREADS / WARP];
+    const u64 octet = (u64)blockIdx.x * THREADS + threadIdx.x;
+    u32 byte = 0, left = 0;
+    for (u32 k = 0; k < OCTET && octet * OCTET + k < count; k++) {
+        const Stored value = after[octet * OCTET + k];
+        if (widened(value) == 0.0f) continue;
+        byte |= 1u << k;
+        left++;
+        if (value != before[octet * OCTET + k]) *changed = 1;
+    }
+    if (octet * OCTET < count) bits[octet] = (unsigned char)byte;
+    const float sum = over_block((float)left, true, room);
+    if (threadIdx.x == 0) left_of[blockIdx.x] = (u32)sum;
+}
+
+// The weights that are left, one after the other; those of a tile begin at its offset. Grid: as above.
+extern "C" __global__ void take_left(const Stored *after, u64 count, const u32 *offsets, Stored *out) {
+    __shared__ u32 before[THREADS];
+    const u64 first = ((u64)blockIdx.x * THREADS + threadIdx.x) * OCTET;
+    u32 left = 0;
+    for (u32 k = 0; k < OCTET && first + k < count; k++) left += widened(after[first + k]) != 0.0f;
+    before[threadIdx.x] = left;
+    __syncthreads();
+    // Sums over ever longer runs of threads.
+    for (u32 run = 1; run < THREADS; run *= 2) {
+        const u32 sum = before[threadIdx.x] + (threadIdx.x >= run ? before[threadIdx.x - run] : 0);
+        __syncthreads();
+        before[threadIdx.x] = sum;
+        __syncthreads();
+    }
+    u64 to = (u64)offsets[blockIdx.x] + before[threadIdx.x] - left;
+    for (u32 k = 0; k < OCTET && first + k < count; k++) {
+        if (widened(after[first + k]) != 0.0f) out[to++] = after[first + k];
+    }
+}
+
 // --- Decoding --------------------------------------------------------------------------------------------------------
 
 #define LANE_DIMS ((DIM + WARP - 1) / WARP)

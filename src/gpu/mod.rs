@@ -15,9 +15,13 @@ mod kernels;
 #[cfg(feature = "cuda")]
 pub mod memory;
 #[cfg(feature = "cuda")]
+mod packing;
+#[cfg(feature = "cuda")]
 mod products;
 #[cfg(feature = "cuda")]
 mod pruning;
+#[cfg(feature = "cuda")]
+mod scores;
 #[cfg(feature = "cuda")]
 mod statistics;
 #[cfg(test)]
@@ -28,8 +32,10 @@ pub use {
     attention::{CausalAttention, DecodeAttention, OnDevice, SpanAttention},
     elementwise::Swiglu,
     kernels::{copied, view},
+    packing::pack_left,
     products::ProductInF32,
     pruning::{Removal, prune_groups, prune_rows, prune_up_to, solve},
+    scores::{CompareLogits, LogLikelihoods},
     statistics::{AddGram, AddSquares},
 };
 

@@ -11,7 +11,8 @@ use candle_core::{Device, Tensor};
 use super::KERNELS;
 use super::views::{Call, View};
 use crate::linalg::{Mat, MatMut, Threads, product, upper_inverse_factor};
-use crate::model::{Cache, Heads, Rope, cached_attention};
+use crate::metrics::{Prediction, log_likelihoods, score_positions};
+use crate::model::{Cache, Heads, Linear, Rope, cached_attention};
 use crate::prune::{MethodName, MethodOptions, Sparsity, Statistic};
 use crate::tensors;
 
@@ -220,6 +221,56 @@ fn swiglu_is_what_candle_makes_of_it() {
         let products = emulator.run("swiglu", &[700], &[&gate, &up]);
         for (a, b) in products.iter().zip(tensors::values(&expected).unwrap()) {
             assert!((a - b).abs() <= tolerance * b.abs() + 1e-6, "{a} {b}");
+        }
+    }
+}
+
+#[test]
+fn logits_are_scored_as_on_the_cpu() {
+    let Some(emulator) = Emulator::new(&[]) else { return };
+    for (vocabulary, ids) in [(40, [3, 0, 39]), (1000, [999, 500, 7])] {
+        let scaled =
+            |seed: f32, steps| noise(3 * vocabulary, seed, steps).iter().map(|x| x * 9.0).collect::<Vec<f32>>();
+        // Many equal logits, and far apart ones.
+        for (dense, pruned) in [(scaled(0.1, 1e6), scaled(0.5, 1e6)), (scaled(0.1, 3.0), scaled(0.2, 3.0))] {
+            let numbers: Vec<usize> = [vocabulary].into_iter().chain(ids).collect();
+            let predictions: Vec<Prediction> =
+                ids.iter().enumerate().map(|(sample, &id)| Prediction { sample, id: id as u32 }).collect();
+            // A head that is the identity makes the states their own logits.
+            let head = Linear::new(Tensor::eye(vocabulary, candle_core::DType::F32, &Device::Cpu).unwrap(), None);
+            let of = |values: &[f32]| tensor(values, (3, vocabulary));
+            let expected = score_positions(&predictions, 3, Some(&of(&dense)), &of(&pruned), &head).unwrap();
+            let scores = emulator.run("compare_logits", &numbers, &[&dense, &pruned]);
+            for (scores, expected) in scores.chunks(4).zip(&expected) {
+                for (a, b) in scores.iter().zip([expected.loss, expected.js, expected.kl, expected.agreement]) {
+                    assert!((f64::from(*a) - b).abs() < 2e-5 * b.abs().max(0.1), "{scores:?} {expected:?}");
+                }
+            }
+            let expected = log_likelihoods(&predictions, 3, &of(&pruned), &head).unwrap();
+            for (a, b) in emulator.run("log_likelihoods", &numbers, &[&pruned]).iter().zip(&expected) {
+                assert!((f64::from(*a) - b).abs() < 2e-5 * b.abs().max(0.1), "{a} {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_left_of_a_weight_is_packed_in_its_order() {
+    for stored in [0, 1] {
+        let Some(emulator) = Emulator::new(&[("STORED", stored)]) else { return };
+        for count in [5, 8, 2048, 5003] {
+            let narrow = |x: f32| half::bf16::from_f32(x).to_f32();
+            let before: Vec<f32> = noise(count, 0.3, 1e6).into_iter().map(narrow).collect();
+            let kept = |i: usize, x: f32| if i * 7 % 5 < 2 { -0.0 } else { x };
+            let masked: Vec<f32> = before.iter().enumerate().map(|(i, &x)| kept(i, x)).collect();
+            let moved: Vec<f32> = masked.iter().enumerate().map(|(i, &x)| kept(i, x * 2.0)).collect();
+            for (after, changed) in [(&masked, 0.0), (&moved, 1.0)] {
+                let out = emulator.run("pack_left", &[count], &[&before, after]);
+                let (bytes, values) = out[1..].split_at(count.div_ceil(8));
+                assert_eq!(out[0], changed);
+                assert!((0..count).all(|i| (bytes[i / 8] as u8 >> (i % 8) & 1 == 1) == (after[i] != 0.0)), "{count}");
+                assert_eq!(values, after.iter().copied().filter(|x| *x != 0.0).collect::<Vec<f32>>(), "{count}");
+            }
         }
     }
 }

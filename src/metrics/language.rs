@@ -40,6 +40,9 @@ impl AddAssign<&Scores> for Scores {
 /// Positions whose logits exist at once; two such chunks, of the dense and the pruned model.
 const CHUNK: usize = 256;
 
+/// Bytes of a chunk's logits on a device, which has more to do at once.
+const DEVICE_CHUNK_BYTES: usize = 512 << 20;
+
 /// A token that a hidden state predicts, and the sample that its score is added to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Prediction {
@@ -154,7 +157,8 @@ fn each_chunk_on_device(
     head: &Linear,
     mut f: impl FnMut(usize, &[Prediction], &[u32], &Tensor) -> Result<()>,
 ) -> Result<()> {
-    let (mut at, mut size) = (0, CHUNK);
+    let logits_bytes = head.weight().dim(0)? * size_of::<f32>();
+    let (mut at, mut size) = (0, (DEVICE_CHUNK_BYTES / logits_bytes.max(1)).max(CHUNK));
     while at < predictions.len() {
         let here = &predictions[at..predictions.len().min(at + size)];
         let ids: Vec<u32> = here.iter().map(|p| p.id).collect();

@@ -97,6 +97,8 @@ pub fn stages(
         DType::F16 if model.device.is_cpu() => DType::F32,
         dtype => dtype,
     };
+    // A device compiles its kernels, and takes its memory, when they are first needed.
+    let is_device = !model.device.is_cpu();
     let mut measured = Vec::new();
     let mut methods = recipe.grid.method.clone();
     methods.dedup();
@@ -104,9 +106,13 @@ pub fn stages(
         let (method, name) = (recipe.method.get(name), name.as_str());
         let kind = method.statistic();
         let sparsity = recipe.grid.sparsity[0];
-        let pruner = Some(Pruner { method, sparsity, spec: recipe.prune });
-        let calibration = (kind != StatisticKind::None).then_some(passages.as_slice());
-        let record = Walk { pruner, calibration, ..walk(name) }.run()?.record;
+        let pruner = || Some(Pruner { method, sparsity, spec: recipe.prune });
+        let of = |passages| (kind != StatisticKind::None).then_some(passages);
+        if is_device {
+            Walk { pruner: pruner(), calibration: of(&passages[..1]), ..walk(&format!("first {name}")) }.run()?;
+        }
+        let calibration = of(passages.as_slice());
+        let record = Walk { pruner: pruner(), calibration, ..walk(name) }.run()?.record;
         let way = match kind {
             StatisticKind::None => "reading weights",
             StatisticKind::ColumnNorms => "pass, norms of inputs",
@@ -120,7 +126,11 @@ pub fn stages(
         measured.push(Measured { name: prune, work: solving, dtype: DType::F32, seconds: record.prune_seconds });
     }
 
-    let suites = vec![(Digest::of(&"bench"), passages.as_slice())];
+    let suite = |passages| vec![(Digest::of(&"bench"), passages)];
+    if is_device {
+        Walk { suites: suite(&passages[..1]), ..walk("first dense") }.run()?;
+    }
+    let suites = suite(passages.as_slice());
     let suite = Walk { suites, ..walk("dense") }.run()?.suites.into_iter().next().context("a suite went along")?;
     let forward = work::forward(&config, tokens, length);
     measured.push(Measured { name: "suites: pass".into(), work: forward, dtype, seconds: suite.seconds });
@@ -135,7 +145,8 @@ pub fn stages(
         let states = states.narrow(0, 0, count)?;
         score_positions(&predictions[..count], 1, Some(&states), &states, &head.linear)
     };
-    score(1)?; // packs the head, as a study does once
+    // Packs the head, as a study does once.
+    score(if is_device { positions } else { 1 })?;
     let started = Instant::now();
     score(positions)?;
     let seconds = started.elapsed().as_secs_f64();

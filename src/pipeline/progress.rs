@@ -2,9 +2,10 @@
 //! where its walk stands.
 
 use std::cell::Cell;
+use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use candle_core::{D, DType, Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ use super::cache::{Cache, Key, Stage};
 use super::cell::{BlockRecord, PrunedRecord};
 use super::stream::Stream;
 use crate::digest::Digest;
+use crate::guard::said;
 use crate::linalg::CHUNK;
 use crate::model::{Block, Linear, Model, Site};
 use crate::tensors;
@@ -105,15 +107,16 @@ impl<'a> Progress<'a> {
         self.cache.read_tensors(key).map(|((), parts)| parts)
     }
 
-    /// Keeps what became of the weights of `dense`: which are left, and, where the method changed them, their values.
-    pub fn save_block(
+    /// What is to be kept of a pruned block: which weights of `dense` are left, and, where the method changed them, their
+    /// values; on the host.
+    pub fn pack_block(
         &self,
         index: usize,
         dense: &Block,
         pruned: &Block,
         record: &BlockRecord,
         dtype: DType,
-    ) -> Result<()> {
+    ) -> Result<PackedBlock> {
         let changed = |(dense, pruned)| what_changed(dense, pruned, dtype);
         let saved: Vec<(Tensor, Option<Tensor>)> = match dense.linears[0].weight().device().is_cpu() {
             true => dense.linears.par_iter().zip(&pruned.linears).map(changed).collect::<Result<_>>()?,
@@ -123,7 +126,12 @@ impl<'a> Progress<'a> {
         let changed: Vec<bool> = saved.iter().map(|(_, values)| values.is_some()).collect();
         let parts: Vec<Tensor> =
             saved.into_iter().flat_map(|(mask, values)| [mask].into_iter().chain(values)).collect();
-        self.cache.write_tensors(self.block_key(index), &(record, changed), &parts)
+        Ok(PackedBlock { key: self.block_key(index), about: (record.clone(), changed), parts })
+    }
+
+    /// What writes blocks, in a thread of `scope` where the host is not the one that computes.
+    pub fn saver<'scope>(&self, scope: &'scope Scope<'scope, 'a>, device: &Device) -> Saver<'scope, 'a> {
+        Saver { cache: self.cache, scope: (!device.is_cpu()).then_some(scope), writing: None }
     }
 
     /// Forgets an entry that turned out to be of no use.
@@ -226,6 +234,40 @@ impl<'a> Progress<'a> {
     }
 }
 
+/// A pruned block as the cache has it.
+pub struct PackedBlock {
+    key: Key,
+    /// The record, and which linears have values.
+    about: (BlockRecord, Vec<bool>),
+    parts: Vec<Tensor>,
+}
+
+/// Writes blocks, one behind the walk at most.
+pub struct Saver<'scope, 'a> {
+    cache: &'a Cache,
+    /// None where they are written at once.
+    scope: Option<&'scope Scope<'scope, 'a>>,
+    writing: Option<ScopedJoinHandle<'scope, Result<()>>>,
+}
+
+impl Saver<'_, '_> {
+    /// Writes a block, or begins to, as soon as the one before is written.
+    pub fn save(&mut self, block: PackedBlock) -> Result<()> {
+        self.finish()?;
+        let cache = self.cache;
+        let write = move || cache.write_tensors(block.key, &block.about, &block.parts);
+        let Some(scope) = self.scope else { return write() };
+        self.writing = Some(scope.spawn(write));
+        Ok(())
+    }
+
+    /// Waits until all is written.
+    pub fn finish(&mut self) -> Result<()> {
+        let Some(writing) = self.writing.take() else { return Ok(()) };
+        writing.join().unwrap_or_else(|panic| Err(anyhow!("writing a block: {}", said(&*panic))))
+    }
+}
+
 /// Which weights are left, a bit each, and their values where the method changed any.
 fn what_changed(dense: &Linear, pruned: &Linear, dtype: DType) -> Result<(Tensor, Option<Tensor>)> {
     if !pruned.weight().device().is_cpu() {
@@ -240,6 +282,10 @@ fn what_changed(dense: &Linear, pruned: &Linear, dtype: DType) -> Result<(Tensor
 
 /// The same, with no more brought to the host than is kept.
 fn what_changed_on_device(dense: &Tensor, pruned: &Tensor, dtype: DType) -> Result<(Tensor, Option<Tensor>)> {
+    #[cfg(feature = "cuda")]
+    if pruned.device().is_cuda() && pruned.dtype() == dtype {
+        return Ok(crate::gpu::pack_left(dense, pruned)?);
+    }
     let left = pruned.ne(0f32)?;
     let changes = (pruned.ne(dense)? * &left)?.max(D::Minus1)?.max_all()?.to_scalar::<u8>()?;
     // Eight flags become a byte as the sum of powers of two.

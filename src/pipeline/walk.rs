@@ -2,15 +2,16 @@
 //! the calibration windows and the suites before the next one is read.
 
 use std::collections::HashSet;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use candle_core::Tensor;
+use candle_core::{D, DType, Tensor};
 use rayon::prelude::*;
 
 use super::cache::Key;
 use super::cell::{BlockRecord, LayerRecord, PrunedRecord};
-use super::progress::{Progress, Standing, SuiteStream};
+use super::progress::{Progress, Saver, Standing, SuiteStream};
 use super::stream::Stream;
 use super::{Watch, stop_if_interrupted};
 use crate::data::Passage;
@@ -87,7 +88,12 @@ impl Walk<'_> {
     pub fn run(&self) -> Result<Walked> {
         let mut lost = HashSet::new();
         loop {
-            let walked = self.walk();
+            let walked: Result<Walked> = thread::scope(|scope| {
+                let mut saver = self.progress.saver(scope, &self.model.device);
+                let walked = self.walk(&mut saver)?;
+                saver.finish()?;
+                Ok(walked)
+            });
             let Some(&Lost(key)) = walked.as_ref().err().and_then(|error| error.downcast_ref()) else {
                 return walked;
             };
@@ -100,7 +106,7 @@ impl Walk<'_> {
         }
     }
 
-    fn walk(&self) -> Result<Walked> {
+    fn walk(&self, saver: &mut Saver) -> Result<Walked> {
         let blocks = self.model.config.blocks;
         let mut standing = self.progress.resume(self.start()?, &self.model.device)?;
         let is_pruned = |from: usize| self.pruner.is_some() && (from..blocks).all(|i| self.progress.has_block(i));
@@ -125,7 +131,7 @@ impl Walk<'_> {
         while standing.next < blocks {
             let index = standing.next;
             let (block, record) = match &self.pruner {
-                Some(pruner) if !restores => self.prune(pruner, index, standing.calibration.as_mut())?,
+                Some(pruner) if !restores => self.prune(pruner, index, standing.calibration.as_mut(), saver)?,
                 _ => self.again(index)?,
             };
             standing.record.add(record);
@@ -161,7 +167,13 @@ impl Walk<'_> {
     }
 
     /// Prunes a block, and keeps it.
-    fn prune(&self, pruner: &Pruner, index: usize, calibration: Option<&mut Stream>) -> Result<(Block, BlockRecord)> {
+    fn prune(
+        &self,
+        pruner: &Pruner,
+        index: usize,
+        calibration: Option<&mut Stream>,
+        saver: &mut Saver,
+    ) -> Result<(Block, BlockRecord)> {
         let blocks = self.model.config.blocks;
         self.watch.progress(index, blocks, "prune");
         let started = Instant::now();
@@ -179,7 +191,7 @@ impl Walk<'_> {
             calibrate_seconds: (started.elapsed() - solving).as_secs_f64(),
             prune_seconds: solving.as_secs_f64(),
         };
-        self.progress.save_block(index, &dense, &block, &record, self.model.dtype)?;
+        saver.save(self.progress.pack_block(index, &dense, &block, &record, self.model.dtype)?)?;
         Ok((block, record))
     }
 
@@ -377,6 +389,15 @@ fn zeros(weight: &Tensor) -> Result<(u64, u64)> {
 /// ‖XWᵀ − XŴᵀ‖² / ‖XWᵀ‖².
 fn relative_error(x: &Tensor, dense: &Linear, pruned: &Linear) -> Result<f64> {
     let [dense, pruned] = Linear::products([dense, pruned], x)?;
+    if !dense.device().is_cpu() {
+        // Sums over rows there, and over all of them here: that is all that comes to the host.
+        let dense = dense.to_dtype(DType::F32)?;
+        let sum = |x: Tensor| -> Result<f64> {
+            Ok(x.sqr()?.sum(D::Minus1)?.to_vec1::<f32>()?.into_iter().map(f64::from).sum())
+        };
+        let (lost, whole) = (sum((&dense - pruned.to_dtype(DType::F32)?)?)?, sum(dense)?);
+        return Ok(if whole > 0.0 { lost / whole } else { 0.0 });
+    }
     // Chunk by chunk and then all chunks in their order, whoever computes them.
     let squares = |(dense, pruned): (&[f32], &[f32])| {
         dense.iter().zip(pruned).fold((0.0, 0.0), |(lost, whole), (&d, &p)| {

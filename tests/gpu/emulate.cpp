@@ -73,6 +73,39 @@ int main(int argc, char **argv) {
         std::vector<float> wide;
         for (Stored value : product) wide.push_back(widened(value));
         write(wide);
+    } else if (kernel == "log_likelihoods") {  // vocabulary id...: logits
+        std::vector<u32> ids(n.begin() + 1, n.end());
+        auto logits = read(ids.size() * n[0]);
+        std::vector<float> out(ids.size(), NAN);
+        emulator::launch({(u32)ids.size(), 1}, THREADS, [&] { log_likelihoods(logits.data(), ids.data(), out.data(), n[0]); });
+        write(out);
+    } else if (kernel == "compare_logits") {  // vocabulary id...: dense, pruned
+        std::vector<u32> ids(n.begin() + 1, n.end());
+        auto dense = read(ids.size() * n[0]), pruned = read(ids.size() * n[0]);
+        std::vector<float> out(ids.size() * 4, NAN);
+        emulator::launch({(u32)ids.size(), 1}, THREADS, [&] {
+            compare_logits(dense.data(), pruned.data(), ids.data(), out.data(), n[0]);
+        });
+        write(out);
+    } else if (kernel == "pack_left") {  // count: before, after; whether any changed, the bytes, what is left
+        auto before = read(n[0]), after = read(n[0]);
+        std::vector<Stored> b, a;
+        for (float value : before) b.push_back(stored(value));
+        for (float value : after) a.push_back(stored(value));
+        const u32 tiles = (n[0] + TILE - 1) / TILE;
+        std::vector<unsigned char> bits((n[0] + 7) / 8, 0xff);
+        std::vector<u32> counts(tiles, 12345), offsets;
+        u32 changed = 0, left = 0;
+        emulator::launch({tiles, 1}, THREADS, [&] {
+            mark_left(b.data(), a.data(), n[0], bits.data(), counts.data(), &changed);
+        });
+        for (u32 count : counts) offsets.push_back(left), left += count;
+        std::vector<Stored> values(left);
+        emulator::launch({tiles, 1}, THREADS, [&] { take_left(a.data(), n[0], offsets.data(), values.data()); });
+        std::vector<float> wide = {(float)changed};
+        for (unsigned char byte : bits) wide.push_back(byte);
+        for (Stored value : values) wide.push_back(widened(value));
+        write(wide);
     } else if (kernel == "add_squares") {  // rows columns each: x, sums
         auto x = read(n[0] * n[1]), sums = read(n[1]);
         const u32 parts = (n[0] + n[2] - 1) / n[2], blocks = (n[1] + THREADS - 1) / THREADS;
