@@ -166,8 +166,8 @@ def main():
         if code not in (0, 3):
             sys.exit(code)
     theirs = {}
-    for method in METHODS:
-        for sparsity in SPARSITIES:
+    for sparsity in SPARSITIES:
+        for method in METHODS:
             file = done(f"pytorch-{method}-{sparsity.replace(':', 'of')}.json")
             if "pytorch" in options.parts and not os.path.exists(file):
                 print(f"PyTorch: {method} {sparsity}", file=sys.stderr, flush=True)

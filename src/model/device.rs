@@ -94,6 +94,14 @@ pub fn available_bytes(device: &Device) -> Option<u64> {
     }
 }
 
+/// A device keeps what all cells use where that takes no more than one in so many parts of its free memory.
+const KEPT_SHARE: u64 = 4;
+
+/// Whether a device has memory to keep so many bytes for all cells. What the host has it reads again.
+pub fn has_room(device: &Device, bytes: u64) -> bool {
+    available_bytes(device).is_some_and(|available| available / KEPT_SHARE >= bytes)
+}
+
 /// The kind of a device, which decides how its numbers round.
 pub fn kind(device: &Device) -> &'static str {
     match device {

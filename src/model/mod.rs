@@ -32,9 +32,6 @@ use weights::{GgufFile, SafetensorsDir, Weights};
 
 use crate::tensors;
 
-/// A device keeps a model's blocks where they take no more than one in so many parts of its free memory.
-const KEPT_SHARE: u64 = 4;
-
 /// A model whose weights stay in their files until a block is asked for.
 pub struct Model {
     pub config: Config,
@@ -152,8 +149,7 @@ impl Model {
         };
         // The rest is for activations and statistics. On the host the system keeps what it has read of files.
         let bytes = (config.blocks * config.linear_parameters() * dtype.size_in_bytes()) as u64;
-        let keeps = device::available_bytes(&device).is_some_and(|available| available / KEPT_SHARE >= bytes);
-        let kept = keeps.then(|| (0..config.blocks).map(|_| OnceLock::new()).collect());
+        let kept = device::has_room(&device, bytes).then(|| (0..config.blocks).map(|_| OnceLock::new()).collect());
         Ok(Self { config, dtype, device, weights, path: path.clone(), kept })
     }
 

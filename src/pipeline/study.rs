@@ -3,11 +3,11 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, Error, Result, anyhow, ensure};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::answers::Answerer;
 use super::cache::{Cache, Key, Unwritable};
@@ -56,6 +56,8 @@ pub struct Study<'a> {
     materials: BTreeMap<String, Material>,
     /// Loaded when a cell first has to be computed: a study that is finished needs no weights.
     ends: OnceLock<Ends>,
+    /// The dense model's states on suites, where the device has room for them.
+    on_device: Mutex<BTreeMap<String, Tensor>>,
 }
 
 /// What stands before the first block and after the last.
@@ -85,7 +87,8 @@ impl<'a> Study<'a> {
         let model = Model::open(&inputs.model, recipe.model.dtype.into(), device)?;
         let tokenizer = inputs.model.tokenizer()?;
         let materials = BTreeMap::new();
-        let mut study = Self { recipe, inputs, cache, watch, model, tokenizer, materials, ends: Default::default() };
+        let (ends, on_device) = Default::default();
+        let mut study = Self { recipe, inputs, cache, watch, model, tokenizer, materials, ends, on_device };
         for (name, suite) in &recipe.suite {
             stop_if_interrupted(watch)?;
             let material =
@@ -371,10 +374,13 @@ impl<'a> Study<'a> {
     /// The dense model's hidden states where a suite is scored (positions, hidden), from the dense cell, which
     /// ran before.
     fn teacher(&self, suite: &str) -> Result<Tensor> {
+        if let Some(states) = self.on_device().get(suite) {
+            return Ok(states.clone());
+        }
         if let Some(((), mut states)) = self.cache.read_tensors(self.inputs.teacher_key(self.recipe, suite))
             && let Some(states) = states.pop()
         {
-            return Ok(states);
+            return self.keep_on_device(suite, states);
         }
         // The entry was lost since: make it again.
         let ends = self.ends()?;
@@ -399,19 +405,39 @@ impl<'a> Study<'a> {
     /// Keeps the dense model's hidden states where a suite is scored.
     fn teach(&self, suite: &str, batches: &[Batch]) -> Result<Tensor> {
         let mut passages = self.materials[suite].passages.as_slice();
-        let mut values = Vec::new();
+        let mut parts = Vec::new();
         for batch in batches {
             let (here, rest) = passages.split_at(batch.passages());
             passages = rest;
             let texts = here.iter().map(|p| p.scored.as_slice()).enumerate();
             if let Some((states, _)) = batch.predictions(texts)? {
-                values.extend(tensors::values(&tensors::finite(&states, "dense model's hidden states")?)?);
+                let in_f32 = tensors::finite(&states, "dense model's hidden states")?;
+                // A device has them in the model's precision, which is half as much to keep.
+                parts.push(if states.device().is_cpu() { in_f32 } else { states });
             }
         }
-        let shape = (values.len() / self.model.config.hidden, self.model.config.hidden);
-        let states = Tensor::from_vec(values, shape, &Device::Cpu)?;
-        self.cache.write_tensors(self.inputs.teacher_key(self.recipe, suite), &(), std::slice::from_ref(&states))?;
+        let states = match parts.is_empty() {
+            true => Tensor::zeros((0, self.model.config.hidden), DType::F32, &Device::Cpu)?,
+            false => Tensor::cat(&parts, 0)?,
+        };
+        let key = self.inputs.teacher_key(self.recipe, suite);
+        self.cache.write_tensors(key, &(), &[states.to_device(&Device::Cpu)?])?;
+        self.keep_on_device(suite, states)
+    }
+
+    /// Has the dense model's states stay on a device that has room for them: every cell is compared with them.
+    fn keep_on_device(&self, suite: &str, states: Tensor) -> Result<Tensor> {
+        let bytes = (states.elem_count() * states.dtype().size_in_bytes()) as u64;
+        if !device::has_room(&self.model.device, bytes) {
+            return Ok(states.to_device(&Device::Cpu)?);
+        }
+        let states = states.to_device(&self.model.device)?;
+        self.on_device().insert(suite.to_owned(), states.clone());
         Ok(states)
+    }
+
+    fn on_device(&self) -> MutexGuard<'_, BTreeMap<String, Tensor>> {
+        self.on_device.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read_material(&self, name: &str) -> Result<Material> {
