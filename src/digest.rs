@@ -71,6 +71,17 @@ impl Digest {
     }
 }
 
+/// Checks what has this digest, in the way that `what` names, unless that was done before: like digests it is noted in
+/// the folder `memory`, which may be lost.
+pub fn check_once(memory: &Path, what: &str, digest: Digest, check: impl FnOnce() -> Result<()>) -> Result<()> {
+    let note = memory.join(format!("{what}-{digest}"));
+    if !note.is_file() {
+        check()?;
+        let _ = write_whole(&note, "");
+    }
+    Ok(())
+}
+
 /// What of a file changes when its content does.
 #[derive(PartialEq, Serialize)]
 struct Stamp {

@@ -501,7 +501,7 @@ fn softmax(row: &mut [f32]) {
 mod tests {
     use super::super::kernels::tests::{close, random};
     use super::*;
-    use crate::model::config::RopeScaling;
+    use crate::model::RopeScaling;
 
     fn rope(positions: usize, dim: usize) -> Rope {
         let frequencies = RopeScaling::None.frequencies(10_000.0, dim);

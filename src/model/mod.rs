@@ -23,10 +23,10 @@ use rayon::prelude::*;
 pub use attention::{Cache, Precision, attention, cached_attention};
 pub use attention::{Heads, Span};
 pub use block::{Block, Flow, LinearName, Site};
-pub use config::{AttentionBias, Config, RopeScaling};
+pub use config::{AttentionBias, Config, Reach};
 pub use generate::{Generation, Generator, Sampling};
 pub use linear::{Linear, embed};
-pub use rope::Rope;
+pub use rope::{Rope, RopeScaling};
 pub use tokenizer::Tokenizer;
 use weights::{GgufFile, SafetensorsDir, Weights};
 
@@ -77,7 +77,7 @@ impl ModelFiles {
     /// Every file that the model depends on, for its digest.
     pub fn list(&self) -> Result<Vec<PathBuf>> {
         match self {
-            Self::Gguf(path) => Ok(vec![path.clone()]),
+            Self::Gguf(path) => Ok(GgufFile::open(path)?.paths()),
             Self::Hub(dir) => {
                 let mut files = SafetensorsDir::files(dir)?;
                 let beside = [
@@ -93,12 +93,50 @@ impl ModelFiles {
         }
     }
 
-    /// The model's shape, without its weights.
+    /// The model's shape, which the files' headers are compared with: every tensor is there, and as it should be.
+    ///
+    /// # Errors
+    /// Where the files are not those of a model that calipr runs.
     pub fn config(&self) -> Result<Config> {
-        match self {
-            Self::Gguf(path) => GgufFile::open(path)?.config(),
-            Self::Hub(dir) => hub_config(dir),
-        }
+        Ok(self.open()?.0)
+    }
+
+    /// The shape, and the weights behind it.
+    fn open(&self) -> Result<(Config, Box<dyn Weights>)> {
+        let (config, weights): (Config, Box<dyn Weights>) = match self {
+            Self::Gguf(path) => {
+                let mut file = GgufFile::open(path)?;
+                let config = file.config()?;
+                let left = file.left_over(&names(&config));
+                // As in llama.cpp: a tensor that the model does not take makes it another model.
+                ensure!(
+                    left.is_empty(),
+                    "{} has {} tensors that architecture \"{}\" does not take: {}",
+                    path.display(),
+                    left.len(),
+                    config.architecture,
+                    some_of(&left)
+                );
+                (config, Box::new(file))
+            }
+            Self::Hub(dir) => {
+                let mut config = hub_config(dir)?;
+                let mut weights = SafetensorsDir::open(dir, config.tied, config.quantization.clone())?;
+                config.remarks.extend(weights.settle_ties()?);
+                config.tied = weights.is_tied();
+                let left = weights.left_over(&names(&config));
+                if !left.is_empty() {
+                    config.remarks.push(format!(
+                        "{} tensors of the blocks take no part, as in transformers: {}",
+                        left.len(),
+                        some_of(&left)
+                    ));
+                }
+                (config, Box::new(weights))
+            }
+        };
+        check_headers(&config, &*weights)?;
+        Ok((config, weights))
     }
 
     /// The model's tokenizer and chat template.
@@ -115,6 +153,39 @@ fn hub_config(dir: &Path) -> Result<Config> {
     let path = dir.join("config.json");
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     Config::from_hub(&text).with_context(|| format!("in {}", path.display()))
+}
+
+fn names(config: &Config) -> Vec<String> {
+    config.tensors().into_iter().map(|(name, _)| name).collect()
+}
+
+/// The first of a list of names, and how many more there are.
+fn some_of(names: &[String]) -> String {
+    const SHOWN: usize = 4;
+    let shown = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+/// An error where a tensor is missing, is no weights, or has another shape than the config calls for.
+fn check_headers(config: &Config, weights: &dyn Weights) -> Result<()> {
+    let mut wrong = Vec::new();
+    for (name, expected) in config.tensors() {
+        match weights.shape(&name) {
+            Err(error) => wrong.push(format!("{error:#}")),
+            Ok(shape) if shape != expected => wrong.push(format!(
+                "tensor `{name}` has the shape {shape:?}, but the model's config calls for {expected:?}"
+            )),
+            Ok(_) => {}
+        }
+    }
+    match wrong.as_slice() {
+        [] => Ok(()),
+        [one] => bail!("{one}"),
+        [first, rest @ ..] => bail!("{first} (and {} more tensors are missing or wrong)", rest.len()),
+    }
 }
 
 /// Everything that is applied after the last block.
@@ -140,13 +211,8 @@ impl Head {
 impl Model {
     /// Opens the files; weights are read when they are asked for.
     pub fn open(files: &ModelFiles, dtype: DType, device: Device) -> Result<Self> {
-        let (config, weights, path): (Config, Box<dyn Weights>, &PathBuf) = match files {
-            ModelFiles::Gguf(path) => {
-                let mut file = GgufFile::open(path)?;
-                (file.config()?, Box::new(file), path)
-            }
-            ModelFiles::Hub(dir) => (hub_config(dir)?, Box::new(SafetensorsDir::open(dir)?), dir),
-        };
+        let (config, weights) = files.open()?;
+        let (ModelFiles::Gguf(path) | ModelFiles::Hub(path)) = files;
         // The rest is for activations and statistics. On the host the system keeps what it has read of files.
         let bytes = (config.blocks * config.linear_parameters() * dtype.size_in_bytes()) as u64;
         let kept = device::has_room(&device, bytes).then(|| (0..config.blocks).map(|_| OnceLock::new()).collect());
@@ -188,25 +254,11 @@ impl Model {
 
     fn read_block(&self, index: usize) -> Result<Block> {
         let c = &self.config;
-        let (query, key_value) = (c.heads * c.head_dim, c.key_value_heads * c.head_dim);
         let prefix = format!("model.layers.{index}");
         let linear = |name: LinearName| -> Result<Linear> {
-            let (part, outputs, inputs) = match name {
-                LinearName::Q => ("self_attn.q_proj", query, c.hidden),
-                LinearName::K => ("self_attn.k_proj", key_value, c.hidden),
-                LinearName::V => ("self_attn.v_proj", key_value, c.hidden),
-                LinearName::O => ("self_attn.o_proj", c.hidden, query),
-                LinearName::Gate => ("mlp.gate_proj", c.feed_forward, c.hidden),
-                LinearName::Up => ("mlp.up_proj", c.feed_forward, c.hidden),
-                LinearName::Down => ("mlp.down_proj", c.hidden, c.feed_forward),
-            };
-            let biased = match name {
-                LinearName::Q | LinearName::K | LinearName::V => c.attention_bias != AttentionBias::None,
-                LinearName::O => c.attention_bias == AttentionBias::All,
-                LinearName::Gate | LinearName::Up | LinearName::Down => c.feed_forward_bias,
-            };
-            let weight = self.tensor(&format!("{prefix}.{part}.weight"), (outputs, inputs))?;
-            let bias = biased.then(|| self.tensor(&format!("{prefix}.{part}.bias"), outputs)).transpose()?;
+            let (part, (rows, columns), biased) = c.linear(name);
+            let weight = self.tensor(&format!("{prefix}.{part}.weight"), (rows, columns))?;
+            let bias = biased.then(|| self.tensor(&format!("{prefix}.{part}.bias"), rows)).transpose()?;
             Ok(Linear::new(weight, bias))
         };
         let linears: Vec<Linear> = LinearName::ALL.into_par_iter().map(linear).collect::<Result<_>>()?;
@@ -216,6 +268,20 @@ impl Model {
             attention_norm: self.tensor(&format!("{prefix}.input_layernorm.weight"), c.hidden)?,
             feed_forward_norm: self.tensor(&format!("{prefix}.post_attention_layernorm.weight"), c.hidden)?,
             linears: linears.try_into().ok().expect("one for each name"),
+        })
+    }
+
+    /// An error where a weight is NaN or infinite, or becomes so in the precision that the model is held in.
+    /// Reads all of the model once.
+    pub fn check_finite(&self) -> Result<()> {
+        self.config.tensors().into_par_iter().try_for_each(|(name, _)| {
+            let stored = self.weights.tensor(&name)?;
+            let described = |what: &str| format!("tensor `{name}` of {}{what}", self.path.display());
+            tensors::finite(&stored, &described(""))?;
+            let rounded = stored.to_dtype(self.dtype)?;
+            tensors::finite(&rounded, &described(&format!(" in {}", self.dtype.as_str())))
+                .context("the model holds larger values than its precision; dtype = \"bf16\" and \"f32\" hold them")?;
+            Ok(())
         })
     }
 

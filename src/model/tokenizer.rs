@@ -196,7 +196,7 @@ const USER_DEFINED: i64 = 4;
 
 impl GgufVocabulary {
     fn read(file: &GgufFile) -> Result<Self> {
-        let get = |key: &str| file.content.metadata.get(&format!("tokenizer.ggml.{key}"));
+        let get = |key: &str| file.metadata().get(&format!("tokenizer.ggml.{key}"));
         let array = |key: &str| match get(key) {
             Some(Value::Array(values)) => values.as_slice(),
             _ => &[],

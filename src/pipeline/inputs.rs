@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use candle_core::{DType, Device};
 
 use super::cache::{Key, Stage};
 use crate::data::{Library, Order, Part, Prompting};
-use crate::digest::Digest;
+use crate::digest::{self, Digest};
 use crate::metrics::Family;
-use crate::model::{Config, ModelFiles};
+use crate::model::{Config, Model, ModelFiles};
 use crate::prune::StatisticKind;
 use crate::recipe::{Cell, Layers, Propagation, Recipe, Unit, WindowUnit, cells, check_against_model};
 use crate::source::Fetcher;
@@ -94,6 +95,7 @@ impl Inputs {
         let model = path.map(|path| ModelFiles::at(&path)).transpose()?;
         let config = model.as_ref().map(ModelFiles::config).transpose()?;
         config.as_ref().map_or(Ok(()), |config| check_against_model(recipe, config, layers))?;
+        config.iter().flat_map(|config| &config.remarks).for_each(|remark| tracing::warn!("the model: {remark}"));
         let mut files = Vec::new();
         for (axis, name, dataset, part) in parts(recipe, library)? {
             let file = part.file(fetcher).and_then(|file| part.check(&file).map(|()| file));
@@ -106,6 +108,11 @@ impl Inputs {
         };
         let model_files = model.list()?;
         let model_digest = Digest::of_large_files(model_files.iter().map(PathBuf::as_path), &fetcher.digests())?;
+        // No header tells. Read once, like the digest, and before anything is computed.
+        let dtype = recipe.model.dtype.into();
+        digest::check_once(&fetcher.digests(), &format!("finite-{}", DType::as_str(&dtype)), model_digest, || {
+            Model::open(&model, dtype, Device::Cpu)?.check_finite()
+        })?;
         let (mut calibrations, mut suites, mut shots) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for (axis, name, part, file) in files {
             let input = InputPart { digest: part.digest(&file)?, part, file };

@@ -4,6 +4,7 @@ use anyhow::{Result, bail, ensure};
 
 use crate::data::{Passage, Prompt, Windows};
 use crate::metrics::Family;
+use crate::model::Reach;
 use crate::recipe::{Suite, Unit};
 
 /// The samples of a suite.
@@ -23,7 +24,11 @@ impl Material {
     ///
     /// # Errors
     /// Where a row lacks what the suite's metrics compare with.
-    pub fn of_prompts(name: &str, suite: &Suite, prompts: Vec<Prompt>) -> Result<Self> {
+    pub fn of_prompts(name: &str, suite: &Suite, prompts: Vec<Prompt>, reach: Option<Reach>) -> Result<Self> {
+        let new_tokens = match suite.unit() {
+            Unit::Rows(unit) if suite.wants(Family::Text) => unit.decoding.max_new_tokens,
+            _ => 0,
+        };
         for (i, prompt) in prompts.iter().enumerate() {
             let row = i + 1;
             let asks = |family| suite.metrics().into_iter().find(|m| m.family() == family).map(|m| m.as_str());
@@ -31,6 +36,12 @@ impl Material {
                 bail!(
                     "row {row} has {tokens} tokens to be scored, which leave no room for a prompt in the model's context"
                 );
+            }
+            if let Some(reach) = reach {
+                let scored = prompt.passage().filter(|_| suite.is_scored()).map_or(0, |passage| passage.longest());
+                let answered = if new_tokens > 0 { prompt.ids.len() + new_tokens } else { 0 };
+                let tokens = scored.max(answered);
+                ensure!(tokens <= reach.tokens, "{}", reach.refusal(&format!("the {tokens} tokens of row {row} are")));
             }
             if let Some(metric) = asks(Family::Choice) {
                 ensure!(!prompt.choices.is_empty(), "row {row} has no choices, which {metric} needs");
@@ -45,11 +56,9 @@ impl Material {
         let passages = if suite.is_scored() { prompts.iter().filter_map(Prompt::passage).collect() } else { vec![] };
         let cut = prompts.iter().filter(|p| p.cut).count();
         if cut > 0 {
-            let reserved = match suite.unit() {
-                Unit::Rows(unit) if suite.wants(Family::Text) => {
-                    format!(", of which max_new_tokens takes {}", unit.decoding.max_new_tokens)
-                }
-                _ => String::new(),
+            let reserved = match new_tokens {
+                0 => String::new(),
+                taken => format!(", of which max_new_tokens takes {taken}"),
             };
             tracing::warn!(
                 "[suite.{name}]: {cut} of {} prompts are too long for the model's context{reserved}, and lost their \

@@ -446,8 +446,9 @@ impl<'a> Study<'a> {
         if let Unit::Windows(WindowUnit { packing, length, windows }) = suite.unit() {
             return Ok(Material::of_windows(&self.windows(key, input, (packing, length, windows), Order::Given)?));
         }
+        let reach = self.inputs.config.reach;
         if let Some(prompts) = self.cache.read_json(key) {
-            return Material::of_prompts(name, suite, prompts);
+            return Material::of_prompts(name, suite, prompts, reach);
         }
         let how = self.inputs.prompting(self.recipe, name).expect("a suite of rows has prompts");
         let rows = input.part.read(&input.file)?;
@@ -455,7 +456,7 @@ impl<'a> Study<'a> {
         let shot_rows = if how.shots > 0 { shots.part.read(&shots.file)? } else { vec![] };
         let made: Vec<Prompt> = prompts((&rows, &input.part), (&shot_rows, &shots.part), &self.tokenizer, &how)?;
         self.cache.write_json(key, &made)?;
-        Material::of_prompts(name, suite, made)
+        Material::of_prompts(name, suite, made, reach)
     }
 
     fn calibration_windows(&self, name: &str, seed: u64) -> Result<Windows> {

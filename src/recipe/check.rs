@@ -59,6 +59,8 @@ pub fn check_against_model(recipe: &Recipe, config: &Config, layers: &Layers) ->
             let message =
                 format!("windows of {length} tokens are longer than the model's context of {}", config.context);
             checker.add(&[kind, name, "length"], message, None);
+        } else if let Some(reach) = config.reach.filter(|reach| length > reach.tokens) {
+            checker.add(&[kind, name, "length"], reach.refusal(&format!("windows of {length} tokens are")), None);
         }
     }
     let columns = [

@@ -1,8 +1,11 @@
 //! Where a model's numbers are: a GGUF file or safetensors, memory-mapped, read tensor by tensor.
 
 mod gguf;
+mod gguf_header;
 mod safetensors;
+mod scaled;
 
+use anyhow::Result;
 use candle_core::Tensor;
 
 pub use gguf::GgufFile;
@@ -34,5 +37,14 @@ pub trait Weights: Send + Sync {
     ///
     /// # Errors
     /// Where the file lacks it, or it is damaged.
-    fn tensor(&self, name: &str) -> anyhow::Result<Tensor>;
+    fn tensor(&self, name: &str) -> Result<Tensor>;
+
+    /// The tensor's shape, from the file's header.
+    ///
+    /// # Errors
+    /// Where the file lacks it, or holds it in a form that is no weights.
+    fn shape(&self, name: &str) -> Result<Vec<usize>>;
+
+    /// What the file has beyond the tensors of these names that a model might be meant to have, as the file calls it.
+    fn left_over(&self, names: &[String]) -> Vec<String>;
 }

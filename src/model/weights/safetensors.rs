@@ -1,38 +1,73 @@
 //! A Hugging Face directory: `config.json`, one or many `*.safetensors`, `tokenizer.json`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::safetensors::{Load, MmapedSafetensors};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 use serde::Deserialize;
 
+use super::scaled::Scales;
 use super::{Weights, let_go};
 use crate::guard::guarded;
+use crate::model::config::Quantization;
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+/// By which the names' prefix is found: every model that calipr runs has it.
+const FIRST_NORM: &str = "layers.0.input_layernorm.weight";
 
 /// The tensors of a directory of safetensors files.
 pub struct SafetensorsDir {
-    tensors: MmapedSafetensors,
+    files: Vec<(PathBuf, MmapedSafetensors)>,
+    /// The file of every tensor, by the name that it has there.
+    places: HashMap<String, usize>,
+    /// What stands where transformers has `model.`: nothing in a bare model, more in a wrapped one.
+    prefix: String,
+    /// What the head is called.
+    head: String,
+    /// The head is the embedding, of which the files have one or both.
+    tied: bool,
+    quantization: Option<Quantization>,
+    /// In which file the index says that a tensor is.
+    index: HashMap<String, String>,
     dir: PathBuf,
 }
 
 /// `model.safetensors.index.json`
 #[derive(Deserialize)]
 struct Index {
-    weight_map: std::collections::HashMap<String, String>,
+    weight_map: HashMap<String, String>,
+}
+
+/// The index of a directory whose weights lie in several files. transformers looks at it only where there is no
+/// `model.safetensors`.
+fn index(dir: &Path) -> Result<Option<Index>> {
+    let index = dir.join("model.safetensors.index.json");
+    if dir.join("model.safetensors").symlink_metadata().is_ok() || index.symlink_metadata().is_err() {
+        return Ok(None);
+    }
+    ensure!(index.is_file(), "{} is no file", index.display());
+    let text = std::fs::read_to_string(&index).with_context(|| format!("cannot read {}", index.display()))?;
+    let content = serde_json::from_str(&text).with_context(|| format!("{} is no index of weights", index.display()))?;
+    Ok(Some(content))
 }
 
 impl SafetensorsDir {
-    /// The weight files of a directory: those its index names, else `model.safetensors`, else the only one.
+    /// The weight files of a directory: `model.safetensors`, else those that the index names, else the only one.
     pub fn files(dir: &Path) -> Result<Vec<PathBuf>> {
-        let index = dir.join("model.safetensors.index.json");
-        if index.symlink_metadata().is_ok() {
-            ensure!(index.is_file(), "{} is no file", index.display());
-            let text = std::fs::read_to_string(&index).with_context(|| format!("cannot read {}", index.display()))?;
-            let content: Index =
-                serde_json::from_str(&text).with_context(|| format!("{} is no index of weights", index.display()))?;
-            let names: BTreeSet<String> = content.weight_map.into_values().collect();
+        let single = dir.join("model.safetensors");
+        if single.symlink_metadata().is_ok() {
+            ensure!(single.is_file(), "{} is no file", single.display());
+            return Ok(vec![single]);
+        }
+        if let Some(Index { weight_map }) = index(dir)? {
+            let names: BTreeSet<String> = weight_map.into_values().collect();
+            let index = dir.join("model.safetensors.index.json");
+            ensure!(!names.is_empty(), "{} names no files", index.display());
             if let Some(name) = names.iter().find(|n| n.contains(['/', '\\']) || n.starts_with('.')) {
                 bail!("{} names \"{name}\", which is not a file of the directory", index.display());
             }
@@ -42,43 +77,259 @@ impl SafetensorsDir {
             }
             return Ok(files);
         }
-        let single = dir.join("model.safetensors");
-        if single.symlink_metadata().is_ok() {
-            ensure!(single.is_file(), "{} is no file", single.display());
-            return Ok(vec![single]);
-        }
-        let found: Vec<PathBuf> = std::fs::read_dir(dir)
+        let names: Vec<PathBuf> = std::fs::read_dir(dir)
             .with_context(|| format!("cannot list {}", dir.display()))?
             .filter_map(|entry| entry.ok().map(|e| e.path()))
-            .filter(|p| p.extension().is_some_and(|e| e == "safetensors"))
             .collect();
-        match found.len() {
-            1 => Ok(found),
-            0 => bail!("{} has no *.safetensors; calipr reads safetensors and GGUF", dir.display()),
-            n => bail!("{} has {n} *.safetensors but no model.safetensors.index.json that joins them", dir.display()),
+        let is_adapter = |path: &PathBuf| path.file_name().is_some_and(|name| name == "adapter_model.safetensors");
+        let ends = |path: &PathBuf, end: &str| path.extension().is_some_and(|e| e == end);
+        let found: Vec<&PathBuf> = names.iter().filter(|p| ends(p, "safetensors") && !is_adapter(p)).collect();
+        match found.as_slice() {
+            [one] => Ok(vec![(*one).clone()]),
+            [] if names.iter().any(is_adapter) => bail!(
+                "{} holds an adapter (adapter_model.safetensors), not a model; merge it into its base with peft's \
+                 merge_and_unload and save that",
+                dir.display()
+            ),
+            [] if names.iter().any(|p| ends(p, "bin") || ends(p, "pt") || ends(p, "pth")) => bail!(
+                "{} has its weights as a PyTorch pickle only; save them as safetensors \
+                 (model.save_pretrained with transformers 5)",
+                dir.display()
+            ),
+            [] => bail!("{} has no *.safetensors; calipr reads safetensors and GGUF", dir.display()),
+            several => bail!(
+                "{} has {} *.safetensors but neither a model.safetensors nor a model.safetensors.index.json that joins them",
+                dir.display(),
+                several.len()
+            ),
         }
     }
 
-    /// Maps the files; nothing is read but their headers.
-    pub fn open(dir: &Path) -> Result<Self> {
-        let files = Self::files(dir)?;
-        // SAFETY: as for every memory-mapped file, it must not be changed while it is mapped; calipr
-        // only reads models, and says so where a digest no longer fits.
-        let tensors = unsafe { MmapedSafetensors::multi(&files) }
-            .with_context(|| format!("cannot read the safetensors of {}", dir.display()))?;
-        Ok(Self { tensors, dir: dir.to_owned() })
+    /// Maps the files; nothing is read but their headers. `tied` is what the config says of head and embedding.
+    pub fn open(dir: &Path, tied: bool, quantization: Option<Quantization>) -> Result<Self> {
+        let map = |path: PathBuf| {
+            // SAFETY: as for every memory-mapped file, it must not be changed while it is mapped; calipr
+            // only reads models, and says so where a digest no longer fits.
+            let tensors = guarded(|| Ok(unsafe { MmapedSafetensors::new(&path) }?));
+            let tensors = tensors.with_context(|| format!("cannot read {} as safetensors", path.display()))?;
+            Ok((path, tensors))
+        };
+        let files: Vec<(PathBuf, MmapedSafetensors)> = Self::files(dir)?.into_iter().map(map).collect::<Result<_>>()?;
+        let mut places: HashMap<String, usize> = HashMap::new();
+        for (file, (path, tensors)) in files.iter().enumerate() {
+            for (name, _) in tensors.tensors() {
+                if let Some(&other) = places.get(&name) {
+                    bail!("tensor `{name}` is in both {} and {}", files[other].0.display(), path.display());
+                }
+                places.insert(name, file);
+            }
+        }
+        let index = index(dir)?.map_or_else(HashMap::new, |index| index.weight_map);
+        let (prefix, head) = (prefix(&places, dir)?, head(&places));
+        Ok(Self { files, places, prefix, head, tied, quantization, index, dir: dir.to_owned() })
+    }
+
+    /// Whether the head is the embedding, and what is to be said about that. As in transformers 5: a config that ties
+    /// them is wrong where the file has both and they differ.
+    pub fn settle_ties(&mut self) -> Result<Option<String>> {
+        let (embedding, head) = (self.own_name(EMBEDDING), self.head.clone());
+        if !self.tied || !self.places.contains_key(&embedding) || !self.places.contains_key(&head) {
+            return Ok(None);
+        }
+        let (a, b) = (self.view(&embedding)?, self.view(&head)?);
+        let equal = a.shape() == b.shape() && a.dtype() == b.dtype() && a.data() == b.data();
+        [&a, &b].into_iter().for_each(|view| let_go(view.data()));
+        if equal {
+            return Ok(None);
+        }
+        self.tied = false;
+        Ok(Some(format!(
+            "config.json ties the head to the embedding, but the files have both and they differ (`{embedding}`, \
+             `{head}`); they are taken as they are, as transformers does"
+        )))
+    }
+
+    pub fn is_tied(&self) -> bool {
+        self.tied
+    }
+
+    /// What the files call a tensor.
+    fn own_name(&self, name: &str) -> String {
+        match name.strip_prefix("model.") {
+            Some(rest) => format!("{}{rest}", self.prefix),
+            None if name == HEAD => self.head.clone(),
+            None => name.to_owned(),
+        }
+    }
+
+    /// The name under which a tensor is there: a tied embedding may be kept as the head.
+    fn stored_name(&self, name: &str) -> Result<String> {
+        let own = self.own_name(name);
+        if self.places.contains_key(&own) {
+            return Ok(own);
+        }
+        if name == EMBEDDING && self.tied && self.places.contains_key(&self.head) {
+            return Ok(self.head.clone());
+        }
+        let dir = self.dir.display();
+        if let Some(file) = self.index.get(&own) {
+            bail!("tensor `{own}` of {dir} is missing: the index says that it is in {file}, which lacks it");
+        }
+        let there = match name {
+            HEAD => "; config.json says that the head is not the embedding (`tie_word_embeddings`)".to_owned(),
+            EMBEDDING if self.places.contains_key(&self.head) => {
+                format!("; there is `{}`, but config.json does not tie it to the embedding", self.head)
+            }
+            _ => String::new(),
+        };
+        bail!("tensor `{own}` of {dir} is missing{there}")
+    }
+
+    fn view(&self, stored: &str) -> Result<TensorView<'_>> {
+        let file = *self.places.get(stored).with_context(|| format!("there is no tensor `{stored}`"))?;
+        Ok(self.files[file].1.get(stored)?)
+    }
+
+    /// How the weights of a tensor are scaled; None where they are stored as they are.
+    fn scales(&self, stored: &str, view: &TensorView) -> Result<Option<Scales>> {
+        let eight_bits = matches!(view.dtype(), Dtype::F8_E4M3 | Dtype::I8);
+        let beside = |end: &str| format!("{}{end}", stored.strip_suffix("weight").unwrap_or(stored));
+        let there: Vec<String> = ["weight_scale_inv", "weight_scale", "weight_g_idx"]
+            .into_iter()
+            .map(beside)
+            .filter(|name| self.places.contains_key(name))
+            .collect();
+        let Some(Quantization { method, block }) = &self.quantization else {
+            ensure!(there.is_empty(), "`{}` lies beside it, but config.json has no `quantization_config`", there[0]);
+            return Ok(None);
+        };
+        if !eight_bits {
+            ensure!(there.is_empty(), "it holds {:?}, and yet `{}` lies beside it", view.dtype(), there[0]);
+            return Ok(None);
+        }
+        let [scale] = there.as_slice() else {
+            bail!(
+                "it holds {:?} ({method}), and {} lie beside it; expected one tensor of scales",
+                view.dtype(),
+                match there.len() {
+                    0 => "no scales".to_owned(),
+                    _ => there.join(", "),
+                }
+            )
+        };
+        let [rows, columns] = view.shape() else { bail!("its shape is {:?}; expected rows and columns", view.shape()) };
+        let load = |name: &str| -> Result<Tensor> {
+            let scales = self.view(name)?;
+            let is_float = matches!(scales.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16);
+            ensure!(
+                is_float || name.ends_with("zero_point"),
+                "`{name}` holds {:?}, which calipr does not read as scales",
+                scales.dtype()
+            );
+            match scales.dtype() {
+                Dtype::I8 => Ok(Tensor::from_vec(signed(scales.data()), scales.shape(), &Device::Cpu)?),
+                _ => Ok(scales.load(&Device::Cpu)?),
+            }
+        };
+        let zero_points = beside("weight_zero_point");
+        let zero_points = self.places.contains_key(&zero_points).then(|| load(&zero_points)).transpose()?;
+        Scales::new((*rows, *columns), &load(scale)?, zero_points.as_ref(), *block).map(Some)
+    }
+}
+
+/// Bytes as the signed numbers that they are.
+fn signed(bytes: &[u8]) -> Vec<f32> {
+    bytes.iter().map(|&byte| f32::from(byte.cast_signed())).collect()
+}
+
+/// What stands before the names of blocks.
+fn prefix(places: &HashMap<String, usize>, dir: &Path) -> Result<String> {
+    let mut found: Vec<&str> = places.keys().filter_map(|name| name.strip_suffix(FIRST_NORM)).collect();
+    found.retain(|prefix| prefix.is_empty() || prefix.ends_with('.'));
+    found.sort_unstable();
+    if found.contains(&"model.") {
+        return Ok("model.".into());
+    }
+    match found.as_slice() {
+        [one] => Ok((*one).to_owned()),
+        [] => {
+            let mut names: Vec<&str> = places.keys().map(String::as_str).collect();
+            names.sort_unstable();
+            let some = names.iter().take(3).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+            bail!(
+                "{} has no tensor `model.{FIRST_NORM}`, under whatever prefix; it has {} others{}{some}",
+                dir.display(),
+                names.len(),
+                if names.is_empty() { "" } else { ", such as " }
+            )
+        }
+        several => bail!(
+            "{} has several models, under the prefixes {}; expected one",
+            dir.display(),
+            several.iter().map(|p| format!("\"{p}\"")).collect::<Vec<_>>().join(", ")
+        ),
+    }
+}
+
+/// What the head is called: wrapped models have it under a prefix.
+fn head(places: &HashMap<String, usize>) -> String {
+    let ends = format!(".{HEAD}");
+    let mut wrapped = places.keys().filter(|name| name.ends_with(&ends));
+    match (places.contains_key(HEAD), wrapped.next(), wrapped.next()) {
+        (false, Some(one), None) => one.clone(),
+        _ => HEAD.into(),
     }
 }
 
 impl Weights for SafetensorsDir {
     fn tensor(&self, name: &str) -> Result<Tensor> {
+        let stored = self.stored_name(name)?;
         let read = || {
-            let stored = self.tensors.get(name)?;
-            let tensor = stored.load(&Device::Cpu)?;
-            let_go(stored.data());
-            ensure!(tensor.dtype().is_float(), "it holds {:?}, which are no weights", tensor.dtype());
+            let view = self.view(&stored)?;
+            let scales = self.scales(&stored, &view)?;
+            let tensor = match scales {
+                None => view.load(&Device::Cpu)?,
+                Some(scales) => {
+                    let values = match view.dtype() {
+                        Dtype::I8 => signed(view.data()),
+                        _ => view.load(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?,
+                    };
+                    scales.apply(values, (view.shape()[0], view.shape()[1]))?
+                }
+            };
+            let_go(view.data());
             Ok(tensor)
         };
-        guarded(read).with_context(|| format!("tensor `{name}` of {}", self.dir.display()))
+        guarded(read).with_context(|| format!("tensor `{stored}` of {}", self.dir.display()))
+    }
+
+    fn shape(&self, name: &str) -> Result<Vec<usize>> {
+        let stored = self.stored_name(name)?;
+        let read = || {
+            let view = self.view(&stored)?;
+            let is_scaled = self.scales(&stored, &view)?.is_some();
+            let is_float = matches!(view.dtype(), Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F8_E4M3);
+            ensure!(
+                is_scaled || is_float,
+                "it holds {:?}, which are no weights that calipr reads; expected F32, F16, BF16, F64 or F8_E4M3",
+                view.dtype()
+            );
+            Ok(view.shape().to_vec())
+        };
+        guarded(read).with_context(|| format!("tensor `{stored}` of {}", self.dir.display()))
+    }
+
+    fn left_over(&self, names: &[String]) -> Vec<String> {
+        // Tables that older versions stored, and what belongs to quantised weights.
+        let known = |name: &str| {
+            let ends = ["rotary_emb.inv_freq", "_scale", "_scale_inv", "_zero_point", "_shape", "_g_idx"];
+            ends.iter().any(|end| name.ends_with(end))
+        };
+        let taken: HashSet<String> = names.iter().map(|name| self.own_name(name)).collect();
+        let blocks = format!("{}layers.", self.prefix);
+        let in_blocks = self.places.keys().filter(|name| name.starts_with(&blocks));
+        let mut left: Vec<String> = in_blocks.filter(|name| !taken.contains(*name) && !known(name)).cloned().collect();
+        left.sort_unstable();
+        left
     }
 }

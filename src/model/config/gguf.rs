@@ -1,0 +1,196 @@
+//! The metadata of a GGUF file, read as llama.cpp reads it (`llama_model::load_hparams`).
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::quantized::gguf_file::{Content, Value};
+
+use super::{AttentionBias, Config, Reach};
+use crate::model::rope::{RopeScaling, Yarn};
+
+/// The keys of one architecture.
+struct Keys<'a> {
+    content: &'a Content,
+    architecture: &'a str,
+}
+
+impl Keys<'_> {
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.content.metadata.get(&self.name(key))
+    }
+
+    fn name(&self, key: &str) -> String {
+        format!("{}.{key}", self.architecture)
+    }
+
+    fn integer(&self, key: &str) -> Result<Option<usize>> {
+        self.get(key).map(|v| integer(v).with_context(|| format!("`{}`", self.name(key)))).transpose()
+    }
+
+    fn float(&self, key: &str) -> Result<Option<f32>> {
+        self.get(key).map(|v| v.to_f32().with_context(|| format!("`{}`", self.name(key)))).transpose()
+    }
+
+    fn need<T>(&self, key: &str, value: Result<Option<T>>) -> Result<T> {
+        value?.with_context(|| format!("the metadata lacks `{}`", self.name(key)))
+    }
+
+    fn count(&self, key: &str) -> Result<usize> {
+        self.need(key, self.integer(key))
+    }
+}
+
+impl Config {
+    /// From the metadata of a GGUF file; `shape` knows its tensors.
+    ///
+    /// # Errors
+    /// Where a key is missing or of the wrong type, or the architecture is not one that calipr runs.
+    pub fn from_gguf(content: &Content, shape: &dyn Fn(&str) -> Option<Vec<usize>>) -> Result<Self> {
+        let architecture = match content.metadata.get("general.architecture") {
+            Some(Value::String(name)) => name.clone(),
+            _ => bail!("the metadata lacks `general.architecture`"),
+        };
+        ensure!(
+            ["llama", "qwen2"].contains(&architecture.as_str()),
+            "architecture \"{architecture}\" is not supported; calipr runs llama (also mistral) and qwen2"
+        );
+        let keys = Keys { content, architecture: &architecture };
+        refuse_what_is_not_computed(&keys)?;
+        let embedding = shape("token_embd.weight").context("the file lacks the tensor `token_embd.weight`")?;
+        ensure!(embedding.len() == 2, "`token_embd.weight` has the shape {embedding:?}");
+        let (hidden, heads) = (keys.count("embedding_length")?, keys.count("attention.head_count")?);
+        let head_dim = keys.integer("attention.key_length")?.unwrap_or(hidden / heads.max(1));
+        for key in ["attention.value_length", "rope.dimension_count"] {
+            if let Some(other) = keys.integer(key)?.filter(|&n| n != head_dim) {
+                bail!("`{}` is {other} where heads have {head_dim} values, which calipr does not run", keys.name(key));
+            }
+        }
+        let context = keys.count("context_length")?;
+        let epsilon = "attention.layer_norm_rms_epsilon";
+        let rope_theta = keys.float("rope.freq_base")?.unwrap_or(10_000.0);
+        let has = |tensor: &str| shape(tensor).is_some();
+        Self {
+            hidden,
+            feed_forward: keys.count("feed_forward_length")?,
+            blocks: keys.count("block_count")?,
+            heads,
+            key_value_heads: keys.integer("attention.head_count_kv")?.unwrap_or(heads),
+            head_dim,
+            vocabulary: vocabulary(&keys, embedding[0])?,
+            context,
+            // llama.cpp itself attends to all of a longer context in these architectures.
+            reach: keys
+                .integer("attention.sliding_window")?
+                .filter(|&tokens| tokens > 0 && tokens < context)
+                .map(|tokens| Reach { tokens, because: "sliding window (`attention.sliding_window`)" }),
+            norm_epsilon: f64::from(keys.need(epsilon, keys.float(epsilon))?),
+            rope_theta,
+            rope_scaling: rope_scaling(&keys, context)?,
+            attention_bias: match (has("blk.0.attn_q.bias"), has("blk.0.attn_output.bias")) {
+                (_, true) => AttentionBias::All,
+                (true, false) => AttentionBias::Inputs,
+                _ => AttentionBias::None,
+            },
+            feed_forward_bias: has("blk.0.ffn_down.bias"),
+            tied: !has("output.weight"),
+            quantization: None,
+            remarks: vec![],
+            architecture,
+        }
+        .checked()
+    }
+}
+
+/// Keys of other values than calipr computes with.
+fn refuse_what_is_not_computed(keys: &Keys) -> Result<()> {
+    ensure!(keys.integer("expert_count")?.unwrap_or(0) == 0, "mixture-of-experts models are not supported");
+    for key in [
+        "attention.scale",
+        "attention.clamp_kqv",
+        "attn_logit_softcapping",
+        "final_logit_softcapping",
+        "logit_scale",
+        "embedding_scale",
+        "residual_scale",
+    ] {
+        ensure!(
+            keys.float(key)?.is_none_or(|value| value == 0.0),
+            "`{}` is {}, which calipr does not compute with",
+            keys.name(key),
+            keys.float(key)?.unwrap_or_default()
+        );
+    }
+    ensure!(
+        !matches!(keys.get("attention.causal"), Some(Value::Bool(false))),
+        "`{}` is false: each token sees those behind it too; calipr runs models that write from left to right",
+        keys.name("attention.causal")
+    );
+    Ok(())
+}
+
+/// The size of the vocabulary, which has to be the embedding's.
+fn vocabulary(keys: &Keys, rows: usize) -> Result<usize> {
+    let tokens = match keys.content.metadata.get("tokenizer.ggml.tokens") {
+        Some(Value::Array(tokens)) => Some(tokens.len()),
+        _ => None,
+    };
+    if let Some(claimed) = keys.integer("vocab_size")?.or(tokens).filter(|&claimed| claimed != rows) {
+        bail!("the vocabulary has {claimed} tokens, but `token_embd.weight` has {rows} rows");
+    }
+    Ok(rows)
+}
+
+/// llama.cpp: a factor without a type is linear, and a factor of 0 is none.
+fn rope_scaling(keys: &Keys, context: usize) -> Result<RopeScaling> {
+    let kind = match keys.get("rope.scaling.type") {
+        None => "linear",
+        Some(Value::String(kind)) => kind,
+        Some(other) => bail!("`{}` is {other:?}; expected a name", keys.name("rope.scaling.type")),
+    };
+    let factor = match keys.float("rope.scaling.factor")? {
+        None => keys.float("rope.scale_linear")?,
+        given => given,
+    };
+    let factor = factor.filter(|&factor| factor != 0.0).unwrap_or(1.0);
+    ensure!(factor > 0.0 && factor.is_finite(), "`{}` is {factor}", keys.name("rope.scaling.factor"));
+    let sharper = keys.float("rope.scaling.attn_factor")?.unwrap_or(1.0);
+    for key in ["yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow", "yarn_log_multiplier"] {
+        let key = format!("rope.scaling.{key}");
+        ensure!(keys.get(&key).is_none(), "`{}` is there, which calipr does not compute with", keys.name(&key));
+    }
+    match kind {
+        "yarn" => {
+            let original = keys.integer("rope.scaling.original_context_length")?.unwrap_or(context) as f64;
+            let attention_factor = Yarn::sharpness(f64::from(factor), None) as f32 * sharper;
+            let (factor, original_context) = (f64::from(factor), original);
+            let (beta_fast, beta_slow, truncate) = (32.0, 1.0, true);
+            Ok(RopeScaling::Yarn(Yarn { factor, attention_factor, original_context, beta_fast, beta_slow, truncate }))
+        }
+        "none" | "linear" => {
+            ensure!(
+                sharper == 1.0,
+                "`{}` is {sharper}; calipr knows it with yarn",
+                keys.name("rope.scaling.attn_factor")
+            );
+            Ok(if kind == "none" || factor == 1.0 { RopeScaling::None } else { RopeScaling::Linear(factor) })
+        }
+        other => bail!(
+            "`{}` \"{other}\" is not supported; calipr knows none, linear and yarn",
+            keys.name("rope.scaling.type")
+        ),
+    }
+}
+
+fn integer(value: &Value) -> Result<usize> {
+    use Value::*;
+    Ok(match value {
+        U8(v) => usize::from(*v),
+        U16(v) => usize::from(*v),
+        U32(v) => *v as usize,
+        U64(v) => usize::try_from(*v)?,
+        I8(v) => usize::try_from(*v)?,
+        I16(v) => usize::try_from(*v)?,
+        I32(v) => usize::try_from(*v)?,
+        I64(v) => usize::try_from(*v)?,
+        Array(_) => bail!("expected an integer, found a list: blocks of unequal shape are not supported"),
+        other => bail!("expected an integer, found {:?}", other.value_type()),
+    })
+}
