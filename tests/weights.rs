@@ -273,3 +273,91 @@ fn a_split_gguf_is_the_whole_whichever_part_is_named() {
     std::fs::rename(part(0), &lone).unwrap();
     assert!(refusal(&lone).contains("part 1 of 2 of a split model"), "{}", refusal(&lone));
 }
+
+/// The tiny model as a GGUF file with other metadata, and one more tensor where there is `more`.
+fn gguf_with(dir: &Path, metadata: &[(&str, gguf_file::Value)], without: &[&str], more: Option<&str>) -> ModelFiles {
+    let (whole, path) = (dir.join("whole.gguf"), dir.join("changed.gguf"));
+    write_gguf(&Tiny::default(), GgmlDType::F32, &whole);
+    let mut file = std::fs::File::open(&whole).unwrap();
+    let content = gguf_file::Content::read(&mut file).unwrap();
+    let own = content.metadata.iter().map(|(key, value)| (key.as_str(), value));
+    let own = own.filter(|(key, _)| !without.contains(key) && metadata.iter().all(|(changed, _)| changed != key));
+    let metadata: Vec<_> = own.chain(metadata.iter().map(|(key, value)| (*key, value))).collect();
+    let read = |name: &String| content.tensor(&mut file, name, &Device::Cpu).unwrap();
+    let mut tensors: Vec<_> = content.tensor_infos.keys().cloned().zip(content.tensor_infos.keys().map(read)).collect();
+    if let Some(name) = more {
+        let tensor = candle_core::quantized::QTensor::quantize(
+            &Tensor::zeros(32, DType::F32, &Device::Cpu).unwrap(),
+            GgmlDType::F32,
+        );
+        tensors.push((name.to_owned(), tensor.unwrap()));
+    }
+    let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    gguf_file::write(&mut std::fs::File::create(&path).unwrap(), &metadata, &tensors).unwrap();
+    ModelFiles::at(&path).unwrap()
+}
+
+#[test]
+fn the_rotary_embedding_of_a_gguf_is_llama_cpps() {
+    use gguf_file::Value::{F32, String as Text, U32};
+    let dir = tempfile::tempdir().unwrap();
+    let text = |text: &str| Text(text.to_owned());
+    // What each means in a config.json.
+    for (metadata, rope) in [
+        (vec![], json!({})),
+        // llama.cpp: a factor without a type is linear, and a factor of 0 is none.
+        (vec![("llama.rope.scaling.factor", F32(4.0))], json!({"type": "linear", "factor": 4.0})),
+        (vec![("llama.rope.scale_linear", F32(2.0))], json!({"type": "linear", "factor": 2.0})),
+        (vec![("llama.rope.scaling.factor", F32(0.0))], json!({})),
+        (vec![("llama.rope.scaling.type", text("none")), ("llama.rope.scaling.factor", F32(4.0))], json!({})),
+        (
+            vec![
+                ("llama.rope.scaling.type", text("yarn")),
+                ("llama.rope.scaling.factor", F32(4.0)),
+                ("llama.rope.scaling.original_context_length", U32(32)),
+            ],
+            json!({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}),
+        ),
+    ] {
+        gguf_with(dir.path(), &metadata, &[], None);
+        let folder = Folder::new(&Tiny::default());
+        folder.save("model.safetensors", &Tiny::default().tensors()).configure("rope_scaling", rope.clone());
+        for (a, b) in logits(&dir.path().join("changed.gguf")).iter().zip(folder.logits()) {
+            assert!((a - b).abs() <= 1e-5 * b.abs().max(1.0), "{rope}: {a} {b}");
+        }
+    }
+    let window = gguf_with(dir.path(), &[("llama.attention.sliding_window", U32(64))], &[], None);
+    assert_eq!(window.config().unwrap().reach.unwrap().tokens, 64);
+}
+
+#[test]
+fn a_gguf_that_is_another_model_than_calipr_computes_is_refused_by_name() {
+    use gguf_file::Value::{Bool, F32, String as Text, U32};
+    let dir = tempfile::tempdir().unwrap();
+    for (key, value, says) in [
+        ("llama.attention.scale", F32(0.1), "attention.scale"),
+        ("llama.logit_scale", F32(8.0), "logit_scale"),
+        ("llama.attention.causal", Bool(false), "attention.causal"),
+        ("llama.expert_count", U32(8), "mixture-of-experts"),
+        ("llama.vocab_size", U32(300), "300 tokens, but `token_embd.weight` has 256 rows"),
+        ("llama.rope.dimension_count", U32(4), "rope.dimension_count"),
+        ("llama.attention.value_length", U32(4), "attention.value_length"),
+        ("llama.rope.scaling.type", Text("longrope".into()), "longrope"),
+        ("llama.rope.scaling.attn_factor", F32(0.5), "attn_factor"),
+        ("general.architecture", Text("gemma3".into()), "gemma3"),
+    ] {
+        let said = format!("{:#}", gguf_with(dir.path(), &[(key, value)], &[], None).config().unwrap_err());
+        assert!(said.contains(says) && said.contains("changed.gguf"), "{said}");
+    }
+    let epsilon = "llama.attention.layer_norm_rms_epsilon";
+    let said = format!("{:#}", gguf_with(dir.path(), &[], &[epsilon], None).config().unwrap_err());
+    assert!(said.contains(epsilon), "{said}");
+    let said = format!("{:#}", gguf_with(dir.path(), &[], &[], Some("blk.0.attn_q_norm.weight")).config().unwrap_err());
+    assert!(said.contains("blk.0.attn_q_norm.weight"), "{said}");
+    // A file that ends before its tensors do.
+    let path = dir.path().join("whole.gguf");
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() - 5000]).unwrap();
+    let said = format!("{:#}", ModelFiles::at(&path).unwrap().config().unwrap_err());
+    assert!(said.contains("beyond the end of the file"), "{said}");
+}
