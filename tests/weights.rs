@@ -92,6 +92,11 @@ fn the_file_that_transformers_reads_counts_where_several_lie_there() {
     let both = Folder::new(&tiny);
     both.save("model.safetensors", &tensors).save(FIRST, &doubled).save(SECOND, &second).index(&files);
     assert_eq!(both.logits(), expected);
+    // A file that is named has to be the one that counts.
+    assert!(ModelFiles::at(&both.path().join("model.safetensors")).is_ok());
+    let said = ModelFiles::at(&both.path().join(FIRST)).err().unwrap().to_string();
+    assert!(said.contains("model.safetensors"), "{said}");
+    assert!(ModelFiles::at(&sharded.path().join(SECOND)).is_ok());
     // The index says in which files to look; what is where, the files say.
     let crossed = Folder::new(&tiny);
     crossed.save(FIRST, &first).save(SECOND, &second).index(&[(SECOND, &first), (FIRST, &second)]);

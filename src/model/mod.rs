@@ -66,10 +66,22 @@ impl ModelFiles {
         ensure!(path.is_file(), "{} is neither a file nor a directory", path.display());
         match path.extension().and_then(|e| e.to_str()) {
             Some("gguf") => Ok(Self::Gguf(path.to_owned())),
-            Some("safetensors") => match path.parent() {
-                Some(dir) if dir.join("config.json").is_file() => Ok(Self::Hub(dir.to_owned())),
-                _ => bail!("{} has no config.json beside it; name the model's directory", path.display()),
-            },
+            Some("safetensors") => {
+                let dir = path.parent().unwrap_or(Path::new("."));
+                ensure!(
+                    dir.join("config.json").is_file(),
+                    "{} has no config.json beside it; name the model's directory",
+                    path.display()
+                );
+                let files = SafetensorsDir::files(dir)?;
+                ensure!(
+                    files.iter().any(|file| file.file_name() == path.file_name()),
+                    "{} is not what counts in its folder, which is {}; give it a folder of its own",
+                    path.display(),
+                    files[0].display()
+                );
+                Ok(Self::Hub(dir.to_owned()))
+            }
             _ => bail!("{} is neither a .gguf file nor a model directory", path.display()),
         }
     }

@@ -181,6 +181,9 @@ fn refuse_what_is_not_computed(keys: &Keys) -> Result<()> {
             "`is_causal` is false: each token sees those behind it too; calipr runs models that write from left to right"
         );
     }
+    if let Some(file) = keys.get("transformers_weights").filter(|file| !file.is_null()) {
+        bail!("`transformers_weights` names {file}; calipr reads model.safetensors, or what its index names");
+    }
     // Layers of unequal shape.
     for key in ["per_layer_config", "block_configs"] {
         ensure!(

@@ -219,6 +219,7 @@ mod tests {
             (json!({"head_dim": 15}), "even head size"),
             (json!({"hidden_act": "gelu"}), "gelu"),
             (json!({"is_causal": false}), "is_causal"),
+            (json!({"transformers_weights": "other.safetensors"}), "other.safetensors"),
             (json!({"hidden_size": null}), "`hidden_size` is null; expected a whole number"),
             (json!({"rms_norm_eps": "1e-5"}), "`rms_norm_eps` is \"1e-5\""),
             (json!({"model_type": "gpt2"}), "gpt2"),
