@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+use crate::fault::Fault;
 use crate::pipeline::{Cache, Interrupted};
 use crate::recipe::{self, Layers, Problems, Recipe};
 use crate::source::Fetcher;
@@ -34,7 +35,7 @@ struct Cli {
 pub enum Command {
     /// Run a study, or go on with one: what is finished is not run again.
     ///
-    /// Exit codes: 0 all cells are done, 1 the study cannot run, 2 the recipe or the command line is
+    /// Exit codes: 0 all cells are done, 1 the study cannot run, 2 the recipe, its data or the command line is
     /// wrong, 3 some cells failed (cells.parquet says why; the same command tries them again), 130
     /// interrupted.
     Run(StudyArgs),
@@ -109,7 +110,7 @@ impl std::error::Error for CellsFailed {}
 pub fn exit_code(outcome: Result<()>) -> ExitCode {
     let Err(error) = outcome else { return ExitCode::SUCCESS };
     eprintln!("error: {error:#}");
-    if error.is::<Problems>() {
+    if error.is::<Problems>() || error.is::<Fault>() {
         ExitCode::from(2)
     } else if error.is::<CellsFailed>() {
         ExitCode::from(3)
