@@ -15,7 +15,8 @@ pub struct ChoiceScores {
 pub fn score_choices(log_likelihoods: &[f64], choices: &[&str], answer: usize) -> ChoiceScores {
     assert_eq!(log_likelihoods.len(), choices.len(), "every choice has a log-likelihood");
     let wins = |length: fn(&str) -> usize| {
-        let scores = log_likelihoods.iter().zip(choices).map(|(l, choice)| l / length(choice).max(1) as f64);
+        // A choice without a character has a length of 0 there too, and cannot win by it.
+        let scores = log_likelihoods.iter().zip(choices).map(|(l, choice)| l / length(choice) as f64);
         let best =
             scores.enumerate().fold((0, f64::NEG_INFINITY), |best, (i, s)| if s > best.1 { (i, s) } else { best });
         f64::from(u8::from(best.0 == answer))

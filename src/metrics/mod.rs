@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use bootstrap::{Difference, Estimate, RESAMPLES, Share, estimate, least_p_value, middle_95};
 pub use choice::{ChoiceScores, score_choices};
 pub use language::{Prediction, Scores, log_likelihoods, score_positions};
-pub use text::{TextScores, score as score_text};
+pub use text::{Squad, TextScores, score as score_text};
 
 /// A metric, as recipes and tables name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -30,9 +30,11 @@ pub enum Metric {
     KlDivergence,
     /// Fraction of positions at which the most likely token is the dense model's.
     Top1Agreement,
-    /// Fraction of generated answers that are the reference, but for case, punctuation and articles (SQuAD v1.1).
+    /// Fraction of generated answers that are the reference, but for case, punctuation and articles (SQuAD v1.1; v2
+    /// where the data has questions without an answer).
     ExactMatch,
-    /// Overlap of the words of answer and reference, harmonic mean of precision and recall (SQuAD v1.1).
+    /// Overlap of the words of answer and reference, harmonic mean of precision and recall (SQuAD v1.1
+    /// or v2, as `exact_match`).
     F1,
     /// Overlap of words, F-measure of rouge-score.
     Rouge1,

@@ -1,6 +1,7 @@
-//! A predicted text against reference texts: the scores of SQuAD v1.1 and ROUGE.
+//! A predicted text against reference texts: the scores of SQuAD and ROUGE.
 //!
-//! SQuAD's are those of its official script (Rajpurkar et al., 2016, arXiv:1606.05250), ROUGE's (Lin, 2004,
+//! SQuAD's are those of its official scripts (v1.1: Rajpurkar et al., 2016, arXiv:1606.05250; v2: 2018,
+//! arXiv:1806.03822), ROUGE's (Lin, 2004,
 //! <https://aclanthology.org/W04-1013>) the F-measures of the Python package rouge-score, and both give what
 //! the Python gives, on any Unicode. Python's and Rust's Unicode versions may know different letters.
 
@@ -46,14 +47,36 @@ impl TextScores {
     }
 }
 
+/// Which of SQuAD's scripts judges `exact_match` and `f1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Squad {
+    /// evaluate-v1.1.py: every question has an answer.
+    One,
+    /// evaluate-v2.0.py: where no reference has a word, nothing is right but to say nothing, and that has an F1 of 1.
+    Two,
+}
+
 /// The scores of a prediction: with several references the best of each score, not necessarily all
 /// against the same one; without a reference zeros.
 ///
 /// `stem` is rouge-score's `use_stemmer`: ROUGE compares the stems of words, SQuAD's scores never do.
-pub fn score(prediction: &str, references: &[String], stem: bool) -> TextScores {
+pub fn score(prediction: &str, references: &[String], stem: bool, squad: Squad) -> TextScores {
     let prediction = Words::of(prediction, stem);
-    let scores = references.iter().map(|reference| prediction.against(&Words::of(reference, stem)));
-    scores.fold(TextScores::default(), TextScores::max)
+    let references: Vec<Words> = references.iter().map(|reference| Words::of(reference, stem)).collect();
+    let scores = references.iter().map(|reference| prediction.against(reference));
+    let best = scores.fold(TextScores::default(), TextScores::max);
+    if squad == Squad::One {
+        return best;
+    }
+    // References without a word are none to the second script, and all else without them is as in the first.
+    let with_words = references.iter().filter(|reference| !reference.squad.is_empty());
+    let scores = with_words.clone().map(|reference| prediction.against(reference));
+    let mut squad = scores.fold(TextScores::default(), TextScores::max);
+    if with_words.count() == 0 {
+        let says_nothing = f64::from(prediction.squad.is_empty());
+        squad = TextScores { exact_match: says_nothing, f1: says_nothing, ..squad };
+    }
+    TextScores { exact_match: squad.exact_match, f1: squad.f1, ..best }
 }
 
 /// A text as each of the two sees it.
@@ -178,7 +201,7 @@ mod tests {
 
     fn against(prediction: &str, references: &[&str]) -> TextScores {
         let references: Vec<String> = references.iter().map(|&text| text.to_owned()).collect();
-        score(prediction, &references, true)
+        score(prediction, &references, true, Squad::One)
     }
 
     #[test]
@@ -186,8 +209,8 @@ mod tests {
         let rows: Vec<Row> = serde_json::from_str(include_str!("../../tests/fixtures/text_metrics.json")).unwrap();
         for row in rows {
             let reference = [row.reference];
-            let plain = score(&row.prediction, &reference, false);
-            let stemmed = score(&row.prediction, &reference, true);
+            let plain = score(&row.prediction, &reference, false, Squad::One);
+            let stemmed = score(&row.prediction, &reference, true, Squad::One);
             for (ours, theirs) in [
                 (plain.exact_match, row.exact_match),
                 (plain.f1, row.f1),
@@ -202,6 +225,27 @@ mod tests {
                 assert!((ours - theirs).abs() < 1e-9, "{ours} {theirs}: {} | {}", row.prediction, reference[0]);
             }
         }
+    }
+
+    /// One prediction and the scores that SQuAD 2's script gives it.
+    #[derive(serde::Deserialize)]
+    struct Question {
+        prediction: String,
+        references: Vec<String>,
+        exact_match: f64,
+        f1: f64,
+    }
+
+    #[test]
+    fn questions_without_an_answer_are_scored_as_squad_2_scores_them() {
+        let rows: Vec<Question> = serde_json::from_str(include_str!("../../tests/fixtures/squad2.json")).unwrap();
+        for row in rows {
+            let ours = score(&row.prediction, &row.references, false, Squad::Two);
+            let said = format!("{:?} | {:?}", row.prediction, row.references);
+            assert!((ours.exact_match - row.exact_match).abs() < 1e-9 && (ours.f1 - row.f1).abs() < 1e-9, "{said}");
+        }
+        let unanswered = |prediction: &str| score(prediction, &[String::new()], false, Squad::Two);
+        assert_eq!((unanswered("The!").f1, unanswered("blue").f1, unanswered("").contains_answer), (1.0, 0.0, 1.0));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::metrics::{Family, Metric, Share, score_choices, score_text};
+use crate::metrics::{Family, Metric, Share, Squad, score_choices, score_text};
 use crate::pipeline::{Material, SuiteRecord};
 use crate::recipe::Suite;
 
@@ -33,7 +33,7 @@ pub fn shares(suite: &Suite, record: &SuiteRecord, material: &Material) -> Share
     if let Some(answers) = &record.answers {
         let stem = suite.stem.unwrap_or(false);
         let scored: Vec<_> = (answers.texts.iter().zip(&material.prompts))
-            .map(|(answer, prompt)| score_text(answer, &prompt.references, stem))
+            .map(|(answer, prompt)| score_text(answer, &prompt.references, stem, Squad::One))
             .collect();
         for metric in of_family(Family::Text) {
             shares.insert(metric, scored.iter().map(|s| metric.of_text(s)).collect());
