@@ -1,13 +1,14 @@
 //! Templates that strangers wrote, in data sets and in models: minijinja, with nothing to load from and bounds on what
 //! a template may take.
 
+use std::cell::RefCell;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
-use minijinja::{Environment, Error, ErrorKind, State};
+use minijinja::{Environment, Error, ErrorKind, Output, State};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 use crate::guard::{self, guarded};
@@ -36,12 +37,15 @@ pub fn environment(syntax: SyntaxConfig) -> Environment<'static> {
     env.set_syntax(syntax);
     env.set_fuel(Some(FUEL));
     env.set_unknown_method_callback(method);
-    env.set_formatter(|out, state, value| {
-        depth(value, DEEPEST, &mut LARGEST.clone())?;
-        minijinja::escape_formatter(out, state, value)
-    });
+    env.set_formatter(print);
     env.add_filter("tojson", to_json);
     env
+}
+
+/// Prints a value, but for one without end.
+pub fn print(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
+    depth(value, DEEPEST, &mut LARGEST.clone())?;
+    minijinja::escape_formatter(out, state, value)
 }
 
 /// An error where a template is too long to be one.
@@ -61,9 +65,28 @@ pub fn check(template: &str) -> Result<()> {
 /// Where it panics or does not end. It is then left to itself, until the program ends with this error.
 pub fn in_time<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     let (sender, receiver) = mpsc::channel();
-    let thread = std::thread::Builder::new().stack_size(guard::STACK);
-    thread.spawn(move || sender.send(guarded(|| Ok(f()))))?;
-    receiver.recv_timeout(LONGEST_TIME).unwrap_or_else(|_| bail!("it does not end within {} s", LONGEST_TIME.as_secs()))
+    let job: Job = Box::new(move || _ = sender.send(guarded(|| Ok(f()))));
+    let renderer = RENDERER.take().map_or_else(start_renderer, Ok)?;
+    renderer.send(job).map_err(|_| anyhow!("the thread for templates has ended"))?;
+    let Ok(result) = receiver.recv_timeout(LONGEST_TIME) else {
+        bail!("it does not end within {} s", LONGEST_TIME.as_secs());
+    };
+    RENDERER.set(Some(renderer));
+    result
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+thread_local! {
+    /// The thread that renders for this one; none where the last was left to itself.
+    static RENDERER: RefCell<Option<mpsc::Sender<Job>>> = const { RefCell::new(None) };
+}
+
+/// A thread that renders until nobody asks it to.
+fn start_renderer() -> Result<mpsc::Sender<Job>> {
+    let (sender, jobs) = mpsc::channel::<Job>();
+    std::thread::Builder::new().stack_size(guard::STACK).spawn(move || jobs.iter().for_each(|job| job()))?;
+    Ok(sender)
 }
 
 /// Python's methods, but for formats that are all padding.
