@@ -120,25 +120,26 @@ fn tables_of_rows_do_not_depend_on_threads() {
 #[test]
 fn a_wrong_suite_of_rows_is_refused_with_what_was_expected() {
     let shop = shop();
-    for (set, code, says) in [
-        ("suite.answers.length=8", 2, "`length` is for suites of token windows"),
-        ("suite.answers.metrics=['exact_mach']", 2, "exact_match"),
-        ("suite.answers.top_p=0", 2, "at most 1"),
-        ("suite.answers.temperature=-1", 2, "0 to 100"),
-        ("suite.answers.max_new_tokens=128", 2, "leave no room"),
-        ("suite.answers.stop=['']", 2, "must not be empty"),
-        ("suite.answers.shots_split='dev'", 2, "\"dev\""),
-        ("suite.answers.shots=8", 1, "only 7 other rows"),
-        ("suite.answers.limit=9", 1, "there are 8 rows"),
-        ("suite.answers.metrics=['acc']", 1, "row 1 has no choices"),
-        ("suite.answers.chat=true", 1, "needs a chat template, but the model has none"),
-        ("suite.answers.dataset='path:test.jsonl'", 1, "row 1 has no target"),
+    for (set, says) in [
+        ("suite.answers.length=8", "`length` is for suites of token windows"),
+        ("suite.answers.metrics=['exact_mach']", "exact_match"),
+        ("suite.answers.top_p=0", "at most 1"),
+        ("suite.answers.temperature=-1", "0 to 100"),
+        ("suite.answers.max_new_tokens=128", "leave no room"),
+        ("suite.answers.stop=['']", "must not be empty"),
+        ("suite.answers.shots_split='dev'", "\"dev\""),
+        ("suite.answers.shots=8", "only 7 other rows"),
+        ("suite.answers.metrics=['acc']", "row 1 has no choices"),
+        ("suite.answers.chat=true", "needs a chat template, but the model has none"),
+        ("suite.answers.dataset='path:test.jsonl'", "row 1 has no answer to show"),
     ] {
-        let output = shop.calipr(&["run", "recipe.toml", "--set", set]);
-        let (_, stderr) = texts(&output);
-        assert_eq!(output.status.code(), Some(code), "{set}: {stderr}");
-        assert!(stderr.contains(says), "{set}: {stderr}");
-        assert!(!shop.path("results").exists(), "{set}");
+        for command in ["plan", "run"] {
+            let output = shop.calipr(&[command, "recipe.toml", "--set", set]);
+            let (_, stderr) = texts(&output);
+            assert_eq!(output.status.code(), Some(2), "{command} {set}: {stderr}");
+            assert!(stderr.contains(says), "{command} {set}: {stderr}");
+            assert!(!shop.path("results").exists(), "{set}");
+        }
     }
 }
 

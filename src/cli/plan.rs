@@ -6,7 +6,7 @@ use super::table::Table;
 use super::{StudyArgs, print};
 use crate::data::Library;
 use crate::model::device;
-use crate::pipeline::{Inputs, plan};
+use crate::pipeline::{Inputs, check_data, plan};
 use crate::recipe::inert;
 use crate::size::Size;
 
@@ -28,6 +28,7 @@ impl StudyArgs {
             }
             false => None,
         };
+        inputs.iter().try_for_each(|inputs| check_data(&recipe, inputs, &cache))?;
         let plan = plan(&recipe, inputs.as_ref(), &cache);
 
         let mut table = Table::new(["cell", "stage", "cached", "keeps", "work"]);

@@ -10,7 +10,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Format, Row, Templates, files};
+use super::files::Packed;
+use super::value::{called, same};
+use super::{Content, Format, Row, Shape, Templates};
 use crate::digest::Digest;
 use crate::source::{Fetcher, Source};
 use crate::words;
@@ -26,6 +28,8 @@ pub struct Dataset {
     pub source: Option<Source>,
     /// How the file holds its rows; by default its name tells.
     pub format: Option<Format>,
+    /// The field that holds the rows, where the file is one JSON object.
+    pub field: Option<String>,
     /// How a row becomes a prompt and a target; the usual shapes need none.
     pub template: Option<Templates>,
     /// What stands between two rows when windows are cut from many.
@@ -67,6 +71,7 @@ pub struct Library {
 pub struct Part {
     source: Source,
     format: Option<Format>,
+    field: Option<String>,
     rows: BTreeMap<String, Value>,
     pub templates: Option<Templates>,
     pub separator: String,
@@ -152,6 +157,7 @@ impl Dataset {
             description: String::new(),
             source: Some(source),
             format: None,
+            field: None,
             template: None,
             separator: blank_line(),
             splits: BTreeMap::new(),
@@ -193,6 +199,7 @@ impl Dataset {
         Ok(Part {
             source: source.context("the data set names no `source`")?.clone(),
             format: self.format,
+            field: self.field.clone(),
             rows: found.map(|s| s.rows.clone()).unwrap_or_default(),
             templates: self.template.clone(),
             separator: self.separator.clone(),
@@ -234,17 +241,125 @@ impl Part {
 
     /// What the rows depend on: how they are read, and the file's content.
     pub fn digest(&self, file: &Path) -> Result<Digest> {
-        let how = (self.format(file)?, files::is_gzipped(file), &self.rows, &self.templates, &self.separator);
-        Ok(Digest::of(&(how, Digest::of_file(file)?)))
+        let how = (self.format(file)?, Packed::of(file), &self.field);
+        let read_as = (&self.rows, &self.templates, &self.separator);
+        Ok(Digest::of(&(how, read_as, Digest::of_file(file)?)))
     }
 
     /// The split's rows.
-    pub fn read(&self, file: &Path) -> Result<Vec<Row>> {
+    ///
+    /// # Errors
+    /// Where the file is not what its format says, or none of its rows is of this split.
+    pub fn read(&self, file: &Path) -> Result<Rows> {
         self.check(file)?;
-        let mut rows = self.format(file)?.read(file)?;
-        rows.retain(|row| self.rows.iter().all(|(key, value)| row.get(key) == Some(value)));
-        ensure!(!rows.is_empty(), "{} has no rows of this split", file.display());
-        Ok(rows)
+        let shape = Shape { field: self.field.as_deref(), templated: self.templates.is_some() };
+        let all = self.format(file)?.read(file, shape)?;
+        ensure!(!all.is_empty(), "{} has no rows", file.display());
+        let is_of_split =
+            |row: &Row| self.rows.iter().all(|(key, wanted)| row.get(key).is_some_and(|value| same(wanted, value)));
+        let numbers: Vec<usize> = (1..).zip(&all).filter(|(_, row)| is_of_split(row)).map(|(n, _)| n).collect();
+        ensure!(!numbers.is_empty(), "{} has no rows of this split: {}", file.display(), self.unmatched(&all));
+        let mut rows = all;
+        if numbers.len() < rows.len() {
+            rows.retain(is_of_split);
+        }
+        if self.templates.is_some() {
+            complete(&mut rows);
+        }
+        Ok(Rows { rows, numbers })
+    }
+
+    /// What rows say.
+    pub fn contents(&self, rows: &[Row]) -> Vec<Result<Content>> {
+        let contents = Content::of_all(rows, self.templates.as_ref()).into_iter();
+        contents.map(|content| content.map_err(|error| self.explained(error))).collect()
+    }
+
+    /// Why a cell of a table is null, where an error says so.
+    fn explained(&self, error: anyhow::Error) -> anyhow::Error {
+        let named = [".csv", ".tsv"].iter().any(|ending| self.source.to_string().to_lowercase().contains(ending));
+        let is_table = self.format.map_or(named, |format| matches!(format, Format::Csv | Format::Tsv));
+        let said = format!("{error:#}");
+        match is_table && said.contains("is null") {
+            true => anyhow::anyhow!(
+                "{said} (in CSV an empty cell is null, and so is NA, None, null or nan, as pandas has it)"
+            ),
+            false => error,
+        }
+    }
+
+    /// Which value of which field no row has.
+    fn unmatched(&self, rows: &[Row]) -> String {
+        let lone = |(key, wanted): &(&String, &Value)| {
+            !rows.iter().any(|row| row.get(*key).is_some_and(|value| same(wanted, value)))
+        };
+        let Some((key, wanted)) = self.rows.iter().find(lone) else {
+            return "each value of `rows` is found, but no row has them all".into();
+        };
+        let mut found: Vec<String> = Vec::new();
+        for value in rows.iter().filter_map(|row| row.get(key)).map(called) {
+            if !found.contains(&value) {
+                found.push(value);
+            }
+            if found.len() > 5 {
+                found[5] = "…".into();
+                break;
+            }
+        }
+        match found.is_empty() {
+            true => format!("`rows` asks for `{key}`, which no row has"),
+            false => format!("`rows` asks for `{key}` = {wanted}, but it is {}", found.join(", ")),
+        }
+    }
+}
+
+/// Gives rows the fields that only others have, as null: a template may ask whether there is one, as where `datasets`
+/// has made a table of them.
+fn complete(rows: &mut [Row]) {
+    let mut fields: Vec<String> = Vec::new();
+    for row in rows.iter() {
+        let new = |key: &&String| !fields.contains(key);
+        let new: Vec<String> = row.keys().filter(new).cloned().collect();
+        fields.extend(new);
+        if fields.len() > WIDEST {
+            return;
+        }
+    }
+    for row in rows.iter_mut().filter(|row| row.len() < fields.len()) {
+        for field in &fields {
+            row.entry(field.as_str()).or_insert(Value::Null);
+        }
+    }
+}
+
+/// More fields than a table has: rows with so many names use them as values.
+const WIDEST: usize = 1000;
+
+/// Rows of a data set, which know their numbers in the file.
+#[derive(Debug, Clone, Default)]
+pub struct Rows {
+    rows: Vec<Row>,
+    numbers: Vec<usize>,
+}
+
+impl Rows {
+    /// The number of a row in its file, from 1.
+    pub fn number(&self, index: usize) -> usize {
+        self.numbers[index]
+    }
+}
+
+impl std::ops::Deref for Rows {
+    type Target = [Row];
+
+    fn deref(&self) -> &[Row] {
+        &self.rows
+    }
+}
+
+impl From<Vec<Row>> for Rows {
+    fn from(rows: Vec<Row>) -> Self {
+        Self { numbers: (1..=rows.len()).collect(), rows }
     }
 }
 
@@ -288,5 +403,53 @@ mod tests {
         let (_dir, library) = library(&[("a.toml", "source = 'path:x.jsonl'\nformt = 'csv'\n")]);
         let error = library.get("a").unwrap_err().to_string();
         assert!(error.contains("formt") && error.contains("line 2") && error.contains("a.toml"), "{error}");
+    }
+
+    #[test]
+    fn splits_compare_numbers_and_texts_as_people_do_and_rows_keep_their_numbers() {
+        let toml = |rows: &str| format!("source = 'path:a.csv'\n[split.test]\nrows = {{ {rows} }}\n");
+        let read = |rows: &str| {
+            let (_dir, library) =
+                library(&[("a.toml", &toml(rows)), ("a.csv", "text,fold,held\nx,1,True\ny,2,False\nz,,\n")]);
+            let part = library.get("a").unwrap().part(None, "test").unwrap();
+            let fetcher = Fetcher { cache: PathBuf::new(), offline: true };
+            part.read(&part.file(&fetcher).unwrap())
+        };
+        for rows in ["fold = 2", "fold = '2'", "fold = 2.0", "held = false", "held = 'False', fold = 2"] {
+            let rows = read(rows).unwrap();
+            assert_eq!((rows.len(), rows.number(0), rows[0]["text"].as_str()), (1, 2, Some("y")));
+        }
+        for (rows, says) in [
+            ("fold = 3", "`fold` = 3, but it is \"1\", \"2\", null"),
+            ("flod = 1", "`flod`, which no row has"),
+            ("fold = 1, held = false", "no row has them all"),
+        ] {
+            let error = read(rows).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_empty_cell_is_explained_where_it_is_asked_for() {
+        let (_dir, library) = library(&[("a.toml", "source = 'path:a.csv'"), ("a.csv", "text\nNone\n")]);
+        let part = library.get("a").unwrap().part(None, "test").unwrap();
+        let fetcher = Fetcher { cache: PathBuf::new(), offline: true };
+        let rows = part.read(&part.file(&fetcher).unwrap()).unwrap();
+        let error = part.contents(&rows).remove(0).unwrap_err().to_string();
+        assert!(error.contains("`text` is null where a text is expected (in CSV an empty cell is null"), "{error}");
+    }
+
+    #[test]
+    fn rows_under_a_field_are_named_by_it_and_lacking_fields_are_null_to_templates() {
+        let toml = "source = 'path:a.json'\nfield = 'data'\n[template]\nprompt = '{% if b %}{{ b }}{% endif %}'\n";
+        let json = "{\"version\": 1, \"data\": [{\"a\": \"x\"}, {\"b\": \"y\"}]}";
+        let (_dir, library) = library(&[("a.toml", toml), ("a.json", json)]);
+        let part = library.get("a").unwrap().part(None, "test").unwrap();
+        let fetcher = Fetcher { cache: PathBuf::new(), offline: true };
+        let rows = part.read(&part.file(&fetcher).unwrap()).unwrap();
+        assert_eq!(
+            serde_json::to_value(&*rows).unwrap(),
+            serde_json::json!([{"a": "x", "b": null}, {"a": null, "b": "y"}])
+        );
     }
 }

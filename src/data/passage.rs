@@ -31,15 +31,25 @@ impl Passage {
         Self { ids: ids.to_vec(), spans: vec![Span::window(0..ids.len())], scored, choices: vec![] }
     }
 
-    /// A prompt and one text after it, which is scored.
-    pub fn continued(prompt: &[u32], target: &[u32]) -> Self {
-        let ids = [prompt, target].concat();
-        let scored = target.iter().zip(prompt.len() - 1..).map(|(&id, row)| Target { row, id }).collect();
+    /// A prompt and one text after it, which is scored; of both together the last tokens that a context of `most` has
+    /// room for.
+    pub fn continued(prompt: &[u32], target: &[u32], most: usize) -> Self {
+        let (ids, scored) = fitted(prompt, target, most);
         Self { spans: vec![Span::window(0..ids.len())], ids, scored, choices: vec![] }
     }
 
     /// A prompt and several texts after it that do not see each other; the one numbered `answer` is scored.
-    pub fn choices(prompt: &[u32], choices: &[&[u32]], answer: usize) -> Self {
+    ///
+    /// They share the prompt's tokens where it fits into a context of `most` with each of them. Where it does not, each
+    /// has of it what it has room for, as in lm-evaluation-harness, which scores one at a time.
+    pub fn choices(prompt: &[u32], choices: &[&[u32]], answer: usize, most: usize) -> Self {
+        let all_fit = choices.iter().all(|choice| prompt.len() + choice.len() <= most);
+        let mut passage = if all_fit { Self::sharing(prompt, choices) } else { Self::apart(prompt, choices, most) };
+        passage.scored = passage.choices[answer].clone();
+        passage
+    }
+
+    fn sharing(prompt: &[u32], choices: &[&[u32]]) -> Self {
         let prefix = 0..prompt.len();
         let mut passage = Self { ids: prompt.to_vec(), spans: vec![Span::window(prefix.clone())], ..Self::default() };
         for choice in choices {
@@ -50,7 +60,18 @@ impl Passage {
             passage.ids.extend_from_slice(choice);
             passage.spans.push(Span { prefix: prefix.clone(), own });
         }
-        passage.scored = passage.choices[answer].clone();
+        passage
+    }
+
+    fn apart(prompt: &[u32], choices: &[&[u32]], most: usize) -> Self {
+        let mut passage = Self::default();
+        for choice in choices {
+            let (ids, scored) = fitted(prompt, choice, most);
+            let start = passage.ids.len();
+            passage.spans.push(Span::window(start..start + ids.len()));
+            passage.choices.push(scored.into_iter().map(|t| Target { row: t.row + start, ..t }).collect());
+            passage.ids.extend(ids);
+        }
         passage
     }
 
@@ -64,6 +85,20 @@ impl Passage {
         let shift = move |r: &Range<usize>| r.start + at..r.end + at;
         self.spans.iter().map(move |s| Span { prefix: shift(&s.prefix), own: shift(&s.own) })
     }
+}
+
+/// Tokens of a prompt and what continues it, and where the latter is predicted. Of what is longer than `most` the
+/// beginning is left out, and the last token, which predicts nothing (lm-evaluation-harness, models/huggingface.py:
+/// `(context + continuation)[-(max_length + 1):][:-1]`).
+fn fitted(prompt: &[u32], target: &[u32], most: usize) -> (Vec<u32>, Vec<Target>) {
+    let whole = [prompt, target].concat();
+    let kept = match whole.len() <= most {
+        true => 0..whole.len(),
+        false => whole.len() - 1 - most..whole.len() - 1,
+    };
+    let first = prompt.len() - 1 - kept.start;
+    let scored = target.iter().zip(first..).map(|(&id, row)| Target { row, id }).collect();
+    (whole[kept].to_vec(), scored)
 }
 
 impl Windows {
@@ -88,18 +123,37 @@ mod tests {
 
     #[test]
     fn a_target_is_predicted_from_the_prompts_last_token_on() {
-        let passage = Passage::continued(&[1, 2], &[3, 4]);
+        let passage = Passage::continued(&[1, 2], &[3, 4], 4);
         assert_eq!((passage.ids, passage.scored), (vec![1, 2, 3, 4], targets(&[(1, 3), (2, 4)])));
     }
 
     #[test]
     fn choices_share_their_prompt_and_do_not_see_each_other() {
-        let passage = Passage::choices(&[1, 2], &[&[3], &[4, 5]], 1);
+        let passage = Passage::choices(&[1, 2], &[&[3], &[4, 5]], 1, 4);
         assert_eq!(passage.ids, [1, 2, 3, 4, 5]);
         assert_eq!(passage.choices, [targets(&[(1, 3)]), targets(&[(1, 4), (3, 5)])]);
         assert_eq!(passage.scored, passage.choices[1]);
         let spans: Vec<Span> = passage.spans_at(10).collect();
         assert_eq!(spans[2], Span { prefix: 10..12, own: 13..15 });
         assert_eq!(passage.longest(), 4);
+    }
+
+    #[test]
+    fn what_is_longer_than_the_context_loses_its_beginning_and_its_last_token() {
+        let passage = Passage::continued(&[1, 2, 3], &[4, 5], 4);
+        assert_eq!((passage.ids, passage.scored), (vec![1, 2, 3, 4], targets(&[(2, 4), (3, 5)])), "one token more");
+        let passage = Passage::continued(&[1, 2, 3, 9], &[4, 5], 4);
+        assert_eq!((passage.ids, passage.scored), (vec![2, 3, 9, 4], targets(&[(2, 4), (3, 5)])));
+        let passage = Passage::continued(&[1, 2], &[3, 4, 5, 6], 4);
+        assert_eq!((passage.ids, passage.scored), (vec![2, 3, 4, 5], targets(&[(0, 3), (1, 4), (2, 5), (3, 6)])));
+    }
+
+    #[test]
+    fn choices_that_do_not_all_fit_have_each_the_prompt_that_they_have_room_for() {
+        let passage = Passage::choices(&[1, 2, 3], &[&[7], &[8, 9]], 0, 4);
+        assert_eq!(passage.ids, [1, 2, 3, 7, 1, 2, 3, 8]);
+        assert_eq!(passage.choices, [targets(&[(2, 7)]), targets(&[(6, 8), (7, 9)])]);
+        assert_eq!(passage.spans, [Span::window(0..4), Span::window(4..8)]);
+        assert_eq!((passage.scored.clone(), passage.longest()), (passage.choices[0].clone(), 4));
     }
 }

@@ -5,16 +5,20 @@ use std::collections::HashSet;
 use anyhow::{Context, Result, ensure};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Content, Part, Passage, Row};
+use super::check::{AT_ONCE, each};
+use super::value::{is_python_space, shortened};
+use super::windows::within;
+use super::{Content, Part, Passage, Rows};
 use crate::model::Tokenizer;
 
 /// How rows become prompts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Prompting {
-    /// Rows, from the start; None takes all.
+    /// Rows, from the start; None takes all, and so does a number of more than there are.
     pub limit: Option<usize>,
     /// Solved rows in front of each prompt.
     pub shots: usize,
@@ -28,14 +32,38 @@ pub struct Prompting {
     pub new_tokens: usize,
 }
 
+/// A row as text: what is asked of it, before it is made into tokens.
+pub struct Asked {
+    /// Its number in the file, from 1.
+    row: usize,
+    text: String,
+    target: String,
+    content: Content,
+    chat: bool,
+}
+
+/// What a row has that metrics compare with.
+pub struct Has {
+    /// The row's number in its file, from 1.
+    pub row: usize,
+    pub choices: bool,
+    pub references: bool,
+    pub target: bool,
+    pub answerable: bool,
+}
+
 /// A row, ready for the model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Prompt {
+    /// The row's number in its file, from 1.
+    row: usize,
     /// What the model reads: of a prompt that was cut, what is left.
     pub text: String,
     pub ids: Vec<u32>,
     /// What it should answer; any of these is right.
     pub references: Vec<String>,
+    /// Whether there is an answer: SQuAD 2 has questions where none is right.
+    pub answerable: bool,
     /// The prompt as the target or the choices continue it: white space at its end belongs to them.
     context: Vec<u32>,
     target: Vec<u32>,
@@ -44,6 +72,8 @@ pub struct Prompt {
     pub answer: usize,
     /// Whether the prompt's beginning was cut off to fit the model's context.
     pub cut: bool,
+    /// The model's context.
+    most: usize,
 }
 
 /// One of several answers to choose from.
@@ -54,50 +84,168 @@ pub struct Choice {
 }
 
 impl Prompt {
-    /// The tokens of the target, or of the longest choice, where they leave no room for the prompt.
-    pub fn crowded_out(&self) -> Option<usize> {
-        let longest = self.choices.iter().map(|c| c.ids.len()).max().unwrap_or(self.target.len());
-        self.context.is_empty().then_some(longest)
+    /// What the row has that metrics compare with.
+    pub fn has(&self) -> Has {
+        Has {
+            row: self.row,
+            choices: !self.choices.is_empty(),
+            references: !self.references.is_empty(),
+            target: !self.choices.is_empty() || !self.target.is_empty(),
+            answerable: self.answerable,
+        }
     }
 
-    /// What goes through the model to score the target or the choices; None where the row has neither, or there is no
-    /// room for the prompt.
+    /// What is to be scored: each text, by its name, with its tokens.
+    fn scored(&self) -> impl Iterator<Item = (String, &[u32])> {
+        let target = self.choices.is_empty() && !self.target.is_empty();
+        let choices = self.choices.iter().map(|c| (format!("the choice \"{}\"", shortened(&c.text)), c.ids.as_slice()));
+        choices.chain(target.then(|| ("the target".to_owned(), self.target.as_slice())))
+    }
+
+    /// # Errors
+    /// Where the target or a choice cannot be scored: it has no tokens, or more than the context, or there is nothing
+    /// before it, or tokens that an embedding of `vocabulary` rows lacks.
+    pub fn check_scored(&self, vocabulary: usize) -> Result<()> {
+        let row = self.row;
+        for (name, ids) in self.scored() {
+            let (tokens, most) = (ids.len(), self.most);
+            ensure!(tokens > 0, "row {row}: {name} has no tokens");
+            ensure!(
+                tokens <= most,
+                "row {row}: {name} has {tokens} tokens to be scored, which leave no room for a prompt in the model's \
+                 context of {most}"
+            );
+            ensure!(
+                !self.context.is_empty(),
+                "row {row}: nothing stands before {name}: the prompt is empty or white space, and the model's tokenizer \
+                 has no token for a text's beginning or end to stand there"
+            );
+            within(ids, vocabulary).with_context(|| format!("row {row}: {name}"))?;
+            within(&self.context, vocabulary).with_context(|| format!("row {row}: the prompt"))?;
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// Where there is nothing to answer to, or the prompt has tokens that an embedding of `vocabulary` rows lacks.
+    pub fn check_answered(&self, vocabulary: usize) -> Result<()> {
+        ensure!(!self.ids.is_empty(), "row {}: the prompt is empty", self.row);
+        within(&self.ids, vocabulary).with_context(|| format!("row {}: the prompt", self.row))
+    }
+
+    /// What goes through the model to score the target or the choices; None where the row has neither, or they cannot
+    /// be scored.
     pub fn passage(&self) -> Option<Passage> {
-        if self.context.is_empty() {
+        let fits = |ids: &[u32]| (1..=self.most).contains(&ids.len());
+        if self.context.is_empty() || !self.scored().all(|(_, ids)| fits(ids)) {
             return None;
         }
         if self.choices.is_empty() {
-            return (!self.target.is_empty()).then(|| Passage::continued(&self.context, &self.target));
+            let target = (!self.target.is_empty()).then_some(&self.target)?;
+            return Some(Passage::continued(&self.context, target, self.most));
         }
         let choices: Vec<&[u32]> = self.choices.iter().map(|c| c.ids.as_slice()).collect();
-        Some(Passage::choices(&self.context, &choices, self.answer))
+        Some(Passage::choices(&self.context, &choices, self.answer, self.most))
     }
 }
 
-/// Makes prompts of rows. `shots` are the rows that solved examples are drawn from.
+impl Asked {
+    /// What the row has that metrics compare with.
+    pub fn has(&self) -> Has {
+        let choices = matches!(self.content, Content::Choice { .. });
+        Has {
+            row: self.row,
+            choices,
+            references: choices || !self.references().is_empty(),
+            target: choices || !self.target.is_empty(),
+            answerable: self.answerable(),
+        }
+    }
+
+    /// Whether only its tokens tell if it can be scored or answered in a context of so many.
+    pub fn is_doubtful(&self, context: usize) -> bool {
+        let choices = match &self.content {
+            Content::Choice { choices, .. } => choices.as_slice(),
+            _ => std::slice::from_ref(&self.target),
+        };
+        // No token is shorter than a byte, but for one that may be put in front.
+        let doubtful = |text: &String| text.trim().is_empty() || text.len() + 1 >= context;
+        self.text.trim().is_empty() || choices.iter().any(doubtful)
+    }
+
+    fn answerable(&self) -> bool {
+        !matches!(self.content, Content::Text { answerable: false, .. })
+    }
+
+    /// What is right to answer, where it is no choice.
+    fn references(&self) -> Vec<String> {
+        match &self.content {
+            // SQuAD 2: nothing is right but to say nothing.
+            Content::Text { answerable: false, .. } => vec![String::new()],
+            Content::Text { references, .. } if !references.is_empty() => references.clone(),
+            _ => vec![self.target.trim().to_owned()].into_iter().filter(|t| !t.is_empty()).collect(),
+        }
+    }
+}
+
+/// Reads rows as prompts: all that a suite asks, and all that its solved examples could be drawn from. `shots` are the
+/// rows that they are drawn from.
 ///
 /// # Errors
 /// Where a row cannot be read as a prompt, or there are too few rows to draw from.
-pub fn prompts(
-    (rows, part): (&[Row], &Part),
-    (shots, shots_part): (&[Row], &Part),
+pub fn asked(
+    (rows, part): (&Rows, &Part),
+    (shots, shots_part): (&Rows, &Part),
     tokenizer: &Tokenizer,
     how: &Prompting,
-) -> Result<Vec<Prompt>> {
-    let count = how.limit.unwrap_or(rows.len());
-    ensure!(count <= rows.len(), "too little data: limit = {count}, but there are {} rows", rows.len());
-    let prompt = |(i, row): (usize, &Row)| -> Result<Prompt> {
-        let content = Content::of(row, part.templates.as_ref())?;
-        let mut rng = ChaCha8Rng::seed_from_u64(how.seed.wrapping_add(i as u64));
-        let examples = draw((shots, shots_part), &content, how.shots, &mut rng)?;
-        Prompter { tokenizer, separator: &part.separator, how }.prompt(content, examples)
+) -> Result<Vec<Asked>> {
+    let count = how.limit.unwrap_or(rows.len()).min(rows.len());
+    let contents = contents(rows, count, part)?;
+    let examples = match how.shots {
+        0 => vec![],
+        _ => contents_of_shots(shots, shots_part)?,
     };
-    let numbered = rows[..count].iter().enumerate();
-    numbered.map(|(i, row)| prompt((i, row)).with_context(|| format!("row {}", i + 1))).collect()
+    let prompter = Prompter { tokenizer, separator: &part.separator };
+    let read = |i: usize, content: Content| -> Result<Asked> {
+        let mut rng = ChaCha8Rng::seed_from_u64(how.seed.wrapping_add(i as u64));
+        let examples = draw(&examples, &content, how.shots, &mut rng)?;
+        let chat = how.chat || matches!(content, Content::Chat(_));
+        let (text, target) =
+            if chat { prompter.chat(&content, &examples)? } else { prompter.plain(&content, &examples)? };
+        Ok(Asked { row: rows.number(i), text, target, content, chat })
+    };
+    each(contents.into_par_iter().enumerate().map(|(i, content)| (i, read(i, content))), rows)
+}
+
+/// What the first rows of a file say.
+fn contents(rows: &Rows, count: usize, part: &Part) -> Result<Vec<Content>> {
+    let chunks = rows[..count].par_chunks(AT_ONCE);
+    let read = chunks.enumerate().flat_map_iter(|(chunk, rows)| {
+        let contents = part.contents(rows);
+        contents.into_iter().enumerate().map(move |(i, content)| (chunk * AT_ONCE + i, content))
+    });
+    each(read, rows)
+}
+
+fn contents_of_shots(rows: &Rows, part: &Part) -> Result<Vec<Content>> {
+    let contents = contents(rows, rows.len(), part).context("the shots")?;
+    for (i, content) in contents.iter().enumerate() {
+        let answered = match content {
+            Content::Chat(_) => !turns(content)?.1.is_empty(),
+            content => !content.parts()?.1.is_empty(),
+        };
+        ensure!(
+            answered,
+            "the shots: row {} has no answer to show; give the data set a template with a `target` for such rows, or ask \
+             for no shots",
+            rows.number(i)
+        );
+    }
+    Ok(contents)
 }
 
 /// `count` solved examples, none of which asks what `content` asks: with the answer in front, the question is none.
-fn draw((rows, part): (&[Row], &Part), content: &Content, count: usize, rng: &mut ChaCha8Rng) -> Result<Vec<Content>> {
+fn draw<'a>(rows: &'a [Content], content: &Content, count: usize, rng: &mut ChaCha8Rng) -> Result<Vec<&'a Content>> {
     let (mut examples, mut seen) = (Vec::new(), HashSet::new());
     while examples.len() < count {
         ensure!(
@@ -106,60 +254,79 @@ fn draw((rows, part): (&[Row], &Part), content: &Content, count: usize, rng: &mu
             examples.len()
         );
         let row = rng.random_range(0..rows.len());
-        if seen.insert(row) {
-            let example = Content::of(&rows[row], part.templates.as_ref());
-            let example = example.with_context(|| format!("the shot, row {}", row + 1))?;
-            if example.asks() != content.asks() {
-                examples.push(example);
-            }
+        if seen.insert(row) && rows[row].asks() != content.asks() {
+            examples.push(&rows[row]);
         }
     }
     Ok(examples)
 }
 
+/// Makes prompts of rows that were read.
+///
+/// # Errors
+/// Where the tokenizer fails. Whether the model can score or answer them, [`Prompt::check_scored`] and
+/// [`Prompt::check_answered`] say.
+pub fn prompts(asked: Vec<Asked>, tokenizer: &Tokenizer, how: &Prompting) -> Result<Vec<Prompt>> {
+    let numbers: Vec<usize> = asked.iter().map(|a| a.row).collect();
+    let made: Vec<Result<Prompt>> = asked.into_par_iter().map(|asked| prompt(asked, tokenizer, how)).collect();
+    made.into_iter().zip(numbers).map(|(made, row)| made.with_context(|| format!("row {row}"))).collect()
+}
+
+fn prompt(asked: Asked, tokenizer: &Tokenizer, how: &Prompting) -> Result<Prompt> {
+    // A chat template writes its own special tokens.
+    let divider = Divider { tokenizer, special: !asked.chat };
+    let (references, answerable) = (asked.references(), asked.answerable());
+    let Asked { row, text, target, content, chat } = asked;
+    let mut ids = divider.encode(&text)?;
+    let (references, choices, answer) = match content {
+        Content::Choice { choices, answer, .. } => (vec![choices[answer].clone()], choices, answer),
+        _ => (references, vec![], 0),
+    };
+    let space = if chat { "" } else { " " };
+    let mut context = ids.clone();
+    let mut continued = Vec::new();
+    for choice in &choices {
+        let (before, after) = divider.continuation(&text, &format!("{space}{choice}"))?;
+        context = before;
+        continued.push(Choice { text: choice.clone(), ids: after });
+    }
+    let mut target_ids = Vec::new();
+    if choices.is_empty() && !target.is_empty() {
+        (context, target_ids) = divider.target(&text, &target, &ids)?;
+    }
+
+    let lengths = || continued.iter().map(|c| c.ids.len()).chain((!target_ids.is_empty()).then_some(target_ids.len()));
+    let room = |length: usize| (how.context + 1).saturating_sub(length).min(how.context);
+    let mut cut = lengths().max().is_some_and(|longest| context.len() > room(longest));
+    keep_end(&mut context, lengths().min().map_or(how.context, room));
+    cut |= keep_end(&mut ids, how.context.saturating_sub(how.new_tokens).max(1));
+    // People are shown what the model reads.
+    let read = if how.new_tokens > 0 || context.is_empty() { &ids } else { &context };
+    let text = if cut { tokenizer.decode_with_special(read)? } else { text };
+    let most = how.context;
+    Ok(Prompt {
+        row,
+        text,
+        ids,
+        references,
+        answerable,
+        context,
+        target: target_ids,
+        choices: continued,
+        answer,
+        cut,
+        most,
+    })
+}
+
 struct Prompter<'a> {
     tokenizer: &'a Tokenizer,
     separator: &'a str,
-    how: &'a Prompting,
 }
 
 impl Prompter<'_> {
-    fn prompt(&self, content: Content, examples: Vec<Content>) -> Result<Prompt> {
-        let chat = self.how.chat || matches!(content, Content::Chat(_));
-        let (text, target) = if chat { self.chat(&content, &examples)? } else { self.plain(&content, &examples)? };
-        let special = !chat; // a chat template writes its own special tokens
-        let mut ids = self.tokenizer.encode(&text, special)?;
-        let (references, choices, answer) = match content {
-            Content::Choice { choices, answer, .. } => (vec![choices[answer].clone()], choices, answer),
-            Content::Text { references, .. } if !references.is_empty() => (references, vec![], 0),
-            _ => (vec![target.trim().to_owned()].into_iter().filter(|t| !t.is_empty()).collect(), vec![], 0),
-        };
-        let space = if chat { "" } else { " " };
-        let mut context = ids.clone();
-        let mut continued = Vec::new();
-        for choice in &choices {
-            let (before, after) = self.continuation(&text, &format!("{space}{choice}"), special)?;
-            ensure!(!after.is_empty(), "the choice \"{choice}\" has no tokens");
-            context = before;
-            continued.push(Choice { text: choice.clone(), ids: after });
-        }
-        let mut target_ids = Vec::new();
-        if choices.is_empty() && !target.is_empty() {
-            (context, target_ids) = self.target(&text, &target, &ids, special)?;
-        }
-        ensure!(!ids.is_empty() && !context.is_empty(), "the prompt is empty");
-
-        let longest = continued.iter().map(|c| c.ids.len()).chain([target_ids.len()]).max().unwrap_or(0);
-        let mut cut = keep_end(&mut context, self.how.context.saturating_sub(longest));
-        cut |= keep_end(&mut ids, self.how.context.saturating_sub(self.how.new_tokens).max(1));
-        // People are shown what the model reads.
-        let read = if self.how.new_tokens > 0 || context.is_empty() { &ids } else { &context };
-        let text = if cut { self.tokenizer.decode_with_special(read)? } else { text };
-        Ok(Prompt { text, ids, references, context, target: target_ids, choices: continued, answer, cut })
-    }
-
     /// Examples and prompt one after the other, and the target.
-    fn plain(&self, content: &Content, examples: &[Content]) -> Result<(String, String)> {
+    fn plain(&self, content: &Content, examples: &[&Content]) -> Result<(String, String)> {
         let mut text = String::new();
         for example in examples {
             let (prompt, target) = example.parts()?;
@@ -170,7 +337,7 @@ impl Prompter<'_> {
     }
 
     /// Examples as earlier turns of a conversation, and the prompt as its last.
-    fn chat(&self, content: &Content, examples: &[Content]) -> Result<(String, String)> {
+    fn chat(&self, content: &Content, examples: &[&Content]) -> Result<(String, String)> {
         let mut messages = Vec::new();
         for example in examples {
             let (prompt, target) = turns(example)?;
@@ -181,26 +348,58 @@ impl Prompter<'_> {
         messages.extend(prompt);
         Ok((self.tokenizer.chat(&Value::Array(messages), true)?, target))
     }
+}
 
-    /// Tokens of a text and of what follows it, as lm-evaluation-harness divides them: white space at the
-    /// text's end belongs to what follows, and where both together have other tokens than the text alone,
-    /// what follows has the rest.
-    fn continuation(&self, text: &str, next: &str, special: bool) -> Result<(Vec<u32>, Vec<u32>)> {
-        let stem = text.trim_end();
+/// Divides tokens between a prompt and what continues it, as lm-evaluation-harness does (`loglikelihood` and
+/// `_encode_pair` of api/model.py, `tok_encode` of models/huggingface.py).
+struct Divider<'a> {
+    tokenizer: &'a Tokenizer,
+    /// Whether tokens that the model expects around a text are added.
+    special: bool,
+}
+
+impl Divider<'_> {
+    /// A text that begins with the token of beginnings gets no other one.
+    fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let begun = self.tokenizer.prefix().is_some_and(|(_, beginning)| text.starts_with(beginning));
+        self.tokenizer.encode(text, self.special && !begun)
+    }
+
+    /// Tokens of a text and of what follows it: white space at the text's end belongs to what follows, and where both
+    /// together have other tokens than the text alone, what follows has the rest. In front of what follows nothing
+    /// stands the beginning of a text.
+    fn continuation(&self, text: &str, next: &str) -> Result<(Vec<u32>, Vec<u32>)> {
+        if text.is_empty() {
+            return self.alone(next);
+        }
+        let stem = text.trim_end_matches(is_python_space);
         let next = format!("{}{next}", &text[stem.len()..]);
-        let whole = self.tokenizer.encode(&format!("{stem}{next}"), special)?;
-        let before = self.tokenizer.encode(stem, special)?;
+        let whole = self.encode(&format!("{stem}{next}"))?;
+        let before = self.encode(stem)?;
         let after = whole.get(before.len()..).unwrap_or_default().to_vec();
         Ok((before, after))
     }
 
+    /// Tokens of a text after none.
+    fn alone(&self, text: &str) -> Result<(Vec<u32>, Vec<u32>)> {
+        let prefix = self.tokenizer.prefix().map(|(id, _)| id);
+        let mut ids = self.tokenizer.encode(text, false)?;
+        if prefix.is_some() && ids.first() == prefix.as_ref() {
+            ids.remove(0);
+        }
+        Ok((prefix.into_iter().collect(), ids))
+    }
+
     /// Tokens of a prompt and its target. Where the prompt's tokens (`ids`) are also the first of both
     /// together, the target has the rest: a line break that ends a prompt is none of the answer.
-    fn target(&self, text: &str, target: &str, ids: &[u32], special: bool) -> Result<(Vec<u32>, Vec<u32>)> {
-        let whole = self.tokenizer.encode(&format!("{text}{target}"), special)?;
+    fn target(&self, text: &str, target: &str, ids: &[u32]) -> Result<(Vec<u32>, Vec<u32>)> {
+        if ids.is_empty() {
+            return self.continuation(text, target);
+        }
+        let whole = self.encode(&format!("{text}{target}"))?;
         match whole.strip_prefix(ids) {
             Some(rest) => Ok((ids.to_vec(), rest.to_vec())),
-            None => self.continuation(text, target, special),
+            None => self.continuation(text, target),
         }
     }
 }

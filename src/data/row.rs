@@ -2,13 +2,15 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Serde;
-use minijinja::{Environment, UndefinedBehavior};
+use minijinja::value::{Serde, ValueKind};
+use minijinja::{Environment, Expression, UndefinedBehavior};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Row;
+use super::answer::{Answer, chosen};
+use super::value::{Fields, MARK, called, is_unheld, text};
+use super::{Row, shape};
 use crate::templates;
 
 /// How a row becomes text: minijinja templates over its fields.
@@ -40,8 +42,9 @@ pub enum Choices {
 /// What a row says.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
-    /// A text in two parts; plain text has no target. `references` has other right answers, where the row has.
-    Text { prompt: String, target: String, references: Vec<String> },
+    /// A text in two parts; plain text has no target. `references` has other right answers, where the row has; a question
+    /// that its passage does not answer has none and is not `answerable` (SQuAD 2).
+    Text { prompt: String, target: String, references: Vec<String>, answerable: bool },
     /// A question with several answers, of which one is right.
     Choice { prompt: String, choices: Vec<String>, answer: usize },
     /// A conversation for the model's chat template.
@@ -50,33 +53,25 @@ pub enum Content {
     Tokens(Vec<u32>),
 }
 
-/// The prompt that Alpaca was trained with (Taori et al. 2023), with and without an input.
-fn alpaca(instruction: &str, input: &str) -> String {
-    if input.is_empty() {
-        return format!(
-            "Below is an instruction that describes a task. Write a response that appropriately completes the request.\
-             \n\n### Instruction:\n{instruction}\n\n### Response:\n"
-        );
-    }
-    format!(
-        "Below is an instruction that describes a task, paired with an input that provides further context. \
-         Write a response that appropriately completes the request.\
-         \n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
-    )
-}
-
 impl Content {
     /// Reads a row, by the templates or, without them, by the fields that it has.
     ///
     /// # Errors
     /// Where a template fails, or the row has none of the usual shapes.
     pub fn of(row: &Row, templates: Option<&Templates>) -> Result<Self> {
-        match templates {
-            Some(templates) => {
-                let (templates, row) = (templates.clone(), row.clone());
-                templates::in_time(move || templates.content(&row)).context("the data set's template fails on a row")?
-            }
-            None => Self::of_usual_shape(row),
+        Self::of_all(std::slice::from_ref(row), templates).swap_remove(0)
+    }
+
+    /// Reads rows, each as [`Content::of`] does; the templates are compiled once.
+    pub fn of_all(rows: &[Row], templates: Option<&Templates>) -> Vec<Result<Self>> {
+        let Some(templates) = templates else { return rows.iter().map(shape::content).collect() };
+        let (owned, several) = (templates.clone(), rows.to_vec());
+        let read = templates::in_time(move || owned.contents(&several));
+        match (read, rows) {
+            (Ok(contents), _) => contents,
+            (Err(error), [_]) => vec![Err(error.context(FAILS))],
+            // One of them takes too long.
+            (Err(_), rows) => rows.iter().map(|row| Self::of(row, Some(templates))).collect(),
         }
     }
 
@@ -107,91 +102,6 @@ impl Content {
             Self::Tokens(_) => ("", [].as_slice(), vec![]),
         }
     }
-
-    fn of_usual_shape(row: &Row) -> Result<Self> {
-        let string = |key: &str| row.get(key).and_then(string);
-        let text = |prompt: &str, target: &str| Self::Text {
-            prompt: prompt.into(),
-            target: target.into(),
-            references: vec![],
-        };
-        if let Some(ids) = row.get("input_ids") {
-            let ids = serde_json::from_value(ids.clone()).context("`input_ids` is no list of token ids")?;
-            return Ok(Self::Tokens(ids));
-        }
-        if let Some(messages) = row.get("messages") {
-            return Ok(Self::Chat(messages.clone()));
-        }
-        if let (Some(instruction), Some(output)) = (string("instruction"), string("output")) {
-            let prompt = alpaca(&instruction, &string("input").unwrap_or_default());
-            return Ok(text(&prompt, &output));
-        }
-        if let (Some(question), Some(choices), Some(answer)) =
-            (string("question"), row.get("choices"), row.get("answer").or(row.get("answerKey")))
-        {
-            let (choices, answer) = chosen(choices, answer)?;
-            return Ok(Self::Choice { prompt: format!("Question: {question}\nAnswer:"), choices, answer });
-        }
-        if let (Some(prompt), Some(completion)) = (string("prompt"), string("completion")) {
-            return Ok(text(&prompt, &completion));
-        }
-        match string("text") {
-            Some(plain) => Ok(text(&plain, "")),
-            None => bail!(
-                "a row with the fields {} needs a template; without one calipr reads text, prompt + completion, \
-                 instruction + input + output, messages, question + choices + answer, or input_ids",
-                row.keys().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ")
-            ),
-        }
-    }
-}
-
-/// More choices than any question has.
-const MOST_CHOICES: usize = 1000;
-
-/// The texts of the choices, and which of them `answer` names: by its index, its letter, its label or its text.
-fn chosen(choices: &Value, answer: &Value) -> Result<(Vec<String>, usize)> {
-    // The Hub's ARC and CommonsenseQA have {"text": […], "label": […]}.
-    let texts = strings(choices.get("text").unwrap_or(choices)).context("`choices` is no list of texts")?;
-    ensure!(texts.len() <= MOST_CHOICES, "the row has {} choices; expected at most {MOST_CHOICES}", texts.len());
-    ensure!(
-        texts.len() > 1,
-        "the row has {} to choose from; expected two choices at least",
-        match texts.len() {
-            0 => "nothing",
-            _ => "one choice",
-        }
-    );
-    let labels = choices.get("label").and_then(Value::as_array);
-    let index = match answer {
-        Value::Number(n) => n.as_u64().map(|n| n as usize),
-        Value::String(s) => labels
-            .and_then(|labels| labels.iter().position(|l| l == s))
-            .or_else(|| texts.iter().position(|t| t == s))
-            .or_else(|| s.parse().ok())
-            .or_else(|| match s.as_bytes() {
-                [letter] if letter.is_ascii_alphabetic() => Some(usize::from(letter.to_ascii_uppercase() - b'A')),
-                _ => None,
-            }),
-        _ => None,
-    };
-    let index = index.filter(|&i| i < texts.len());
-    let index = index.with_context(|| format!("`answer` {answer} is none of the {} choices", texts.len()))?;
-    Ok((texts, index))
-}
-
-/// A text; a number is its digits.
-fn string(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        _ => None,
-    }
-}
-
-/// The texts of a list.
-fn strings(value: &Value) -> Option<Vec<String>> {
-    value.as_array()?.iter().map(string).collect()
 }
 
 impl Templates {
@@ -230,35 +140,116 @@ impl Templates {
         Ok(())
     }
 
+    /// What rows say, by the templates.
+    fn contents(&self, rows: &[Row]) -> Vec<Result<Content>> {
+        let environment = environment();
+        match Compiled::of(self, &environment) {
+            Ok(compiled) => rows.iter().map(|row| compiled.content(row).context(FAILS)).collect(),
+            Err(error) => rows.iter().map(|_| Err(anyhow::anyhow!("{error:#}"))).collect(),
+        }
+    }
+}
+
+const FAILS: &str = "the data set's template fails on a row";
+
+/// Templates, ready to be rendered for many rows.
+struct Compiled<'a> {
+    prompt: Rendered<'a>,
+    target: Rendered<'a>,
+    choices: Vec<Rendered<'a>>,
+    choices_field: Option<Field<'a>>,
+    answer: Option<Rendered<'a>>,
+    references: Option<Field<'a>>,
+}
+
+struct Rendered<'a> {
+    text: &'a str,
+    template: minijinja::Template<'a, 'a>,
+}
+
+struct Field<'a> {
+    name: &'a str,
+    expression: Expression<'a, 'a>,
+}
+
+impl<'a> Compiled<'a> {
+    fn of(templates: &'a Templates, environment: &'a Environment<'a>) -> Result<Self> {
+        let template = |text: &'a String| -> Result<Rendered<'a>> {
+            Ok(Rendered { text, template: environment.template_from_str(text)? })
+        };
+        let field = |name: &'a String| -> Result<Field<'a>> {
+            Ok(Field { name, expression: environment.compile_expression(name)? })
+        };
+        let (choices, choices_field) = match &templates.choices {
+            Some(Choices::Templates(templates)) => (templates.as_slice(), None),
+            Some(Choices::Field(name)) => ([].as_slice(), Some(field(name)?)),
+            None => ([].as_slice(), None),
+        };
+        Ok(Self {
+            prompt: template(&templates.prompt)?,
+            target: template(&templates.target)?,
+            choices: choices.iter().map(template).collect::<Result<_>>()?,
+            choices_field,
+            answer: templates.answer.as_ref().map(template).transpose()?,
+            references: templates.references.as_ref().map(field).transpose()?,
+        })
+    }
+
     fn content(&self, row: &Row) -> Result<Content> {
-        let prompt = render(&self.prompt, row)?;
-        if let (Some(choices), Some(answer)) = (&self.choices, &self.answer) {
-            let choices = match choices {
-                Choices::Templates(templates) => {
-                    templates.iter().map(|t| Ok(Value::String(render(t, row)?))).collect::<Result<Vec<_>>>()?.into()
-                }
-                Choices::Field(field) => evaluate(field, row)?,
+        let prompt = self.prompt.on(row)?;
+        if let Some(answer) = &self.answer {
+            let choices = match &self.choices_field {
+                Some(field) => field.of(row)?,
+                None => self.choices.iter().map(|t| Ok(Value::String(t.on(row)?))).collect::<Result<Vec<_>>>()?.into(),
             };
-            let answer = render(answer, row)?.trim().to_owned();
-            // A number is an index, also where a choice's text happens to be that number; labels come first.
-            let index = if choices.get("label").is_none() { answer.parse::<u64>().ok() } else { None };
-            let (choices, answer) = chosen(&choices, &index.map_or(Value::String(answer), Value::from))?;
+            let answer = answer.on(row).context("`answer`")?;
+            let (choices, answer) = chosen(&choices, &Answer::Printed(answer))?;
             return Ok(Content::Choice { prompt, choices, answer });
         }
         let references = match &self.references {
-            None => vec![],
-            Some(field) => {
-                let list = evaluate(field, row)?;
-                strings(&list).with_context(|| format!("\"{field}\" is no list of texts, but {list}"))?
-            }
+            None => None,
+            Some(field) => Some(references(field.name, &field.of(row)?)?),
         };
-        let mut target = render(&self.target, row)?;
+        let mut target = self.target.on(row)?;
         if target.is_empty()
-            && let Some(first) = references.first()
+            && let Some(first) = references.iter().flatten().next()
         {
             target = format!(" {first}");
         }
-        Ok(Content::Text { prompt, target, references })
+        let answerable = references.as_ref().is_none_or(|references| !references.is_empty());
+        Ok(Content::Text { prompt, target, references: references.unwrap_or_default(), answerable })
+    }
+}
+
+/// The right answers of a field: a list of texts, which may be empty, or a single text.
+fn references(name: &str, value: &Value) -> Result<Vec<String>> {
+    if let Some(one) = text(value) {
+        return Ok(vec![one]);
+    }
+    let list = value.as_array().with_context(|| format!("\"{name}\" is {}, no list of texts", called(value)))?;
+    let answer = |(i, value): (usize, &Value)| {
+        text(value).with_context(|| format!("\"{name}\" has {} in place {}, no text", called(value), i + 1))
+    };
+    list.iter().enumerate().map(answer).collect()
+}
+
+impl Rendered<'_> {
+    fn on(&self, row: &Row) -> Result<String> {
+        self.template.render(Serde(Fields(row))).map_err(|e| {
+            let fields = row.keys().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ");
+            let what = lacking(&self.template, row, &e);
+            anyhow::anyhow!("the template \"{}\" fails on a row with the fields {fields}: {what}", self.text)
+        })
+    }
+}
+
+impl Field<'_> {
+    /// The value of a field, such as `choices.text`.
+    fn of(&self, row: &Row) -> Result<Value> {
+        let value = self.expression.eval(Serde(Fields(row)));
+        let value = value.map_err(|e| anyhow::anyhow!("\"{}\" fails on a row: {e:#}", self.name))?;
+        ensure!(!value.is_undefined(), "\"{}\" is missing from the row", self.name);
+        Ok(serde_json::to_value(value)?)
     }
 }
 
@@ -267,34 +258,48 @@ fn environment() -> Environment<'static> {
     let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build().expect("the usual delimiters");
     let mut env = templates::environment(syntax);
     env.set_undefined_behavior(UndefinedBehavior::Strict);
+    // Texts and numbers are printed as Python prints them, and nothing else: no prompt has a meaning in which "None" or
+    // the brackets of a list stand.
+    env.set_formatter(|out, state, value| {
+        let refused = |what: &str| {
+            let message = format!("{NO_TEXT} {what}");
+            Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, message))
+        };
+        match value.kind() {
+            ValueKind::None => refused("null"),
+            ValueKind::Bool => Ok(out.write_str(if value.is_true() { "True" } else { "False" })?),
+            ValueKind::Seq | ValueKind::Iterable => refused("a list, not its elements"),
+            ValueKind::Map => refused("an object, not its fields"),
+            ValueKind::Number => match f64::try_from(value.clone()) {
+                Ok(number) if !number.is_finite() => Ok(out.write_str(&number.to_string().to_lowercase())?),
+                _ => templates::print(out, state, value),
+            },
+            _ => match value.as_str().and_then(|text| text.strip_prefix(MARK)) {
+                Some(what) => refused(what),
+                None => templates::print(out, state, value),
+            },
+        }
+    });
     env
 }
 
-fn render(text: &str, row: &Row) -> Result<String> {
-    environment().render_str(text, Serde(row)).map_err(|e| {
-        let fields = row.keys().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ");
-        anyhow::anyhow!("the template \"{text}\" fails on a row with the fields {fields}: {}", lacking(text, row, &e))
-    })
-}
+const NO_TEXT: &str = "it prints";
 
 /// What went wrong: the fields that a template asks for and the row lacks, or what minijinja says.
-fn lacking(template: &str, row: &Row, error: &minijinja::Error) -> String {
-    let environment = environment();
-    let asked = environment.template_from_str(template).map(|t| t.undeclared_variables(false)).unwrap_or_default();
-    let mut lacking: Vec<String> = asked.into_iter().filter(|name| !row.contains_key(name)).collect();
-    lacking.sort();
-    match lacking.is_empty() {
-        true => format!("{error:#}"),
-        false => format!("it has no `{}`", lacking.join("`, `")),
+fn lacking(template: &minijinja::Template, row: &Row, error: &minijinja::Error) -> String {
+    let mut asked: Vec<String> = template.undeclared_variables(false).into_iter().collect();
+    asked.sort();
+    let lacking: Vec<&str> = asked.iter().filter(|name| !row.contains_key(*name)).map(String::as_str).collect();
+    if !lacking.is_empty() {
+        return format!("it has no `{}`", lacking.join("`, `"));
     }
-}
-
-/// The value of a field, such as `choices.text`.
-fn evaluate(field: &str, row: &Row) -> Result<Value> {
-    let environment = environment();
-    let value = environment.compile_expression(field).and_then(|e| e.eval(Serde(row)));
-    let value = value.map_err(|e| anyhow::anyhow!("\"{field}\" fails on a row: {e:#}"))?;
-    Ok(serde_json::to_value(value)?)
+    let said = format!("{error:#}");
+    if !said.contains(NO_TEXT) {
+        return said;
+    }
+    let odd = |name: &&String| row.get(*name).is_some_and(|value| value.is_null() || is_unheld(value).is_some());
+    let odd: Vec<String> = asked.iter().filter(odd).map(|name| format!("`{name}` is {}", called(&row[name]))).collect();
+    if odd.is_empty() { said } else { format!("{}; {said}", odd.join(", ")) }
 }
 
 #[cfg(test)]
@@ -302,41 +307,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn of(row: Value) -> Result<Content> {
-        Content::of(row.as_object().unwrap(), None)
-    }
-
-    fn text(prompt: &str, target: &str) -> Content {
-        Content::Text { prompt: prompt.into(), target: target.into(), references: vec![] }
-    }
-
     fn templates(toml: &str) -> Templates {
         toml::from_str(toml).unwrap()
-    }
-
-    #[test]
-    fn the_usual_shapes_need_no_template() {
-        assert_eq!(of(json!({"id": 3, "text": "plain"})).unwrap(), text("plain", ""));
-        assert_eq!(of(json!({"prompt": "a", "completion": "b"})).unwrap(), text("a", "b"));
-        assert_eq!(of(json!({"input_ids": [1, 2]})).unwrap(), Content::Tokens(vec![1, 2]));
-        let messages = json!([{"role": "user", "content": "hi"}]);
-        assert_eq!(of(json!({"messages": messages})).unwrap(), Content::Chat(messages));
-        let Content::Text { prompt, target, .. } =
-            of(json!({"instruction": "Do", "input": "x", "output": "y"})).unwrap()
-        else {
-            panic!()
-        };
-        assert!(prompt.contains("### Input:\nx\n\n### Response:\n") && target == "y");
-        let Content::Text { prompt, .. } = of(json!({"instruction": "Do", "input": "", "output": "y"})).unwrap() else {
-            panic!()
-        };
-        assert!(!prompt.contains("Input"));
-    }
-
-    fn answer_of(row: Value) -> (Vec<String>, usize) {
-        let Content::Choice { prompt, choices, answer } = of(row).unwrap() else { panic!() };
-        assert_eq!(prompt, "Question: Sky?\nAnswer:");
-        (choices, answer)
     }
 
     #[test]
@@ -379,38 +351,17 @@ mod tests {
         let templates = templates("prompt = '{{ q }}'\nreferences = 'answers.text'");
         let content = Content::of(row.as_object().unwrap(), Some(&templates)).unwrap();
         let references = vec!["Ada".into(), "Ada Lovelace".into()];
-        assert_eq!(content, Content::Text { prompt: "Who?".into(), target: " Ada".into(), references });
-    }
-
-    #[test]
-    fn an_answer_may_be_an_index_a_letter_a_label_or_the_text() {
-        let choices = json!(["red", "blue"]);
-        for answer in [json!(1), json!("B"), json!("b"), json!("1"), json!("blue")] {
-            let row = json!({"question": "Sky?", "choices": choices, "answer": answer});
-            assert_eq!(answer_of(row), (vec!["red".into(), "blue".into()], 1));
-        }
-        let row = json!({"question": "Sky?", "choices": {"text": ["red", "blue"], "label": ["1", "2"]}, "answer": "2"});
-        assert_eq!(answer_of(row).1, 1);
-        let arc =
-            json!({"question": "Sky?", "choices": {"text": ["red", "blue"], "label": ["A", "B"]}, "answerKey": "B"});
-        assert_eq!(answer_of(arc).1, 1);
-        assert!(of(json!({"question": "Sky?", "choices": choices, "answer": 2})).is_err());
-        let numbers = json!({"question": "Sky?", "choices": [3, 4.5], "answer": 1});
-        assert_eq!(answer_of(numbers), (vec!["3".into(), "4.5".into()], 1));
-    }
-
-    #[test]
-    fn braces_in_an_instruction_are_text() {
-        let row = json!({"instruction": "What does {input} print?", "input": "x", "output": "y"});
-        let Content::Text { prompt, .. } = of(row).unwrap() else { panic!() };
-        assert!(prompt.contains("What does {input} print?") && prompt.contains("### Input:\nx\n"), "{prompt}");
+        assert_eq!(
+            content,
+            Content::Text { prompt: "Who?".into(), target: " Ada".into(), references, answerable: true }
+        );
     }
 
     #[test]
     fn a_template_names_the_field_it_misses() {
         let templates = templates("prompt = '{{ titel }}'");
         let row = json!({"title": "x"});
-        let error = Content::of(row.as_object().unwrap(), Some(&templates)).unwrap_err().to_string();
+        let error = format!("{:#}", Content::of(row.as_object().unwrap(), Some(&templates)).unwrap_err());
         assert!(error.contains("titel") && error.contains("`title`"), "{error}");
     }
 
@@ -419,5 +370,59 @@ mod tests {
         let prompt = "{% for i in range(100000) %}{% for j in range(100000) %}{{ j }}{% endfor %}{% endfor %}";
         let templates = templates(&format!("prompt = '{prompt}'"));
         assert!(Content::of(&Row::new(), Some(&templates)).is_err());
+    }
+
+    #[test]
+    fn what_a_template_prints_is_a_text_or_a_number() {
+        let on = |template: &str, row: Value| {
+            let templates = Templates { prompt: template.into(), ..templates("prompt = ''") };
+            let content = Content::of(row.as_object().unwrap(), Some(&templates)).map_err(|e| format!("{e:#}"))?;
+            let Content::Text { prompt, .. } = content else { panic!() };
+            Ok::<String, String>(prompt)
+        };
+        let nan = super::super::value::number(f64::NAN);
+        assert_eq!(on("{{ a }} {{ b }} {{ c }}", json!({"a": true, "b": 2.5, "c": nan})).unwrap(), "True 2.5 nan");
+        assert_eq!(on("{% if a %}{{ a }}{% else %}-{% endif %}", json!({"a": null})).unwrap(), "-");
+        for (template, row, says) in [
+            ("{{ a }}", json!({"a": null}), "`a` is null"),
+            ("{{ a.b }}", json!({"a": {"b": null}}), "it prints null"),
+            ("{{ a }}", json!({"a": ["x"]}), "it prints a list"),
+            ("{{ a }}", json!({"a": {"x": 1}}), "it prints an object"),
+            (
+                "{{ a }}",
+                json!({"a": super::super::value::unheld("bytes that are no UTF-8")}),
+                "`a` is bytes that are no",
+            ),
+            ("{{ a }}", json!({"b": 1}), "it has no `a`"),
+        ] {
+            let error = on(template, row.clone()).unwrap_err();
+            assert!(error.contains(says), "{template} {row}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_empty_list_of_references_is_a_question_without_an_answer() {
+        let read = |row: Value, more: &str| {
+            let templates = templates(&format!("prompt = 'q'\nreferences = 'answers.text'\n{more}"));
+            Content::of(row.as_object().unwrap(), Some(&templates)).map_err(|e| format!("{e:#}"))
+        };
+        let unanswerable = |target: &str| Content::Text {
+            prompt: "q".into(),
+            target: target.into(),
+            references: vec![],
+            answerable: false,
+        };
+        assert_eq!(read(json!({"answers": {"text": []}}), "").unwrap(), unanswerable(""));
+        assert_eq!(read(json!({"answers": {"text": []}}), "target = ' none'").unwrap(), unanswerable(" none"));
+        let Content::Text { references, .. } = read(json!({"answers": {"text": "a"}}), "").unwrap() else { panic!() };
+        assert_eq!(references, ["a"]);
+        for (row, says) in [
+            (json!({"answers": {"text": null}}), "is null, no list"),
+            (json!({"answers": {"text": ["a", null]}}), "has null in place 2"),
+            (json!({"answers": {}}), "is missing from the row"),
+        ] {
+            let error = read(row, "").unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
     }
 }

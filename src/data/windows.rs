@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Content, Part, Row};
+use super::{Content, Part, Rows};
 use crate::model::Tokenizer;
 
 /// How windows are cut from rows.
@@ -97,7 +97,7 @@ impl Windows {
 /// Where a row cannot be read, an id is outside the `vocabulary`, or there are fewer than `count`
 /// windows; the message says how many there are.
 pub fn cut(
-    rows: &[Row],
+    rows: &Rows,
     part: &Part,
     tokenizer: &Tokenizer,
     vocabulary: usize,
@@ -113,8 +113,11 @@ pub fn cut(
     }
     let wanted = count.unwrap_or(usize::MAX);
     let tokens_of = |index: usize| {
-        let read = || tokens(&Content::of(&rows[index], part.templates.as_ref())?, tokenizer, true);
-        read().with_context(|| format!("row {}", index + 1))
+        let read = || {
+            let ids = tokens(&Content::of(&rows[index], part.templates.as_ref())?, tokenizer, true)?;
+            within(&ids, vocabulary).map(|()| ids)
+        };
+        read().with_context(|| format!("row {}", rows.number(index)))
     };
 
     let mut windows = Windows::default();
@@ -149,6 +152,7 @@ pub fn cut(
         }
         Packing::Concat => {
             let ids = joined(rows, &indices, part, tokenizer, wanted.saturating_mul(length))?;
+            within(&ids, vocabulary).context("rows joined")?;
             ids.chunks_exact(length).take(wanted).for_each(|window| windows.push(window));
             had = format!("all {} rows together have {} tokens", rows.len(), ids.len());
         }
@@ -162,14 +166,22 @@ pub fn cut(
         let remedy = if packing == Packing::Crop { "; packing = \"concat\" joins rows" } else { "" };
         bail!("too little data: {had}, which make {} windows of {length}, not {least}{remedy}", windows.len());
     }
-    if let Some(id) = windows.ids.iter().find(|&&id| id as usize >= vocabulary) {
-        bail!("token id {id} is outside the model's vocabulary of {vocabulary}");
-    }
     Ok(windows)
 }
 
+/// # Errors
+/// Where the embedding has no row for an id, of which PyTorch makes an IndexError.
+pub fn within(ids: &[u32], vocabulary: usize) -> Result<()> {
+    match ids.iter().find(|&&id| id as usize >= vocabulary) {
+        Some(id) => {
+            bail!("token id {id} is outside the model's vocabulary of {vocabulary}: its embedding has no such row")
+        }
+        None => Ok(()),
+    }
+}
+
 /// The ids of one row. `special` adds the tokens that the model expects around a text.
-fn tokens(content: &Content, tokenizer: &Tokenizer, special: bool) -> Result<Vec<u32>> {
+pub fn tokens(content: &Content, tokenizer: &Tokenizer, special: bool) -> Result<Vec<u32>> {
     match content {
         Content::Tokens(ids) => Ok(ids.clone()),
         // A chat template writes its own special tokens.
@@ -185,14 +197,14 @@ fn tokens(content: &Content, tokenizer: &Tokenizer, special: bool) -> Result<Vec
 ///
 /// Texts are joined before they are tokenized, as the published perplexity does it, so that no token
 /// boundary is forced between rows. Rows of token ids are put end to end.
-fn joined(rows: &[Row], order: &[usize], part: &Part, tokenizer: &Tokenizer, enough: usize) -> Result<Vec<u32>> {
+fn joined(rows: &Rows, order: &[usize], part: &Part, tokenizer: &Tokenizer, enough: usize) -> Result<Vec<u32>> {
     let content = |&index: &usize| {
-        Content::of(&rows[index], part.templates.as_ref()).with_context(|| format!("row {}", index + 1))
+        Content::of(&rows[index], part.templates.as_ref()).with_context(|| format!("row {}", rows.number(index)))
     };
     if matches!(order.first().map(&content), Some(Ok(Content::Tokens(_)))) {
         let mut ids = Vec::new();
         for index in order {
-            let Content::Tokens(row) = content(index)? else { bail!("row {} has no `input_ids`", index + 1) };
+            let Content::Tokens(row) = content(index)? else { bail!("row {} has no `input_ids`", rows.number(*index)) };
             ids.extend(row);
             if ids.len() >= enough {
                 break;
@@ -210,9 +222,11 @@ fn joined(rows: &[Row], order: &[usize], part: &Part, tokenizer: &Tokenizer, eno
             let row = match content(&order[taken])? {
                 Content::Chat(messages) => {
                     chat = true;
-                    tokenizer.chat(&messages, false)?
+                    tokenizer.chat(&messages, false).with_context(|| format!("row {}", rows.number(order[taken])))?
                 }
-                Content::Tokens(_) => bail!("row {} has `input_ids` where the first row has text", order[taken] + 1),
+                Content::Tokens(_) => {
+                    bail!("row {} has `input_ids` where the first row has text", rows.number(order[taken]))
+                }
                 text => text.parts().map(|(prompt, target)| prompt + &target)?,
             };
             if taken > 0 {
@@ -241,11 +255,11 @@ mod tests {
     }
 
     /// Rows of token ids 0, 1, 2, …, numbered through.
-    fn rows(lengths: &[usize]) -> Vec<Row> {
+    fn rows(lengths: &[usize]) -> Rows {
         let mut next = 0..;
         let row =
             |&n: &usize| json!({"input_ids": next.by_ref().take(n).collect::<Vec<u32>>()}).as_object().unwrap().clone();
-        lengths.iter().map(row).collect()
+        lengths.iter().map(row).collect::<Vec<_>>().into()
     }
 
     fn cut_ids(lengths: &[usize], packing: (Packing, usize, Option<usize>), order: Order) -> Result<Vec<Vec<u32>>> {
@@ -287,6 +301,7 @@ mod tests {
     #[test]
     fn an_id_outside_the_vocabulary_is_an_error() {
         let error = cut(&rows(&[9]), &part(), &Tokenizer::for_tests(), 8, (Packing::Single, 9, None), Order::Given);
-        assert!(error.unwrap_err().to_string().contains("token id 8"));
+        let error = format!("{:#}", error.unwrap_err());
+        assert!(error.contains("row 1: token id 8") && error.contains("vocabulary of 8"), "{error}");
     }
 }

@@ -32,6 +32,19 @@ impl Tokenizer {
         &self.end
     }
 
+    /// What stands before a text that has nothing before it, with its text: the beginning of a text, or else its end
+    /// (lm-evaluation-harness's `prefix_token_id`).
+    pub fn prefix(&self) -> Option<(u32, &str)> {
+        let token = |text: &'_ Option<String>| self.inner.token_to_id(text.as_deref()?);
+        let text = if token(&self.bos).is_some() { &self.bos } else { &self.eos };
+        Some((token(text)?, text.as_deref()?))
+    }
+
+    /// The largest id that a text can have.
+    pub fn largest_id(&self) -> u32 {
+        self.inner.get_vocab(true).into_values().max().unwrap_or(0)
+    }
+
     /// Token ids of a text. `special` adds what the model expects around a text of its own, such as
     /// the beginning-of-text token of Llama.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {

@@ -7,10 +7,10 @@ use anyhow::{Result, bail};
 use candle_core::{DType, Device};
 
 use super::cache::{Key, Stage};
-use crate::data::{Library, Order, Part, Prompting};
+use crate::data::{Asked, Library, Order, Packing, Part, Prompting, Rows, are_enough, asked, check, cut};
 use crate::digest::{self, Digest};
 use crate::metrics::Family;
-use crate::model::{Config, Model, ModelFiles};
+use crate::model::{Config, Model, ModelFiles, Tokenizer};
 use crate::prune::StatisticKind;
 use crate::recipe::{Cell, Layers, Propagation, Recipe, Unit, WindowUnit, cells, check_against_model};
 use crate::source::Fetcher;
@@ -65,7 +65,40 @@ pub struct InputPart {
     pub digest: Digest,
 }
 
+impl InputPart {
+    /// The rows, each of which could be cut into windows.
+    pub fn checked(&self, tokenizer: &Tokenizer, vocabulary: usize) -> Result<Rows> {
+        let rows = self.part.read(&self.file)?;
+        check(&rows, &self.part, tokenizer, vocabulary)?;
+        Ok(rows)
+    }
+
+    /// Checks that windows can be cut from the rows, without cutting them where these are surely enough.
+    pub fn check_windows(
+        &self,
+        tokenizer: &Tokenizer,
+        vocabulary: usize,
+        packing: (Packing, usize, Option<usize>),
+    ) -> Result<()> {
+        let rows = self.part.read(&self.file)?;
+        let bytes = check(&rows, &self.part, tokenizer, vocabulary)?;
+        match are_enough(&bytes, packing) {
+            true => Ok(()),
+            false => cut(&rows, &self.part, tokenizer, vocabulary, packing, Order::Given).map(drop),
+        }
+    }
+}
+
 impl Inputs {
+    /// What a suite of rows asks, before it is made into tokens.
+    pub fn asked(&self, name: &str, how: &Prompting, tokenizer: &Tokenizer) -> Result<Vec<Asked>> {
+        let input = &self.suites[name];
+        let rows = input.part.read(&input.file)?;
+        let shots = self.shots.get(name).unwrap_or(input);
+        let shot_rows = if how.shots > 0 { shots.part.read(&shots.file)? } else { Rows::default() };
+        asked((&rows, &input.part), (&shot_rows, &shots.part), tokenizer, how)
+    }
+
     /// Fetches what is not here, and digests everything. The recipe is checked against the model's shape
     /// before the data is looked at, and nothing is digested before all is there.
     ///

@@ -1,11 +1,63 @@
 //! What a suite is made of: token windows, or prompts.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 
-use crate::data::{Passage, Prompt, Windows};
+use crate::data::{Has, Passage, Prompt, Windows};
 use crate::metrics::Family;
-use crate::model::Reach;
+use crate::model::Config;
 use crate::recipe::{Suite, Unit};
+
+/// Whether a row has what the metrics of its suite compare with.
+///
+/// # Errors
+/// Where it lacks it; the message has the row's number.
+pub fn check(suite: &Suite, has: &Has) -> Result<()> {
+    let Has { row, .. } = has;
+    let asks = |family| suite.metrics().into_iter().find(|m| m.family() == family).map(|m| m.as_str());
+    if let Some(metric) = asks(Family::Choice) {
+        ensure!(has.choices, "row {row} has no choices, which {metric} needs");
+    }
+    if let Some(metric) = asks(Family::Text) {
+        ensure!(has.references, "row {row} has no target, which {metric} compares answers with");
+    }
+    if let Some(metric) = asks(Family::Language) {
+        ensure!(
+            has.target || has.answerable,
+            "row {row} is a question without an answer, and {metric} is taken of answers; give the data set's template a \
+             `target` for such rows, or ask for exact_match and f1 only"
+        );
+        ensure!(has.target, "row {row} has no target, which {metric} is taken of");
+    }
+    Ok(())
+}
+
+/// Whether the model can read a prompt as its suite asks.
+pub fn check_tokens(suite: &Suite, prompt: &Prompt, config: &Config) -> Result<()> {
+    if suite.is_scored() {
+        prompt.check_scored(config.vocabulary)?;
+    }
+    if suite.wants(Family::Text) {
+        prompt.check_answered(config.vocabulary)?;
+    }
+    if let Some(reach) = config.reach {
+        let scored = prompt.passage().filter(|_| suite.is_scored()).map_or(0, |passage| passage.longest());
+        let answered = match new_tokens(suite) {
+            0 => 0,
+            new_tokens => prompt.ids.len() + new_tokens,
+        };
+        let (tokens, row) = (scored.max(answered), prompt.has().row);
+        ensure!(tokens <= reach.tokens, "{}", reach.refusal(&format!("the {tokens} tokens of row {row} are")));
+    }
+    Ok(())
+}
+
+/// The most tokens of an answer; 0 where none is asked for.
+fn new_tokens(suite: &Suite) -> usize {
+    match suite.unit() {
+        Unit::Rows(unit) if suite.wants(Family::Text) => unit.decoding.max_new_tokens,
+        _ => 0,
+    }
+}
 
 /// The samples of a suite.
 pub struct Material {
@@ -20,43 +72,19 @@ impl Material {
         Self { passages: windows.passages(), prompts: vec![] }
     }
 
-    /// The material of a suite of rows, which is called `name`.
+    /// The material of a suite of rows, which is called `name`, for a model of this shape.
     ///
     /// # Errors
-    /// Where a row lacks what the suite's metrics compare with.
-    pub fn of_prompts(name: &str, suite: &Suite, prompts: Vec<Prompt>, reach: Option<Reach>) -> Result<Self> {
-        let new_tokens = match suite.unit() {
-            Unit::Rows(unit) if suite.wants(Family::Text) => unit.decoding.max_new_tokens,
-            _ => 0,
-        };
-        for (i, prompt) in prompts.iter().enumerate() {
-            let row = i + 1;
-            let asks = |family| suite.metrics().into_iter().find(|m| m.family() == family).map(|m| m.as_str());
-            if let (true, Some(tokens)) = (suite.is_scored(), prompt.crowded_out()) {
-                bail!(
-                    "row {row} has {tokens} tokens to be scored, which leave no room for a prompt in the model's context"
-                );
-            }
-            if let Some(reach) = reach {
-                let scored = prompt.passage().filter(|_| suite.is_scored()).map_or(0, |passage| passage.longest());
-                let answered = if new_tokens > 0 { prompt.ids.len() + new_tokens } else { 0 };
-                let tokens = scored.max(answered);
-                ensure!(tokens <= reach.tokens, "{}", reach.refusal(&format!("the {tokens} tokens of row {row} are")));
-            }
-            if let Some(metric) = asks(Family::Choice) {
-                ensure!(!prompt.choices.is_empty(), "row {row} has no choices, which {metric} needs");
-            }
-            if let Some(metric) = asks(Family::Text) {
-                ensure!(!prompt.references.is_empty(), "row {row} has no target, which {metric} compares answers with");
-            }
-            if let Some(metric) = asks(Family::Language) {
-                ensure!(prompt.passage().is_some(), "row {row} has no target, which {metric} is taken of");
-            }
+    /// Where a row lacks what the suite's metrics compare with, or the model cannot read it.
+    pub fn of_prompts(name: &str, suite: &Suite, prompts: Vec<Prompt>, config: &Config) -> Result<Self> {
+        for prompt in &prompts {
+            check(suite, &prompt.has())?;
+            check_tokens(suite, prompt, config)?;
         }
         let passages = if suite.is_scored() { prompts.iter().filter_map(Prompt::passage).collect() } else { vec![] };
         let cut = prompts.iter().filter(|p| p.cut).count();
         if cut > 0 {
-            let reserved = match new_tokens {
+            let reserved = match new_tokens(suite) {
                 0 => String::new(),
                 taken => format!(", of which max_new_tokens takes {taken}"),
             };

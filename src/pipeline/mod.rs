@@ -18,7 +18,7 @@ pub use cache::{Cache, Hold, Stage, remove_unfinished};
 pub use cell::{AnswersRecord, CellRecord, LayerRecord, PrunedRecord, ScoresRecord, Seconds, Status, SuiteRecord};
 pub use inputs::{InputPart, Inputs};
 pub use material::Material;
-pub use plan::{Plan, PlannedCell, plan};
+pub use plan::{Plan, PlannedCell, check_data, plan};
 pub use study::{Outcome, Study};
 
 /// Who follows a run: told what happens, asked whether to stop.

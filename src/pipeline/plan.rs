@@ -2,17 +2,19 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use anyhow::Result;
 use serde::de::DeserializeOwned;
 
 use super::cache::{Cache, Key};
 use super::inputs::Inputs;
 use super::progress::Progress;
-use super::work;
-use crate::data::Prompt;
+use super::{material, work};
+use crate::data::{Prompt, prompts};
+use crate::fault::At;
 use crate::metrics::Family;
-use crate::model::Config;
+use crate::model::{Config, Tokenizer};
 use crate::prune::StatisticKind;
-use crate::recipe::{Cell, Pruning, Recipe, Unit, cells};
+use crate::recipe::{Cell, Pruning, Recipe, Unit, WindowUnit, cells};
 
 /// One stage of a cell.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,6 +52,50 @@ pub fn plan(recipe: &Recipe, inputs: Option<&Inputs>, cache: &Cache) -> Plan {
         planned.push(PlannedCell { id: cell.id(), stages });
     }
     Plan { cells: planned }
+}
+
+/// Checks the data of a study as a run would, as far as that can be done without making all of it into tokens. What the
+/// cache has was checked when it was made.
+///
+/// # Errors
+/// Where a row of a calibration set or a suite cannot be used, or a suite asks for what its rows do not have.
+pub fn check_data(recipe: &Recipe, inputs: &Inputs, cache: &Cache) -> Result<()> {
+    let tokenizer = inputs.model.tokenizer()?;
+    let vocabulary = inputs.config.vocabulary;
+    for (name, suite) in recipe.suite.iter().filter(|(name, _)| !cache.contains(inputs.suite_key(recipe, name))) {
+        let checked = match suite.unit() {
+            Unit::Windows(WindowUnit { packing, length, windows }) => {
+                inputs.suites[name].check_windows(&tokenizer, vocabulary, (packing, length, windows))
+            }
+            Unit::Rows(_) => check_prompts(recipe, name, inputs, &tokenizer),
+        };
+        checked.at(|| format!("[suite.{name}], data set \"{}\"", suite.dataset))?;
+    }
+    let mut checked = HashSet::new();
+    for drawn in cells(recipe).iter().filter_map(|c| c.pruning.as_ref()?.calibration.as_ref()) {
+        let is_cached = cache.contains(inputs.calibration_key(recipe, &drawn.name, drawn.seed));
+        if !is_cached && checked.insert(drawn.name.clone()) {
+            let c = &recipe.calibration[&drawn.name];
+            let packing = (c.packing, c.length, Some(c.windows));
+            inputs.calibrations[&drawn.name]
+                .check_windows(&tokenizer, vocabulary, packing)
+                .at(|| format!("[calibration.{}], data set \"{}\"", drawn.name, c.dataset))?;
+        }
+    }
+    Ok(())
+}
+
+fn check_prompts(recipe: &Recipe, name: &str, inputs: &Inputs, tokenizer: &Tokenizer) -> Result<()> {
+    let (config, suite) = (&inputs.config, &recipe.suite[name]);
+    let Some(how) = inputs.prompting(recipe, name) else { return Ok(()) };
+    let asked = inputs.asked(name, &how, tokenizer)?;
+    asked.iter().try_for_each(|asked| material::check(suite, &asked.has()))?;
+    let beyond = tokenizer.largest_id() as usize >= config.vocabulary;
+    let doubtful = asked.into_iter().filter(|asked| beyond || asked.is_doubtful(config.context)).collect();
+    for prompt in prompts(doubtful, tokenizer, &how)? {
+        material::check_tokens(suite, &prompt, config)?;
+    }
+    Ok(())
 }
 
 struct Planner<'a> {

@@ -6,7 +6,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use anyhow::{Context, Error, Result, anyhow, ensure};
+use anyhow::{Error, Result, anyhow, ensure};
 use candle_core::{DType, Device, Tensor};
 
 use super::answers::Answerer;
@@ -19,8 +19,9 @@ use super::progress::Progress;
 use super::stream::{Batch, Stream};
 use super::walk::{Pruner, Walk, sees_dense};
 use super::{Interrupted, Watch, stop_if_interrupted};
-use crate::data::{Order, Packing, Passage, Prompt, Target, Windows, cut, prompts};
+use crate::data::{Order, Packing, Passage, Prompt, Rows, Target, Windows, cut, prompts};
 use crate::digest::Digest;
+use crate::fault::At;
 use crate::guard;
 use crate::metrics::{Family, Scores, log_likelihoods, score_positions};
 use crate::model::{Block, Generator, Head, Model, Rope, Site, Tokenizer, device};
@@ -92,15 +93,18 @@ impl<'a> Study<'a> {
         for (name, suite) in &recipe.suite {
             stop_if_interrupted(watch)?;
             let material =
-                study.read_material(name).with_context(|| format!("[suite.{name}], data set \"{}\"", suite.dataset))?;
+                study.read_material(name).at(|| format!("[suite.{name}], data set \"{}\"", suite.dataset))?;
             study.materials.insert(name.clone(), material);
         }
-        for drawn in crate::recipe::cells(recipe).iter().filter_map(|c| c.pruning.as_ref()?.calibration.as_ref()) {
-            stop_if_interrupted(watch)?;
-            let dataset = &recipe.calibration[&drawn.name].dataset;
-            study
-                .calibration_windows(&drawn.name, drawn.seed)
-                .with_context(|| format!("[calibration.{}], data set \"{dataset}\"", drawn.name))?;
+        for (name, calibration) in &recipe.calibration {
+            // Read once for all seeds.
+            let mut rows = None;
+            for seed in seeds(recipe, name) {
+                stop_if_interrupted(watch)?;
+                study
+                    .calibration_windows(name, seed, &mut rows)
+                    .at(|| format!("[calibration.{name}], data set \"{}\"", calibration.dataset))?;
+            }
         }
         Ok(study)
     }
@@ -215,7 +219,7 @@ impl<'a> Study<'a> {
             spec: self.recipe.prune,
         });
         let calibration = match cell.pruning.as_ref().and_then(|p| p.calibration.as_ref()) {
-            Some(drawn) => Some(self.calibration_windows(&drawn.name, drawn.seed)?.passages()),
+            Some(drawn) => Some(self.calibration_windows(&drawn.name, drawn.seed, &mut None)?.passages()),
             None => None,
         };
         let scored: Vec<&str> = missing.iter().filter(|m| m.scores).map(|m| m.name).collect();
@@ -444,25 +448,26 @@ impl<'a> Study<'a> {
         let suite = &self.recipe.suite[name];
         let (key, input) = (self.inputs.suite_key(self.recipe, name), &self.inputs.suites[name]);
         if let Unit::Windows(WindowUnit { packing, length, windows }) = suite.unit() {
-            return Ok(Material::of_windows(&self.windows(key, input, (packing, length, windows), Order::Given)?));
+            let windows = self.windows(key, input, (packing, length, windows), Order::Given, &mut None)?;
+            return Ok(Material::of_windows(&windows));
         }
-        let reach = self.inputs.config.reach;
+        let config = &self.model.config;
         if let Some(prompts) = self.cache.read_json(key) {
-            return Material::of_prompts(name, suite, prompts, reach);
+            return Material::of_prompts(name, suite, prompts, config);
         }
         let how = self.inputs.prompting(self.recipe, name).expect("a suite of rows has prompts");
-        let rows = input.part.read(&input.file)?;
-        let shots = self.inputs.shots.get(name).unwrap_or(input);
-        let shot_rows = if how.shots > 0 { shots.part.read(&shots.file)? } else { vec![] };
-        let made: Vec<Prompt> = prompts((&rows, &input.part), (&shot_rows, &shots.part), &self.tokenizer, &how)?;
+        let asked = self.inputs.asked(name, &how, &self.tokenizer)?;
+        let made: Vec<Prompt> = prompts(asked, &self.tokenizer, &how)?;
         self.cache.write_json(key, &made)?;
-        Material::of_prompts(name, suite, made, reach)
+        Material::of_prompts(name, suite, made, config)
     }
 
-    fn calibration_windows(&self, name: &str, seed: u64) -> Result<Windows> {
+    /// A calibration set as drawn by a seed; its `rows` are read where they are needed and were not read before.
+    fn calibration_windows(&self, name: &str, seed: u64, rows: &mut Option<Rows>) -> Result<Windows> {
         let c = &self.recipe.calibration[name];
         let key = self.inputs.calibration_key(self.recipe, name, seed);
-        self.windows(key, &self.inputs.calibrations[name], (c.packing, c.length, Some(c.windows)), Order::Random(seed))
+        let packing = (c.packing, c.length, Some(c.windows));
+        self.windows(key, &self.inputs.calibrations[name], packing, Order::Random(seed), rows)
     }
 
     fn windows(
@@ -471,15 +476,30 @@ impl<'a> Study<'a> {
         input: &InputPart,
         packing: (Packing, usize, Option<usize>),
         order: Order,
+        rows: &mut Option<Rows>,
     ) -> Result<Windows> {
         if let Some((ids, ends)) = self.cache.read_json(key) {
             return Windows::new(ids, ends);
         }
-        let rows = input.part.read(&input.file)?;
-        let windows = cut(&rows, &input.part, &self.tokenizer, self.model.config.vocabulary, packing, order)?;
+        let vocabulary = self.model.config.vocabulary;
+        if rows.is_none() {
+            *rows = Some(input.checked(&self.tokenizer, vocabulary)?);
+        }
+        let rows = rows.as_ref().expect("they were read");
+        let windows = cut(rows, &input.part, &self.tokenizer, vocabulary, packing, order)?;
         self.cache.write_json(key, &(windows.ids(), windows.ends()))?;
         Ok(windows)
     }
+}
+
+/// The seeds that cells draw a calibration set by, each once.
+fn seeds(recipe: &Recipe, name: &str) -> Vec<u64> {
+    let cells = crate::recipe::cells(recipe);
+    let drawn = cells.iter().filter_map(|c| c.pruning.as_ref()?.calibration.as_ref()).filter(|d| d.name == *name);
+    let mut seeds: Vec<u64> = drawn.map(|d| d.seed).collect();
+    seeds.sort_unstable();
+    seeds.dedup();
+    seeds
 }
 
 /// What a panic says: a defect of calipr or of a library, which costs one cell and not the study.

@@ -32,8 +32,9 @@ pub fn shares(suite: &Suite, record: &SuiteRecord, material: &Material) -> Share
     }
     if let Some(answers) = &record.answers {
         let stem = suite.stem.unwrap_or(false);
+        let squad = if material.prompts.iter().all(|p| p.answerable) { Squad::One } else { Squad::Two };
         let scored: Vec<_> = (answers.texts.iter().zip(&material.prompts))
-            .map(|(answer, prompt)| score_text(answer, &prompt.references, stem, Squad::One))
+            .map(|(answer, prompt)| score_text(answer, &prompt.references, stem, squad))
             .collect();
         for metric in of_family(Family::Text) {
             shares.insert(metric, scored.iter().map(|s| metric.of_text(s)).collect());

@@ -77,8 +77,8 @@ impl Stage {
     /// are not taken for new ones.
     fn version(self) -> u32 {
         match self {
-            Self::Windows => 2,
-            Self::Prompts => 2,
+            Self::Windows => 3,
+            Self::Prompts => 3,
             Self::Teacher => 5,
             Self::Pruned => 4,
             Self::Statistic => 3,

@@ -1,7 +1,7 @@
 //! A file of rows; its first byte says of which format.
 #![no_main]
 
-use calipr::data::Format;
+use calipr::data::{Format, Shape};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Some((&kind, bytes)) = bytes.split_first() else { return };
@@ -12,11 +12,13 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         ("rows.csv", Format::Csv),
         ("rows.parquet", Format::Parquet),
         ("rows.jsonl.gz", Format::Jsonl),
-    ][usize::from(kind % 6)];
+        ("rows.tsv", Format::Tsv),
+        ("rows.jsonl.zst", Format::Jsonl),
+    ][usize::from(kind % 8)];
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(name);
     std::fs::write(&path, bytes).unwrap();
-    for row in format.read(&path).unwrap_or_default() {
+    for row in format.read(&path, Shape::default()).unwrap_or_default() {
         let _ = calipr::data::Content::of(&row, None);
     }
 });
