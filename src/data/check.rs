@@ -4,6 +4,7 @@
 use anyhow::{Result, bail};
 use rayon::prelude::*;
 
+use super::shape::{Unusual, is_usual};
 use super::windows::{SHORTEST, tokens, within};
 use super::{Content, Packing, Part, Rows};
 use crate::model::Tokenizer;
@@ -71,6 +72,10 @@ pub fn each<T: Send>(read: impl ParallelIterator<Item = (usize, Result<T>)>, row
 fn first_of(wrong: Vec<(usize, anyhow::Error)>, rows: &Rows) -> Result<()> {
     let count = wrong.len();
     let Some((index, error)) = wrong.into_iter().min_by_key(|(index, _)| *index) else { return Ok(()) };
+    let error = match lacking(rows, index).filter(|_| error.is::<Unusual>()) {
+        Some(lacking) => error.context(lacking),
+        None => error,
+    };
     match count {
         1 => Err(error.context(format!("row {}", rows.number(index)))),
         _ => {
@@ -79,6 +84,14 @@ fn first_of(wrong: Vec<(usize, anyhow::Error)>, rows: &Rows) -> Result<()> {
             bail!("row {}: {error:#} ({more})", rows.number(index))
         }
     }
+}
+
+/// What a row lacks that the first one has, which is of a usual shape.
+fn lacking(rows: &Rows, index: usize) -> Option<String> {
+    let (first, row) = (rows.first().filter(|first| is_usual(first))?, &rows[index]);
+    let lacking: Vec<String> =
+        first.keys().filter(|key| !row.contains_key(*key)).map(|key| format!("`{key}`")).collect();
+    (!lacking.is_empty()).then(|| format!("it has no {}, which row {} has", lacking.join(" and no "), rows.number(0)))
 }
 
 #[cfg(test)]
@@ -102,6 +115,9 @@ mod tests {
             format!("{:#}", checked(json!(rows)).unwrap_err()),
             "row 301: `text` is null where a text is expected"
         );
+        rows[300] = json!({"txt": "a"});
+        let error = format!("{:#}", checked(json!(rows)).unwrap_err());
+        assert!(error.contains("row 301: it has no `text`, which row 1 has: a row with the fields `txt`"), "{error}");
         rows[299] = json!({"text": ["a"]});
         rows[599] = json!({"title": "a"});
         let error = format!("{:#}", checked(json!(rows)).unwrap_err());

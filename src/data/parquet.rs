@@ -5,11 +5,12 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use arrow::array::{Array, ArrowPrimitiveType, AsArray, OffsetSizeTrait, make_array};
 use arrow::datatypes::{self as types, DataType};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::errors::ParquetError;
 use serde_json::Value;
 
 use super::Row;
@@ -35,8 +36,8 @@ pub fn read(path: &Path) -> Result<Vec<Row>> {
         "it claims {claimed} rows in {bytes} bytes"
     );
     let mut rows = Vec::new();
-    for batch in builder.build()? {
-        let batch = batch?;
+    for batch in builder.build().map_err(explained)? {
+        let batch = batch.map_err(|error| explained(error.into()))?;
         let start = rows.len();
         rows.resize_with(start + batch.num_rows(), Row::new);
         for (field, array) in batch.schema().fields().iter().zip(batch.columns()) {
@@ -47,6 +48,15 @@ pub fn read(path: &Path) -> Result<Vec<Row>> {
         }
     }
     Ok(rows)
+}
+
+/// What a codec is called that calipr was built without.
+fn explained(error: ParquetError) -> anyhow::Error {
+    let said = error.to_string();
+    match said.rsplit_once("Disabled feature at compile time: ") {
+        Some((_, codec)) => anyhow!("it is compressed by {codec}; write it with zstd, snappy or gzip"),
+        None => error.into(),
+    }
 }
 
 /// The values of an array.

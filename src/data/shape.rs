@@ -59,6 +59,18 @@ fn usual(row: &Row) -> Option<Usual> {
     })
 }
 
+/// A row has no usual shape; why.
+#[derive(Debug)]
+pub struct Unusual(String);
+
+impl std::fmt::Display for Unusual {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unusual {}
+
 /// Whether a row has the fields of a usual shape.
 pub fn is_usual(row: &Row) -> bool {
     usual(row).is_some()
@@ -68,7 +80,7 @@ pub fn is_usual(row: &Row) -> bool {
 pub fn content(row: &Row) -> Result<Content> {
     let field = |name: &str| text_of(row, name);
     let pair = |prompt: String, target: String| Content::Text { prompt, target, references: vec![], answerable: true };
-    let Some(usual) = usual(row) else { bail!("{}", unusual(row)) };
+    let Some(usual) = usual(row) else { return Err(Unusual(unusual(row)).into()) };
     Ok(match usual {
         Usual::Tokens => Content::Tokens(tokens(&row["input_ids"])?),
         Usual::Conversation(name) => {
@@ -198,7 +210,12 @@ fn unusual(row: &Row) -> String {
     let fields =
         if fields.is_empty() { "without fields".into() } else { format!("with the fields {}", fields.join(", ")) };
     let has = |names: &[&str]| names.iter().all(|name| row.contains_key(*name));
-    let remedy = match row.iter().find(|(_, value)| is_conversation(value)) {
+    let named = |name: &str| ["dialog", "chat", "conversation", "turns", "utterances"].iter().any(|n| name.contains(n));
+    let talk = row.iter().find(|(name, value)| named(name) && value.as_array().is_some_and(|list| !list.is_empty()));
+    let remedy = match row.iter().find(|(_, value)| is_conversation(value)).or(talk) {
+        Some((name, value)) if !is_conversation(value) => {
+            format!("; `{name}` is a list of {}: a conversation has turns with `role` and `content`", called(&value[0]))
+        }
         Some((name, _)) if has(&["chosen"]) => {
             format!(
                 "; `{name}` is a conversation, and the row one of preferences: write the one that counts as `messages`"
@@ -303,6 +320,10 @@ mod tests {
             (json!({"conversations": [{"from": "human", "value": "b"}], "system": "s"}), "`system` stands beside"),
             (json!({"question": "a", "choices": ["b", "c"]}), "it has no `answer`"),
             (json!({"prompt": "a", "chosen": "b"}), "it has no `completion`"),
+            (
+                json!({"dialog": [{"speaker": "a"}]}),
+                "`dialog` is a list of an object with `speaker`: a conversation has",
+            ),
             (json!({"dialogue": [turn]}), "`dialogue` is a conversation: rename it to `messages`"),
             (json!({"chosen": [turn], "rejected": [turn]}), "one of preferences"),
             (json!({"input_ids": [1, -2]}), "`input_ids` has -2 in place 2"),
