@@ -17,11 +17,21 @@ pub enum Answer<'a> {
     Printed(String),
 }
 
+/// Choices, and which of them is right.
+#[derive(Debug)]
+pub struct Chosen {
+    pub texts: Vec<String>,
+    pub right: usize,
+    /// Another choice that the answer could mean: the one of that text, where it was read as a place, or the other way
+    /// round.
+    pub other: Option<usize>,
+}
+
 /// The texts of the choices, and which of them is right.
 ///
 /// # Errors
 /// Where the choices are no list of texts, or none of them is named.
-pub fn chosen(choices: &Value, answer: &Answer) -> Result<(Vec<String>, usize)> {
+pub fn chosen(choices: &Value, answer: &Answer) -> Result<Chosen> {
     let (texts, labels) = texts_and_labels(choices)?;
     ensure!(texts.len() <= MOST_CHOICES, "the row has {} choices; expected at most {MOST_CHOICES}", texts.len());
     ensure!(
@@ -63,7 +73,11 @@ pub fn chosen(choices: &Value, answer: &Answer) -> Result<(Vec<String>, usize)> 
             if texts.len() > shown.len() { ", …" } else { "" }
         )
     })?;
-    Ok((texts, index))
+    let other = value.as_str().filter(|_| labels.is_none()).and_then(|s| {
+        let meant = [place(s.trim()).filter(|&i| i < texts.len()), of_text(s)];
+        meant.into_iter().flatten().find(|&i| i != index)
+    });
+    Ok(Chosen { right: index, other, texts })
 }
 
 fn letter(text: &str) -> Option<usize> {
@@ -104,11 +118,11 @@ mod tests {
     use serde_json::json;
 
     fn field(choices: Value, answer: Value) -> Result<usize> {
-        chosen(&choices, &Answer::Field("answer", &answer)).map(|(_, index)| index)
+        chosen(&choices, &Answer::Field("answer", &answer)).map(|chosen| chosen.right)
     }
 
     fn printed(choices: Value, answer: &str) -> Result<usize> {
-        chosen(&choices, &Answer::Printed(answer.into())).map(|(_, index)| index)
+        chosen(&choices, &Answer::Printed(answer.into())).map(|chosen| chosen.right)
     }
 
     #[test]
@@ -173,5 +187,19 @@ mod tests {
             let error = field(choices.clone(), json!(0)).unwrap_err().to_string();
             assert!(error.contains(says), "{choices}: {error}");
         }
+    }
+
+    #[test]
+    fn what_an_answer_could_also_mean_is_told() {
+        let choices = json!(["2", "4", "6", "8"]);
+        let other = |answer: &Answer| chosen(&choices, answer).unwrap().other;
+        assert_eq!(other(&Answer::Field("answer", &json!("2"))), Some(2));
+        assert_eq!(other(&Answer::Field("answer", &json!(2))), None, "a number is a place");
+        assert_eq!(other(&Answer::Printed("2".into())), Some(0));
+        for answer in [json!("C"), json!("6"), json!(1), json!(3)] {
+            assert_eq!(other(&Answer::Field("answer", &answer)), None, "{answer}");
+        }
+        let labelled = json!({"text": ["2", "1"], "label": ["1", "2"]});
+        assert_eq!(chosen(&labelled, &Answer::Printed("2".into())).unwrap().other, None);
     }
 }

@@ -205,6 +205,7 @@ pub fn asked(
         0 => vec![],
         _ => contents_of_shots(shots, shots_part)?,
     };
+    tell_ambiguous(&contents, rows, part);
     let prompter = Prompter { tokenizer, separator: &part.separator };
     let read = |i: usize, content: Content| -> Result<Asked> {
         let mut rng = ChaCha8Rng::seed_from_u64(how.seed.wrapping_add(i as u64));
@@ -215,6 +216,27 @@ pub fn asked(
         Ok(Asked { row: rows.number(i), text, target, content, chat })
     };
     each(contents.into_par_iter().enumerate().map(|(i, content)| (i, read(i, content))), rows)
+}
+
+/// A warning where answers could mean two choices.
+fn tell_ambiguous(contents: &[Content], rows: &Rows, part: &Part) {
+    let mut ambiguous = contents.iter().enumerate().filter_map(|(i, content)| match content {
+        Content::Choice { choices, answer, other: Some(other), .. } => Some((i, &choices[*answer], &choices[*other])),
+        _ => None,
+    });
+    let Some((i, read, other)) = ambiguous.next() else { return };
+    let more = match ambiguous.count() {
+        0 => String::new(),
+        more => format!(" (and {more} more rows)"),
+    };
+    tracing::warn!(
+        "{}: the answer of row {}{more} is the place of one choice and the text of another; it is read as \"{}\", as \
+         lm-evaluation-harness reads it, not as \"{}\"; labels would tell them apart: {{\"text\": […], \"label\": […]}}",
+        part.source(),
+        rows.number(i),
+        shortened(read),
+        shortened(other)
+    );
 }
 
 /// What the first rows of a file say.

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::answer::{Answer, chosen};
+use super::answer::{Answer, Chosen, chosen};
 use super::value::{Fields, MARK, called, is_unheld, text};
 use super::{Row, shape};
 use crate::templates;
@@ -45,8 +45,8 @@ pub enum Content {
     /// A text in two parts; plain text has no target. `references` has other right answers, where the row has; a question
     /// that its passage does not answer has none and is not `answerable` (SQuAD 2).
     Text { prompt: String, target: String, references: Vec<String>, answerable: bool },
-    /// A question with several answers, of which one is right.
-    Choice { prompt: String, choices: Vec<String>, answer: usize },
+    /// A question with several answers, of which one is right; `other` is one that the row could also mean.
+    Choice { prompt: String, choices: Vec<String>, answer: usize, other: Option<usize> },
     /// A conversation for the model's chat template.
     Chat(Value),
     /// Token ids as they are.
@@ -82,7 +82,7 @@ impl Content {
     pub fn parts(&self) -> Result<(String, String)> {
         match self {
             Self::Text { prompt, target, .. } => Ok((prompt.clone(), target.clone())),
-            Self::Choice { prompt, choices, answer } => Ok((prompt.clone(), format!(" {}", choices[*answer]))),
+            Self::Choice { prompt, choices, answer, .. } => Ok((prompt.clone(), format!(" {}", choices[*answer]))),
             Self::Chat(_) => bail!("the row is a conversation where a prompt and a target are expected"),
             Self::Tokens(_) => bail!("the row has `input_ids`, which are no prompt; give it text"),
         }
@@ -203,8 +203,8 @@ impl<'a> Compiled<'a> {
                 None => self.choices.iter().map(|t| Ok(Value::String(t.on(row)?))).collect::<Result<Vec<_>>>()?.into(),
             };
             let answer = answer.on(row).context("`answer`")?;
-            let (choices, answer) = chosen(&choices, &Answer::Printed(answer))?;
-            return Ok(Content::Choice { prompt, choices, answer });
+            let Chosen { texts: choices, right: answer, other } = chosen(&choices, &Answer::Printed(answer))?;
+            return Ok(Content::Choice { prompt, choices, answer, other });
         }
         let references = match &self.references {
             None => None,
@@ -315,7 +315,12 @@ mod tests {
     fn templates_make_choices_from_fields_or_from_a_list() {
         let row = json!({"q": "Sky?", "a": "red", "b": "blue", "label": "B", "options": {"text": ["red", "blue"]}});
         let row = row.as_object().unwrap();
-        let expected = Content::Choice { prompt: "Sky?".into(), choices: vec!["red".into(), "blue".into()], answer: 1 };
+        let expected = Content::Choice {
+            prompt: "Sky?".into(),
+            choices: vec!["red".into(), "blue".into()],
+            answer: 1,
+            other: None,
+        };
         for choices in [r#"["{{ a }}", "{{ b }}"]"#, r#""options.text""#] {
             let templates =
                 templates(&format!("prompt = '{{{{ q }}}}'\nchoices = {choices}\nanswer = '{{{{ label }}}}'"));

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::Row;
-use super::answer::{Answer, chosen};
+use super::answer::{Answer, Chosen, chosen};
 use super::row::Content;
 use super::value::{called, has_unheld, is_unheld, shortened, text};
 
@@ -111,8 +111,9 @@ pub fn content(row: &Row) -> Result<Content> {
         }
         Usual::Question(answer) => {
             let question = field("question")?;
-            let (choices, answer) = chosen(&row["choices"], &Answer::Field(answer, &row[answer]))?;
-            Content::Choice { prompt: format!("Question: {question}\nAnswer:"), choices, answer }
+            let chosen = chosen(&row["choices"], &Answer::Field(answer, &row[answer]))?;
+            let Chosen { texts: choices, right: answer, other } = chosen;
+            Content::Choice { prompt: format!("Question: {question}\nAnswer:"), choices, answer, other }
         }
         Usual::Pair => pair(field("prompt")?, field("completion")?),
         Usual::Text => pair(field("text")?, String::new()),
