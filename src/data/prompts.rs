@@ -164,13 +164,22 @@ impl Asked {
 
     /// Whether only its tokens tell if it can be scored or answered in a context of so many.
     pub fn is_doubtful(&self, context: usize) -> bool {
-        let choices = match &self.content {
-            Content::Choice { choices, .. } => choices.as_slice(),
-            _ => std::slice::from_ref(&self.target),
-        };
         // No token is shorter than a byte, but for one that may be put in front.
         let doubtful = |text: &String| text.trim().is_empty() || text.len() + 1 >= context;
-        self.text.trim().is_empty() || choices.iter().any(doubtful)
+        self.text.trim().is_empty() || self.continuations().iter().any(doubtful)
+    }
+
+    /// The most tokens that a sequence of it may have.
+    pub fn most_tokens(&self) -> usize {
+        self.text.len() + self.continuations().iter().map(String::len).max().unwrap_or(0) + 2
+    }
+
+    /// What is scored behind the text.
+    fn continuations(&self) -> &[String] {
+        match &self.content {
+            Content::Choice { choices, .. } => choices,
+            _ => std::slice::from_ref(&self.target),
+        }
     }
 
     fn answerable(&self) -> bool {

@@ -9,7 +9,7 @@ use super::cache::{Cache, Key};
 use super::inputs::Inputs;
 use super::progress::Progress;
 use super::{material, work};
-use crate::data::{Prompt, prompts};
+use crate::data::{Asked, Prompt, prompts};
 use crate::fault::At;
 use crate::metrics::Family;
 use crate::model::{Config, Tokenizer};
@@ -91,7 +91,9 @@ fn check_prompts(recipe: &Recipe, name: &str, inputs: &Inputs, tokenizer: &Token
     let asked = inputs.asked(name, &how, tokenizer)?;
     asked.iter().try_for_each(|asked| material::check(suite, &asked.has()))?;
     let beyond = tokenizer.largest_id() as usize >= config.vocabulary;
-    let doubtful = asked.into_iter().filter(|asked| beyond || asked.is_doubtful(config.context)).collect();
+    let is_far = |asked: &Asked| config.reach.is_some_and(|r| asked.most_tokens() + how.new_tokens > r.tokens);
+    let is_doubtful = |asked: &Asked| beyond || asked.is_doubtful(config.context) || is_far(asked);
+    let doubtful = asked.into_iter().filter(is_doubtful).collect();
     for prompt in prompts(doubtful, tokenizer, &how)? {
         material::check_tokens(suite, &prompt, config)?;
     }
