@@ -5,7 +5,7 @@ mod common;
 
 use std::ops::Range;
 
-use calipr::model::{Model, ModelFiles};
+use calipr::model::{Conversation, Model, ModelFiles};
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 use candle_transformers::models::{llama, qwen2};
@@ -161,9 +161,8 @@ fn the_real_models_tokens_are_its_own() {
 #[test]
 fn the_real_models_chat_template_comes_with_its_file() {
     let tokenizer = common::real_model().tokenizer().unwrap();
-    let text =
-        tokenizer.chat(&json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]), false);
-    let text = text.unwrap();
+    let messages = vec![json!({"role": "user", "content": "Hi"}), json!({"role": "assistant", "content": "Hello"})];
+    let text = tokenizer.chat(&Conversation { messages, ..Conversation::default() }, false).unwrap();
     assert!(text.ends_with("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n"), "{text}");
     // Special tokens of the template are one token each.
     assert!(tokenizer.encode("<|im_start|>", false).unwrap().len() == 1);

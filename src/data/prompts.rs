@@ -13,7 +13,7 @@ use super::check::{AT_ONCE, each};
 use super::value::{is_python_space, shortened};
 use super::windows::within;
 use super::{Content, Part, Passage, Rows};
-use crate::model::Tokenizer;
+use crate::model::{Conversation, Tokenizer};
 
 /// How rows become prompts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -369,15 +369,19 @@ impl Prompter<'_> {
 
     /// Examples as earlier turns of a conversation, and the prompt as its last.
     fn chat(&self, content: &Content, examples: &[&Content]) -> Result<(String, String)> {
-        let mut messages = Vec::new();
+        // Tools and the like are those of the row that is asked, not of its examples.
+        let mut chat = match content {
+            Content::Chat(own) => Conversation { messages: vec![], ..own.clone() },
+            _ => Conversation::default(),
+        };
         for example in examples {
             let (prompt, target) = turns(example)?;
-            messages.extend(prompt);
-            messages.push(json!({"role": "assistant", "content": target}));
+            chat.messages.extend(prompt);
+            chat.messages.push(json!({"role": "assistant", "content": target}));
         }
         let (prompt, target) = turns(content)?;
-        messages.extend(prompt);
-        Ok((self.tokenizer.chat(&Value::Array(messages), true)?, target))
+        chat.messages.extend(prompt);
+        Ok((self.tokenizer.chat(&chat, true)?, target))
     }
 }
 
@@ -437,17 +441,25 @@ impl Divider<'_> {
 
 /// The turns of a conversation up to the answer, and the answer.
 fn turns(content: &Content) -> Result<(Vec<Value>, String)> {
-    let Content::Chat(messages) = content else {
+    let Content::Chat(chat) = content else {
         let (prompt, target) = content.parts()?;
         return Ok((vec![json!({"role": "user", "content": prompt})], target.trim().to_owned()));
     };
-    let mut messages = messages.as_array().context("`messages` is no list")?.clone();
+    let mut messages = chat.messages.clone();
     let last = messages.pop().context("`messages` is empty")?;
     if last["role"] != "assistant" {
         messages.push(last);
         return Ok((messages, String::new()));
     }
-    Ok((messages, last["content"].as_str().context("the assistant's last message is no text")?.to_owned()))
+    ensure!(!messages.is_empty(), "`messages` has nothing before the assistant's answer");
+    let answer = last["content"].as_str().with_context(|| {
+        let has = match &last["content"] {
+            Value::Null => "no content",
+            _ => "content that is no text",
+        };
+        format!("the assistant's last message, which is the right answer, has {has}; expected `content` with a text")
+    });
+    Ok((messages, answer?.to_owned()))
 }
 
 /// Cuts off the beginning of what is longer than `most`; whether it was.

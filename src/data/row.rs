@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::answer::{Answer, Chosen, chosen};
 use super::value::{Fields, MARK, called, is_unheld, text};
 use super::{Row, shape};
+use crate::model::Conversation;
 use crate::templates;
 
 /// How a row becomes text: minijinja templates over its fields.
@@ -48,7 +49,7 @@ pub enum Content {
     /// A question with several answers, of which one is right; `other` is one that the row could also mean.
     Choice { prompt: String, choices: Vec<String>, answer: usize, other: Option<usize> },
     /// A conversation for the model's chat template.
-    Chat(Value),
+    Chat(Conversation),
     /// Token ids as they are.
     Tokens(Vec<u32>),
 }
@@ -90,15 +91,15 @@ impl Content {
 
     /// What is asked, without the answer.
     pub fn asks(&self) -> impl PartialEq + use<'_> {
-        let turns = |messages: &Value| {
-            let mut turns = messages.as_array().cloned().unwrap_or_default();
+        let turns = |chat: &Conversation| {
+            let mut turns = chat.messages.clone();
             turns.pop_if(|last| last["role"] == "assistant");
             turns
         };
         match self {
             Self::Text { prompt, .. } => (prompt.as_str(), [].as_slice(), vec![]),
             Self::Choice { prompt, choices, .. } => (prompt.as_str(), choices.as_slice(), vec![]),
-            Self::Chat(messages) => ("", [].as_slice(), turns(messages)),
+            Self::Chat(chat) => ("", [].as_slice(), turns(chat)),
             Self::Tokens(_) => ("", [].as_slice(), vec![]),
         }
     }

@@ -9,6 +9,7 @@ use super::Row;
 use super::answer::{Answer, Chosen, chosen};
 use super::row::Content;
 use super::value::{called, has_unheld, is_unheld, shortened, text};
+use crate::model::Conversation;
 
 /// Fields that hold a conversation, as TRL and most of the Hub's data sets name them.
 const CONVERSATIONS: [&str; 3] = ["messages", "conversations", "conversation"];
@@ -92,14 +93,14 @@ pub fn content(row: &Row) -> Result<Content> {
                     "`system` stands beside `{name}`: make it the first turn, {{\"from\": \"system\", \"value\": …}}"
                 );
             }
-            Content::Chat(turns)
+            Content::Chat(Conversation::of(&turns, row)?)
         }
         Usual::PromptOfTurns => {
             let mut turns = conversation(&row["prompt"], "prompt")?;
             if let (Some(all), Some(answer)) = (turns.as_array_mut(), row.get("completion")) {
                 all.extend(conversation(answer, "completion")?.as_array().cloned().unwrap_or_default());
             }
-            Content::Chat(turns)
+            Content::Chat(Conversation::of(&turns, row)?)
         }
         Usual::Instruction => {
             // Alpaca's rows have an input of "", tables without one null.
@@ -179,8 +180,8 @@ fn turn(value: &Value) -> Result<Value> {
                 ),
             };
             let mut turn = turn.clone();
-            turn.remove("from");
-            let content = turn.remove("value").unwrap_or_default();
+            turn.shift_remove("from");
+            let content = turn.shift_remove("value").unwrap_or_default();
             turn.insert("role".into(), json!(role));
             turn.insert("content".into(), content);
             Ok(Value::Object(turn))
@@ -246,13 +247,17 @@ mod tests {
         Content::Text { prompt: prompt.into(), target: target.into(), references: vec![], answerable: true }
     }
 
+    fn chat(messages: &Value) -> Conversation {
+        Conversation { messages: messages.as_array().unwrap().clone(), ..Conversation::default() }
+    }
+
     #[test]
     fn the_usual_shapes_need_no_template() {
         assert_eq!(of(json!({"id": 3, "text": "plain"})).unwrap(), text("plain", ""));
         assert_eq!(of(json!({"prompt": "a", "completion": "b"})).unwrap(), text("a", "b"));
         assert_eq!(of(json!({"input_ids": [1, 2]})).unwrap(), Content::Tokens(vec![1, 2]));
         let messages = json!([{"role": "user", "content": "hi"}]);
-        assert_eq!(of(json!({"messages": messages})).unwrap(), Content::Chat(messages));
+        assert_eq!(of(json!({"messages": messages})).unwrap(), Content::Chat(chat(&messages)));
         let Content::Text { prompt, target, .. } =
             of(json!({"instruction": "Do", "input": "x", "output": "y"})).unwrap()
         else {
@@ -290,7 +295,7 @@ mod tests {
             json!({"conversations": sharegpt, "id": "a_0"}),
             json!({"prompt": [turns[0], turns[1]], "completion": [turns[2]]}),
         ] {
-            assert_eq!(of(row.clone()).unwrap(), Content::Chat(turns.clone()), "{row}");
+            assert_eq!(of(row.clone()).unwrap(), Content::Chat(chat(&turns)), "{row}");
         }
     }
 

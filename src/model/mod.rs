@@ -27,7 +27,7 @@ pub use config::{AttentionBias, Config, Reach};
 pub use generate::{Generation, Generator, Sampling};
 pub use linear::{Linear, embed};
 pub use rope::{Rope, RopeScaling};
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{Conversation, Tokenizer};
 use weights::{GgufFile, SafetensorsDir, Weights};
 
 use crate::tensors;
@@ -92,14 +92,9 @@ impl ModelFiles {
             Self::Gguf(path) => Ok(GgufFile::open(path)?.paths()),
             Self::Hub(dir) => {
                 let mut files = SafetensorsDir::files(dir)?;
-                let beside = [
-                    "config.json",
-                    "generation_config.json",
-                    "tokenizer.json",
-                    "tokenizer_config.json",
-                    "chat_template.jinja",
-                ];
-                files.extend(beside.iter().map(|name| dir.join(name)).filter(|path| path.is_file()));
+                let beside = ["config.json"].iter().chain(&tokenizer::FILES);
+                files.extend(beside.map(|name| dir.join(name)).filter(|path| path.is_file()));
+                files.extend(tokenizer::further_files(dir)?);
                 Ok(files)
             }
         }
@@ -149,6 +144,24 @@ impl ModelFiles {
         };
         check_headers(&config, &*weights)?;
         Ok((config, weights))
+    }
+
+    /// An error where the model's tokenizer cannot be read, as far as a glance at its files tells.
+    pub fn check_tokenizer(&self) -> Result<()> {
+        match self {
+            Self::Gguf(path) => tokenizer::check_gguf(&GgufFile::open(path)?)
+                .with_context(|| format!("the tokenizer in {}", path.display())),
+            Self::Hub(dir) => tokenizer::check_dir(dir),
+        }
+    }
+
+    /// An error where the model has no chat template, or one that cannot be rendered as transformers renders it.
+    pub fn check_chat_template(&self) -> Result<()> {
+        let templates = match self {
+            Self::Gguf(path) => tokenizer::templates_of_gguf(&GgufFile::open(path)?),
+            Self::Hub(dir) => tokenizer::templates_of_dir(dir)?,
+        };
+        templates.check()
     }
 
     /// The model's tokenizer and chat template.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
 
 use super::cache::{Key, Stage};
@@ -12,7 +12,7 @@ use crate::digest::{self, Digest};
 use crate::metrics::Family;
 use crate::model::{Config, Model, ModelFiles, Tokenizer};
 use crate::prune::StatisticKind;
-use crate::recipe::{Cell, Layers, Propagation, Recipe, Unit, WindowUnit, cells, check_against_model};
+use crate::recipe::{Cell, Layers, Propagation, Recipe, Suite, Unit, WindowUnit, cells, check_against_model};
 use crate::source::Fetcher;
 
 /// A model and data sets that are all here.
@@ -139,6 +139,11 @@ impl Inputs {
         let (Some(model), Some(config), true) = (model, config, lacking.is_empty()) else {
             bail!("{}", lacking.join("\nerror: "));
         };
+        model.check_tokenizer()?;
+        let chats = |s: &Suite| matches!(s.unit(), Unit::Rows(unit) if unit.chat);
+        if let Some((name, _)) = recipe.suite.iter().find(|(_, suite)| chats(suite)) {
+            model.check_chat_template().with_context(|| format!("[suite.{name}]"))?;
+        }
         let model_files = model.list()?;
         let model_digest = Digest::of_large_files(model_files.iter().map(PathBuf::as_path), &fetcher.digests())?;
         // No header tells. Read once, like the digest, and before anything is computed.
@@ -180,7 +185,7 @@ impl Inputs {
         let c = &recipe.calibration[name];
         Stage::Windows.key(&(
             self.calibrations[name].digest,
-            self.model_digest, // the tokenizer is among the model's files
+            self.tokenizer_key(recipe),
             (c.packing, c.length, Some(c.windows)),
             Order::Random(seed),
         ))
@@ -191,11 +196,11 @@ impl Inputs {
         let part = self.suites[name].digest;
         match recipe.suite[name].unit() {
             Unit::Windows(WindowUnit { packing, length, windows }) => {
-                Stage::Windows.key(&(part, self.model_digest, (packing, length, windows), Order::Given))
+                Stage::Windows.key(&(part, self.tokenizer_key(recipe), (packing, length, windows), Order::Given))
             }
             Unit::Rows(_) => {
                 let shots = self.shots.get(name).map(|s| s.digest);
-                Stage::Prompts.key(&(part, shots, self.model_digest, self.prompting(recipe, name)))
+                Stage::Prompts.key(&(part, shots, self.tokenizer_key(recipe), self.prompting(recipe, name)))
             }
         }
     }
@@ -222,7 +227,8 @@ impl Inputs {
     /// A cell's pruning.
     pub fn pruned_key(&self, recipe: &Recipe, cell: &Cell) -> Key {
         let pruning = cell.pruning.as_ref().map(|p| {
-            let options = serde_json::to_value(&recipe.method).expect("options are plain data");
+            let mut options = serde_json::to_value(&recipe.method).expect("options are plain data");
+            options.sort_all_objects();
             let informed = recipe.method.get(p.method).statistic() != StatisticKind::None;
             let calibration =
                 p.calibration.as_ref().map(|drawn| self.calibration_key(recipe, &drawn.name, drawn.seed).digest());
@@ -265,6 +271,11 @@ impl Inputs {
             (unit.decoding, self.suites[name].part.separator.clone(), seed),
         );
         suite.wants(Family::Text).then(|| Stage::Answers.key(&key))
+    }
+
+    /// What makes tokens of rows: the tokenizer, which is among the model's files, and a day, where there is one.
+    fn tokenizer_key(&self, recipe: &Recipe) -> Digest {
+        recipe.model.date.as_ref().map_or(self.model_digest, |date| Digest::of(&(self.model_digest, date)))
     }
 
     fn model_key(&self, recipe: &Recipe) -> Digest {

@@ -60,7 +60,7 @@ pub fn plan(recipe: &Recipe, inputs: Option<&Inputs>, cache: &Cache) -> Plan {
 /// # Errors
 /// Where a row of a calibration set or a suite cannot be used, or a suite asks for what its rows do not have.
 pub fn check_data(recipe: &Recipe, inputs: &Inputs, cache: &Cache) -> Result<()> {
-    let tokenizer = inputs.model.tokenizer()?;
+    let tokenizer = inputs.model.tokenizer()?.on(recipe.model.date);
     let vocabulary = inputs.config.vocabulary;
     for (name, suite) in recipe.suite.iter().filter(|(name, _)| !cache.contains(inputs.suite_key(recipe, name))) {
         let checked = match suite.unit() {

@@ -86,7 +86,7 @@ impl<'a> Study<'a> {
         watch: &'a dyn Watch,
     ) -> Result<Self> {
         let model = Model::open(&inputs.model, recipe.model.dtype.into(), device)?;
-        let tokenizer = inputs.model.tokenizer()?;
+        let tokenizer = inputs.model.tokenizer()?.on(recipe.model.date);
         let materials = BTreeMap::new();
         let (ends, on_device) = Default::default();
         let mut study = Self { recipe, inputs, cache, watch, model, tokenizer, materials, ends, on_device };

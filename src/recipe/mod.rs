@@ -25,6 +25,7 @@ use crate::data::{Library, Packing};
 use crate::prune::{MethodName, MethodOptions, Sparsity};
 use crate::size::Size;
 use crate::source::Source;
+use crate::templates::Date;
 
 /// A study: a model, calibration sets, a grid of prunings, and suites to judge them by.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -63,6 +64,9 @@ fn fifty_gigabytes() -> Size {
 #[serde(deny_unknown_fields)]
 pub struct ModelSpec {
     pub source: Source,
+    /// The day that chat templates take for today, such as "2025-01-31"; needed where a template prints it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub date: Option<Date>,
     /// The precision that weights are held in. In bf16 products are computed in it too, with sums in f32; f16 is
     /// computed in f32 on the CPU.
     #[serde(default)]

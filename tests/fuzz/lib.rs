@@ -2,14 +2,15 @@
 
 use std::path::Path;
 
-use calipr::model::{Model, ModelFiles, device};
+use calipr::model::{Conversation, Model, ModelFiles, device};
 
 /// Reads all of a model that a study would.
 pub fn read_model(path: &Path) {
     let Ok(files) = ModelFiles::at(path) else { return };
     if let Ok(tokenizer) = files.tokenizer() {
         let _ = tokenizer.encode("Some words, 3 of them.\n", true).map(|ids| tokenizer.decode(&ids));
-        let _ = tokenizer.chat(&serde_json::json!([{"role": "user", "content": "hi"}]), true);
+        let messages = vec![serde_json::json!({"role": "user", "content": "hi"})];
+        let _ = tokenizer.chat(&Conversation { messages, ..Conversation::default() }, true);
     }
     let Ok(model) = device::open("cpu").and_then(|cpu| Model::open(&files, calipr::recipe::Dtype::F32.into(), cpu))
     else {

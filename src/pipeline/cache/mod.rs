@@ -85,7 +85,7 @@ impl Stage {
             Self::Block => 2,
             Self::Walk => 2,
             Self::Scores => 5,
-            Self::Answers => 2,
+            Self::Answers => 3,
         }
     }
 

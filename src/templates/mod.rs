@@ -1,5 +1,7 @@
-//! Templates that strangers wrote, in data sets and in models: minijinja, with nothing to load from and bounds on what
-//! a template may take.
+//! Templates that strangers wrote, with bounds on what they may take: in data sets minijinja, with nothing to load from;
+//! in models Jinja as transformers has it.
+
+mod jinja;
 
 use std::cell::RefCell;
 use std::sync::mpsc;
@@ -12,6 +14,7 @@ use minijinja::{Environment, Error, ErrorKind, Output, State};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 use crate::guard::{self, guarded};
+pub use jinja::{Date, Template};
 
 /// Steps that one template may take, a dozen bytes or a place in a list counting as one; enough for any honest one.
 const FUEL: u64 = 1_000_000;

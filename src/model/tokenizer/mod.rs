@@ -1,0 +1,261 @@
+//! Text to token ids and back, and the model's chat template.
+//!
+//! A Hugging Face directory has a `tokenizer.json`. A GGUF file has the vocabulary and the name of
+//! the splitting rules; from these we write the `tokenizer.json` that the model had before llama.cpp
+//! converted it, so that one implementation (the `tokenizers` crate) serves both.
+
+mod chat;
+mod gguf;
+mod special;
+mod split;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use serde_json::Value;
+use tokenizers::models::ModelWrapper;
+
+use super::weights::GgufFile;
+use crate::guard::guarded;
+use crate::templates::Date;
+use chat::ChatTemplates;
+pub use chat::Conversation;
+use gguf::GgufVocabulary;
+use special::SpecialTokens;
+
+/// A model's tokenizer.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    /// Special tokens as a chat template finds them, such as `bos_token`.
+    variables: Vec<(String, String)>,
+    end: Vec<u32>,
+    templates: ChatTemplates,
+    /// What a chat template is told that asks for today's date.
+    today: Option<Date>,
+    /// Whether decoded texts lose the spaces before their punctuation.
+    cleans_up: bool,
+}
+
+/// Files of a directory that a tokenizer is made of, where they are there.
+pub const FILES: [&str; 6] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+];
+
+/// Further files of a directory that a tokenizer is made of.
+pub fn further_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    ChatTemplates::additional(dir)
+}
+
+impl Tokenizer {
+    /// The tokens that end a text.
+    pub fn end(&self) -> &[u32] {
+        &self.end
+    }
+
+    /// What stands before a text that has nothing before it, with its text: the beginning of a text, or else its end
+    /// (lm-evaluation-harness's `prefix_token_id`).
+    pub fn prefix(&self) -> Option<(u32, &str)> {
+        let token = |name: &str| {
+            let (_, text) = self.variables.iter().find(|(known, _)| known == name)?;
+            Some((self.inner.token_to_id(text)?, text.as_str()))
+        };
+        token("bos_token").or_else(|| token("eos_token"))
+    }
+
+    /// The largest id that a text can have.
+    pub fn largest_id(&self) -> u32 {
+        self.inner.get_vocab(true).into_values().max().unwrap_or(0)
+    }
+
+    /// Token ids of a text. `special` adds what the model expects around a text of its own, such as
+    /// the beginning-of-text token of Llama.
+    pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        let encode = || {
+            let encoding = self.inner.encode_fast(text, special).map_err(|e| anyhow!("{e}"))?;
+            Ok(encoding.get_ids().to_vec())
+        };
+        guarded(encode).context("the tokenizer fails on a text")
+    }
+
+    /// The text of token ids, special tokens left out.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.decoded(ids, true)
+    }
+
+    /// The text of tokens, special ones too.
+    pub fn decode_with_special(&self, ids: &[u32]) -> Result<String> {
+        self.decoded(ids, false)
+    }
+
+    fn decoded(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        let decode = || self.inner.decode(ids, skip_special).map_err(|e| anyhow!("{e}"));
+        let text = guarded(decode).context("the tokenizer fails on the tokens of a text")?;
+        Ok(if self.cleans_up { cleaned_up(&text) } else { text })
+    }
+
+    /// From `tokenizer.json`, and the files beside it that transformers reads.
+    pub fn from_dir(dir: &Path) -> Result<Self> {
+        let path = dir.join("tokenizer.json");
+        ensure!(path.is_file(), "{} has no tokenizer.json; calipr needs the fast tokenizer's file", dir.display());
+        let read = || {
+            // Read as JSON first: what is not even that is told apart from what is no tokenizer.
+            let text = std::fs::read_to_string(&path)?;
+            serde_json::from_str::<serde::de::IgnoredAny>(&text)?;
+            text.parse::<tokenizers::Tokenizer>().map_err(|e| anyhow!("{e}"))
+        };
+        let mut inner = guarded(read).with_context(|| format!("cannot read {}", path.display()))?;
+        let config = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
+        let known = inner.get_added_tokens_decoder();
+        let is_known = |token: &str| known.values().any(|added| added.content == token);
+        let mut special = SpecialTokens::of(dir, &config, &is_known)
+            .with_context(|| format!("the special tokens of {}", dir.display()))?;
+        if let Some(padding) = inner.get_padding()
+            && !special.variables.iter().any(|(name, _)| name == "pad_token")
+        {
+            special.variables.push(("pad_token".into(), padding.pad_token.clone()));
+        }
+        guarded(|| inner.add_tokens(special.added).map_err(|e| anyhow!("{e}")))
+            .with_context(|| format!("the special tokens of {}", dir.display()))?;
+        let end = match configured_end(dir)? {
+            ids if ids.is_empty() => {
+                let eos = special.variables.iter().find(|(name, _)| name == "eos_token");
+                eos.and_then(|(_, token)| inner.token_to_id(token)).into_iter().collect()
+            }
+            ids => ids,
+        };
+        // transformers: `_decode` cleans up after others than BPE, unless it is told to corrupt the output of that too.
+        let flag = |name: &str| config[name].as_bool().unwrap_or(false);
+        let is_bpe = matches!(inner.get_model(), ModelWrapper::BPE(_));
+        let cleans_up = flag("clean_up_tokenization_spaces")
+            && (!is_bpe || flag("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"));
+        let templates = ChatTemplates::of(dir, &config)?;
+        Self { inner, variables: special.variables, end, templates, today: None, cleans_up }.without_limits()
+    }
+
+    /// From a GGUF file's metadata.
+    pub fn from_gguf(file: &GgufFile) -> Result<Self> {
+        let vocabulary = GgufVocabulary::read(file)?;
+        let json = vocabulary.tokenizer_json()?.to_string();
+        let inner = guarded(|| json.parse::<tokenizers::Tokenizer>().map_err(|e| anyhow!("{e}")))
+            .context("the vocabulary makes no tokenizer")?;
+        let names = ["bos", "eos", "unk", "pad", "sep"].into_iter();
+        let keys = ["bos_token_id", "eos_token_id", "unknown_token_id", "padding_token_id", "seperator_token_id"];
+        let token = |(name, key): (&str, &str)| Some((format!("{name}_token"), vocabulary.token(key)?.to_owned()));
+        Self {
+            inner,
+            variables: names.zip(keys).filter_map(token).collect(),
+            end: vocabulary.ends(),
+            templates: templates_of_gguf(file),
+            today: None,
+            cleans_up: false,
+        }
+        .without_limits()
+    }
+
+    /// Some published files pad or cut every text; windows must do that themselves.
+    fn without_limits(mut self) -> Result<Self> {
+        self.inner.with_padding(None);
+        self.inner.with_truncation(None).map_err(|e| anyhow!("{e}"))?;
+        Ok(self)
+    }
+}
+
+/// An error where a GGUF file's tokenizer cannot be read, found in its header.
+pub fn check_gguf(file: &GgufFile) -> Result<()> {
+    GgufVocabulary::read(file).map(|_| ())
+}
+
+/// An error where a directory's tokenizer cannot be read, found beside its large file.
+pub fn check_dir(dir: &Path) -> Result<()> {
+    ensure!(
+        dir.join("tokenizer.json").is_file(),
+        "{} has no tokenizer.json; calipr needs the fast tokenizer's file",
+        dir.display()
+    );
+    let config = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
+    SpecialTokens::of(dir, &config, &|_| true).with_context(|| format!("the special tokens of {}", dir.display()))?;
+    configured_end(dir)?;
+    ChatTemplates::of(dir, &config).map(|_| ())
+}
+
+/// The chat templates of a directory.
+pub fn templates_of_dir(dir: &Path) -> Result<ChatTemplates> {
+    ChatTemplates::of(dir, &read_json(&dir.join("tokenizer_config.json"))?.unwrap_or_default())
+}
+
+/// The chat templates of a GGUF file.
+pub fn templates_of_gguf(file: &GgufFile) -> ChatTemplates {
+    let mut templates = file.string("tokenizer.chat_template").map(str::to_owned).map(ChatTemplates::one);
+    if let Some(tools) = file.string("tokenizer.chat_template.tool_use") {
+        templates.get_or_insert_default().add("tool_use", tools.to_owned());
+    }
+    templates.unwrap_or_default()
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// A file's JSON; None where there is no file.
+fn read_json(path: &Path) -> Result<Option<Value>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let read = serde_json::from_str(&read_text(path)?);
+    read.with_context(|| format!("cannot read {}", path.display())).map(Some)
+}
+
+/// `eos_token_id` of `generation_config.json`, else of `config.json`: an id, or a list of them.
+fn configured_end(dir: &Path) -> Result<Vec<u32>> {
+    for name in ["generation_config.json", "config.json"] {
+        let Some(config) = read_json(&dir.join(name))? else { continue };
+        let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
+        let ids: Vec<u32> = match &config["eos_token_id"] {
+            Value::Array(ids) => ids.iter().filter_map(id).collect(),
+            value => id(value).into_iter().collect(),
+        };
+        if !ids.is_empty() {
+            return Ok(ids);
+        }
+    }
+    Ok(vec![])
+}
+
+/// transformers: `clean_up_tokenization`.
+fn cleaned_up(text: &str) -> String {
+    let changes = [
+        (" .", "."),
+        (" ?", "?"),
+        (" !", "!"),
+        (" ,", ","),
+        (" ' ", "'"),
+        (" n't", "n't"),
+        (" 'm", "'m"),
+        (" 's", "'s"),
+        (" 've", "'ve"),
+        (" 're", "'re"),
+    ];
+    changes.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+}
+
+#[cfg(test)]
+impl Tokenizer {
+    /// A word a token, for tests that need a tokenizer but not its words.
+    pub fn for_tests() -> Self {
+        let model = serde_json::json!({"type": "WordLevel", "vocab": {"a": 0, "b": 1, "?": 2}, "unk_token": "?"});
+        let json = serde_json::json!({"version": "1.0", "pre_tokenizer": {"type": "Whitespace"}, "added_tokens": [], "model": model});
+        Self {
+            inner: json.to_string().parse().unwrap(),
+            variables: vec![],
+            end: vec![],
+            templates: ChatTemplates::default(),
+            today: None,
+            cleans_up: false,
+        }
+    }
+}
