@@ -44,7 +44,7 @@ impl Answerer<'_> {
         };
         let tokenizer = self.tokenizer;
         let ended = |_: usize, ids: &[u32]| {
-            !stop.is_empty() && tokenizer.decode(ids).is_ok_and(|text| first_of(&text, &stop).is_some())
+            !stop.is_empty() && up_to_stop(tokenizer, ids, &stop).is_ok_and(|(_, stopped)| stopped)
         };
         let ids: Vec<&[u32]> = prompts.iter().map(|p| p.ids.as_slice()).collect();
         let of_device = device::available_bytes(self.generator.embedding.device());
@@ -66,11 +66,7 @@ impl Answerer<'_> {
                 generated => break generated?,
             }
         };
-        let texts = generation.ids.iter().map(|ids| {
-            let mut text = tokenizer.decode(ids)?;
-            text.truncate(first_of(&text, &stop).unwrap_or(text.len()));
-            Ok(text)
-        });
+        let texts = generation.ids.iter().map(|ids| Ok(up_to_stop(tokenizer, ids, &stop)?.0));
         Ok(AnswersRecord {
             texts: texts.collect::<Result<_>>()?,
             tokens: generation.ids.iter().map(|ids| ids.len() as u64).sum(),
@@ -78,6 +74,27 @@ impl Answerer<'_> {
             widest: generation.widest,
         })
     }
+}
+
+/// The text of an answer up to the first of its stop texts, and whether one is there. Stop texts are looked for with
+/// special tokens too, as lm-evaluation-harness does it; the answer is without.
+fn up_to_stop(tokenizer: &Tokenizer, ids: &[u32], stop: &[String]) -> Result<(String, bool)> {
+    let mut text = tokenizer.decode(ids)?;
+    if let Some(at) = first_of(&text, stop) {
+        text.truncate(at);
+        return Ok((text, true));
+    }
+    let whole = tokenizer.decode_with_special(ids)?;
+    let Some(at) = first_of(&whole, stop).filter(|_| whole != text) else { return Ok((text, false)) };
+    // The stop text has a special token in it: the answer is what stands before, without special tokens of its own.
+    let mut before = 0;
+    while before < ids.len() && tokenizer.decode_with_special(&ids[..=before])?.len() <= at {
+        before += 1;
+    }
+    let known = tokenizer.decode_with_special(&ids[..before])?;
+    let mut text = tokenizer.decode(&ids[..before])?;
+    text.push_str(whole.get(known.len()..at).unwrap_or_default());
+    Ok((text, true))
 }
 
 /// Where the first of these texts begins.
