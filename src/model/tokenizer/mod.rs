@@ -11,8 +11,8 @@ mod split;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, ensure};
-use serde_json::Value;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde_json::{Map, Value};
 use tokenizers::models::ModelWrapper;
 
 use super::weights::GgufFile;
@@ -109,16 +109,20 @@ impl Tokenizer {
             text.parse::<tokenizers::Tokenizer>().map_err(|e| anyhow!("{e}"))
         };
         let mut inner = guarded(read).with_context(|| format!("cannot read {}", path.display()))?;
-        let config = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
-        let known = inner.get_added_tokens_decoder();
-        let is_known = |token: &str| known.values().any(|added| added.content == token);
-        let mut special = SpecialTokens::of(dir, &config, &is_known)
-            .with_context(|| format!("the special tokens of {}", dir.display()))?;
-        if let Some(padding) = inner.get_padding()
-            && !special.variables.iter().any(|(name, _)| name == "pad_token")
-        {
-            special.variables.push(("pad_token".into(), padding.pad_token.clone()));
+        let mut config = read_config(dir)?;
+        if let Some(padding) = inner.get_padding() {
+            config.entry("pad_token").or_insert_with(|| padding.pad_token.clone().into());
         }
+        if class(dir, &config)?.is_some_and(|class| class.starts_with("LlamaTokenizer")) && is_byte_level(&inner) {
+            // transformers takes no class there, and so none of its defaults.
+            config.insert("tokenizer_class".into(), "TokenizersBackend".into());
+        } else if let Some(class) = class(dir, &config)? {
+            config.insert("tokenizer_class".into(), class.into());
+        }
+        let config = Value::Object(config);
+        let known: Vec<_> = inner.get_added_tokens_decoder().into_values().collect();
+        let special = SpecialTokens::of(dir, &config, &known)
+            .with_context(|| format!("the special tokens of {}", dir.display()))?;
         guarded(|| inner.add_tokens(special.added).map_err(|e| anyhow!("{e}")))
             .with_context(|| format!("the special tokens of {}", dir.display()))?;
         let end = match configured_end(dir)? {
@@ -177,15 +181,15 @@ pub fn check_dir(dir: &Path) -> Result<()> {
         "{} has no tokenizer.json; calipr needs the fast tokenizer's file",
         dir.display()
     );
-    let config = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
-    SpecialTokens::of(dir, &config, &|_| true).with_context(|| format!("the special tokens of {}", dir.display()))?;
+    let config = Value::Object(read_config(dir)?);
+    SpecialTokens::of(dir, &config, &[]).with_context(|| format!("the special tokens of {}", dir.display()))?;
     configured_end(dir)?;
     ChatTemplates::of(dir, &config).map(|_| ())
 }
 
 /// The chat templates of a directory.
 pub fn templates_of_dir(dir: &Path) -> Result<ChatTemplates> {
-    ChatTemplates::of(dir, &read_json(&dir.join("tokenizer_config.json"))?.unwrap_or_default())
+    ChatTemplates::of(dir, &Value::Object(read_config(dir)?))
 }
 
 /// The chat templates of a GGUF file.
@@ -208,6 +212,42 @@ fn read_json(path: &Path) -> Result<Option<Value>> {
     }
     let read = serde_json::from_str(&read_text(path)?);
     read.with_context(|| format!("cannot read {}", path.display())).map(Some)
+}
+
+/// The `tokenizer_config.json` of a directory; empty where there is none.
+fn read_config(dir: &Path) -> Result<Map<String, Value>> {
+    let path = dir.join("tokenizer_config.json");
+    match read_json(&path)? {
+        None => Ok(Map::new()),
+        Some(Value::Object(config)) => Ok(config),
+        Some(_) => bail!("{} is no JSON object", path.display()),
+    }
+}
+
+/// The class that transformers reads a directory's tokenizer with: by name, or by the model's kind.
+fn class(dir: &Path, config: &Map<String, Value>) -> Result<Option<String>> {
+    if let Some(class) = config.get("tokenizer_class").and_then(Value::as_str) {
+        return Ok(Some(class.to_owned()));
+    }
+    let model = read_json(&dir.join("config.json"))?.unwrap_or_default();
+    if let Some(class) = model["tokenizer_class"].as_str() {
+        return Ok(Some(class.to_owned()));
+    }
+    Ok(match model["model_type"].as_str().unwrap_or_default() {
+        "gpt2" | "starcoder2" | "phi" | "opt" => Some("GPT2Tokenizer"),
+        "gpt_neox" | "olmo" | "mpt" => Some("GPTNeoXTokenizer"),
+        "qwen2" | "qwen2_moe" | "qwen3" | "qwen3_moe" => Some("Qwen2Tokenizer"),
+        "gemma" | "gemma2" | "gemma3" | "gemma3_text" => Some("GemmaTokenizer"),
+        "cohere" | "cohere2" => Some("CohereTokenizer"),
+        _ => None,
+    }
+    .map(str::to_owned))
+}
+
+fn is_byte_level(tokenizer: &tokenizers::Tokenizer) -> bool {
+    // transformers: `_tokenizer_json_has_byte_level`
+    let steps = serde_json::to_string(&(tokenizer.get_pre_tokenizer(), tokenizer.get_decoder())).unwrap_or_default();
+    steps.contains("\"ByteLevel\"")
 }
 
 /// `eos_token_id` of `generation_config.json`, else of `config.json`: an id, or a list of them.

@@ -56,11 +56,11 @@ impl Token {
 }
 
 impl SpecialTokens {
-    /// Of a folder with this `tokenizer_config.json`; `known` says whether `tokenizer.json` has added a token.
+    /// Of a folder with this `tokenizer_config.json`; `known` is what `tokenizer.json` itself has added.
     ///
     /// # Errors
     /// Where a file is no JSON, or a token no token.
-    pub fn of(dir: &Path, config: &Value, known: &dyn Fn(&str) -> bool) -> Result<Self> {
+    pub fn of(dir: &Path, config: &Value, known: &[AddedToken]) -> Result<Self> {
         let mut config = config.as_object().cloned().unwrap_or_default();
         let decoder = config.get("added_tokens_decoder").filter(|decoder| !decoder.is_null()).cloned();
         let mut declared: Vec<(u64, AddedToken)> = Vec::new();
@@ -98,23 +98,28 @@ impl SpecialTokens {
             let token = token.or_else(|| default_of(&config, key));
             named.extend(token.map(|token| (key.to_owned(), token)));
         }
-        for (key, value) in &config {
-            let is_token = value.is_string() || value.get("content").is_some();
-            if key.ends_with("_token") && !NAMED.contains(&key.as_str()) && is_token {
-                named.extend(Token::of(value, &place(key))?.map(|token| (key.clone(), token)));
+        // A model's own: objects come before texts, whatever their order in the file.
+        for of_objects in [true, false] {
+            for (key, value) in &config {
+                let is_token = value.is_string() || value.get("content").is_some();
+                if key.ends_with("_token") && !NAMED.contains(&&**key) && is_token && value.is_object() == of_objects {
+                    named.extend(Token::of(value, &place(key))?.map(|token| (key.clone(), token)));
+                }
             }
         }
         named.extend(extra.named);
 
         let mut added: Vec<AddedToken> = declared.into_iter().map(|(_, token)| token).collect();
-        let mut add = |token: &Token| {
-            if !known(&token.content) && !added.iter().any(|a| a.content == token.content) {
+        let is_named = |token: &AddedToken| named.iter().any(|(_, named)| named.content == token.content);
+        added.extend(known.iter().filter(|token| !token.special && is_named(token)).cloned());
+        added.iter_mut().filter(|token| is_named(token)).for_each(|token| token.special = true);
+        for token in named.iter().map(|(_, token)| token).chain(&extra.listed) {
+            if !known.iter().chain(&added).any(|other| other.content == token.content) {
                 let mut token = token.added(true);
                 token.special = true;
                 added.push(token);
             }
-        };
-        named.iter().map(|(_, token)| token).chain(&extra.listed).for_each(&mut add);
+        }
         let variables = named.into_iter().map(|(name, token)| (name, token.content)).collect();
         Ok(Self { variables, added })
     }
@@ -188,6 +193,7 @@ fn default_of(config: &Map<String, Value>, key: &str) -> Option<Token> {
     }
     let class = config.get("tokenizer_class")?.as_str()?;
     let tokens: &[(&str, &str)] = match class.strip_suffix("Fast").unwrap_or(class) {
+        "LlamaTokenizer" => &[("unk", "<unk>"), ("bos", "<s>"), ("eos", "</s>")],
         "GPT2Tokenizer" => &[("unk", "<|endoftext|>"), ("bos", "<|endoftext|>"), ("eos", "<|endoftext|>")],
         "GPTNeoXTokenizer" => {
             &[("unk", "<|endoftext|>"), ("bos", "<|endoftext|>"), ("eos", "<|endoftext|>"), ("pad", "<|padding|>")]
@@ -225,7 +231,8 @@ mod tests {
         }
         let config =
             files.iter().find(|(name, _)| *name == "tokenizer_config.json").map_or(Value::Null, |f| f.1.clone());
-        let special = SpecialTokens::of(dir.path(), &config, &|token| known.contains(&token)).unwrap();
+        let known: Vec<AddedToken> = known.iter().map(|token| AddedToken::from(*token, true)).collect();
+        let special = SpecialTokens::of(dir.path(), &config, &known).unwrap();
         (special.variables, special.added.into_iter().map(|token| (token.content, token.special)).collect())
     }
 
@@ -261,7 +268,7 @@ mod tests {
 
     #[test]
     fn what_is_no_token_is_an_error() {
-        let error = SpecialTokens::of(Path::new("m"), &json!({"bos_token": 3}), &|_| true).unwrap_err().to_string();
+        let error = SpecialTokens::of(Path::new("m"), &json!({"bos_token": 3}), &[]).unwrap_err().to_string();
         assert!(error.contains("`bos_token`") && error.contains("is 3"), "{error}");
     }
 }
