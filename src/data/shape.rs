@@ -336,7 +336,7 @@ mod tests {
             (json!({"input_ids": [[1, 2]]}), "`input_ids` has a list in place 1"),
             (json!({"input_ids": [1.0]}), "`input_ids` has 1.0 in place 1"),
             (json!({"input_ids": "1 2"}), "`input_ids` is \"1 2\", no list"),
-            (json!({"title": "x", "body": null}), "`body`, `title` needs a template"),
+            (json!({"title": "x", "body": null}), "`title`, `body` needs a template"),
             (json!({}), "a row without fields needs a template"),
         ] {
             let error = format!("{:#}", of(row.clone()).unwrap_err());

@@ -14,9 +14,9 @@ use crate::templates::{self, Date, Template};
 pub struct Conversation {
     /// Objects, each with a `role`, and most with a `content`.
     pub messages: Vec<Value>,
-    /// The tools that the model is offered, as JSON schemas.
-    pub tools: Option<Vec<Value>>,
-    pub documents: Option<Vec<Value>>,
+    /// The tools that the model is offered, as JSON schemas, and documents; as they stand in the row.
+    pub tools: Option<Value>,
+    pub documents: Option<Value>,
     /// Variables of a template's own, such as `enable_thinking`.
     pub variables: Map<String, Value>,
 }
@@ -28,43 +28,28 @@ const OWN: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 impl Conversation {
-    /// Of these messages, and the fields `tools`, `documents` and `chat_template_kwargs` of their row. As in TRL, these
-    /// may be JSON text, which is how tables hold what has no fixed columns.
+    /// Of these messages, and the fields `tools`, `documents` and `chat_template_kwargs` of their row.
     ///
     /// # Errors
-    /// Where the messages are no list of objects, or a field is not what it is called.
+    /// Where the messages are no list of objects, or the variables no object.
     pub fn of(messages: &Value, row: &Map<String, Value>) -> Result<Self> {
         let messages = messages.as_array().with_context(|| {
             format!("`messages` is {}; expected a list of objects with `role` and `content`", kind(messages))
         })?;
-        let field = |name: &str| -> Result<Option<Value>> {
-            match row.get(name) {
-                None | Some(Value::Null) => Ok(None),
-                Some(Value::String(text)) => {
-                    let read =
-                        serde_json::from_str(text).with_context(|| format!("`{name}` is text that is no JSON"))?;
-                    Ok(Some(read).filter(|read: &Value| !read.is_null()))
-                }
-                Some(value) => Ok(Some(value.clone())),
-            }
-        };
-        let list = |name: &str| -> Result<Option<Vec<Value>>> {
-            match field(name)? {
-                None => Ok(None),
-                Some(Value::Array(items)) if items.iter().all(Value::is_object) => Ok(Some(items)),
-                Some(other) => bail!("`{name}` is {}; expected a list of objects", kind(&other)),
-            }
-        };
-        let variables = match field("chat_template_kwargs")? {
+        let variables = match row.get("chat_template_kwargs").map(|value| read("chat_template_kwargs", value)) {
             None => Map::new(),
-            Some(Value::Object(variables)) => variables,
-            Some(other) => bail!("`chat_template_kwargs` is {}; expected an object", kind(&other)),
+            Some(value) => match value? {
+                Value::Null => Map::new(),
+                Value::Object(variables) => variables,
+                other => bail!("`chat_template_kwargs` is {}; expected an object", kind(&other)),
+            },
         };
         if let Some(name) = OWN.iter().find(|name| variables.contains_key(**name)) {
             bail!("`chat_template_kwargs` has `{name}`, which is a field of its own");
         }
-        let conversation =
-            Self { messages: messages.clone(), tools: list("tools")?, documents: list("documents")?, variables };
+        let field = |name: &str| row.get(name).filter(|value| !value.is_null()).cloned();
+        let (tools, documents) = (field("tools"), field("documents"));
+        let conversation = Self { messages: messages.clone(), tools, documents, variables };
         conversation.check()?;
         Ok(conversation)
     }
@@ -96,6 +81,14 @@ impl Conversation {
             Value::Object(with)
         };
         self.messages.iter().map(normalize).collect()
+    }
+}
+
+/// A field's value. As in TRL, it may be JSON text, which is how tables hold what has no fixed columns.
+fn read(name: &str, value: &Value) -> Result<Value> {
+    match value {
+        Value::String(text) => serde_json::from_str(text).with_context(|| format!("`{name}` is text that is no JSON")),
+        value => Ok(value.clone()),
     }
 }
 
@@ -240,13 +233,23 @@ impl Tokenizer {
     /// Where the model has no chat template, or one that is not known, or it rejects the conversation.
     pub fn chat(&self, conversation: &Conversation, answer: bool) -> Result<String> {
         conversation.check()?;
-        let template = self.templates.choose(conversation.tools.is_some())?.template()?;
+        let chosen = self.templates.choose(conversation.tools.is_some())?;
+        let template = chosen.template()?;
+        // A field that the template does not look at may be what it wants.
+        let list = |name: &str, value: &Option<Value>| match value {
+            Some(value) if chosen.source.contains(name) => match read(name, value)? {
+                Value::Array(items) if items.iter().all(Value::is_object) => Ok(Value::Array(items)),
+                Value::Null => Ok(Value::Null),
+                other => bail!("`{name}` is {}; the chat template expects a list of objects", kind(&other)),
+            },
+            _ => Ok(Value::Null),
+        };
         let mut variables: Map<String, Value> =
             self.variables.iter().map(|(name, token)| (name.clone(), Value::String(token.clone()))).collect();
         variables.extend(conversation.variables.clone());
         variables.insert("messages".into(), Value::Array(conversation.normalized()));
-        variables.insert("tools".into(), json!(conversation.tools));
-        variables.insert("documents".into(), json!(conversation.documents));
+        variables.insert("tools".into(), list("tools", &conversation.tools)?);
+        variables.insert("documents".into(), list("documents", &conversation.documents)?);
         variables.insert("add_generation_prompt".into(), json!(answer));
         let today = self.today;
         let rendered = templates::in_time(move || template.render(&variables, today));
@@ -305,6 +308,14 @@ mod tests {
     }
 
     #[test]
+    fn a_field_that_the_template_does_not_look_at_may_be_anything() {
+        let row = json!({"messages": [{"role": "a"}], "tools": "hammer", "documents": ["x"]});
+        assert_eq!(rendered("{{ messages[0].role }}", row.clone()), "a");
+        assert!(rendered("{{ tools }}", row.clone()).contains("`tools` is text that is no JSON"));
+        assert!(rendered("{{ documents }}", row).contains("`documents` is a list; the chat template expects"));
+    }
+
+    #[test]
     fn messages_that_are_no_list_of_objects_are_an_error_that_says_so() {
         let errors = [
             (json!({"messages": "[{}]"}), "JSON text"),
@@ -312,7 +323,7 @@ mod tests {
             (json!({"messages": [{"role": "a"}, "hi"]}), "text as number 2"),
             (json!({"messages": null}), "null"),
             (json!({"messages": []}), "empty"),
-            (json!({"messages": [{"role": "a"}], "tools": 3}), "`tools` is 3"),
+            (json!({"messages": [{"role": "a"}], "chat_template_kwargs": 3}), "`chat_template_kwargs` is 3"),
         ];
         for (row, said) in errors {
             let error = conversation(row).unwrap_err().to_string();

@@ -219,6 +219,7 @@ impl GgufVocabulary {
                 (json!(null), split.json(), decoder, model)
             }
             ("llama", _) => {
+                ensure!(self.scores.len() >= self.tokens.len(), "the metadata lacks `tokenizer.ggml.scores`");
                 let (normalizer, decoder) = sentence_piece(self.add_space);
                 let unknown = self.token("unknown_token_id").unwrap_or(&self.tokens[0]);
                 let model = json!({"type": "BPE", "vocab": vocabulary, "merges": self.merges_by_score(),
