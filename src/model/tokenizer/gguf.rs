@@ -114,13 +114,7 @@ impl GgufVocabulary {
         }
         let split = match (kind.as_str(), file.string("tokenizer.ggml.pre")) {
             ("gpt2", Some(name)) if !name.is_empty() => Some(name.to_owned()),
-            ("gpt2", _) => {
-                tracing::warn!(
-                    "the file has no `tokenizer.ggml.pre`, the name of its pre-tokenizer: texts are split by llama.cpp's \
-                     default, which is no model's own; a file that was converted anew has the name"
-                );
-                Some(split::WITHOUT_A_NAME.to_owned())
-            }
+            ("gpt2", _) => Some(split::WITHOUT_A_NAME.to_owned()),
             _ => None,
         };
         if kind == "llama" {
@@ -164,6 +158,11 @@ impl GgufVocabulary {
                 *kind = USER_DEFINED;
             }
         }
+    }
+
+    /// Whether the file does not say how texts are split.
+    pub fn splits_by_default(&self) -> bool {
+        self.split.as_deref() == Some(split::WITHOUT_A_NAME)
     }
 
     /// The token of a key, such as `bos_token_id`.
@@ -210,7 +209,6 @@ impl GgufVocabulary {
             .collect();
         let (normalizer, splitter, decoder, model) = match (self.kind.as_str(), &self.split) {
             ("gpt2", Some(name)) => {
-                ensure!(!self.merges.is_empty(), "the metadata lacks `tokenizer.ggml.merges`");
                 let split = Split::named(name)?;
                 let decoder =
                     json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});

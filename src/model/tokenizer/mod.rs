@@ -144,6 +144,12 @@ impl Tokenizer {
     /// From a GGUF file's metadata.
     pub fn from_gguf(file: &GgufFile) -> Result<Self> {
         let vocabulary = GgufVocabulary::read(file)?;
+        if vocabulary.splits_by_default() {
+            tracing::warn!(
+                "the model has no `tokenizer.ggml.pre`, the name of its pre-tokenizer: texts are split by llama.cpp's \
+                 default, which is no model's own; a file that was converted anew has the name"
+            );
+        }
         let json = vocabulary.tokenizer_json()?.to_string();
         let inner = guarded(|| json.parse::<tokenizers::Tokenizer>().map_err(|e| anyhow!("{e}")))
             .context("the vocabulary makes no tokenizer")?;
