@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use candle_core::{DType, Device};
 
 use super::cache::{Key, Stage};
 use crate::data::{Asked, Library, Order, Packing, Part, Prompting, Rows, are_enough, asked, check, cut};
 use crate::digest::{self, Digest};
+use crate::fault::At;
 use crate::metrics::Family;
 use crate::model::{Config, Model, ModelFiles, Tokenizer};
 use crate::prune::StatisticKind;
@@ -142,7 +143,7 @@ impl Inputs {
         model.check_tokenizer()?;
         let chats = |s: &Suite| matches!(s.unit(), Unit::Rows(unit) if unit.chat);
         if let Some((name, _)) = recipe.suite.iter().find(|(_, suite)| chats(suite)) {
-            model.check_chat_template().with_context(|| format!("[suite.{name}]"))?;
+            model.check_chat_template().at(|| format!("[suite.{name}]"))?;
         }
         let model_files = model.list()?;
         let model_digest = Digest::of_large_files(model_files.iter().map(PathBuf::as_path), &fetcher.digests())?;
