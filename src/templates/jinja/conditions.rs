@@ -76,7 +76,7 @@ fn against(name: &str, value: &Value, other: &Value) -> Result<bool> {
         "in" => other.contains(value),
         "divisibleby" => {
             let by = other.as_int().filter(|by| *by != 0).context("it needs a whole number other than 0")?;
-            Ok(integer(value)?.rem_euclid(by.abs()) == 0)
+            Ok(remainder(value, by.abs())? == 0.0)
         }
         // What is one and the same object in Python; of other values that depends on how Python keeps them.
         _ => match (value, other) {
@@ -119,13 +119,17 @@ fn alone(name: &str, value: &Value) -> Result<bool> {
             let text = value.print()?;
             text.chars().any(char::is_uppercase) && !text.chars().any(char::is_lowercase)
         }
-        "even" => integer(value)?.rem_euclid(2) == 0,
-        "odd" => integer(value)?.rem_euclid(2) == 1,
+        "even" => remainder(value, 2)? == 0.0,
+        "odd" => remainder(value, 2)? == 1.0,
         _ => bail!("it is not known to calipr"),
     })
 }
 
-fn integer(value: &Value) -> Result<i128> {
+fn remainder(value: &Value, by: i128) -> Result<f64> {
     value.defined()?;
-    value.as_int().with_context(|| format!("it needs a whole number, not a value of type {}", value.kind()))
+    match (value.as_int(), value.as_float()) {
+        (Some(number), _) => Ok(number.rem_euclid(by) as f64),
+        (_, Some(number)) => Ok(number.rem_euclid(by as f64)),
+        _ => bail!("it needs a number, not a value of type {}", value.kind()),
+    }
 }
