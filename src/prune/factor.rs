@@ -34,6 +34,20 @@ pub fn upper_inverse_factor(h: &Tensor, diagonal: &[f32]) -> Result<Factor> {
     blocked(&h.flatten_all()?.scatter(&diagonal_places(h)?, &diagonal, 0)?.reshape(h.shape())?, LEAF)
 }
 
+/// Roundings in the sums over tokens that a Gram matrix is made of, as far as they do not cancel.
+const ROUNDINGS: f64 = 1024.0;
+
+/// Whether H, of which this is the factor and the diagonal, is singular as far as f32 can tell: a pivot is no larger than
+/// what rounding may leave of a difference that is 0, so that it says nothing. The bound is that of LAPACK's pivoted
+/// Cholesky factorisation (`spstrf`), 2⁻²⁴ of the diagonal, here of the column's own, for each of d subtractions, and as
+/// much for what rounding has made of H itself.
+pub fn is_lost_in_rounding(u: &Tensor, diagonal_of_h: &[f32]) -> Result<bool> {
+    let bound = (diagonal_of_h.len() as f64 + ROUNDINGS) * f64::from(f32::EPSILON) / 2.0;
+    // The diagonal of U has the roots of the pivots, inverted.
+    let told = |(u, h): (f32, &f32)| f64::from(u).powi(-2) > bound * f64::from(*h);
+    Ok(!diagonal(u)?.into_iter().zip(diagonal_of_h).all(told))
+}
+
 fn on_host(h: &[f32], d: usize) -> Result<Factor> {
     match linalg::upper_inverse_factor(h, d) {
         Ok(u) => Ok(Ok(Tensor::from_vec(u, (d, d), &Device::Cpu)?)),
@@ -85,6 +99,28 @@ mod tests {
 
     fn raised(h: &Tensor) -> Vec<f32> {
         diagonal(h).unwrap().iter().map(|x| x + 0.05).collect()
+    }
+
+    #[test]
+    fn what_is_singular_but_for_rounding_is_told_from_what_is_nearly_so() {
+        let lost = |h: &Tensor| {
+            let diagonal = diagonal(h).unwrap();
+            upper_inverse_factor(h, &diagonal).unwrap().map_or(true, |u| is_lost_in_rounding(&u, &diagonal).unwrap())
+        };
+        for d in [8, 32, 100] {
+            // Of rank one, and of fewer tokens than columns.
+            for tokens in [1, 3, d / 2] {
+                let x: Vec<f32> = (0..tokens * d).map(|i| ((i as f32 * 12.9898).sin() * 43758.547).fract()).collect();
+                let x = Tensor::from_vec(x, (tokens, d), &Device::Cpu).unwrap();
+                assert!(lost(&x.t().unwrap().matmul(&x).unwrap()), "{tokens} tokens, {d} columns");
+            }
+            assert!(!lost(&gram(d)), "{d}");
+            // Columns of any scale are as good as others.
+            let scale: Vec<f32> = (0..d).map(|i| 10f32.powi(i as i32 % 9 - 4)).collect();
+            let scale = Tensor::from_vec(scale, (1, d), &Device::Cpu).unwrap();
+            let scaled = gram(d).broadcast_mul(&scale).unwrap().broadcast_mul(&scale.t().unwrap()).unwrap();
+            assert!(!lost(&scaled), "{d}");
+        }
     }
 
     #[test]

@@ -26,8 +26,8 @@ use crate::tensors;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SparseGpt {
-    /// Added to the diagonal of the Gram matrix, as a fraction of its mean. Raised tenfold, up to 1,
-    /// where the factorisation fails.
+    /// Added to the diagonal of the Gram matrix, as a fraction of its mean. Raised tenfold, to 0.0001 at least and 1 at
+    /// most, where the factorisation fails; below 0.0001 also where it is lost in rounding.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub damping: f64,
     /// Columns that share one threshold and are compensated together. With N:M, rounded to a
@@ -41,6 +41,10 @@ impl Default for SparseGpt {
         Self { damping: 0.01, block_size: 128 }
     }
 }
+
+/// The least damping that the diagonal is raised to where it has to be. From here on, what rounding makes of a pivot is
+/// small beside what damping adds to it.
+const SMALLEST_RAISED: f64 = 1e-4;
 
 /// The damping that is tried last; at this, the diagonal is twice its mean or more.
 const LARGEST_DAMPING: f64 = 1.0;
@@ -100,9 +104,11 @@ impl SparseGpt {
         loop {
             let damped: Vec<f32> = diagonal.iter().map(|x| x + (damping * mean) as f32).collect();
             match factor::upper_inverse_factor(gram, &damped)? {
-                Ok(u) => return Ok((u, damping)),
+                Ok(u) if damping >= SMALLEST_RAISED || !factor::is_lost_in_rounding(&u, &damped)? => {
+                    return Ok((u, damping));
+                }
                 Err(e) if damping >= LARGEST_DAMPING => bail!("{e}, even with damping {damping}"),
-                Err(_) => damping = (damping * 10.0).clamp(1e-4, LARGEST_DAMPING),
+                _ => damping = (damping * 10.0).clamp(SMALLEST_RAISED, LARGEST_DAMPING),
             }
         }
     }
@@ -342,14 +348,56 @@ mod tests {
         assert!(pruned.chunks(d).all(|row| row[3] == 0.0));
     }
 
+    /// x·xᵀ of one token.
+    fn rank_one(x: &[f32]) -> Tensor {
+        let d = x.len();
+        let x = Tensor::from_slice(x, (1, d), &Device::Cpu).unwrap();
+        x.t().unwrap().matmul(&x).unwrap()
+    }
+
     #[test]
-    fn a_singular_gram_matrix_raises_the_damping_and_says_so() {
-        // Rank one: every input is the same. Without damping there is no factor.
-        let h = Tensor::ones((16, 16), candle_core::DType::F32, &Device::Cpu).unwrap();
-        let weight = Tensor::from_vec(noise(32, 1.0), (2, 16), &Device::Cpu).unwrap();
+    fn a_singular_gram_matrix_raises_the_damping_and_says_to_what() {
+        let weight = |d: usize| Tensor::from_vec(noise(4 * d, 1.0), (4, d), &Device::Cpu).unwrap();
+        let x = noise(32, 7.0);
+        let mut with_dead = x.clone();
+        (with_dead[5], with_dead[20]) = (0.0, 0.0);
+        let few = gram(32, 9).1;
+        let grams = [rank_one(&[1.0; 16]), rank_one(&[1.0, 2.0, 0.0, 3.0]), rank_one(&x), rank_one(&with_dead), few];
+        for (i, h) in grams.iter().enumerate() {
+            let d = h.dim(0).unwrap();
+            for (asked, taken) in [(0.0, 1e-4), (1e-7, 1e-4), (1e-4, 1e-4), (0.01, 0.01)] {
+                let method = SparseGpt { damping: asked, ..Default::default() };
+                for sparsity in [Sparsity::Ratio(0.5), Sparsity::NOfM { n: 2, m: 4 }] {
+                    let pruned = method.prune(&weight(d), &Statistic::Gram(h.clone()), sparsity).unwrap();
+                    assert_eq!(pruned.damping, Some(taken), "{i}: {asked}");
+                    let zeros = tensors::zeros(&pruned.weight).unwrap() as usize;
+                    let expected = if matches!(sparsity, Sparsity::Ratio(_)) { 2 * d + 1 } else { 2 * d };
+                    assert_eq!(zeros, expected, "{i}: {asked}, {sparsity}");
+                }
+            }
+        }
+        // What has a factor keeps the damping that was asked for.
         let method = SparseGpt { damping: 0.0, ..Default::default() };
-        let pruned = method.prune(&weight, &Statistic::Gram(h), Sparsity::Ratio(0.5)).unwrap();
-        assert!(pruned.damping.unwrap() > 0.0);
+        let pruned = method.prune(&weight(32), &Statistic::Gram(gram(32, 400).1), Sparsity::Ratio(0.5)).unwrap();
+        assert_eq!(pruned.damping, Some(0.0));
+    }
+
+    #[test]
+    fn the_raised_damping_prunes_as_the_same_damping_asked_for() {
+        let (h, w) = (rank_one(&noise(24, 7.0)), noise(72, 2.0));
+        let [raised, asked] = [0.0, 1e-4]
+            .map(|damping| solve(&SparseGpt { damping, ..Default::default() }, &w, &h, Sparsity::Ratio(0.5)));
+        assert_eq!(raised, asked);
+    }
+
+    #[test]
+    fn a_gram_matrix_of_no_numbers_is_named() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let h = Tensor::new(&[[1f32, bad], [bad, 1.0]], &Device::Cpu).unwrap();
+            let weight = Tensor::new(&[[1f32, 2.0]], &Device::Cpu).unwrap();
+            let error = SparseGpt::default().prune(&weight, &Statistic::Gram(h), Sparsity::Ratio(0.5)).err().unwrap();
+            assert!(error.to_string().contains("2 of 4 values of the Gram matrix"), "{error}");
+        }
     }
 
     #[test]

@@ -80,7 +80,7 @@ impl Stage {
             Self::Windows => 3,
             Self::Prompts => 3,
             Self::Teacher => 5,
-            Self::Pruned => 4,
+            Self::Pruned => 5,
             Self::Statistic => 3,
             Self::Block => 2,
             Self::Walk => 2,
