@@ -105,8 +105,15 @@ impl Manifest {
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("run.json");
         let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_str(&text)
-            .with_context(|| format!("{} is of no use to this version of calipr", path.display()))
+        let parse = || {
+            let mut value: serde_json::Value = serde_json::from_str(&text)?;
+            // Earlier versions wrote this size as a number of bytes.
+            if let Some(size) = value.pointer_mut("/recipe/cache_size").filter(|size| size.is_u64()) {
+                *size = format!("{size} B").into();
+            }
+            serde_json::from_value(value)
+        };
+        parse().with_context(|| format!("{} is of no use to this version of calipr", path.display()))
     }
 
     /// What the results of two runs may differ by: what it is, here and there.
