@@ -4,8 +4,11 @@ use std::any::Any;
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
+use std::thread;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow};
+
+use crate::memory;
 
 thread_local! {
     /// Whether this thread is inside of [`guarded`], where a panic is not to be printed.
@@ -13,7 +16,15 @@ thread_local! {
 }
 
 /// Bytes of stack for what recurses as deep as its input is nested.
-pub const STACK: usize = 512 << 20;
+const STACK: usize = 512 << 20;
+
+/// As many where the address space is limited: enough for anything that is not nested on purpose.
+const SMALL_STACK: usize = 64 << 20;
+
+/// Bytes of stack for a thread that reads what strangers wrote.
+pub fn stack() -> usize {
+    memory::limit().map_or(STACK, |limit| (limit.bytes() / 8).clamp(SMALL_STACK, STACK))
+}
 
 /// Calls a library. A panic in it becomes an error, which says what the panic said.
 pub fn guarded<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -33,18 +44,27 @@ pub fn guarded<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
         .unwrap_or_else(|panic| Err(anyhow!("it is damaged, or of a kind that calipr cannot read ({})", said(&*panic))))
 }
 
+/// What a panic says that nobody foresaw: a defect of calipr or of a library.
+pub fn defect(panic: &(dyn Any + Send)) -> Error {
+    anyhow!("calipr failed, which is a defect of it, please report it: {}", said(panic))
+}
+
 /// What a panic said.
-pub fn said(panic: &(dyn Any + Send)) -> &str {
+fn said(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
     text.unwrap_or("without a word")
 }
 
 /// Runs the program on a thread with a stack that deeply nested input does not exhaust.
-pub fn with_room<T: Send>(f: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        let builder = std::thread::Builder::new().name("calipr".into()).stack_size(STACK);
-        let thread = builder.spawn_scoped(scope, f).expect("a thread can be started");
-        thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+///
+/// # Errors
+/// Where there is no room for it.
+pub fn with_room<T: Send>(f: impl FnOnce() -> T + Send) -> Result<T> {
+    thread::scope(|scope| {
+        let size = stack();
+        let started = thread::Builder::new().name("calipr".into()).stack_size(size).spawn_scoped(scope, f);
+        let thread = started.with_context(|| format!("cannot start a thread with {} MB of stack", size >> 20))?;
+        thread.join().map_err(|panic| defect(&*panic))
     })
 }
 

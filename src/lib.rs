@@ -1,6 +1,6 @@
 //! calipr: pruning studies of language models, from a TOML recipe to Parquet tables.
 //!
-//! From the ground up, each module importing only from those before it: [`guard`], [`fault`], [`digest`], [`size`],
+//! From the ground up, each module importing only from those before it: [`memory`], [`guard`], [`fault`], [`digest`], [`size`],
 //! [`lock`], [`templates`], `gpu`, [`linalg`], [`tensors`] and [`source`]; [`model`], [`data`], [`prune`] and [`metrics`];
 //! [`recipe`], which is made of their names and options; [`pipeline`], [`results`], [`report`] and [`cli`].
 
@@ -13,6 +13,7 @@ mod gpu;
 pub mod guard;
 pub mod linalg;
 pub mod lock;
+pub mod memory;
 pub mod metrics;
 pub mod model;
 pub mod pipeline;

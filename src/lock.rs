@@ -4,9 +4,10 @@
 //! share a file system not every one passes such locks on; there the file's time tells, which its holder renews.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
@@ -94,7 +95,7 @@ impl Lock {
             file.set_len(0).with_context(cannot)?;
             file.rewind().with_context(cannot)?;
             writeln!(file, "{}", serde_json::to_string(&this)?).with_context(cannot)?;
-            let beat = renew(file.try_clone().with_context(cannot)?);
+            let beat = file.try_clone().and_then(renew).with_context(cannot)?;
             return Ok(Attempt::Taken(Self { file, path: path.to_owned(), _beat: beat }));
         }
     }
@@ -134,14 +135,14 @@ fn is_at(_: &File, path: &Path) -> bool {
 }
 
 /// Renews a file's time until the sender is dropped.
-fn renew(file: File) -> Sender<()> {
+fn renew(file: File) -> io::Result<Sender<()>> {
     let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || {
+    thread::Builder::new().spawn(move || {
         while receiver.recv_timeout(BEAT) == Err(RecvTimeoutError::Timeout) {
             let _ = file.set_modified(SystemTime::now());
         }
-    });
-    sender
+    })?;
+    Ok(sender)
 }
 
 #[cfg(test)]

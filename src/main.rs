@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use calipr::cli::{Command, arguments};
+use calipr::cli::{Command, arguments, exit_code};
 
 fn main() -> ExitCode {
-    calipr::guard::with_room(calipr)
+    calipr::guard::with_room(calipr).unwrap_or_else(|error| exit_code(Err(error)))
 }
 
 fn calipr() -> ExitCode {
@@ -18,5 +18,5 @@ fn calipr() -> ExitCode {
         Command::Cache(args) => args.cache(),
         Command::Schema => calipr::cli::print_schema(),
     };
-    calipr::cli::exit_code(outcome)
+    exit_code(outcome)
 }

@@ -96,7 +96,7 @@ impl Runner<'_> {
         let board = Mutex::new(board);
         thread::scope(|scope| {
             for (study, line) in studies.iter().zip(&lines).skip(1) {
-                let thread = thread::Builder::new().stack_size(guard::STACK);
+                let thread = thread::Builder::new().stack_size(guard::stack());
                 let worked = thread.spawn_scoped(scope, || self.work(study, line, &board));
                 if let Err(error) = worked {
                     locked(&board).stop(Error::new(error).context("a thread for another device"));

@@ -14,7 +14,7 @@ use super::files::Packed;
 use super::value::{called, same};
 use super::{Content, Format, Row, Shape, Templates};
 use crate::digest::Digest;
-use crate::source::{Fetcher, Source};
+use crate::source::{Fetcher, Source, meant};
 use crate::words;
 
 /// A data set, one TOML in `datasets/`.
@@ -84,8 +84,14 @@ impl Library {
     /// paths in a recipe start at the working directory, or else at the recipe.
     pub fn of_recipe(recipe: &Path) -> Self {
         let beside = recipe.parent().map(Path::to_owned).unwrap_or_default();
-        let folders = [PathBuf::from("datasets"), beside.join("datasets"), beside.join("../datasets")];
-        Self { folders: folders.into_iter().filter(|f| f.is_dir()).collect(), base: vec![PathBuf::new(), beside] }
+        // A link to a recipe stands for one that lies elsewhere, with its data.
+        let real = recipe.is_symlink().then(|| recipe.canonicalize().ok()).flatten();
+        let real = real.and_then(|recipe| recipe.parent().map(Path::to_owned));
+        let around = |folder: &PathBuf| [folder.join("datasets"), folder.join("../datasets")];
+        let homes: Vec<PathBuf> = std::iter::once(beside).chain(real).collect();
+        let folders = std::iter::once(PathBuf::from("datasets")).chain(homes.iter().flat_map(around));
+        let folders = folders.filter(|f| f.is_dir()).collect();
+        Self { folders, base: std::iter::once(PathBuf::new()).chain(homes).collect() }
     }
 
     /// Where relative paths in the recipe start.
@@ -127,7 +133,13 @@ impl Library {
             None => {
                 let names = self.names();
                 let nearest = words::nearest(name, names.iter().map(String::as_str));
-                let hint = nearest.map_or(String::new(), |n| format!("; did you mean \"{n}\"?"));
+                // On the Hub a data set is one of its files.
+                let meant = meant(name).map(|source| match source.strip_prefix("hf:") {
+                    Some(repo) if !repo.starts_with("datasets/") => format!("hf:datasets/{repo}/FILE"),
+                    _ => source,
+                });
+                let hint = meant.filter(|_| name.contains(['/', '.'])).or(nearest.map(str::to_owned));
+                let hint = hint.map_or(String::new(), |n| format!("; did you mean \"{n}\"?"));
                 let known =
                     if names.is_empty() { "none, there is no datasets/ folder here".into() } else { names.join(", ") };
                 bail!("there is no data set \"{name}\"{hint} (known: {known}; a file of your own is \"path:my.jsonl\")")

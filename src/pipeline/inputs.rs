@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result};
 use candle_core::{DType, Device};
 
 use super::cache::{Key, Stage};
 use crate::data::{Asked, Library, Order, Packing, Part, Prompting, Rows, are_enough, asked, check, cut};
 use crate::digest::{self, Digest};
-use crate::fault::At;
+use crate::fault::{At, Fault};
 use crate::metrics::Family;
 use crate::model::{Config, Model, ModelFiles, Tokenizer};
 use crate::prune::StatisticKind;
@@ -113,11 +113,12 @@ impl Inputs {
         device: &'static str,
     ) -> Result<Self> {
         // All that cannot be had is said at once, so that it can be fetched at once.
-        let mut lacking = Vec::new();
+        let (mut lacking, mut only_faults) = (Vec::new(), true);
         let mut have = |what: String, found: Result<PathBuf>| match found {
             Ok(path) => Some(path),
             Err(error) => {
-                let said = format!("{:#}", error.context(what));
+                only_faults &= error.is::<Fault>();
+                let said = format!("{what}: {error:#}");
                 if !lacking.contains(&said) {
                     lacking.push(said);
                 }
@@ -131,14 +132,16 @@ impl Inputs {
         config.as_ref().map_or(Ok(()), |config| check_against_model(recipe, config, layers))?;
         config.iter().flat_map(|config| &config.remarks).for_each(|remark| tracing::warn!("the model: {remark}"));
         let mut files = Vec::new();
+        let fault = |error: Error| Fault(format!("{error:#}")).into();
         for (axis, name, dataset, part) in parts(recipe, library)? {
-            let file = part.file(fetcher).and_then(|file| part.check(&file).map(|()| file));
+            let file = part.file(fetcher).and_then(|file| part.check(&file).map_err(fault).map(|()| file));
             if let Some(file) = have(format!("the data set \"{dataset}\""), file) {
                 files.push((axis, name, part, file));
             }
         }
         let (Some(model), Some(config), true) = (model, config, lacking.is_empty()) else {
-            bail!("{}", lacking.join("\nerror: "));
+            let lacking = lacking.join("\nerror: ");
+            return Err(if only_faults { Fault(lacking).into() } else { Error::msg(lacking) });
         };
         model.check_tokenizer()?;
         let chats = |s: &Suite| matches!(s.unit(), Unit::Rows(unit) if unit.chat);

@@ -14,7 +14,7 @@ mod study;
 mod walk;
 mod work;
 
-pub use cache::{Cache, Hold, Stage, remove_unfinished};
+pub use cache::{Cache, Hold, Stage, Unwritable, remove_unfinished};
 pub use cell::{AnswersRecord, CellRecord, LayerRecord, PrunedRecord, ScoresRecord, Seconds, Status, SuiteRecord};
 pub use inputs::{InputPart, Inputs};
 pub use material::Material;

@@ -1,12 +1,11 @@
 //! Running a study: cell by cell, each from the cache as far as it goes.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use anyhow::{Error, Result, anyhow, ensure};
+use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor};
 
 use super::answers::Answerer;
@@ -92,18 +91,17 @@ impl<'a> Study<'a> {
         let mut study = Self { recipe, inputs, cache, watch, model, tokenizer, materials, ends, on_device };
         for (name, suite) in &recipe.suite {
             stop_if_interrupted(watch)?;
-            let material =
-                study.read_material(name).at(|| format!("[suite.{name}], data set \"{}\"", suite.dataset))?;
+            let place = || format!("[suite.{name}], data set \"{}\"", suite.dataset);
+            let material = of_the_data(study.read_material(name), place)?;
             study.materials.insert(name.clone(), material);
         }
         for (name, calibration) in &recipe.calibration {
             // Read once for all seeds.
             let mut rows = None;
+            let place = || format!("[calibration.{name}], data set \"{}\"", calibration.dataset);
             for seed in seeds(recipe, name) {
                 stop_if_interrupted(watch)?;
-                study
-                    .calibration_windows(name, seed, &mut rows)
-                    .at(|| format!("[calibration.{name}], data set \"{}\"", calibration.dataset))?;
+                of_the_data(study.calibration_windows(name, seed, &mut rows), place)?;
             }
         }
         Ok(study)
@@ -183,7 +181,7 @@ impl<'a> Study<'a> {
     pub fn run(&self, cell: &Cell) -> Result<Outcome> {
         let (mut suites, missing) = self.found(cell);
         let computed = panic::catch_unwind(AssertUnwindSafe(|| self.compute(cell, &missing, &mut suites)));
-        let status = match computed.unwrap_or_else(|panic| Err(panicked(&*panic))) {
+        let status = match computed.unwrap_or_else(|panic| Err(guard::defect(&*panic))) {
             Ok(pruned) => {
                 self.cache.write_json(self.inputs.pruned_key(self.recipe, cell), &pruned)?;
                 self.progress(cell).forget();
@@ -502,7 +500,11 @@ fn seeds(recipe: &Recipe, name: &str) -> Vec<u64> {
     seeds
 }
 
-/// What a panic says: a defect of calipr or of a library, which costs one cell and not the study.
-fn panicked(panic: &(dyn Any + Send)) -> Error {
-    anyhow!("calipr failed, which is a defect of it, please report it: {}", guard::said(panic))
+/// What was made of a part of the recipe's data; where that failed, the error names the part. That the cache could not keep
+/// it is no fault of the data.
+fn of_the_data<T>(made: Result<T>, place: impl FnOnce() -> String) -> Result<T> {
+    match made {
+        Err(error) if error.is::<Unwritable>() => Err(error),
+        made => made.at(place),
+    }
 }

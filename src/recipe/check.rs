@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use super::problem::{Problem, Problems};
 use super::{Layers, Recipe, Suite, Unit};
 use crate::data::Library;
+use crate::fault::is_of_the_machine;
 use crate::metrics::Family;
 use crate::model::Config;
 use crate::prune::{Sparsity, StatisticKind};
@@ -96,6 +97,13 @@ impl Checker<'_> {
         self.problems.push(self.layers.problem(key, message.into(), hint));
     }
 
+    /// What is wrong with a value. What the system refuses is not: that shows where the file is read.
+    fn add_error(&mut self, key: &[&str], error: &anyhow::Error) {
+        if !is_of_the_machine(error) {
+            self.add(key, format!("{error:#}"), None);
+        }
+    }
+
     fn finish(self) -> Result<(), Problems> {
         if self.problems.is_empty() { Ok(()) } else { Err(Problems(self.problems)) }
     }
@@ -112,8 +120,11 @@ impl Checker<'_> {
         if let Source::Path(_) = recipe.model.source {
             let fetcher = Fetcher { cache: PathBuf::new(), offline: true };
             if let Err(e) = recipe.model.source.local(&library.bases(), &fetcher) {
-                self.add(&["model", "source"], e.to_string(), None);
+                self.add_error(&["model", "source"], &e);
             }
+        }
+        if let Source::Hub { dataset: true, .. } = recipe.model.source {
+            self.add(&["model", "source"], "it names a data set; expected a model, such as hf:OWNER/NAME", None);
         }
         if let Err(e) = recipe.model.device.check() {
             self.add(&["model", "device"], e.to_string(), None);
@@ -123,7 +134,7 @@ impl Checker<'_> {
     fn part(&mut self, key: &[&str; 2], library: &Library, dataset: &str, split: Option<&str>, preferred: &str) {
         let set = match library.get(dataset) {
             Ok(set) => set,
-            Err(e) => return self.add(&[key[0], key[1], "dataset"], format!("{e:#}"), None),
+            Err(e) => return self.add_error(&[key[0], key[1], "dataset"], &e),
         };
         match set.part(split, preferred) {
             Err(e) => self.add(&[key[0], key[1], "split"], e.to_string(), None),
@@ -131,7 +142,13 @@ impl Checker<'_> {
                 let fetcher = Fetcher { cache: PathBuf::new(), offline: true };
                 let checked = part.local(&fetcher).and_then(|file| file.map_or(Ok(()), |file| part.check(&file)));
                 if let Err(e) = checked {
-                    self.add(&[key[0], key[1], "dataset"], format!("{e:#}"), None);
+                    self.add_error(&[key[0], key[1], "dataset"], &e);
+                }
+                // Without a file it is a model's, and there is nothing to fetch of it.
+                if let Source::Hub { dataset: false, repo, file: None, .. } = part.source() {
+                    let message = format!("\"{}\" names a model; expected a file of a data set", part.source());
+                    let hint = format!("did you mean \"hf:datasets/{repo}/FILE\"?");
+                    self.add(&[key[0], key[1], "dataset"], message, Some(hint));
                 }
             }
         }

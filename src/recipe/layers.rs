@@ -9,8 +9,8 @@ use figment::error::{Actual, Error, Kind};
 use figment::providers::Serialized;
 use toml::de::{DeTable, DeValue};
 
-use super::Recipe;
 use super::problem::{Place, Problem, Problems};
+use super::{Recipe, file, keys};
 use crate::words;
 
 /// Names under `CALIPR_` that are settings of the program, not keys of a recipe.
@@ -36,9 +36,8 @@ pub struct Layers {
 impl Layers {
     /// Reads the file and merges the other layers over it.
     pub fn read(path: &Path, sets: &[String]) -> Result<Self, Problems> {
-        let file = path.display().to_string();
+        let (file, text) = (file::name(path), file::read(path).map_err(|problem| Problems(vec![problem]))?);
         let whole = |message: String| Problems(vec![Problem { place: Place::File(file.clone()), message, hint: None }]);
-        let text = std::fs::read_to_string(path).map_err(|e| whole(format!("cannot read the recipe: {e}")))?;
         let mut layers =
             Self { file: file.clone(), text, spans: BTreeMap::new(), overrides: vec![], figment: Figment::new() };
 
@@ -176,8 +175,13 @@ impl Layers {
         let message = match error.kind {
             Kind::UnknownField(field, expected) => {
                 path.pop_if(|last| *last == field);
-                let message = format!("`{field}` is no key of {}; expected {}", table(&path), listed(expected));
-                hint = words::nearest(&field, expected.iter().copied()).map(|w| format!("did you mean `{w}`?"));
+                // A key of a table, without the table.
+                let inside = if path.is_empty() { keys::named(&field) } else { vec![] };
+                let inside: Vec<String> = inside.iter().map(|key| format!("`{}`", key.dotted())).collect();
+                let nearest = words::nearest(&field, expected.iter().copied()).map(|w| format!("`{w}`"));
+                let meant = if inside.is_empty() { nearest } else { Some(inside.join(" or ")) };
+                hint = meant.map(|meant| format!("did you mean {meant}?"));
+                let message = format!("`{field}` is no key of {}{}", table(&path), known(expected));
                 path.push(field);
                 message
             }
@@ -201,6 +205,11 @@ impl Layers {
 
 fn table(path: &[String]) -> String {
     if path.is_empty() { "the recipe".into() } else { format!("[{}]", path.join(".")) }
+}
+
+/// The keys that there are, after what is none.
+fn known(keys: &[&str]) -> String {
+    if keys.is_empty() { ", which has none".into() } else { format!("; expected {}", listed(keys)) }
 }
 
 fn listed(words: &[&str]) -> String {

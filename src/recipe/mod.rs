@@ -2,7 +2,9 @@
 
 mod check;
 mod devices;
+mod file;
 mod grid;
+pub mod keys;
 mod layers;
 mod problem;
 mod suite;

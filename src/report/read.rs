@@ -11,8 +11,12 @@ use super::{
     BlockPoint, CellRow, Contrast, FailedCell, LEVEL, MetricColumn, Report, SampleContrast, SuiteReport, Value, answer,
 };
 use crate::guard::guarded;
+use crate::memory;
 use crate::metrics::{Family, Metric, least_p_value};
 use crate::results::CellCounts;
+
+/// Bytes of address space for the threads of polars, which waits for ever for those that cannot be started.
+const POLARS: u64 = 64 << 20;
 
 /// Samples of a suite that are set side by side.
 const SAMPLES: usize = 10;
@@ -35,6 +39,7 @@ impl Report {
         let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let run: Run = serde_json::from_str(&text)
             .map_err(|e| anyhow!("{} is no run.json that calipr wrote: {e}", path.display()))?;
+        memory::ensure_room(POLARS).context("cannot query the tables")?;
         let tables = Tables { dir };
         let suites = tables.suites()?;
         let mut report = Self {

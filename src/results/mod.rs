@@ -114,8 +114,9 @@ impl Results {
     /// # Errors
     /// Where it cannot be written to, or another run has it.
     pub fn create(dir: &Path) -> Result<Self> {
-        fs::create_dir_all(dir).with_context(|| format!("cannot make the results folder {}", dir.display()))?;
-        match Lock::take(&dir.join(".lock"))? {
+        let cannot = || format!("cannot write to the results folder {} (--out names another)", dir.display());
+        fs::create_dir_all(dir).with_context(cannot)?;
+        match Lock::take(&dir.join(".lock")).with_context(cannot)? {
             Attempt::Taken(lock) => {
                 remove_unfinished(dir);
                 Ok(Self { dir: dir.to_owned(), _lock: lock, compared: RefCell::default() })

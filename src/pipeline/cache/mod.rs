@@ -21,6 +21,7 @@ use tempfile::NamedTempFile;
 pub use keep::{Hold, remove_unfinished};
 
 use crate::digest::Digest;
+use crate::source::expanded;
 
 /// A kind of cached output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -159,8 +160,10 @@ impl Cache {
 
     /// The default place: `calipr` in the user's cache folder.
     pub fn default_dir() -> PathBuf {
-        let var = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-        let base = var("XDG_CACHE_HOME").or_else(|| std::env::home_dir().map(|home| home.join(".cache")));
+        // Of a path that is not absolute the specification says that it is to be ignored.
+        let named = std::env::var_os("XDG_CACHE_HOME").map(|path| expanded(&path)).filter(|path| path.is_absolute());
+        let base =
+            named.or_else(|| std::env::home_dir().filter(|home| home.is_absolute()).map(|home| home.join(".cache")));
         base.unwrap_or_else(std::env::temp_dir).join("calipr")
     }
 
