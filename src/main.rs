@@ -3,8 +3,13 @@
 use std::process::ExitCode;
 
 use calipr::cli::{Command, arguments, exit_code};
+use calipr::memory::Told;
+
+#[global_allocator]
+static ALLOCATOR: Told = Told;
 
 fn main() -> ExitCode {
+    calipr::cli::settle();
     calipr::guard::with_room(calipr).unwrap_or_else(|error| exit_code(Err(error)))
 }
 

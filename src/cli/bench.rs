@@ -8,6 +8,7 @@ use candle_core::DType;
 use clap::Args;
 
 use super::table::Table;
+use super::terminal::columns;
 use super::{Machinery, print};
 use crate::data::Library;
 use crate::linalg::bf16;
@@ -33,8 +34,7 @@ impl BenchArgs {
     /// Measures this machine's products, and the stages of a study beside them.
     pub fn bench(&self) -> Result<()> {
         let (recipe, _) = Recipe::load(&self.recipe, &self.set)?;
-        self.machinery.start_threads()?;
-        let terminal = self.machinery.start_terminal()?;
+        let terminal = self.machinery.start()?;
         let fetcher = self.machinery.fetcher(&self.machinery.cache());
         let library = Library::of_recipe(&self.recipe);
         let path = recipe.model.source.resolve(&library.bases(), &fetcher).context("the model")?;
@@ -82,7 +82,7 @@ impl BenchArgs {
                 when(format!("{:.0}% in {}", 100.0 * stage.rate() / peak(stage.dtype), stage.dtype.as_str())),
             ]);
         }
-        print(&(text + &table.to_string()))
+        print(&(text + &table.fitting(columns())))
     }
 }
 

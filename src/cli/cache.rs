@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
 use super::table::Table;
+use super::terminal::columns;
 use super::{cache_in, print};
 use crate::digest;
 use crate::pipeline::Cache;
@@ -17,7 +18,7 @@ pub struct CacheArgs {
     #[command(subcommand)]
     what: What,
     /// Folder of fetched models and cached stages [default: calipr in the user's cache folder]
-    #[arg(long, value_name = "DIR", env = "CALIPR_CACHE", global = true)]
+    #[arg(long, value_name = "DIR", env = "CALIPR_CACHE", global = true, value_parser = super::folder())]
     cache: Option<PathBuf>,
 }
 
@@ -68,7 +69,7 @@ fn listing(cache: &Cache) -> String {
         table.row([u.kind.to_owned(), u.entries.to_string(), u.size.to_string(), u.used.map_or(String::new(), ago)]);
     }
     let total = Size(usage.iter().map(|u| u.size.0).sum());
-    format!("{}\n\n{table}\n{total} in all\n", cache.dir().display())
+    format!("{}\n\n{}\n{total} in all\n", cache.dir().display(), table.fitting(columns()))
 }
 
 fn removed(cache: &Cache, to: Size) -> String {

@@ -2,26 +2,35 @@
 
 mod bench;
 mod cache;
+mod environment;
 mod plan;
 mod report;
 mod reproduce;
 mod run;
 mod runner;
+mod slips;
 mod table;
 mod terminal;
+mod threads;
 
+use std::io::{self, ErrorKind, Write};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Error, Result};
+use clap::builder::{BoolishValueParser, PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
+pub use environment::settle;
+
 use crate::fault::Fault;
-use crate::pipeline::{Cache, Interrupted};
+use crate::memory;
+use crate::pipeline::{Cache, Interrupted, Unwritable};
 use crate::recipe::{self, Layers, Problems, Recipe};
-use crate::source::Fetcher;
+use crate::source::{Fetcher, expanded};
 use terminal::Terminal;
+use threads::Threads;
 
 /// Pruning studies of language models: a TOML recipe in, Parquet tables out.
 #[derive(Parser)]
@@ -57,7 +66,7 @@ pub enum Command {
 
 #[derive(Args)]
 pub struct StudyArgs {
-    /// The recipe, a TOML file.
+    /// The recipe, a TOML file; - reads it from standard input.
     recipe: PathBuf,
     /// Set a key of the recipe, over the file and the environment: --set grid.sparsity='[0.7]'.
     #[arg(long, value_name = "KEY=VALUE")]
@@ -73,12 +82,12 @@ pub struct StudyArgs {
 #[derive(Args)]
 struct Machinery {
     /// Folder of fetched models and cached stages [default: calipr in the user's cache folder]
-    #[arg(long, value_name = "DIR", env = "CALIPR_CACHE")]
+    #[arg(long, value_name = "DIR", env = "CALIPR_CACHE", value_parser = folder())]
     cache: Option<PathBuf>,
     /// Never reach out to a network.
-    #[arg(long, env = "CALIPR_OFFLINE")]
+    #[arg(long, env = "CALIPR_OFFLINE", value_parser = BoolishValueParser::new())]
     offline: bool,
-    /// CPU threads [default: all]
+    /// CPU threads [default: $OMP_NUM_THREADS, $SLURM_CPUS_PER_TASK, or all that this process may use]
     #[arg(long, value_name = "N", env = "CALIPR_THREADS")]
     threads: Option<NonZeroUsize>,
     /// Only warnings and the result.
@@ -89,9 +98,18 @@ struct Machinery {
     verbose: bool,
 }
 
+/// A folder that may have come from a variable, where no shell has put `~` in full.
+fn folder() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().map(|path| expanded(path.as_os_str()))
+}
+
 /// Parses the command line; ends the program where it is wrong or asks for help.
 pub fn arguments() -> Command {
-    Cli::parse().command
+    let arguments: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
+    match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => slips::explained(error, &arguments).exit(),
+    }
 }
 
 /// Some cells of a study failed; the rest is done.
@@ -109,7 +127,9 @@ impl std::error::Error for CellsFailed {}
 /// Says what went wrong, if anything, and what the exit code is.
 pub fn exit_code(outcome: Result<()>) -> ExitCode {
     let Err(error) = outcome else { return ExitCode::SUCCESS };
-    eprintln!("error: {error:#}");
+    let remedy = remedy(&error).map_or(String::new(), |remedy| format!("\n       = {remedy}"));
+    // Where nobody listens, the exit code still tells.
+    let _ = writeln!(io::stderr(), "error: {error:#}{remedy}");
     if error.is::<Problems>() || error.is::<Fault>() {
         ExitCode::from(2)
     } else if error.is::<CellsFailed>() {
@@ -121,6 +141,18 @@ pub fn exit_code(outcome: Result<()>) -> ExitCode {
     }
 }
 
+/// What to do about what the system refused.
+fn remedy(error: &Error) -> Option<String> {
+    let refused = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>())?;
+    // A thread that finds no room for its stack is told to try again.
+    let wants_memory = matches!(refused.kind(), ErrorKind::OutOfMemory | ErrorKind::WouldBlock);
+    match memory::limit().filter(|_| wants_memory) {
+        Some(limit) => Some(format!("{limit}; raise it, or ask for less")),
+        None if error.is::<Unwritable>() => Some("--cache or CALIPR_CACHE names another folder".into()),
+        None => None,
+    }
+}
+
 /// `calipr schema`
 pub fn print_schema() -> Result<()> {
     print(&recipe::schema())
@@ -128,9 +160,9 @@ pub fn print_schema() -> Result<()> {
 
 /// Prints to stdout; a reader that has gone away (`| head`) is no error.
 fn print(text: &str) -> Result<()> {
-    use std::io::Write;
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
+    let mut out = io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(e).context("cannot write to standard output"),
         _ => Ok(()),
     }
 }
@@ -159,18 +191,12 @@ impl Machinery {
         Fetcher { cache: cache.dir().to_owned(), offline: self.offline }
     }
 
-    fn start_terminal(&self) -> Result<Terminal> {
-        Terminal::start(self.quiet, self.verbose)
-    }
-
-    /// Gives rayon, and through it candle and gemm, its threads. Called before the first parallel loop.
-    fn start_threads(&self) -> Result<()> {
-        if let Some(threads) = self.threads {
-            // SAFETY: no other thread has been started yet that could read the environment. candle takes
-            // its number of threads from here, not from rayon's pool.
-            unsafe { std::env::set_var("RAYON_NUM_THREADS", threads.to_string()) };
-            rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
-        }
-        Ok(())
+    /// Starts threads, the log and the progress lines.
+    fn start(&self) -> Result<Terminal> {
+        let threads = Threads::wanted(self.threads);
+        threads.start()?;
+        let terminal = Terminal::start(self.quiet, self.verbose)?;
+        threads.tell();
+        Ok(terminal)
     }
 }

@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use super::table::Table;
+use super::terminal::columns;
 use super::{StudyArgs, print};
 use crate::data::Library;
 use crate::model::device;
@@ -14,8 +15,7 @@ impl StudyArgs {
     /// Prints what `run` would do.
     pub fn plan(&self) -> Result<()> {
         let (recipe, layers) = self.load()?;
-        self.machinery.start_threads()?;
-        let _terminal = self.machinery.start_terminal()?;
+        let _terminal = self.machinery.start()?;
         inert(&recipe, &layers).iter().for_each(|problem| tracing::warn!("{problem}"));
         let cache = self.machinery.cache();
         let fetcher = self.machinery.fetcher(&cache);
@@ -49,7 +49,7 @@ impl StudyArgs {
                 ]);
             }
         }
-        let mut text = format!("{}: {} cells\n\n{table}\n", recipe.name, plan.cells.len());
+        let mut text = format!("{}: {} cells\n\n{}\n", recipe.name, plan.cells.len(), table.fitting(columns()));
         text += &match inputs {
             Some(_) if left == 0 => "all of it is done\n".into(),
             Some(_) => {

@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 
 use super::print;
 use super::table::Table;
+use super::terminal::columns;
 use crate::report::{LEVEL, Report, html, interval, markdown, number, setting};
 use crate::results::replace;
 
@@ -54,7 +55,7 @@ impl ReportArgs {
         let report = Report::read(&self.results)?;
         let by_ending = self.to.as_deref().and_then(Format::of);
         let text = match self.format.or(by_ending).unwrap_or(Format::Terminal) {
-            Format::Terminal => terminal(&report),
+            Format::Terminal => terminal(&report, columns().filter(|_| self.to.is_none())),
             Format::Markdown => markdown(&report),
             Format::Html => html(&report).context("cannot write the page")?,
             Format::Json => serde_json::to_string_pretty(&report)? + "\n",
@@ -83,8 +84,11 @@ fn write_to(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// The end of a run: the answer, then for each suite a row a cell, dense first, each metric with its interval.
-pub fn summary(report: &Report) -> String {
-    let mut text: String = report.answer.iter().map(|sentence| wrap(sentence)).collect();
+///
+/// In at most so many columns of a terminal, if that can be.
+pub fn summary(report: &Report, columns: Option<usize>) -> String {
+    let width = columns.map_or(WIDTH, |columns| columns.min(WIDTH));
+    let mut text: String = report.answer.iter().map(|sentence| wrap(sentence, width)).collect();
     for suite in &report.suites {
         let name = format!("{} on {}", report.study, suite.suite);
         let mut table = Table::new([name].into_iter().chain(suite.metrics.iter().map(|m| m.name.clone())));
@@ -92,7 +96,7 @@ pub fn summary(report: &Report) -> String {
             let values = row.values.iter().map(|v| number(v.value) + &interval(v.low, v.high));
             table.row(std::iter::once(row.cell.clone()).chain(values));
         }
-        text += &format!("\n{table}");
+        text += &format!("\n{}", table.fitting(columns));
     }
     for cell in &report.failed {
         text += &format!("\n{} failed: {}\n", cell.cell, cell.error);
@@ -101,8 +105,8 @@ pub fn summary(report: &Report) -> String {
 }
 
 /// The report as text: the summary, what predicts the scores, and where calibrations differ.
-fn terminal(report: &Report) -> String {
-    let mut text = summary(report);
+fn terminal(report: &Report, columns: Option<usize>) -> String {
+    let mut text = summary(report, columns);
     if !report.predictors.is_empty() {
         let mut table = Table::new(["what predicts the score", "ranked by", "correlation"]);
         for p in &report.predictors {
@@ -112,7 +116,7 @@ fn terminal(report: &Report) -> String {
                 number(p.spearman) + &interval(p.low, p.high),
             ]);
         }
-        text += &format!("\n{table}");
+        text += &format!("\n{}", table.fitting(columns));
     }
     let sure = |c: &&crate::report::Contrast| c.p_value.is_some_and(|p| p < LEVEL);
     let contrasts: Vec<_> = report.contrasts.iter().filter(sure).collect();
@@ -135,20 +139,20 @@ fn terminal(report: &Report) -> String {
                 c.p_value.map_or(String::new(), number),
             ]);
         }
-        text += &format!("\n{table}");
+        text += &format!("\n{}", table.fitting(columns));
     }
     text
 }
 
-/// Columns of running text.
+/// Columns of running text, where there are as many.
 const WIDTH: usize = 100;
 
-/// A sentence over as many lines as it needs.
-fn wrap(sentence: &str) -> String {
+/// A sentence over as many lines of this width as it needs.
+fn wrap(sentence: &str, most: usize) -> String {
     let (mut text, mut width) = (String::new(), 0);
     for word in sentence.split(' ') {
         let length = word.chars().count();
-        if width > 0 && width + 1 + length > WIDTH {
+        if width > 0 && width + 1 + length > most {
             text += "\n  ";
             width = 2;
         } else if width > 0 {
@@ -195,7 +199,7 @@ mod tests {
 
     #[test]
     fn sentences_wrap_between_words() {
-        let text = wrap(&"word ".repeat(50));
+        let text = wrap(&"word ".repeat(50), WIDTH);
         assert!(text.lines().count() == 3 && text.lines().all(|l| l.chars().count() <= WIDTH), "{text}");
         assert_eq!(text.split_whitespace().count(), 50);
     }

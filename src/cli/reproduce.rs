@@ -7,7 +7,9 @@ use clap::Args;
 
 use super::runner::Runner;
 use super::table::Table;
+use super::terminal::columns;
 use super::{Machinery, print};
+use crate::fault::Fault;
 use crate::pipeline::Cache;
 use crate::recipe::Layers;
 use crate::report::{Comparison, Report, number};
@@ -42,17 +44,18 @@ impl std::error::Error for NotReproduced {}
 impl ReproduceArgs {
     /// Runs a study again from its `run.json`, all of it, and compares.
     pub fn reproduce(&self) -> Result<()> {
-        ensure!((0.0..=1.0).contains(&self.tolerance), "--tolerance {}: expected a share from 0 to 1", self.tolerance);
+        if !(0.0..=1.0).contains(&self.tolerance) {
+            return Err(Fault(format!("--tolerance {}: expected a share from 0 to 1", self.tolerance)).into());
+        }
         let recorded = Report::read(&self.results)?;
         ensure!(!recorded.suites.is_empty(), "{} has no values to compare with", self.results.display());
         let own = self.results.canonicalize().ok();
-        ensure!(
-            self.out.is_none() || self.out.as_ref().and_then(|out| out.canonicalize().ok()) != own,
-            "--out is the folder of the recorded results, which the new ones would replace; give another"
-        );
+        if self.out.is_some() && self.out.as_ref().and_then(|out| out.canonicalize().ok()) == own {
+            let message = "--out is the folder of the recorded results, which the new ones would replace; give another";
+            return Err(Fault(message.into()).into());
+        }
         let before = Manifest::read(&self.results)?;
-        self.machinery.start_threads()?;
-        let terminal = self.machinery.start_terminal()?;
+        let terminal = self.machinery.start()?;
         // What is in the cache was perhaps computed by the very run that is to be reproduced.
         let users = self.machinery.cache();
         let _hold = users.hold().context("cannot write to the cache")?;
@@ -91,7 +94,7 @@ fn text(before: &Manifest, after: &Manifest, comparison: &Comparison, tolerance:
     } else {
         let mut table = Table::new(["what differs", "recorded", "now"]);
         differences.into_iter().for_each(|difference| table.row(difference));
-        text += &table.to_string();
+        text += &table.fitting(columns());
     }
     if !comparison.apart.is_empty() {
         let mut table = Table::new(["cell", "suite", "metric", "recorded", "now"]);
@@ -100,7 +103,7 @@ fn text(before: &Manifest, after: &Manifest, comparison: &Comparison, tolerance:
             let names = [&apart.cell, &apart.suite, &apart.metric].map(String::clone);
             table.row(names.into_iter().chain([value(apart.recorded), value(apart.now)]));
         }
-        text += &format!("\n{table}");
+        text += &format!("\n{}", table.fitting(columns()));
     }
     text + &format!(
         "\n{} of {} values are equal to the last bit, {} within {tolerance}, {} apart\n",

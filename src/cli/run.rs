@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use super::runner::Runner;
+use super::terminal::columns;
 use super::{CellsFailed, StudyArgs, print, report};
 use crate::recipe::inert;
 use crate::report::Report;
@@ -11,8 +12,7 @@ impl StudyArgs {
     /// Runs the study and prints its result.
     pub fn run(&self) -> Result<()> {
         let (recipe, layers) = self.load()?;
-        self.machinery.start_threads()?;
-        let terminal = self.machinery.start_terminal()?;
+        let terminal = self.machinery.start()?;
         inert(&recipe, &layers).iter().for_each(|problem| tracing::warn!("{problem}"));
         let (cache, out) = (self.machinery.cache(), self.results_dir(&recipe));
         let fetcher = self.machinery.fetcher(&cache);
@@ -28,7 +28,7 @@ impl StudyArgs {
         .run()?;
         terminal.clear();
 
-        print(&report::summary(&Report::read(&out)?))?;
+        print(&report::summary(&Report::read(&out)?, columns()))?;
         let dir = out.display();
         print(&format!("\ntables: {dir}\nplots, samples and comparisons: calipr report {dir} --to report.html\n"))?;
         match manifest.cells.failed {
