@@ -251,6 +251,10 @@ fn threads_are_those_asked_for_or_those_that_openmp_or_slurm_give() {
     assert!(stderr.contains("OMP_NUM_THREADS is \"all\", which is no number of threads"), "{stderr}");
     let (code, _, stderr) = ended(&mut with(&shop, &["run", "small.toml", "--threads", "0"], &[]));
     assert!(code == Some(2) && stderr.contains("--threads"), "{stderr}");
+    let (code, _, stderr) = ended(&mut with(&shop, &["run", "small.toml", "--threads", "100000"], &[]));
+    assert!(code == Some(2) && stderr.contains("at most 4096"), "{stderr}");
+    let (code, _, stderr) = ended(&mut with(&shop, &["run", "small.toml"], &[("CALIPR_THREADS", "many")]));
+    assert!(code == Some(2) && stderr.contains("the variable CALIPR_THREADS says so"), "{stderr}");
 }
 
 /// The program as a user to whom permissions matter.

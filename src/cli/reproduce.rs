@@ -58,7 +58,9 @@ impl ReproduceArgs {
         let terminal = self.machinery.start()?;
         // What is in the cache was perhaps computed by the very run that is to be reproduced.
         let users = self.machinery.cache();
-        let _hold = users.hold().context("cannot write to the cache")?;
+        let cannot =
+            || format!("cannot write to the cache {} (--cache or CALIPR_CACHE names another)", users.dir().display());
+        let _hold = users.hold().with_context(cannot)?;
         let scratch = tempfile::Builder::new().prefix(crate::UNFINISHED).tempdir_in(users.dir());
         let scratch = scratch.context("cannot make a folder for the new run")?;
         let cache = Cache::in_dir(&scratch.path().join("cache"));

@@ -21,6 +21,9 @@ pub fn explained(mut error: clap::Error, arguments: &[String]) -> clap::Error {
             invalid(ContextKind::InvalidArg).and_then(|argument| of_argument(&argument, has_similar, arguments))
         }
         ErrorKind::InvalidSubcommand => invalid(ContextKind::InvalidSubcommand).and_then(|word| of_command(&word)),
+        ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
+            invalid(ContextKind::InvalidArg).and_then(|argument| of_variable(&argument, arguments))
+        }
         _ => None,
     };
     if let Some(tip) = tip {
@@ -43,6 +46,14 @@ fn of_argument(argument: &str, has_similar: bool, arguments: &[String]) -> Optio
     let keys = if has_similar { keys::named(name) } else { keys::like(name) };
     let set: Vec<String> = keys.iter().map(|key| setting(key, value_of(name, arguments))).collect();
     if set.is_empty() { None } else { said(set.join(" or ")) }
+}
+
+/// The variable that an option's value comes from, where the command line does not have it.
+fn of_variable(option: &str, arguments: &[String]) -> Option<String> {
+    let name = option.split(' ').next()?.strip_prefix("--")?;
+    let variable = format!("CALIPR_{}", name.to_uppercase());
+    let is_given = arguments.iter().any(|a| a.strip_prefix("--").and_then(|a| a.split('=').next()) == Some(name));
+    (!is_given && std::env::var_os(&variable).is_some()).then(|| format!("the variable {variable} says so"))
 }
 
 /// What the command line gives the option.

@@ -5,6 +5,8 @@ use std::thread;
 
 use anyhow::{Context, Result};
 
+use crate::fault::Fault;
+
 /// A number of threads, and what says so.
 #[derive(Debug, PartialEq)]
 pub struct Threads {
@@ -14,6 +16,9 @@ pub struct Threads {
     /// What is wrong with variables that were passed over.
     pub passed_over: Vec<String>,
 }
+
+/// More threads than any machine has processors.
+const MOST: usize = 4096;
 
 /// Variables that say how many threads a program may use, the first that is set to a number counts: rayon's own, OpenMP's,
 /// and what Slurm gives to a task.
@@ -39,21 +44,27 @@ impl Threads {
             let Some(value) = variable(name).filter(|value| !value.trim().is_empty()) else { continue };
             // OpenMP's may be a list, a number for each level of nesting.
             let first = value.split(',').next().unwrap_or_default().trim();
-            match first.parse::<NonZeroUsize>() {
-                Ok(count) if name == SLURM => return Self { count: count.min(available), by: Some(name), passed_over },
-                Ok(count) => return Self { count, by: Some(name), passed_over },
-                // As rayon documents it.
-                Err(_) if name == VARIABLES[0] && first == "0" => {}
-                Err(_) => {
-                    passed_over.push(format!("{name} is \"{value}\", which is no number of threads: passed over"))
+            match first.parse::<NonZeroUsize>().ok().filter(|count| count.get() <= MOST) {
+                Some(count) if name == SLURM => {
+                    return Self { count: count.min(available), by: Some(name), passed_over };
                 }
+                Some(count) => return Self { count, by: Some(name), passed_over },
+                // As rayon documents it.
+                None if name == VARIABLES[0] && first == "0" => {}
+                None => passed_over.push(format!("{name} is \"{value}\", which is no number of threads: passed over")),
             }
         }
         Self { count: available, by: None, passed_over }
     }
 
     /// Gives rayon, and through it candle and gemm, its threads. Called before the first parallel loop.
+    ///
+    /// # Errors
+    /// Where there are too many, or the system does not start them.
     pub fn start(&self) -> Result<()> {
+        if self.count.get() > MOST {
+            return Err(Fault(format!("--threads {}: expected at most {MOST}", self.count)).into());
+        }
         // SAFETY: no other thread has been started yet that could read the environment. candle takes its number of
         // threads from here, not from rayon's pool, and polars from its own variable.
         unsafe {
@@ -101,7 +112,7 @@ mod tests {
 
     #[test]
     fn what_is_no_number_is_told_and_passed_over() {
-        for value in ["many", "0", "-2", "1.5", ","] {
+        for value in ["many", "0", "-2", "1.5", ",", "100000"] {
             assert_eq!(wanted(0, &[("OMP_NUM_THREADS", value)]), (8, None, 1), "{value}");
         }
         assert_eq!(wanted(0, &[("OMP_NUM_THREADS", "x"), ("SLURM_CPUS_PER_TASK", "2")]).0, 2);
