@@ -127,6 +127,7 @@ fn what_the_user_can_mend_in_recipe_or_data_ends_with_2() {
         (good.clone(), "model.source=owner/name", "did you mean \"hf:owner/name\"?"),
         (good.clone(), "model.source=model", "did you mean \"path:model\"?"),
         (good.clone(), "model.source=hf:datasets/a/b/c.json", "names a data set"),
+        (good.clone(), "model.source=path:test.jsonl", "`model.source`: test.jsonl is neither a .gguf file"),
         (good.clone(), "method.magnitude.power=2", "no key of [method.magnitude], which has none"),
         (good.clone(), "sparsity=0.7", "did you mean `grid.sparsity`?"),
         (good.clone(), "cache_size=5", "a size with its unit, such as \"50 GB\", found 5"),

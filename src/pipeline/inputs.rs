@@ -13,7 +13,7 @@ use crate::fault::{At, Fault};
 use crate::metrics::Family;
 use crate::model::{Config, Model, ModelFiles, Tokenizer};
 use crate::prune::StatisticKind;
-use crate::recipe::{Cell, Layers, Propagation, Recipe, Suite, Unit, WindowUnit, cells, check_against_model};
+use crate::recipe::{Cell, Layers, Problems, Propagation, Recipe, Suite, Unit, WindowUnit, cells, check_against_model};
 use crate::source::Fetcher;
 
 /// A model and data sets that are all here.
@@ -127,7 +127,8 @@ impl Inputs {
         };
         let path = have("the model".into(), recipe.model.source.resolve(&library.bases(), fetcher));
         // A recipe that does not fit the model is wrong whatever else is missing.
-        let model = path.map(|path| ModelFiles::at(&path)).transpose()?;
+        let no_model = |e: Error| Problems(vec![layers.problem(&["model", "source"], format!("{e:#}"), None)]);
+        let model = path.map(|path| ModelFiles::at(&path).map_err(no_model)).transpose()?;
         let config = model.as_ref().map(ModelFiles::config).transpose()?;
         config.as_ref().map_or(Ok(()), |config| check_against_model(recipe, config, layers))?;
         config.iter().flat_map(|config| &config.remarks).for_each(|remark| tracing::warn!("the model: {remark}"));

@@ -89,6 +89,9 @@ fn beside(path: &Path) -> Option<String> {
     if path.exists() {
         return None;
     }
+    if let Ok(target) = path.read_link() {
+        return Some(format!("it is a link to {}, which is not there", target.display()));
+    }
     let with_ending = path.with_added_extension("toml");
     let in_recipes = [Path::new("recipes").join(path), Path::new("recipes").join(&with_ending)];
     let there = std::iter::once(&with_ending).chain(&in_recipes).find(|path| path.is_file());
@@ -130,6 +133,11 @@ mod tests {
             assert!(hint(name).ends_with("study.toml?"), "{name}: {}", hint(name));
         }
         assert_eq!(hint("nothing-like-it"), "");
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink("gone.toml", dir.path().join("link.toml")).unwrap();
+            assert_eq!(hint("link.toml"), "it is a link to gone.toml, which is not there");
+        }
         fs::create_dir(dir.path().join("results")).unwrap();
         fs::write(dir.path().join("results/run.json"), "").unwrap();
         assert!(hint("results").contains("calipr report"));
