@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use candle_core::{D, DType, Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use super::cache::{Cache, Key, Stage};
 use super::cell::{BlockRecord, PrunedRecord};
 use super::stream::Stream;
 use crate::digest::Digest;
-use crate::guard::said;
+use crate::guard::defect;
 use crate::linalg::CHUNK;
 use crate::model::{Block, Linear, Model, Site};
 use crate::tensors;
@@ -264,7 +264,7 @@ impl Saver<'_, '_> {
     /// Waits until all is written.
     pub fn finish(&mut self) -> Result<()> {
         let Some(writing) = self.writing.take() else { return Ok(()) };
-        writing.join().unwrap_or_else(|panic| Err(anyhow!("writing a block: {}", said(&*panic))))
+        writing.join().unwrap_or_else(|panic| Err(defect(&*panic)))
     }
 }
 
