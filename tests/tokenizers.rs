@@ -1,4 +1,4 @@
-//! Chat templates and special tokens against transformers: `fixtures/chat_templates.py` and `fixtures/special_tokens.py` wrote
+//! Chat templates and special tokens against transformers: `scripts/chat_templates.py` and `scripts/special_tokens.py` wrote
 //! what it makes of them.
 
 use serde_json::{Map, Value};

@@ -157,7 +157,7 @@ mod tests {
         config.to_string()
     }
 
-    /// The figures are transformers' own (tests/fixtures/config_json.py).
+    /// The figures are transformers' own (tests/scripts/config_json.py).
     #[test]
     fn a_config_is_read_as_transformers_reads_it_or_refused() {
         let cases = std::fs::read_to_string("tests/fixtures/config_json.json").unwrap();
