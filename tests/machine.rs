@@ -118,7 +118,7 @@ fn what_the_user_can_mend_in_recipe_or_data_ends_with_2() {
         ended(&mut with(&shop, &["run", "small.toml", "--set", set], &[]))
     };
     for (data, set, says) in [
-        (format!("{{\"text\": 1\n{good}"), "seed=0", "line 1"),
+        (format!("{{\"text\": 1\n{good}"), "seed=0", "line 2"),
         ("{\"text\": \"short\"}\n".into(), "seed=0", "too little data"),
         (good.clone(), "suite.text.windows=100000", "too little data"),
         (good.clone(), "suite.text.dataset=test.jsonl", "did you mean \"path:test.jsonl\"?"),

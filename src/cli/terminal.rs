@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use terminal_size::{Width, terminal_size_of};
 use tracing_subscriber::filter::LevelFilter;
@@ -78,6 +78,11 @@ impl Terminal {
             if first.get_or_insert_with(Instant::now).elapsed() > Duration::from_secs(1) {
                 std::process::exit(130);
             }
+        })
+        .map_err(|error| match error {
+            // What the system said tells what to do.
+            ctrlc::Error::System(error) => Error::new(error),
+            other => other.into(),
         })
         .context("cannot listen for Ctrl-C")?;
         Ok(Self { lines, styles })

@@ -9,7 +9,7 @@ use candle_core::{DType, Device};
 use super::cache::{Key, Stage};
 use crate::data::{Asked, Library, Order, Packing, Part, Prompting, Rows, are_enough, asked, check, cut};
 use crate::digest::{self, Digest};
-use crate::fault::{At, Fault, is_of_the_machine};
+use crate::fault::{At, Fault};
 use crate::metrics::Family;
 use crate::model::{Config, Model, ModelFiles, Tokenizer};
 use crate::prune::StatisticKind;
@@ -127,12 +127,9 @@ impl Inputs {
         };
         let path = have("the model".into(), recipe.model.source.resolve(&library.bases(), fetcher));
         // A recipe that does not fit the model is wrong whatever else is missing.
-        let no_model = |e: Error| match is_of_the_machine(&e) {
-            true => e,
-            false => Problems(vec![layers.problem(&["model", "source"], format!("{e:#}"), None)]).into(),
-        };
+        let no_model = |e: Error| Problems(vec![layers.problem(&["model", "source"], format!("{e:#}"), None)]);
         let model = path.map(|path| ModelFiles::at(&path).map_err(no_model)).transpose()?;
-        let config = model.as_ref().map(|model| model.config().map_err(no_model)).transpose()?;
+        let config = model.as_ref().map(ModelFiles::config).transpose()?;
         config.as_ref().map_or(Ok(()), |config| check_against_model(recipe, config, layers))?;
         config.iter().flat_map(|config| &config.remarks).for_each(|remark| tracing::warn!("the model: {remark}"));
         let mut files = Vec::new();
