@@ -169,6 +169,25 @@ mod tests {
     }
 
     #[test]
+    fn what_was_found_good_once_is_not_checked_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let memory = folder.path().join("digests");
+        let check = |what: &str, good: bool| {
+            let mut asked = false;
+            let found = check_once(&memory, what, Digest::of_bytes(b"model"), || {
+                asked = true;
+                anyhow::ensure!(good, "bad");
+                Ok(())
+            });
+            (asked, found.is_ok())
+        };
+        assert_eq!(check("finite", false), (true, false));
+        assert_eq!(check("finite", true), (true, true));
+        assert_eq!(check("finite", false), (false, true));
+        assert_eq!(check("other", true), (true, true));
+    }
+
+    #[test]
     fn a_digest_is_blake3_in_hex() {
         // From the BLAKE3 paper's test vectors: the empty input.
         let empty = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
