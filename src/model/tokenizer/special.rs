@@ -224,7 +224,10 @@ mod tests {
 
     use super::*;
 
-    fn read(files: &[(&str, Value)], known: &[&str]) -> (Vec<(String, String)>, Vec<(String, bool)>) {
+    /// Names and their tokens; and what was added, with whether it is special.
+    type Read = (Vec<(String, String)>, Vec<(String, bool)>);
+
+    fn read(files: &[(&str, Value)], known: &[&str]) -> Read {
         let dir = tempfile::tempdir().unwrap();
         for (name, content) in files {
             std::fs::write(dir.path().join(name), content.to_string()).unwrap();
