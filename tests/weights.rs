@@ -344,7 +344,7 @@ fn a_gguf_that_is_another_model_than_calipr_computes_is_refused_by_name() {
         ("llama.logit_scale", F32(8.0), "logit_scale"),
         ("llama.attention.causal", Bool(false), "attention.causal"),
         ("llama.expert_count", U32(8), "mixture-of-experts"),
-        ("llama.vocab_size", U32(300), "300 tokens, but `token_embd.weight` has 256 rows"),
+        ("llama.rope.freq_base", gguf_file::Value::F64(1e4), "a float of 32 bits"),
         ("llama.rope.dimension_count", U32(4), "rope.dimension_count"),
         ("llama.attention.value_length", U32(4), "attention.value_length"),
         ("llama.rope.scaling.type", Text("longrope".into()), "longrope"),

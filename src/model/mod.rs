@@ -131,10 +131,15 @@ impl ModelFiles {
                 let mut weights = SafetensorsDir::open(dir, config.tied, config.quantization.clone())?;
                 config.remarks.extend(weights.settle_ties()?);
                 config.tied = weights.is_tied();
+                if dir.join("adapter_config.json").is_file() {
+                    let said = "an adapter lies beside it (adapter_config.json), which is not applied; merge it into the \
+                                model, and save that, where it is meant";
+                    config.remarks.push(said.into());
+                }
                 let left = weights.left_over(&names(&config));
                 if !left.is_empty() {
                     config.remarks.push(format!(
-                        "{} tensors of the blocks take no part, as in transformers: {}",
+                        "{} tensors take no part, as in transformers: {}",
                         left.len(),
                         some_of(&left)
                     ));

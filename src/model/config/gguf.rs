@@ -26,7 +26,11 @@ impl Keys<'_> {
     }
 
     fn float(&self, key: &str) -> Result<Option<f32>> {
-        self.get(key).map(|v| v.to_f32().with_context(|| format!("`{}`", self.name(key)))).transpose()
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::F32(value)) => Ok(Some(*value)),
+            Some(other) => bail!("`{}` is {other:?}; expected a float of 32 bits, as llama.cpp does", self.name(key)),
+        }
     }
 
     fn need<T>(&self, key: &str, value: Result<Option<T>>) -> Result<T> {
@@ -84,9 +88,12 @@ impl Config {
             norm_epsilon: f64::from(keys.need(epsilon, keys.float(epsilon))?),
             rope_theta,
             rope_scaling: rope_scaling(&keys, context)?,
-            attention_bias: match (has("blk.0.attn_q.bias"), has("blk.0.attn_output.bias")) {
+            attention_bias: match (architecture.as_str(), has("blk.0.attn_output.bias")) {
+                ("qwen2", _) => AttentionBias::Inputs,
                 (_, true) => AttentionBias::All,
-                (true, false) => AttentionBias::Inputs,
+                _ if ["q", "k", "v"].iter().any(|name| has(&format!("blk.0.attn_{name}.bias"))) => {
+                    AttentionBias::Inputs
+                }
                 _ => AttentionBias::None,
             },
             feed_forward_bias: has("blk.0.ffn_down.bias"),
@@ -132,7 +139,8 @@ fn vocabulary(keys: &Keys, rows: usize) -> Result<usize> {
         Some(Value::Array(tokens)) => Some(tokens.len()),
         _ => None,
     };
-    if let Some(claimed) = keys.integer("vocab_size")?.or(tokens).filter(|&claimed| claimed != rows) {
+    // llama.cpp goes by the tokens, where there are any.
+    if let Some(claimed) = tokens.or(keys.integer("vocab_size")?).filter(|&claimed| claimed != rows) {
         bail!("the vocabulary has {claimed} tokens, but `token_embd.weight` has {rows} rows");
     }
     Ok(rows)

@@ -111,6 +111,7 @@ impl Config {
     /// # Errors
     /// Where it is not the JSON of such a file, or names an architecture or option that calipr lacks.
     pub fn from_hub(json: &str) -> Result<Self> {
+        ensure!(!json.starts_with('\u{feff}'), "it begins with a byte-order mark; save it as UTF-8 without one");
         let map: Map<String, Value> = serde_json::from_str(json)?;
         let keys = Keys { of: &map, prefix: "" };
         let architecture = match keys.get("model_type") {
@@ -185,6 +186,10 @@ fn refuse_what_is_not_computed(keys: &Keys) -> Result<()> {
         bail!("`transformers_weights` names {file}; calipr reads model.safetensors, or what its index names");
     }
     // Layers of unequal shape.
+    ensure!(
+        keys.get("text_config").is_none_or(Value::is_null),
+        "`text_config` makes it the config of a model around a language model; give the language model a folder of its own"
+    );
     for key in ["per_layer_config", "block_configs"] {
         ensure!(
             keys.get(key).is_none_or(|value| value.is_null() || value == &Value::Array(vec![])),

@@ -1,8 +1,8 @@
 //! What a `quantization_config` says of weights that are stored in eight bits, each group with a scale.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// Weights in eight bits that are read as value × scale.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -12,6 +12,9 @@ pub struct Quantization {
     /// Rows and columns that share a scale, where the file says it; otherwise the scales' own shape does.
     pub block: Option<(usize, usize)>,
 }
+
+/// What a block of `fp8` is where the file does not say it, as DeepSeek and Qwen publish.
+const FP8_BLOCK: (usize, usize) = (128, 128);
 
 /// What calipr reads, for messages.
 const READS: &str = "calipr reads weights that are not quantised, 8-bit ones with scales (fp8, fbgemm_fp8, and \
@@ -28,10 +31,7 @@ impl Quantization {
         let block = match method {
             "fp8" => block_size(keys)?,
             "fbgemm_fp8" => None,
-            "compressed-tensors" => {
-                compressed_tensors(keys)?;
-                None
-            }
+            "compressed-tensors" => compressed_tensors(keys)?,
             other => {
                 let bits = ["bits", "w_bit", "nbits"].iter().find_map(|key| keys.get(*key)?.as_u64());
                 let four = keys.get("load_in_4bit").and_then(Value::as_bool).filter(|&four| four).map(|_| 4);
@@ -41,25 +41,39 @@ impl Quantization {
         };
         Ok(Self { method: method.to_owned(), block })
     }
+
+    /// Whether scales that lie in a grid of `groups` over a side of so many weights can be read in two ways: by the
+    /// blocks' size, as they were made, or evenly, as transformers reads them on a CPU.
+    pub fn is_ambiguous(&self, side: usize, groups: usize, rows: bool) -> bool {
+        let (down, across) = self.block.unwrap_or(FP8_BLOCK);
+        let size = if rows { down } else { across };
+        let evenly = groups > 1 && side.is_multiple_of(groups);
+        self.method == "fp8" && evenly && groups == side.div_ceil(size) && side / groups != size
+    }
 }
 
 fn block_size(keys: &Map<String, Value>) -> Result<Option<(usize, usize)>> {
-    let size = match keys.get("weight_block_size") {
-        None | Some(Value::Null) => return Ok(None),
-        Some(size) => size,
-    };
+    match keys.get("weight_block_size") {
+        None | Some(Value::Null) => Ok(None),
+        Some(size) => sides("weight_block_size", size).map(Some),
+    }
+}
+
+/// Two sides of a block.
+fn sides(key: &str, size: &Value) -> Result<(usize, usize)> {
     let sides = || -> Option<(usize, usize)> {
         let [rows, columns] = size.as_array()?.as_slice() else { return None };
         let side = |value: &Value| usize::try_from(value.as_u64()?).ok().filter(|&n| n > 0);
         Some((side(rows)?, side(columns)?))
     };
     match sides() {
-        Some(sides) => Ok(Some(sides)),
-        None => bail!("`quantization_config.weight_block_size` is {size}; expected two whole numbers"),
+        Some(sides) => Ok(sides),
+        None => bail!("`{key}` of `quantization_config` is {size}; expected two whole numbers"),
     }
 }
 
-fn compressed_tensors(keys: &Map<String, Value>) -> Result<()> {
+/// Rows and columns that share a scale, where the groups of the config say so.
+fn compressed_tensors(keys: &Map<String, Value>) -> Result<Option<(usize, usize)>> {
     let groups = keys.get("config_groups").and_then(Value::as_object);
     let own = groups.into_iter().flat_map(Map::values).map(|group| &group["format"]);
     let known = ["float-quantized", "int-quantized", "naive-quantized"];
@@ -72,13 +86,40 @@ fn compressed_tensors(keys: &Map<String, Value>) -> Result<()> {
     if let Some(format) = keys.get("sparsity_config").and_then(|c| c["format"].as_str()).filter(|&f| f != "dense") {
         bail!("the weights are stored sparse (compressed-tensors, format \"{format}\"); {READS}");
     }
-    Ok(())
+    let is_empty = |config: &Value| {
+        config.is_null()
+            || config.as_object().is_some_and(|c| c.is_empty() || c.get("config_groups") == Some(&json!({})))
+    };
+    ensure!(
+        keys.get("transform_config").is_none_or(is_empty),
+        "`transform_config` has the activations transformed as the model runs, which calipr does not compute"
+    );
+    let mut blocks = Vec::new();
+    for weights in groups.into_iter().flat_map(Map::values).map(|group| &group["weights"]) {
+        let given = |key: &str| weights.get(key).filter(|value| !value.is_null());
+        let block = match (weights["strategy"].as_str(), given("block_structure"), given("group_size")) {
+            (Some("block"), Some(size), _) => Some(sides("block_structure", size)?),
+            (Some("group"), _, Some(size)) => Some((1, whole("group_size", size)?)),
+            _ => None,
+        };
+        blocks.push(block);
+    }
+    blocks.dedup();
+    match blocks.as_slice() {
+        [] => Ok(None),
+        [block] => Ok(*block),
+        _ => bail!("`config_groups` divides weights into groups of several sizes, which calipr does not read"),
+    }
+}
+
+fn whole(key: &str, value: &Value) -> Result<usize> {
+    let number = value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|&n| n > 0);
+    number.with_context(|| format!("`{key}` of `quantization_config` is {value}; expected a whole number"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn eight_bit_formats_with_scales_are_read_and_others_refused_by_name() {
@@ -92,7 +133,17 @@ mod tests {
         ] {
             assert_eq!(Quantization::of(&read).unwrap().block, None, "{read}");
         }
+        let grouped = |weights: Value| json!({"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": weights}}});
+        let block = |weights: Value| Quantization::of(&grouped(weights)).unwrap().block;
+        assert_eq!(block(json!({"strategy": "block", "block_structure": [64, 32]})), Some((64, 32)));
+        assert_eq!(block(json!({"strategy": "group", "group_size": 64})), Some((1, 64)));
+        assert_eq!(block(json!({"strategy": "channel", "group_size": null})), None);
         for (refused, says) in [
+            (
+                json!({"quant_method": "compressed-tensors", "transform_config": {"config_groups": {"u": {}}}}),
+                "transform",
+            ),
+            (grouped(json!({"strategy": "block", "block_structure": "128"})), "block_structure"),
             (json!({"quant_method": "gptq", "bits": 4}), "(gptq, 4 bits)"),
             (json!({"quant_method": "bitsandbytes", "load_in_4bit": true}), "(bitsandbytes, 4 bits)"),
             (json!({"quant_method": "compressed-tensors", "format": "pack-quantized"}), "pack-quantized"),

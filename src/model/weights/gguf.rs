@@ -11,7 +11,7 @@ use candle_core::{Device, Tensor};
 use memmap2::Mmap;
 
 use super::gguf_header::unreadable_tensor;
-use super::{Weights, let_go};
+use super::{Weights, let_go, no_pointer};
 use crate::guard::guarded;
 use crate::model::config::Config;
 use crate::model::rope::RopeScaling;
@@ -44,9 +44,17 @@ impl Part {
     fn open(path: &Path) -> Result<Self> {
         let read = || -> Result<Self> {
             ensure!(path.is_file(), "it is no file");
+            no_pointer(path)?;
             let file = File::open(path)?;
             // SAFETY: as for every memory-mapped file, it must not be changed while it is mapped.
             let map = unsafe { Mmap::map(&file)? };
+            match map.get(4..8).map(|version| u32::from_le_bytes(version.try_into().expect("four bytes"))) {
+                Some(1) => bail!("it is GGUF of version 1, which is no longer written; convert the model again"),
+                Some(version) if version != 0 && version & 0xffff == 0 => {
+                    bail!("it is big-endian; calipr reads little-endian files")
+                }
+                _ => {}
+            }
             let content = match Content::read(&mut Cursor::new(&map[..])) {
                 Ok(content) => content,
                 Err(error) => bail!(unreadable_tensor(&map).unwrap_or_else(|| error.to_string())),
@@ -183,7 +191,7 @@ impl GgufFile {
         if config.architecture == "llama" {
             self.interleaved = Some(Heads { query: config.heads, key_value: config.key_value_heads });
         }
-        if self.places.contains_key(ROPE_FACTORS) {
+        if self.interleaved.is_some() && self.places.contains_key(ROPE_FACTORS) {
             let factors = self.read(ROPE_FACTORS)?.flatten_all()?.to_vec1::<f32>()?;
             ensure!(
                 factors.len() == config.head_dim / 2,
@@ -249,9 +257,11 @@ impl Weights for GgufFile {
     }
 
     fn left_over(&self, names: &[String]) -> Vec<String> {
-        let taken: HashSet<String> = names.iter().filter_map(|name| gguf_name(name).ok()).collect();
-        let mut left: Vec<String> =
-            self.places.keys().filter(|name| !taken.contains(*name) && *name != ROPE_FACTORS).cloned().collect();
+        let mut taken: HashSet<String> = names.iter().filter_map(|name| gguf_name(name).ok()).collect();
+        if self.interleaved.is_some() {
+            taken.insert(ROPE_FACTORS.into()); // Llama's alone
+        }
+        let mut left: Vec<String> = self.places.keys().filter(|name| !taken.contains(*name)).cloned().collect();
         left.sort_unstable();
         left
     }

@@ -30,6 +30,19 @@ fn let_go(mapped: &[u8]) {
     let _ = mapped;
 }
 
+/// An error where a file is what Git keeps in place of a large one.
+fn no_pointer(path: &std::path::Path) -> Result<()> {
+    use std::io::Read;
+    let mut start = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(40).read_to_end(&mut start));
+    anyhow::ensure!(
+        read.is_err() || !start.starts_with(b"version https://git-lfs"),
+        "{} is a pointer of Git LFS, not the file itself; `git lfs pull` fetches that",
+        path.display()
+    );
+    Ok(())
+}
+
 /// A source of tensors under the names that Hugging Face gives them (`model.layers.0.self_attn.q_proj.weight`).
 pub trait Weights: Send + Sync {
     /// The tensor on the CPU, in the precision that it is stored in (f32 where it is quantised), rows in Hugging Face's

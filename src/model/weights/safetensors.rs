@@ -11,7 +11,7 @@ use safetensors::tensor::TensorView;
 use serde::Deserialize;
 
 use super::scaled::Scales;
-use super::{Weights, let_go};
+use super::{Weights, let_go, no_pointer};
 use crate::guard::guarded;
 use crate::model::config::Quantization;
 
@@ -110,6 +110,7 @@ impl SafetensorsDir {
         let map = |path: PathBuf| {
             // SAFETY: as for every memory-mapped file, it must not be changed while it is mapped; calipr
             // only reads models, and says so where a digest no longer fits.
+            no_pointer(&path)?;
             let tensors = guarded(|| Ok(unsafe { MmapedSafetensors::new(&path) }?));
             let tensors = tensors.with_context(|| format!("cannot read {} as safetensors", path.display()))?;
             Ok((path, tensors))
@@ -231,9 +232,17 @@ impl SafetensorsDir {
                 _ => Ok(scales.load(&Device::Cpu)?),
             }
         };
+        let scales = load(scale)?;
+        if let ([down, across], Some(quantization)) = (scales.dims(), &self.quantization) {
+            ensure!(
+                !quantization.is_ambiguous(*rows, *down, true) && !quantization.is_ambiguous(*columns, *across, false),
+                "its {down} × {across} scales divide {rows} × {columns} weights evenly, as transformers reads them on a CPU, \
+                 and otherwise by blocks of the size that they were made with; which is meant, the files do not tell"
+            );
+        }
         let zero_points = beside("weight_zero_point");
         let zero_points = self.places.contains_key(&zero_points).then(|| load(&zero_points)).transpose()?;
-        Scales::new((*rows, *columns), &load(scale)?, zero_points.as_ref(), *block).map(Some)
+        Scales::new((*rows, *columns), &scales, zero_points.as_ref(), *block).map(Some)
     }
 }
 
@@ -326,9 +335,10 @@ impl Weights for SafetensorsDir {
             ends.iter().any(|end| name.ends_with(end))
         };
         let taken: HashSet<String> = names.iter().map(|name| self.own_name(name)).collect();
-        let blocks = format!("{}layers.", self.prefix);
-        let in_blocks = self.places.keys().filter(|name| name.starts_with(&blocks));
-        let mut left: Vec<String> = in_blocks.filter(|name| !taken.contains(*name) && !known(name)).cloned().collect();
+        let is_kept_as_head = self.tied && !self.places.contains_key(&self.own_name(EMBEDDING));
+        let is_head = |name: &String| *name == self.head && (self.tied || is_kept_as_head);
+        let others = self.places.keys().filter(|name| !taken.contains(*name) && !is_head(name));
+        let mut left: Vec<String> = others.filter(|name| !known(name)).cloned().collect();
         left.sort_unstable();
         left
     }

@@ -34,7 +34,8 @@ impl Scales {
         };
         // A last block may be short where the config gives the blocks' size.
         let of_config = block.filter(|&(r, c)| grid == (rows.div_ceil(r), columns.div_ceil(c)) && grid != (1, 1));
-        let whole = grid.0 > 0 && grid.1 > 0 && rows.is_multiple_of(grid.0) && columns.is_multiple_of(grid.1);
+        let divides = grid.0 > 0 && grid.1 > 0 && rows.is_multiple_of(grid.0) && columns.is_multiple_of(grid.1);
+        let whole = divides && (block.is_none() || grid == (1, 1));
         ensure!(
             of_config.is_some() || whole,
             "its scales have the shape {shape:?}, which does not divide {rows} × {columns} weights{}",
@@ -97,6 +98,10 @@ mod tests {
         let rows = [[2.0, 2.0, 4.0], [2.0, 2.0, 4.0], [6.0, 6.0, 8.0]];
         assert_eq!(scaled(3, 3, &grid, Some((2, 2))).unwrap(), rows);
         assert!(scaled(3, 3, &grid, None).unwrap_err().to_string().contains("[2, 2]"));
+        // The size counts, though the scales would divide the matrix evenly.
+        let two = tensor(&[1.0, 2.0], &[2, 1]);
+        assert_eq!(scaled(6, 1, &two, Some((4, 1))).unwrap(), [[2.0], [2.0], [2.0], [2.0], [4.0], [4.0]]);
+        assert!(scaled(6, 1, &two, Some((2, 1))).unwrap_err().to_string().contains("2 × 1"));
     }
 
     #[test]
