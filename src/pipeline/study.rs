@@ -188,7 +188,9 @@ impl<'a> Study<'a> {
                 let record = CellRecord { cell: cell.clone(), status: Status::Done, pruned: Some(pruned) };
                 return Ok(Outcome { record, suites });
             }
-            Err(error) if error.is::<Interrupted>() || error.is::<Unwritable>() => return Err(error),
+            // Where it was interrupted is nothing to whoever did that.
+            Err(error) if error.is::<Interrupted>() => return Err(Interrupted.into()),
+            Err(error) if error.is::<Unwritable>() => return Err(error),
             Err(error) => Status::Failed(format!("{error:#}")),
         };
         let record = CellRecord { cell: cell.clone(), status, pruned: None };
