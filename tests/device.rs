@@ -168,7 +168,14 @@ fn texts_are_the_cpus() {
     for shared in [0, 9] {
         let prompts: Vec<Vec<u32>> = (0..12).map(|i| (0..shared).chain(prompt(i)).collect()).collect();
         let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-        let sampling = Sampling { max_new_tokens: 20, temperature: 0.0, top_p: 1.0, seed: 0, end: vec![3, 17, 40] };
+        let sampling = Sampling {
+            max_new_tokens: 20,
+            temperature: 0.0,
+            top_p: 1.0,
+            repetition_penalty: 1.0,
+            seed: 0,
+            end: vec![3, 17, 40],
+        };
         let write = |device: &Device, budget: u64| {
             let model = Model::open(&files, DType::F32, device.clone()).unwrap();
             let blocks: Vec<Block> = (0..model.config.blocks).map(|i| model.block(i).unwrap()).collect();

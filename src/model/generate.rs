@@ -4,6 +4,7 @@
 //! makes it fast. Sequences are of unequal length and are not padded: their rows lie one after the other,
 //! and attention goes sequence by sequence. One that ends makes room for the next that waits.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use anyhow::{Result, ensure};
@@ -32,6 +33,9 @@ pub struct Sampling {
     pub temperature: f64,
     /// Only the most likely tokens that together have this probability are drawn from.
     pub top_p: f64,
+    /// Logits of tokens that the prompt or the answer has already are divided by it, or multiplied where they are below
+    /// 0; 1 leaves them.
+    pub repetition_penalty: f32,
     /// Each sequence draws from a stream of its own, so that what is decoded beside it does not matter.
     pub seed: u64,
     /// Tokens that end a text.
@@ -60,6 +64,8 @@ struct Sequence {
     /// What goes through the model next: the prompt, then the token before.
     next: Vec<u32>,
     ids: Vec<u32>,
+    /// The tokens of the prompt and the answer, where repetition is penalized.
+    seen: HashSet<u32>,
     random: ChaCha8Rng,
 }
 
@@ -99,7 +105,7 @@ impl Generator<'_> {
                 }
                 held += self.bytes(room);
                 waiting.pop();
-                active.push(self.sequence(index, prompts[index], (&shared, room), sampling.seed)?);
+                active.push(self.sequence(index, prompts[index], (&shared, room), sampling)?);
             }
             widest = widest.max(active.len());
             let (old, mut new) = active.split_at_mut(before);
@@ -142,12 +148,19 @@ impl Generator<'_> {
         Ok(caches)
     }
 
-    fn sequence(&self, index: usize, prompt: &[u32], (shared, room): (&[Cache], usize), seed: u64) -> Result<Sequence> {
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
+    fn sequence(
+        &self,
+        index: usize,
+        prompt: &[u32],
+        (shared, room): (&[Cache], usize),
+        sampling: &Sampling,
+    ) -> Result<Sequence> {
+        let mut random = ChaCha8Rng::seed_from_u64(sampling.seed);
         random.set_stream(index as u64);
         let caches = shared.iter().map(|cache| Ok(cache.with_room(room)?)).collect::<Result<_>>()?;
         let known = shared.first().map_or(0, Cache::tokens);
-        Ok(Sequence { index, caches, room, next: prompt[known..].to_vec(), ids: vec![], random })
+        let seen = if sampling.repetition_penalty == 1.0 { HashSet::new() } else { prompt.iter().copied().collect() };
+        Ok(Sequence { index, caches, room, next: prompt[known..].to_vec(), ids: vec![], seen, random })
     }
 
     /// Bytes of keys and values of this many tokens, over all blocks.
@@ -174,7 +187,14 @@ impl Generator<'_> {
         let vocabulary = logits.dim(1)?;
         tensors::with_values(&logits, |logits| {
             sequences.par_iter_mut().zip(logits.par_chunks(vocabulary)).for_each(|(sequence, logits)| {
-                let token = choose(logits, sampling, &mut sequence.random);
+                let token = if sampling.repetition_penalty == 1.0 {
+                    choose(logits, sampling, &mut sequence.random)
+                } else {
+                    let logits = penalized(logits, &sequence.seen, sampling.repetition_penalty);
+                    let token = choose(&logits, sampling, &mut sequence.random);
+                    sequence.seen.insert(token);
+                    token
+                };
                 sequence.ids.push(token);
                 sequence.next = vec![token];
             });
@@ -194,6 +214,17 @@ impl Generator<'_> {
         }
         Ok(hidden)
     }
+}
+
+/// transformers: `RepetitionPenaltyLogitsProcessor`.
+fn penalized(logits: &[f32], seen: &HashSet<u32>, penalty: f32) -> Vec<f32> {
+    let mut logits = logits.to_vec();
+    for &token in seen {
+        if let Some(logit) = logits.get_mut(token as usize) {
+            *logit = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
+        }
+    }
+    logits
 }
 
 /// The most likely token (the first of equals), or one drawn as `sampling` says.
@@ -218,13 +249,20 @@ mod tests {
     use super::*;
 
     fn sampling(temperature: f64, top_p: f64) -> Sampling {
-        Sampling { max_new_tokens: 1, temperature, top_p, seed: 0, end: vec![] }
+        Sampling { max_new_tokens: 1, temperature, top_p, repetition_penalty: 1.0, seed: 0, end: vec![] }
     }
 
     #[test]
     fn without_temperature_the_first_of_the_most_likely_is_taken() {
         let mut random = ChaCha8Rng::seed_from_u64(0);
         assert_eq!(choose(&[0.0, 2.0, 2.0, 1.0], &sampling(0.0, 1.0), &mut random), 1);
+    }
+
+    #[test]
+    fn what_was_said_before_is_less_likely_once_however_often_it_was_said() {
+        let seen = [0, 2, 2, 9].into_iter().collect();
+        assert_eq!(penalized(&[3.0, 3.0, -3.0, 0.0], &seen, 1.5), [2.0, 3.0, -4.5, 0.0]);
+        assert_eq!(penalized(&[3.0, -3.0], &[0, 1].into_iter().collect(), 0.5), [6.0, -1.5]);
     }
 
     #[test]

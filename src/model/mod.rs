@@ -5,6 +5,7 @@ mod block;
 mod config;
 pub mod device;
 mod generate;
+mod generation_config;
 mod kernels;
 mod linear;
 mod rope;
@@ -25,6 +26,7 @@ pub use attention::{Heads, Span};
 pub use block::{Block, Flow, LinearName, Site};
 pub use config::{AttentionBias, Config, Reach};
 pub use generate::{Generation, Generator, Sampling};
+pub use generation_config::GenerationConfig;
 pub use linear::{Linear, embed};
 pub use rope::{Rope, RopeScaling};
 pub use tokenizer::{Conversation, Tokenizer};
@@ -167,6 +169,14 @@ impl ModelFiles {
             Self::Hub(dir) => tokenizer::templates_of_dir(dir)?,
         };
         templates.check()
+    }
+
+    /// How the model's folder wants answers to be generated; a GGUF file does not say.
+    pub fn generation(&self) -> Result<GenerationConfig> {
+        match self {
+            Self::Gguf(_) => Ok(GenerationConfig::default()),
+            Self::Hub(dir) => GenerationConfig::of(dir),
+        }
     }
 
     /// The model's tokenizer and chat template.

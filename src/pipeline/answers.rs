@@ -21,6 +21,7 @@ const LEAST_BUDGET: u64 = 16 << 20;
 pub struct Answerer<'a> {
     pub generator: Generator<'a>,
     pub tokenizer: &'a Tokenizer,
+    pub repetition_penalty: f32,
     pub watch: &'a dyn Watch,
 }
 
@@ -39,6 +40,7 @@ impl Answerer<'_> {
             max_new_tokens: decoding.max_new_tokens,
             temperature: decoding.temperature,
             top_p: decoding.top_p,
+            repetition_penalty: self.repetition_penalty,
             seed,
             end: self.tokenizer.end().to_vec(),
         };

@@ -21,6 +21,8 @@ pub struct Inputs {
     pub model: ModelFiles,
     pub model_digest: Digest,
     pub config: Config,
+    /// What the model's folder wants: the logits of tokens that are there already are divided by it.
+    pub repetition_penalty: f32,
     pub calibrations: BTreeMap<String, InputPart>,
     pub suites: BTreeMap<String, InputPart>,
     /// Where suites draw solved examples from, by the suite's name.
@@ -149,6 +151,13 @@ impl Inputs {
         if let Some((name, _)) = recipe.suite.iter().find(|(_, suite)| chats(suite)) {
             model.check_chat_template().at(|| format!("[suite.{name}]"))?;
         }
+        let generation = model.generation()?;
+        let mut repetition_penalty = 1.0;
+        for (name, suite) in recipe.suite.iter().filter(|(_, suite)| suite.wants(Family::Text)) {
+            let drawn = matches!(suite.unit(), Unit::Rows(unit) if unit.decoding.temperature > 0.0);
+            generation.check(drawn).at(|| format!("[suite.{name}]"))?;
+            repetition_penalty = generation.repetition_penalty()?;
+        }
         let model_files = model.list()?;
         let model_digest = Digest::of_large_files(model_files.iter().map(PathBuf::as_path), &fetcher.digests())?;
         // No header tells. Read once, like the digest, and before anything is computed.
@@ -173,7 +182,7 @@ impl Inputs {
                 );
             }
         }
-        Ok(Self { model, model_digest, config, calibrations, suites, shots, device })
+        Ok(Self { model, model_digest, config, repetition_penalty, calibrations, suites, shots, device })
     }
 
     /// Whether everything is here already; reaches out to nothing.

@@ -355,6 +355,7 @@ impl<'a> Study<'a> {
         let answerer = Answerer {
             generator: Generator { blocks, embedding, head, rope },
             tokenizer: &self.tokenizer,
+            repetition_penalty: self.inputs.repetition_penalty,
             watch: self.watch,
         };
         answerer.answer(&self.materials[name].prompts, &unit, separator, self.recipe.seed)

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Map, Value};
 use tokenizers::models::ModelWrapper;
 
+use super::generation_config::GenerationConfig;
 use super::weights::GgufFile;
 use crate::guard::guarded;
 use crate::templates::Date;
@@ -125,7 +126,7 @@ impl Tokenizer {
             .with_context(|| format!("the special tokens of {}", dir.display()))?;
         guarded(|| inner.add_tokens(special.added).map_err(|e| anyhow!("{e}")))
             .with_context(|| format!("the special tokens of {}", dir.display()))?;
-        let end = match configured_end(dir)? {
+        let end = match GenerationConfig::of(dir)?.end() {
             ids if ids.is_empty() => {
                 let eos = special.variables.iter().find(|(name, _)| name == "eos_token");
                 eos.and_then(|(_, token)| inner.token_to_id(token)).into_iter().collect()
@@ -189,7 +190,7 @@ pub fn check_dir(dir: &Path) -> Result<()> {
     );
     let config = Value::Object(read_config(dir)?);
     SpecialTokens::of(dir, &config, &[]).with_context(|| format!("the special tokens of {}", dir.display()))?;
-    configured_end(dir)?;
+    GenerationConfig::of(dir)?;
     ChatTemplates::of(dir, &config).map(|_| ())
 }
 
@@ -254,22 +255,6 @@ fn is_byte_level(tokenizer: &tokenizers::Tokenizer) -> bool {
     // transformers: `_tokenizer_json_has_byte_level`
     let steps = serde_json::to_string(&(tokenizer.get_pre_tokenizer(), tokenizer.get_decoder())).unwrap_or_default();
     steps.contains("\"ByteLevel\"")
-}
-
-/// `eos_token_id` of `generation_config.json`, else of `config.json`: an id, or a list of them.
-fn configured_end(dir: &Path) -> Result<Vec<u32>> {
-    for name in ["generation_config.json", "config.json"] {
-        let Some(config) = read_json(&dir.join(name))? else { continue };
-        let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
-        let ids: Vec<u32> = match &config["eos_token_id"] {
-            Value::Array(ids) => ids.iter().filter_map(id).collect(),
-            value => id(value).into_iter().collect(),
-        };
-        if !ids.is_empty() {
-            return Ok(ids);
-        }
-    }
-    Ok(vec![])
 }
 
 /// transformers: `clean_up_tokenization`.

@@ -86,7 +86,7 @@ impl Stage {
             Self::Block => 2,
             Self::Walk => 2,
             Self::Scores => 5,
-            Self::Answers => 3,
+            Self::Answers => 4,
         }
     }
 
