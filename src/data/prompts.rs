@@ -304,8 +304,7 @@ pub fn prompts(asked: Vec<Asked>, tokenizer: &Tokenizer, how: &Prompting) -> Res
 }
 
 fn prompt(asked: Asked, tokenizer: &Tokenizer, how: &Prompting) -> Result<Prompt> {
-    // A chat template writes its own special tokens.
-    let divider = Divider { tokenizer, special: !asked.chat };
+    let divider = Divider { tokenizer, chat: asked.chat };
     let (references, answerable) = (asked.references(), asked.answerable());
     let Asked { row, text, target, content, chat } = asked;
     let mut ids = divider.encode(&text)?;
@@ -389,15 +388,18 @@ impl Prompter<'_> {
 /// `_encode_pair` of api/model.py, `tok_encode` of models/huggingface.py).
 struct Divider<'a> {
     tokenizer: &'a Tokenizer,
-    /// Whether tokens that the model expects around a text are added.
-    special: bool,
+    /// Whether the texts are conversations.
+    chat: bool,
 }
 
 impl Divider<'_> {
     /// A text that begins with the token of beginnings gets no other one.
     fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        if self.chat {
+            return self.tokenizer.encode_chat(text);
+        }
         let begun = self.tokenizer.prefix().is_some_and(|(_, beginning)| text.starts_with(beginning));
-        self.tokenizer.encode(text, self.special && !begun)
+        self.tokenizer.encode(text, !begun)
     }
 
     /// Tokens of a text and of what follows it: white space at the text's end belongs to what follows, and where both

@@ -184,8 +184,7 @@ pub fn within(ids: &[u32], vocabulary: usize) -> Result<()> {
 pub fn tokens(content: &Content, tokenizer: &Tokenizer, special: bool) -> Result<Vec<u32>> {
     match content {
         Content::Tokens(ids) => Ok(ids.clone()),
-        // A chat template writes its own special tokens.
-        Content::Chat(messages) => tokenizer.encode(&tokenizer.chat(messages, false)?, false),
+        Content::Chat(messages) => tokenizer.encode_chat(&tokenizer.chat(messages, false)?),
         text => {
             let (prompt, target) = text.parts()?;
             tokenizer.encode(&(prompt + &target), special)
@@ -235,7 +234,7 @@ fn joined(rows: &Rows, order: &[usize], part: &Part, tokenizer: &Tokenizer, enou
             text.push_str(&row);
             taken += 1;
         }
-        let ids = tokenizer.encode(&text, !chat)?;
+        let ids = if chat { tokenizer.encode_chat(&text)? } else { tokenizer.encode(&text, true)? };
         if ids.len() >= enough || taken == order.len() {
             return Ok(ids);
         }

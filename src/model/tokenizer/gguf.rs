@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::quantized::gguf_file::Value;
 use serde_json::{Map, json};
 
+use super::llama_cpp::{LlamaCpp, Piece, SentencePiece};
 use super::split::{self, Split};
 use crate::model::weights::GgufFile;
 
@@ -17,7 +18,8 @@ pub struct GgufVocabulary {
     tokens: Vec<String>,
     types: Vec<i64>,
     scores: Vec<f32>,
-    merges: Vec<(String, String)>,
+    /// None: the file does not have any, nor says so.
+    merges: Option<Vec<(String, String)>>,
     /// Ids by the name of their key, as far as the file has them.
     ids: HashMap<&'static str, usize>,
     add_bos: bool,
@@ -29,6 +31,7 @@ pub struct GgufVocabulary {
 }
 
 /// Values of `tokenizer.ggml.token_type`.
+const NORMAL: i64 = 1;
 const UNKNOWN: i64 = 2;
 const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
@@ -97,7 +100,13 @@ impl GgufVocabulary {
                 .collect::<Result<_>>()
                 .with_context(|| format!("`tokenizer.ggml.{key}`"))
         };
-        let flag = |key: &str, default: bool| get(key).map_or(Ok(default), |value| value.to_bool());
+        let flag = |key: &str, default: bool| match get(key) {
+            None => Ok(default),
+            Some(Value::Bool(value)) => Ok(*value),
+            Some(other) => bail!(
+                "`tokenizer.ggml.{key}` is {other:?}; llama.cpp takes a bool there: write true or false as GGUF's bool"
+            ),
+        };
         let mut tokens = strings("tokens")?;
         ensure!(!tokens.is_empty(), "the metadata lacks `tokenizer.ggml.tokens`");
         for (id, token) in tokens.iter_mut().enumerate().filter(|(_, token)| token.is_empty()) {
@@ -107,9 +116,23 @@ impl GgufVocabulary {
         let mut ids = HashMap::new();
         for key in IDS {
             let Some(value) = get(key) else { continue };
-            let id = value.to_u32().or_else(|_| value.to_i32().map(|v| v as u32))? as usize;
-            // llama.cpp takes its default there; no file means that.
-            ensure!(id < tokens.len(), "`tokenizer.ggml.{key}` is {id}, but there are {} tokens", tokens.len());
+            let Some(id) = whole(value) else {
+                bail!("`tokenizer.ggml.{key}` is {value:?}; llama.cpp takes a number of 32 bits (U32) there");
+            };
+            // -1 is written as 4294967295 too.
+            let Some(id) = usize::try_from(id).ok().filter(|&id| id < tokens.len()) else {
+                let found = if id == i64::from(u32::MAX) { -1 } else { id };
+                // llama.cpp takes its default there; no file means that.
+                ensure!(
+                    !has_default(&kind, key),
+                    "`tokenizer.ggml.{key}` is {found}, but there are {} tokens: write the id of one, or leave the key out",
+                    tokens.len()
+                );
+                tracing::warn!(
+                    "`tokenizer.ggml.{key}` is {found}, which is no token's id: the model has no such token"
+                );
+                continue;
+            };
             ids.insert(key, id);
         }
         let split = match (kind.as_str(), file.string("tokenizer.ggml.pre")) {
@@ -130,10 +153,11 @@ impl GgufVocabulary {
             None => kind == "llama",
         };
         let name = file.string("general.name").unwrap_or_default().to_lowercase();
+        let count = tokens.len();
         let mut vocabulary = Self {
-            types: array("token_type").iter().map(|v| Ok(i64::from(v.to_i32()?))).collect::<Result<_>>()?,
-            scores: array("scores").iter().map(|v| Ok(v.to_f32()?)).collect::<Result<_>>()?,
-            merges: strings("merges")?.iter().map(|m| merge(m)).collect::<Result<_>>()?,
+            types: of_tokens("token_type", get("token_type"), count, &whole)?.unwrap_or_else(|| vec![NORMAL; count]),
+            scores: of_tokens("scores", get("scores"), count, &score)?.unwrap_or_else(|| vec![0.0; count]),
+            merges: get("merges").map(|_| strings("merges").map(|texts| merges(&texts))).transpose()?,
             add_bos: flag("add_bos_token", default_bos)?,
             add_eos: flag("add_eos_token", false)?,
             add_space: flag("add_space_prefix", true)?,
@@ -212,16 +236,23 @@ impl GgufVocabulary {
                 let split = Split::named(name)?;
                 let decoder =
                     json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
-                let model = json!({"type": "BPE", "vocab": vocabulary, "merges": self.merges,
+                let merges = self.merges.as_deref().unwrap_or_default();
+                for (left, right) in merges {
+                    let unknown = [left, right, &format!("{left}{right}")].map(|part| !vocabulary.contains_key(part));
+                    ensure!(
+                        !unknown.contains(&true),
+                        "`tokenizer.ggml.merges` has \"{left} {right}\", but not all of {left:?}, {right:?} and \
+                         \"{left}{right}\" are tokens; convert the model anew, or remove the merge"
+                    );
+                }
+                let model = json!({"type": "BPE", "vocab": vocabulary, "merges": merges,
                                    "ignore_merges": split.ignore_merges});
                 (json!(null), split.json(), decoder, model)
             }
             ("llama", _) => {
-                ensure!(self.scores.len() >= self.tokens.len(), "the metadata lacks `tokenizer.ggml.scores`");
                 let (normalizer, decoder) = sentence_piece(self.add_space);
-                let unknown = self.token("unknown_token_id").unwrap_or(&self.tokens[0]);
-                let model = json!({"type": "BPE", "vocab": vocabulary, "merges": self.merges_by_score(),
-                                   "unk_token": unknown, "fuse_unk": true, "byte_fallback": true});
+                // `SentencePiece` merges.
+                let model = json!({"type": "BPE", "vocab": vocabulary, "merges": [], "byte_fallback": true});
                 (normalizer, json!(null), decoder, model)
             }
             (other, _) => {
@@ -229,60 +260,93 @@ impl GgufVocabulary {
             }
         };
         Ok(json!({"version": "1.0", "added_tokens": added, "normalizer": normalizer, "pre_tokenizer": splitter,
-                  "post_processor": self.ends_of_texts()?, "decoder": decoder, "model": model}))
+                  "post_processor": null, "decoder": decoder, "model": model}))
     }
 
-    /// What is put around a text.
-    fn ends_of_texts(&self) -> Result<serde_json::Value> {
-        let (mut before, mut after, mut tokens) = (vec![], vec![], Map::new());
-        for (wanted, key, side) in
-            [(self.add_bos, "bos_token_id", &mut before), (self.add_eos, "eos_token_id", &mut after)]
-        {
-            if wanted {
-                let id = self.ids.get(key).with_context(|| {
-                    format!(
-                        "a text begins or ends with a token of its own, but `tokenizer.ggml.{key}` does not say which"
-                    )
-                })?;
-                let token = &self.tokens[*id];
-                side.push(json!({"SpecialToken": {"id": token, "type_id": 0}}));
-                tokens.insert(token.clone(), json!({"id": token, "ids": [id], "tokens": [token]}));
-            }
-        }
-        if tokens.is_empty() {
-            return Ok(json!(null));
-        }
-        let text = |name: &str, number: u32| json!({"Sequence": {"id": name, "type_id": number}});
-        let single = [before.clone(), vec![text("A", 0)], after.clone()].concat();
-        let pair = [before, vec![text("A", 0), text("B", 1)], after].concat();
-        Ok(json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens}))
+    /// What `tokenizer_json` does not say.
+    pub fn llama_cpp(&self) -> Result<LlamaCpp> {
+        Ok(LlamaCpp {
+            begin: self.end_of_texts(self.add_bos, "bos_token_id")?,
+            end: self.end_of_texts(self.add_eos, "eos_token_id")?,
+            sentence_piece: (self.kind == "llama").then(|| SentencePiece::new(&self.tokens, &self.scores)),
+            fault: self.lacks_merges().then(|| {
+                "the model's file has no `tokenizer.ggml.merges`, without which its tokens are not made of bytes, and \
+                 llama.cpp does not load it; convert the model anew, or give the data set `input_ids`"
+                    .to_owned()
+            }),
+        })
     }
 
-    /// SentencePiece vocabularies have scores in place of merges: two neighbours merge if their union
-    /// is a token, the best score first.
-    fn merges_by_score(&self) -> Vec<(&str, &str)> {
-        let ids: HashMap<&str, usize> =
-            self.tokens.iter().enumerate().map(|(id, token)| (token.as_str(), id)).collect();
-        let mut merges = Vec::new();
-        // No text has a token of a thousand bytes, and to cut one everywhere takes their square.
-        for (id, token) in self.tokens.iter().enumerate().filter(|(_, token)| token.len() < 1000) {
-            for (at, _) in token.char_indices().skip(1) {
-                let (left, right) = token.split_at(at);
-                if let (Some(&l), Some(&r)) = (ids.get(left), ids.get(right)) {
-                    merges.push((self.scores.get(id).copied().unwrap_or(0.0), l, r, left, right));
-                }
-            }
+    /// Whether there is no telling what a text's tokens are: some are longer than a byte, and nothing says how they
+    /// are made.
+    fn lacks_merges(&self) -> bool {
+        let words = || self.types.iter().zip(&self.tokens).filter(|(kind, _)| **kind == NORMAL);
+        self.kind == "gpt2" && self.merges.is_none() && words().any(|(_, token)| token.chars().nth(1).is_some())
+    }
+
+    /// What stands at one end of a text.
+    fn end_of_texts(&self, wanted: bool, key: &str) -> Result<Option<Piece>> {
+        if !wanted {
+            return Ok(None);
         }
-        merges.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
-        merges.into_iter().map(|(_, _, _, left, right)| (left, right)).collect()
+        let id = self.ids.get(key).with_context(|| {
+            format!("a text begins or ends with a token of its own, but `tokenizer.ggml.{key}` does not say which")
+        })?;
+        Ok(Some((*id as u32, self.tokens[*id].clone())))
     }
 }
 
-/// A merge, its two parts divided by the first space behind its first character.
-fn merge(text: &str) -> Result<(String, String)> {
-    let at = text.char_indices().skip(1).find(|(_, c)| *c == ' ').map(|(at, _)| at);
-    let at = at.with_context(|| format!("the merge \"{text}\" has no two parts"))?;
-    Ok((text[..at].to_owned(), text[at + 1..].to_owned()))
+/// A number as llama.cpp takes an id, and one that older converters wrote.
+fn whole(value: &Value) -> Option<i64> {
+    match value {
+        Value::U32(value) => Some(i64::from(*value)),
+        Value::I32(value) => Some(i64::from(*value)),
+        _ => None,
+    }
+}
+
+fn score(value: &Value) -> Option<f32> {
+    match value {
+        Value::F32(value) => Some(*value),
+        Value::I32(value) => Some(*value as f32),
+        _ => None,
+    }
+}
+
+/// An array with an item for each token; None where the file lacks it.
+fn of_tokens<T>(
+    key: &str,
+    value: Option<&Value>,
+    tokens: usize,
+    read: &dyn Fn(&Value) -> Option<T>,
+) -> Result<Option<Vec<T>>> {
+    let Some(value) = value else { return Ok(None) };
+    let Value::Array(items) = value else { bail!("`tokenizer.ggml.{key}` is {value:?}; expected an array") };
+    ensure!(
+        items.len() >= tokens,
+        "`tokenizer.ggml.{key}` has {} items for {tokens} tokens; convert the model anew",
+        items.len()
+    );
+    let read = |item: &Value| {
+        read(item).with_context(|| format!("`tokenizer.ggml.{key}` has {item:?}, which llama.cpp does not take there"))
+    };
+    items.iter().take(tokens).map(read).collect::<Result<_>>().map(Some)
+}
+
+/// Whether llama.cpp has an id of its own for a key.
+fn has_default(kind: &str, key: &str) -> bool {
+    matches!((kind, key), (_, "bos_token_id" | "eos_token_id") | ("llama", "unknown_token_id"))
+}
+
+/// Merges, their two parts divided by the first space behind the first character. One without counts for nothing, and
+/// of two that are the same, the first counts.
+fn merges(texts: &[String]) -> Vec<(String, String)> {
+    let mut seen = BTreeSet::new();
+    let parts = |text: &String| {
+        let at = text.char_indices().skip(1).find(|(_, c)| *c == ' ')?.0;
+        Some((text[..at].to_owned(), text[at + 1..].to_owned()))
+    };
+    texts.iter().filter_map(parts).filter(|merge| seen.insert(merge.clone())).collect()
 }
 
 /// Spaces become ▁, and one may be put in front; the decoder turns that around.
@@ -311,7 +375,7 @@ mod tests {
             tokens: tokens.iter().map(|token| (*token).to_owned()).collect(),
             types: vec![1; tokens.len()],
             scores: vec![],
-            merges: vec![("a".into(), "b".into())],
+            merges: Some(vec![("a".into(), "b".into())]),
             ids: ids.iter().copied().collect(),
             add_bos: false,
             add_eos: false,
@@ -332,12 +396,13 @@ mod tests {
         let vocabulary = GgufVocabulary {
             types: [vec![2, 3, 3], vec![6; 256], vec![1; words.len()]].concat(),
             scores,
-            merges: vec![],
+            merges: None,
             add_bos: true,
             ..self::vocabulary("llama", &names, &[("bos_token_id", 1), ("eos_token_id", 2)])
         };
         let tokenizer: tokenizers::Tokenizer = vocabulary.tokenizer_json().unwrap().to_string().parse().unwrap();
-        let encode = |text: &str, special| tokenizer.encode(text, special).unwrap().get_ids().to_vec();
+        let llama_cpp = vocabulary.llama_cpp().unwrap();
+        let encode = |text: &str, special| llama_cpp.encode(&tokenizer, text, special).unwrap();
         let texts = |ids: &[u32]| ids.iter().map(|&i| vocabulary.tokens[i as usize].as_str()).collect::<Vec<_>>();
         // bc (-1) merges before ab (-2); then ▁a (-4).
         assert_eq!(texts(&encode("abc ab", true)), ["<s>", "▁a", "bc", "▁ab"]);
@@ -366,10 +431,43 @@ mod tests {
         let mut vocabulary = vocabulary("gpt2", &tokens, &[("bos_token_id", 3), ("eos_token_id", 4)]);
         (vocabulary.add_bos, vocabulary.add_eos) = (true, true);
         let tokenizer: tokenizers::Tokenizer = vocabulary.tokenizer_json().unwrap().to_string().parse().unwrap();
-        assert_eq!(tokenizer.encode("ab", true).unwrap().get_ids(), [3, 2, 4]);
+        let llama_cpp = vocabulary.llama_cpp().unwrap();
+        assert_eq!(llama_cpp.encode(&tokenizer, "ab", true).unwrap(), [3, 2, 4]);
+        assert_eq!(llama_cpp.encode(&tokenizer, "ab", false).unwrap(), [2]);
+        // A conversation has each once, whether or not its template writes it.
+        for text in ["ab", "<s>ab", "ab</s>", "<s>ab</s>"] {
+            assert_eq!(llama_cpp.encode_chat(&tokenizer, text).unwrap(), [3, 2, 4]);
+        }
         vocabulary.ids.remove("bos_token_id");
-        let error = vocabulary.tokenizer_json().unwrap_err().to_string();
+        let error = vocabulary.llama_cpp().err().unwrap().to_string();
         assert!(error.contains("tokenizer.ggml.bos_token_id"), "{error}");
+    }
+
+    #[test]
+    fn a_byte_level_vocabulary_without_merges_reads_no_text_but_of_single_bytes() {
+        let mut vocabulary = vocabulary("gpt2", &["a", "b", "ab"], &[]);
+        assert!(vocabulary.llama_cpp().unwrap().fault.is_none());
+        vocabulary.merges = None;
+        assert!(vocabulary.llama_cpp().unwrap().fault.is_some());
+        vocabulary.types[2] = CONTROL;
+        assert!(vocabulary.llama_cpp().unwrap().fault.is_none());
+    }
+
+    #[test]
+    fn a_merge_that_makes_no_token_is_named() {
+        let error = vocabulary("gpt2", &["a", "b"], &[]).tokenizer_json().unwrap_err().to_string();
+        assert!(error.contains("\"a b\""), "{error}");
+        let merges = merges(&["a b", "ab", "  a", "a b", ""].map(String::from));
+        assert_eq!(merges, [("a".into(), "b".into()), (" ".into(), "a".into())]);
+    }
+
+    #[test]
+    fn what_a_file_says_of_its_tokens_it_says_of_all() {
+        let types = Value::Array(vec![Value::I32(1), Value::I32(3)]);
+        assert_eq!(of_tokens("token_type", Some(&types), 2, &whole).unwrap(), Some(vec![1, 3]));
+        assert_eq!(of_tokens("token_type", None, 2, &whole).unwrap(), None);
+        let error = of_tokens("token_type", Some(&types), 3, &whole).unwrap_err().to_string();
+        assert!(error.contains("`tokenizer.ggml.token_type` has 2 items for 3 tokens"), "{error}");
     }
 
     #[test]

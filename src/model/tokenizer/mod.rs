@@ -6,6 +6,7 @@
 
 mod chat;
 mod gguf;
+mod llama_cpp;
 mod special;
 mod split;
 
@@ -22,11 +23,14 @@ use crate::templates::Date;
 use chat::ChatTemplates;
 pub use chat::Conversation;
 use gguf::GgufVocabulary;
+use llama_cpp::LlamaCpp;
 use special::SpecialTokens;
 
 /// A model's tokenizer.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// Of GGUF files: what llama.cpp does beyond.
+    llama_cpp: Option<LlamaCpp>,
     /// Special tokens as a chat template finds them, such as `bos_token`.
     variables: Vec<(String, String)>,
     end: Vec<u32>,
@@ -77,10 +81,23 @@ impl Tokenizer {
     /// the beginning-of-text token of Llama.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
         let encode = || {
+            if let Some(llama_cpp) = &self.llama_cpp {
+                return llama_cpp.encode(&self.inner, text, special);
+            }
             let encoding = self.inner.encode_fast(text, special).map_err(|e| anyhow!("{e}"))?;
             Ok(encoding.get_ids().to_vec())
         };
         guarded(encode).context("the tokenizer fails on a text")
+    }
+
+    /// Token ids of a conversation's text. Its template writes its own special tokens; llama.cpp adds what a text
+    /// begins and ends with where the template does not.
+    pub fn encode_chat(&self, text: &str) -> Result<Vec<u32>> {
+        match &self.llama_cpp {
+            Some(llama_cpp) => guarded(|| llama_cpp.encode_chat(&self.inner, text)),
+            None => return self.encode(text, false),
+        }
+        .context("the tokenizer fails on a text")
     }
 
     /// The text of token ids, special tokens left out.
@@ -139,7 +156,8 @@ impl Tokenizer {
         let cleans_up = flag("clean_up_tokenization_spaces")
             && (!is_bpe || flag("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"));
         let templates = ChatTemplates::of(dir, &config)?;
-        Self { inner, variables: special.variables, end, templates, today: None, cleans_up }.without_limits()
+        Self { inner, llama_cpp: None, variables: special.variables, end, templates, today: None, cleans_up }
+            .without_limits()
     }
 
     /// From a GGUF file's metadata.
@@ -159,6 +177,7 @@ impl Tokenizer {
         let token = |(name, key): (&str, &str)| Some((format!("{name}_token"), vocabulary.token(key)?.to_owned()));
         Self {
             inner,
+            llama_cpp: Some(vocabulary.llama_cpp()?),
             variables: names.zip(keys).filter_map(token).collect(),
             end: vocabulary.ends(),
             templates: templates_of_gguf(file),
@@ -178,7 +197,9 @@ impl Tokenizer {
 
 /// An error where a GGUF file's tokenizer cannot be read, found in its header.
 pub fn check_gguf(file: &GgufFile) -> Result<()> {
-    GgufVocabulary::read(file).map(|_| ())
+    let vocabulary = GgufVocabulary::read(file)?;
+    vocabulary.llama_cpp()?;
+    vocabulary.tokenizer_json().map(|_| ())
 }
 
 /// An error where a directory's tokenizer cannot be read, found beside its large file.
@@ -282,6 +303,7 @@ impl Tokenizer {
         let json = serde_json::json!({"version": "1.0", "pre_tokenizer": {"type": "Whitespace"}, "added_tokens": [], "model": model});
         Self {
             inner: json.to_string().parse().unwrap(),
+            llama_cpp: None,
             variables: vec![],
             end: vec![],
             templates: ChatTemplates::default(),

@@ -78,8 +78,8 @@ impl Stage {
     /// are not taken for new ones.
     fn version(self) -> u32 {
         match self {
-            Self::Windows => 3,
-            Self::Prompts => 3,
+            Self::Windows => 4,
+            Self::Prompts => 4,
             Self::Teacher => 5,
             Self::Pruned => 5,
             Self::Statistic => 3,
