@@ -1,8 +1,10 @@
 //! Files of rows: JSON lines, JSON, text, CSV and TSV, each plain or compressed, and Parquet.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
+use std::rc::Rc;
 
 use anyhow::{Context, Result, bail, ensure};
 use flate2::read::MultiGzDecoder;
@@ -89,20 +91,35 @@ impl Packed {
         let name = path.file_name()?.to_string_lossy().to_lowercase();
         Self::ALL.into_iter().find(|(_, ending)| name.ends_with(ending)).map(|(packed, _)| packed)
     }
+
+    /// By the file's first bytes, as `datasets` finds it out (utils/extract.py), whatever the name says.
+    ///
+    /// # Errors
+    /// Where it is packed in a way that is not read.
+    fn of_content(start: &[u8]) -> Result<Option<Self>> {
+        let others: [(&[u8], &str); 3] = [(b"PK\x03\x04", "zip"), (b"BZh91AY&SY", "bzip2"), (b"\xfd7zXZ\x00", "xz")];
+        if let Some((_, name)) = others.into_iter().find(|(magic, _)| start.starts_with(magic)) {
+            bail!("it is packed by {name}, whatever its name says; unpack it, or pack it as .gz or .zst");
+        }
+        let known: [(&[u8], Self); 2] = [(b"\x1f\x8b", Self::Gzip), (b"\x28\xb5\x2f\xfd", Self::Zstandard)];
+        Ok(known.into_iter().find(|(magic, _)| start.starts_with(magic)).map(|(_, packed)| packed))
+    }
 }
 
 /// A file as text, uncompressed, without a byte-order mark.
 fn text_reader(path: &Path) -> Result<Box<dyn BufRead>> {
     let file = File::open(path)?;
     let packed = file.metadata().map_or(0, |m| m.len());
+    let mut file = BufReader::new(file);
+    let by_content = Packed::of_content(file.fill_buf()?)?;
     let bounded = |reader: Box<dyn Read>| -> Box<dyn BufRead> {
         Box::new(BufReader::new(Bounded { reader, left: SMALL.max(packed.saturating_mul(EXPANSION)) }))
     };
     // Both read on where several compressed files were put one after the other.
-    let mut reader = match Packed::of(path) {
+    let mut reader = match by_content.or(Packed::of(path)) {
         Some(Packed::Gzip) => bounded(Box::new(MultiGzDecoder::new(file))),
-        Some(Packed::Zstandard) => bounded(Box::new(zstd::Decoder::new(file)?)),
-        None => Box::new(BufReader::new(file)),
+        Some(Packed::Zstandard) => bounded(Box::new(zstd::Decoder::with_buffer(file)?)),
+        None => Box::new(file),
     };
     let start = reader.fill_buf()?;
     ensure!(
@@ -146,7 +163,64 @@ fn read_text(mut reader: impl BufRead) -> Result<Vec<Row>> {
 
 /// Rows of values with a header line, as pandas' `read_csv` reads them, but for numbers: values stay the texts that they
 /// are.
+///
+/// # Errors
+/// Also where a quote is open at the end, which pandas refuses, too: all after it would be one value.
 fn read_csv(reader: impl BufRead, delimiter: u8) -> Result<Vec<Row>> {
+    let open = Rc::default();
+    let rows = table(Quotes { reader, delimiter, at: At::Start, line: 1, open: Rc::clone(&open) }, delimiter);
+    match open.get() {
+        Some(line) => bail!(
+            "line {line} has a quote that is not closed before the end of the file: close it, write a quote within a \
+             value twice (\"\"), or get the file again, of which the end may be missing"
+        ),
+        None => rows,
+    }
+}
+
+/// Passes the bytes of a table on, and sees whether a quote is open at their end.
+struct Quotes<R> {
+    reader: R,
+    delimiter: u8,
+    at: At,
+    line: usize,
+    /// The line of a quote that is open at the end.
+    open: Rc<Cell<Option<usize>>>,
+}
+
+/// Where in a value one is.
+enum At {
+    Start,
+    Within,
+    /// Between quotes, of which the first is in this line.
+    Quoted(usize),
+    /// Behind a quote that ends the value, or is the first of two.
+    Quote(usize),
+}
+
+impl<R: Read> Read for Quotes<R> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let count = self.reader.read(bytes)?;
+        for &byte in &bytes[..count] {
+            let ends = byte == self.delimiter || byte == b'\n' || byte == b'\r';
+            self.at = match (&self.at, byte) {
+                (At::Start, b'"') => At::Quoted(self.line),
+                (At::Quote(line), b'"') => At::Quoted(*line),
+                (At::Quoted(line), b'"') => At::Quote(*line),
+                (At::Quoted(line), _) => At::Quoted(*line),
+                _ if ends => At::Start,
+                _ => At::Within,
+            };
+            self.line += usize::from(byte == b'\n');
+        }
+        if let (0, At::Quoted(line)) = (count, &self.at) {
+            self.open.set((!bytes.is_empty()).then_some(*line));
+        }
+        Ok(count)
+    }
+}
+
+fn table(reader: impl Read, delimiter: u8) -> Result<Vec<Row>> {
     let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(reader);
     let header = reader.headers().context("the header line")?.clone();
     let expected = if delimiter == b'\t' { "tab" } else { "comma" };
@@ -279,6 +353,40 @@ mod tests {
             let (_dir, path) = file("a.csv", text.as_bytes());
             let error = format!("{:#}", super::tests::rows(&path).unwrap_err());
             assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_quote_that_is_open_at_the_end_is_named_by_its_line() {
+        for (name, text, line) in [
+            ("a.csv", "text,n\n\"a\nb\",1\n\"c,2\nd,3\n", 4),
+            ("a.csv", "text,n\nx,\"1\"\n\"say \"\"hi\"\"", 3),
+            ("a.tsv", "text\tn\r\nx\t\"1\r\ny\t2\r\n", 2),
+            ("a.csv", "\"text,n\na,1\n", 1),
+            ("a.csv", "text,n\na,\"", 2),
+        ] {
+            let (_dir, path) = file(name, text.as_bytes());
+            let error = format!("{:#}", rows(&path).unwrap_err());
+            assert!(error.contains(&format!("line {line} has a quote that is not closed")), "{text}: {error}");
+        }
+        // Within a value a quote is a character, as in pandas.
+        let (_dir, path) = file("a.csv", b"text,n\n5\" disk,1\n\"a\"b,2\n\"x \"\"y\"\"\",3\n\"\",4");
+        let rows = rows(&path).unwrap();
+        let texts: Vec<&Value> = rows.iter().map(|row| &row["text"]).collect();
+        assert_eq!(serde_json::to_value(texts).unwrap(), serde_json::json!(["5\" disk", "ab", "x \"y\"", null]));
+    }
+
+    #[test]
+    fn packed_files_are_known_by_their_content() {
+        let mut gz = flate2::write::GzEncoder::new(vec![], flate2::Compression::fast());
+        gz.write_all(b"{\"text\": \"a\"}").unwrap();
+        assert_eq!(texts("a.jsonl", &gz.finish().unwrap()), ["a"]);
+        assert_eq!(texts("a.json.gz", &zstd::encode_all(b"[{\"text\": \"a\"}]".as_slice(), 0).unwrap()), ["a"]);
+        for (bytes, name) in [(b"PK\x03\x04....".as_slice(), "zip"), (b"BZh91AY&SY..", "bzip2"), (b"\xfd7zXZ\0.", "xz")]
+        {
+            let (_dir, path) = file("a.jsonl", bytes);
+            let error = format!("{:#}", rows(&path).unwrap_err());
+            assert!(error.contains(&format!("it is packed by {name}")), "{error}");
         }
     }
 
