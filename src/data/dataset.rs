@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::files::Packed;
-use super::value::{called, same};
+use super::value::{called, date, same};
 use super::{Content, Format, Row, Shape, Templates};
 use crate::digest::Digest;
 use crate::source::{Fetcher, Source, meant};
@@ -152,7 +152,7 @@ impl Dataset {
     fn open(path: &Path) -> Result<Self> {
         ensure!(path.is_file(), "{} is no file", path.display());
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let mut dataset: Self = toml::from_str(&text).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
+        let mut dataset: Self = toml::from_str(&text).map_err(|e| explained(&e, &text, path))?;
         dataset.template.as_ref().map_or(Ok(()), Templates::check).with_context(|| path.display().to_string())?;
         dataset.folders = vec![path.parent().unwrap_or(Path::new("")).to_owned(), PathBuf::new()];
         let everywhere = dataset.source.is_some();
@@ -320,9 +320,23 @@ impl Part {
         }
         match found.is_empty() {
             true => format!("`rows` asks for `{key}`, which no row has"),
-            false => format!("`rows` asks for `{key}` = {wanted}, but it is {}", found.join(", ")),
+            false => format!(
+                "`rows` asks for `{key}` = {}, but it is {}",
+                date(wanted).map_or(wanted.to_string(), str::to_owned),
+                found.join(", ")
+            ),
         }
     }
+}
+
+/// What is wrong with the TOML of a data set, and where.
+fn explained(error: &toml::de::Error, text: &str, path: &Path) -> anyhow::Error {
+    let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+    let remedy = match error.message() {
+        "missing field `prompt`" => "; expected what the model reads: prompt = \"{{ question }}\"",
+        _ => "",
+    };
+    anyhow::anyhow!("{}, line {line}: {}{remedy}", path.display(), error.message())
 }
 
 /// Gives rows the fields that only others have, as null: a template may ask whether there is one, as where `datasets`
@@ -412,7 +426,10 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_an_error_with_its_line() {
+        let (_other, without) = library(&[("a.toml", "source = 'path:x.jsonl'\n\n[template]\ntarget = 'x'\n")]);
         let (_dir, library) = library(&[("a.toml", "source = 'path:x.jsonl'\nformt = 'csv'\n")]);
+        let error = without.get("a").unwrap_err().to_string();
+        assert!(error.contains("a.toml, line 3: missing field `prompt`; expected what"), "{error}");
         let error = library.get("a").unwrap_err().to_string();
         assert!(error.contains("formt") && error.contains("line 2") && error.contains("a.toml"), "{error}");
     }
@@ -435,9 +452,29 @@ mod tests {
             ("fold = 3", "`fold` = 3, but it is \"1\", \"2\", null"),
             ("flod = 1", "`flod`, which no row has"),
             ("fold = 1, held = false", "no row has them all"),
+            ("fold = 2024-01-31", "`fold` = 2024-01-31, but it is"),
         ] {
             let error = read(rows).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn hellaswags_endings_are_cleaned_as_the_harness_cleans_them() {
+        let texts: Vec<(String, String)> =
+            serde_json::from_str(include_str!("../../tests/fixtures/hellaswag.json")).unwrap();
+        let dataset: Dataset = toml::from_str(include_str!("../../datasets/hellaswag.toml")).unwrap();
+        let row = |texts: &[(String, String)]| {
+            let endings: Vec<&String> = texts.iter().map(|(text, _)| text).collect();
+            let row =
+                serde_json::json!({"activity_label": "A", "ctx_a": "b", "ctx_b": "c", "endings": endings, "label": 0});
+            row.as_object().unwrap().clone()
+        };
+        for texts in texts.chunks(4) {
+            let Content::Choice { choices, .. } = Content::of(&row(texts), dataset.template.as_ref()).unwrap() else {
+                panic!()
+            };
+            assert_eq!(choices, texts.iter().map(|(_, cleaned)| cleaned.as_str()).collect::<Vec<_>>());
         }
     }
 

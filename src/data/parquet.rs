@@ -5,9 +5,9 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use arrow::array::{Array, ArrowPrimitiveType, AsArray, OffsetSizeTrait, make_array};
-use arrow::datatypes::{self as types, DataType};
+use arrow::datatypes::{self as types, DataType, Fields};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
@@ -35,6 +35,7 @@ pub fn read(path: &Path) -> Result<Vec<Row>> {
         u64::try_from(claimed).is_ok_and(|rows| rows <= FEW || rows / ROWS_A_BYTE <= bytes),
         "it claims {claimed} rows in {bytes} bytes"
     );
+    once(builder.schema().fields())?;
     let mut rows = Vec::new();
     for batch in builder.build().map_err(explained)? {
         let batch = batch.map_err(|error| explained(error.into()))?;
@@ -48,6 +49,16 @@ pub fn read(path: &Path) -> Result<Vec<Row>> {
         }
     }
     Ok(rows)
+}
+
+/// An error where two columns have one name: pyarrow cannot tell which is meant, either.
+fn once(fields: &Fields) -> Result<()> {
+    for (i, field) in fields.iter().enumerate() {
+        if fields[..i].iter().any(|before| before.name() == field.name()) {
+            bail!("two columns are called `{}`; write the file with a name a column", field.name());
+        }
+    }
+    Ok(())
 }
 
 /// What a codec is called that calipr was built without.
@@ -101,6 +112,7 @@ fn values(array: &dyn Array) -> Result<Vec<Value>> {
             each(array, |i| (offsets[i] as usize..offsets[i + 1] as usize).map(pair).collect())
         }
         T::Struct(fields) => {
+            once(fields)?;
             let columns = array.as_struct().columns().iter().map(|column| values(column));
             let mut columns: Vec<_> =
                 columns.map(|column| Ok(column?.into_iter())).collect::<Result<_>>().context("a struct")?;
@@ -121,15 +133,11 @@ fn values(array: &dyn Array) -> Result<Vec<Value>> {
             let (words, keys) = (values(dictionary.values())?, dictionary.normalized_keys());
             each(array, |i| words[keys[i]].clone())
         }
-        T::Date32
-        | T::Date64
-        | T::Time32(_)
-        | T::Time64(_)
-        | T::Timestamp(_, _)
-        | T::Decimal32(_, _)
-        | T::Decimal64(_, _)
-        | T::Decimal128(_, _)
-        | T::Decimal256(_, _) => printed(array)?,
+        T::Date32 | T::Date64 | T::Time32(_) | T::Time64(_) | T::Timestamp(_, _) => printed(array)?,
+        T::Decimal32(_, scale) | T::Decimal64(_, scale) | T::Decimal128(_, scale) | T::Decimal256(_, scale) => {
+            let decimal = |value: Value| value.as_str().map_or(Value::Null, |text| decimal(text, *scale).into());
+            printed(array)?.into_iter().map(decimal).collect()
+        }
         other => each(array, |_| unheld(&format!("a value of the type {other}"))),
     })
 }
@@ -191,6 +199,25 @@ fn printed(array: &dyn Array) -> Result<Vec<Value>> {
     }))
 }
 
+/// A decimal of so many places as Python's `Decimal` prints it: small ones, and those of whole tens, by an exponent
+/// (_pydecimal.py: `__str__`).
+fn decimal(plain: &str, scale: i8) -> String {
+    let (sign, plain) = plain.strip_prefix('-').map_or(("", plain), |plain| ("-", plain));
+    let digits: String = plain.chars().filter(char::is_ascii_digit).collect();
+    // Negative places are zeros in front of the point that are no digits of the number.
+    let zeros = usize::from(scale.min(0).unsigned_abs());
+    let digits = digits.get(..digits.len().saturating_sub(zeros)).unwrap_or_default().trim_start_matches('0');
+    let digits = if digits.is_empty() { "0" } else { digits };
+    let exponent = -i64::from(scale);
+    let left = exponent + digits.len() as i64;
+    if exponent <= 0 && left > -6 {
+        return format!("{sign}{plain}");
+    }
+    let (first, others) = digits.split_at(1);
+    let point = if others.is_empty() { "" } else { "." };
+    format!("{sign}{first}{point}{others}E{:+}", left - 1)
+}
+
 /// A time whose fraction of a second, where it has one, has six digits at least.
 fn six_digits(time: &str) -> String {
     let Some((before, after)) = time.split_once('.').filter(|(before, _)| before.contains(':')) else {
@@ -210,6 +237,41 @@ mod tests {
         assert_eq!(six_digits("12:00:00"), "12:00:00");
         assert_eq!(six_digits("1.50"), "1.50");
         assert_eq!(six_digits("12:00:00.123456789"), "12:00:00.123456789");
+    }
+
+    #[test]
+    fn decimals_are_printed_as_python_prints_them() {
+        for (plain, scale, python) in [
+            ("0.0000001", 7, "1E-7"),
+            ("0.0000000000", 10, "0E-10"),
+            ("0.000001", 6, "0.000001"),
+            ("0.0000010", 7, "0.0000010"),
+            ("-1.50", 2, "-1.50"),
+            ("1200", -2, "1.2E+3"),
+            ("0", 0, "0"),
+            ("-0.00000012", 8, "-1.2E-7"),
+        ] {
+            assert_eq!(decimal(plain, scale), python);
+        }
+    }
+
+    #[test]
+    fn two_columns_of_one_name_are_refused() {
+        use arrow::array::{ArrayRef, RecordBatch, StringArray};
+        use arrow::datatypes::{Field, Schema};
+        use std::sync::Arc;
+        let column = || Arc::new(StringArray::from(vec!["a"])) as ArrayRef;
+        let fields = ["id", "text", "text"].map(|name| Field::new(name, DataType::Utf8, false));
+        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields.to_vec())), vec![column(), column(), column()]);
+        let batch = batch.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.parquet");
+        let mut writer =
+            ::parquet::arrow::ArrowWriter::try_new(File::create(&path).unwrap(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        let error = format!("{:#}", read(&path).unwrap_err());
+        assert!(error.contains("two columns are called `text`"), "{error}");
     }
 
     /// One row a type, written by pyarrow, and what its `to_pylist` gives, printed where JSON has no such value.

@@ -1,15 +1,18 @@
 //! What a row says: its tokens, or a prompt and a target.
 
+use std::sync::LazyLock;
+
 use anyhow::{Context, Result, bail, ensure};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, ValueKind};
 use minijinja::{Environment, Expression, UndefinedBehavior};
+use regex::Regex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::answer::{Answer, Chosen, chosen};
-use super::value::{Fields, MARK, called, is_unheld, text};
+use super::value::{Fields, MARK, called, is_unheld, shortened, text};
 use super::{Row, shape};
 use crate::model::Conversation;
 use crate::templates;
@@ -116,7 +119,7 @@ impl Templates {
             templates::check(template)?;
             environment()
                 .template_from_str(template)
-                .map_err(|e| anyhow::anyhow!("the template \"{template}\" is wrong: {e:#}"))?;
+                .map_err(|e| anyhow::anyhow!("the template \"{template}\" is wrong: {}", templates::said(&e)))?;
         }
         let field = match &self.choices {
             Some(Choices::Field(field)) => Some(field),
@@ -132,7 +135,7 @@ impl Templates {
             );
             environment()
                 .compile_expression(field)
-                .map_err(|e| anyhow::anyhow!("\"{field}\" names no field: {e:#}"))?;
+                .map_err(|e| anyhow::anyhow!("\"{field}\" names no field: {}", templates::said(&e)))?;
         }
         ensure!(
             self.choices.is_some() == self.answer.is_some(),
@@ -164,7 +167,10 @@ struct Compiled<'a> {
 }
 
 struct Rendered<'a> {
+    key: &'static str,
     text: &'a str,
+    /// What stands in it as it is, and would be a field's value in other programs.
+    literal: Vec<String>,
     template: minijinja::Template<'a, 'a>,
 }
 
@@ -175,8 +181,8 @@ struct Field<'a> {
 
 impl<'a> Compiled<'a> {
     fn of(templates: &'a Templates, environment: &'a Environment<'a>) -> Result<Self> {
-        let template = |text: &'a String| -> Result<Rendered<'a>> {
-            Ok(Rendered { text, template: environment.template_from_str(text)? })
+        let template = |key: &'static str, text: &'a String| -> Result<Rendered<'a>> {
+            Ok(Rendered { key, text, literal: literal_names(text), template: environment.template_from_str(text)? })
         };
         let field = |name: &'a String| -> Result<Field<'a>> {
             Ok(Field { name, expression: environment.compile_expression(name)? })
@@ -187,11 +193,11 @@ impl<'a> Compiled<'a> {
             None => ([].as_slice(), None),
         };
         Ok(Self {
-            prompt: template(&templates.prompt)?,
-            target: template(&templates.target)?,
-            choices: choices.iter().map(template).collect::<Result<_>>()?,
+            prompt: template("prompt", &templates.prompt)?,
+            target: template("target", &templates.target)?,
+            choices: choices.iter().map(|text| template("choices", text)).collect::<Result<_>>()?,
             choices_field,
-            answer: templates.answer.as_ref().map(template).transpose()?,
+            answer: templates.answer.as_ref().map(|text| template("answer", text)).transpose()?,
             references: templates.references.as_ref().map(field).transpose()?,
         })
     }
@@ -234,8 +240,31 @@ fn references(name: &str, value: &Value) -> Result<Vec<String>> {
     list.iter().enumerate().map(answer).collect()
 }
 
+/// Names that a template has outside of `{{ }}`, and that other programs would take for fields: in
+/// lm-evaluation-harness a text that is nothing but a name (api/task.py: `doc_to_text`), in Python's formats a name in
+/// single braces.
+fn literal_names(template: &str) -> Vec<String> {
+    static TAGS: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"(?s)\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}").expect("a valid expression"));
+    static BRACES: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"\{\s*([^{}!:.\[\]]+?)\s*(?:[!:.\[][^{}]*)?\}").expect("a valid expression"));
+    // What tags print is no text of the template.
+    let text = TAGS.replace_all(template, "\u{0}");
+    let alone = text.trim();
+    let in_braces = BRACES.captures_iter(&text).map(|name| name[1].to_owned());
+    std::iter::once(alone.to_owned()).filter(|name| !name.is_empty()).chain(in_braces).collect()
+}
+
 impl Rendered<'_> {
     fn on(&self, row: &Row) -> Result<String> {
+        if let Some(name) = self.literal.iter().find(|name| row.contains_key(*name)) {
+            bail!(
+                "`{}` is \"{}\", where `{name}` stands as it is, though the row has a field of that name: write {{{{ \
+                 {name} }}}} for the field, or {{{{ '…' }}}} around what is meant to the letter",
+                self.key,
+                shortened(self.text)
+            );
+        }
         self.template.render(Serde(Fields(row))).map_err(|e| {
             let fields = row.keys().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ");
             let what = lacking(&self.template, row, &e);
@@ -248,7 +277,7 @@ impl Field<'_> {
     /// The value of a field, such as `choices.text`.
     fn of(&self, row: &Row) -> Result<Value> {
         let value = self.expression.eval(Serde(Fields(row)));
-        let value = value.map_err(|e| anyhow::anyhow!("\"{}\" fails on a row: {e:#}", self.name))?;
+        let value = value.map_err(|e| anyhow::anyhow!("\"{}\" fails on a row: {}", self.name, templates::said(&e)))?;
         ensure!(!value.is_undefined(), "\"{}\" is missing from the row", self.name);
         Ok(serde_json::to_value(value)?)
     }
@@ -272,7 +301,7 @@ fn environment() -> Environment<'static> {
             ValueKind::Seq | ValueKind::Iterable => refused("a list, not its elements"),
             ValueKind::Map => refused("an object, not its fields"),
             ValueKind::Number => match f64::try_from(value.clone()) {
-                Ok(number) if !number.is_finite() => Ok(out.write_str(&number.to_string().to_lowercase())?),
+                Ok(number) if !value.is_integer() => Ok(out.write_str(&templates::float(number))?),
                 _ => templates::print(out, state, value),
             },
             _ => match value.as_str().and_then(|text| text.strip_prefix(MARK)) {
@@ -284,17 +313,21 @@ fn environment() -> Environment<'static> {
     env
 }
 
+/// What templates can call by a name that no row need have.
+const FUNCTIONS: [&str; 4] = ["debug", "dict", "namespace", "range"];
+
 const NO_TEXT: &str = "it prints";
 
 /// What went wrong: the fields that a template asks for and the row lacks, or what minijinja says.
 fn lacking(template: &minijinja::Template, row: &Row, error: &minijinja::Error) -> String {
     let mut asked: Vec<String> = template.undeclared_variables(false).into_iter().collect();
     asked.sort();
-    let lacking: Vec<&str> = asked.iter().filter(|name| !row.contains_key(*name)).map(String::as_str).collect();
+    let lacking = asked.iter().filter(|name| !row.contains_key(*name) && !FUNCTIONS.contains(&name.as_str()));
+    let lacking: Vec<&str> = lacking.map(String::as_str).collect();
     if !lacking.is_empty() {
         return format!("it has no `{}`", lacking.join("`, `"));
     }
-    let said = format!("{error:#}");
+    let said = templates::said(error);
     if !said.contains(NO_TEXT) {
         return said;
     }
@@ -372,6 +405,35 @@ mod tests {
     }
 
     #[test]
+    fn a_fields_name_that_stands_as_it_is_is_refused() {
+        let on = |toml: &str| {
+            let row = json!({"question": "Sky?", "label": 1, "a": "red", "b": "blue"});
+            Content::of(row.as_object().unwrap(), Some(&templates(toml))).map_err(|e| format!("{e:#}"))
+        };
+        for (toml, says) in [
+            ("prompt = 'question'", "`prompt` is \"question\", where `question` stands as it is"),
+            ("prompt = \" question\\n\"", "write {{ question }}"),
+            ("prompt = 'Q: {question} A:'", "`prompt` is \"Q: {question}"),
+            ("prompt = '{ question!r:>9} {{ a }}'", "write {{ question }}"),
+            ("prompt = 'Q: {question[0]}'", "write {{ question }}"),
+            ("prompt = '{{ question }}'\ntarget = 'label'", "`target` is \"label\""),
+            ("prompt = '{{ question }}'\nchoices = ['{a}', '{b}']\nanswer = '{{ label }}'", "`choices` is \"{a}\""),
+            ("prompt = '{{ question }}'\nchoices = ['{{ a }}', '{{ b }}']\nanswer = 'label'", "`answer` is \"label\""),
+        ] {
+            let error = on(toml).unwrap_err();
+            assert!(error.contains(says), "{toml}: {error}");
+        }
+        for toml in [
+            "prompt = '{{ question }}'\ntarget = ' yes'",
+            "prompt = 'Fill in: {blank}, {} and {\"label\": 1}. The question is {{ question }}'",
+            "prompt = \"{{ 'Q: {question}'.format(question=question) }}\"",
+            "prompt = \"{{ '{question}' }}{# {label} #}\"",
+        ] {
+            on(toml).unwrap();
+        }
+    }
+
+    #[test]
     fn a_template_that_never_ends_is_stopped() {
         let prompt = "{% for i in range(100000) %}{% for j in range(100000) %}{{ j }}{% endfor %}{% endfor %}";
         let templates = templates(&format!("prompt = '{prompt}'"));
@@ -387,6 +449,9 @@ mod tests {
             Ok::<String, String>(prompt)
         };
         let nan = super::super::value::number(f64::NAN);
+        let floats = json!({"a": 1e-7, "b": 1e16, "c": -1e-5, "d": 123456789012345.0, "e": 1e22});
+        let printed = on("{{ a }} {{ b }} {{ c }} {{ d }} {{ e }} {{ a * 10 }}", floats).unwrap();
+        assert_eq!(printed, "1e-07 1e+16 -1e-05 123456789012345.0 1e+22 1e-06");
         assert_eq!(on("{{ a }} {{ b }} {{ c }}", json!({"a": true, "b": 2.5, "c": nan})).unwrap(), "True 2.5 nan");
         assert_eq!(on("{% if a %}{{ a }}{% else %}-{% endif %}", json!({"a": null})).unwrap(), "-");
         for (template, row, says) in [
@@ -400,6 +465,13 @@ mod tests {
                 "`a` is bytes that are no",
             ),
             ("{{ a }}", json!({"b": 1}), "it has no `a`"),
+            ("{% for i in range(10**9) %}{{ i }}{% endfor %}", json!({"b": 1}), "range has too many elements"),
+            (
+                "\n{{ range(0, 5, 0) }}",
+                json!({"b": 1}),
+                "line 2: invalid operation: cannot create range with step of 0",
+            ),
+            ("{{ range(3) ~ a }}", json!({"b": 1}), "it has no `a`"),
         ] {
             let error = on(template, row.clone()).unwrap_err();
             assert!(error.contains(says), "{template} {row}: {error}");

@@ -4,6 +4,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
 
 use super::Row;
+use crate::templates;
 
 /// Begins a text that stands for what JSON has no value for. U+FDD0 is a character that no text may have.
 pub const MARK: &str = "\u{0}\u{fdd0}";
@@ -64,11 +65,14 @@ pub fn shortened(text: &str) -> String {
     }
 }
 
-/// A text; a number is its digits.
+/// A text; a number is what Python prints of it.
 pub fn text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) if is_unheld(value).is_none() => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
+        Value::Number(number) => Some(match number.as_f64().filter(|_| number.is_f64()) {
+            Some(float) => templates::float(float),
+            None => number.to_string(),
+        }),
         _ => None,
     }
 }
@@ -97,12 +101,15 @@ pub fn same(wanted: &Value, found: &Value) -> bool {
         (Value::Array(wanted), Value::Array(found)) => {
             wanted.len() == found.len() && wanted.iter().zip(found).all(|(w, f)| same(w, f))
         }
-        // A date of TOML, which rows have as text.
-        (Value::Object(wanted), Value::String(found)) if wanted.len() == 1 => {
-            wanted.get("$__toml_private_datetime").and_then(Value::as_str) == Some(found)
-        }
+        (Value::Object(_), Value::String(found)) => date(wanted) == Some(found),
         (wanted, found) => wanted == found,
     }
+}
+
+/// A date of TOML, which rows have as text.
+pub fn date(value: &Value) -> Option<&str> {
+    let fields = value.as_object().filter(|fields| fields.len() == 1)?;
+    fields.get("$__toml_private_datetime")?.as_str()
 }
 
 fn integer(number: &serde_json::Number) -> Option<i128> {
@@ -192,7 +199,13 @@ mod tests {
         assert_eq!(called(&number(f64::NAN)), "NaN");
         assert_eq!(called(&number(f64::NEG_INFINITY)), "-Infinity");
         assert_eq!(text(&number(f64::INFINITY)), None);
-        assert_eq!(text(&number(2.5)).unwrap(), "2.5");
+        for (float, printed) in
+            [(2.5, "2.5"), (1e-7, "1e-07"), (1e16, "1e+16"), (1e-5, "1e-05"), (1e15, "1000000000000000.0")]
+        {
+            assert_eq!(text(&number(float)).unwrap(), printed);
+        }
+        assert_eq!(text(&number(f64::from(1e-7_f32))).unwrap(), "1.0000000116860974e-07");
+        assert_eq!(text(&json!(10_000_000_000_000_000_u64)).unwrap(), "10000000000000000");
         assert_eq!(has_unheld(&json!([{"a": [unheld("bytes")]}])), Some("bytes"));
         assert_eq!(called(&json!("x".repeat(100))).chars().count(), 63);
     }

@@ -14,7 +14,7 @@ use minijinja::{Environment, Error, ErrorKind, Output, State};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 use crate::guard::{self, guarded};
-pub use jinja::{Date, Template};
+pub use jinja::{Date, Template, float};
 
 /// Steps that one template may take, a dozen bytes or a place in a list counting as one; enough for any honest one.
 const FUEL: u64 = 1_000_000;
@@ -49,6 +49,16 @@ pub fn environment(syntax: SyntaxConfig) -> Environment<'static> {
 pub fn print(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
     depth(value, DEEPEST, &mut LARGEST.clone())?;
     minijinja::escape_formatter(out, state, value)
+}
+
+/// What an error of minijinja says, in a line.
+pub fn said(error: &Error) -> String {
+    let what = error.detail().map_or(error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()));
+    let cause = std::error::Error::source(error).map_or(String::new(), |cause| format!(": {cause}"));
+    match error.line() {
+        Some(line) => format!("line {line}: {what}{cause}"),
+        None => what + &cause,
+    }
 }
 
 /// An error where a template is too long to be one.

@@ -27,6 +27,7 @@ use anyhow::{Context, Result, bail, ensure};
 pub use date::Date;
 use render::Renderer;
 use value::Value;
+pub use value::float;
 
 /// A template that was read.
 #[derive(Debug)]
