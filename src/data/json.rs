@@ -7,10 +7,11 @@ use std::borrow::Cow;
 use std::io::BufRead;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use serde_json::{Map, Value};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
 
 use super::Row;
-use super::value::{MARK, called};
+use super::value::{MARK, called, shortened};
 
 /// How to read a file whose object could be one row or hold many.
 #[derive(Debug, Clone, Copy, Default)]
@@ -38,8 +39,8 @@ pub fn read(reader: impl BufRead, shape: Shape) -> Result<Vec<Row>> {
             return whole(&lines.rest(line)?, number, shape);
         }
         match serde_json::from_str(&as_json(line.trim_end())) {
-            Ok(Value::Object(row)) => rows.push(row),
-            Ok(other) => bail!(
+            Ok(Once(Value::Object(row))) => rows.push(row),
+            Ok(Once(other)) => bail!(
                 "line {} is {}, a {} where an object of names and values is expected: {{\"text\": …}}",
                 lines.number,
                 called(&other),
@@ -56,6 +57,71 @@ pub fn read(reader: impl BufRead, shape: Shape) -> Result<Vec<Row>> {
     match rows.len() {
         1 => of_one(rows.remove(0), shape),
         _ => Ok(rows),
+    }
+}
+
+/// A value whose objects, but for those inside of rows, have a name once, as `datasets` wants it (pyarrow: "was specified
+/// twice"). Within a row the last one counts, as in Python.
+struct Once(Value);
+
+const TWICE: &str = "is there twice";
+
+impl<'de> Deserialize<'de> for Once {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(OnceVisitor).map(Self)
+    }
+}
+
+struct OnceVisitor;
+
+impl<'de> Visitor<'de> for OnceVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str("any JSON")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut row = Row::new();
+        while let Some((name, value)) = map.next_entry::<String, Value>()? {
+            if row.contains_key(&name) {
+                return Err(A::Error::custom(format!("the name `{}` {TWICE}", shortened(&name))));
+            }
+            row.insert(name, value);
+        }
+        Ok(Value::Object(row))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(Once(value)) = list.next_element()? {
+            values.push(value);
+        }
+        Ok(Value::Array(values))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(text.into())
+    }
+
+    fn visit_bool<E>(self, truth: bool) -> Result<Value, E> {
+        Ok(truth.into())
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
+        Ok(number.into())
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
+        Ok(number.into())
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Value, E> {
+        Ok(Number::from_f64(number).into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
     }
 }
 
@@ -83,6 +149,9 @@ impl<R: BufRead> Lines<R> {
 fn no_json(error: &serde_json::Error, first: usize) -> anyhow::Error {
     let said = error.to_string(); // it ends in the place
     let what = said.split(" at line ").next().unwrap_or_default();
+    if what.ends_with(TWICE) {
+        return anyhow!("the object that ends in line {}: {what}", first + error.line().max(1) - 1);
+    }
     let why =
         if what.contains("hex escape") { " (half of a surrogate pair, such as \\ud800, is no character)" } else { "" };
     anyhow!("line {}, column {} is no JSON: {what}{why}", first + error.line().max(1) - 1, error.column())
@@ -91,8 +160,9 @@ fn no_json(error: &serde_json::Error, first: usize) -> anyhow::Error {
 /// A file that is not an object a line; `first` is the number of its first line.
 fn whole(text: &str, first: usize, shape: Shape) -> Result<Vec<Row>> {
     let text = as_json(text);
-    let values = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
-    let mut values: Vec<Value> = values.collect::<Result<_, _>>().map_err(|e| no_json(&e, first))?;
+    let values = serde_json::Deserializer::from_str(&text).into_iter::<Once>();
+    let values = values.map(|value| value.map(|Once(value)| value).map_err(|e| no_json(&e, first)));
+    let mut values: Vec<Value> = values.collect::<Result<_>>()?;
     match (values.as_mut_slice(), shape.field) {
         ([Value::Object(object)], Some(field)) => {
             let fields = names(object);
@@ -145,7 +215,8 @@ fn of_one(object: Row, shape: Shape) -> Result<Vec<Row>> {
     }
     let of_objects =
         |value: &Value| matches!(value, Value::Array(list) if !list.is_empty() && list.iter().all(Value::is_object));
-    let holds = object.iter().find(|(_, value)| of_objects(value)).map(|(name, _)| name);
+    let is_rows = |value: &Value| of_objects(value) && !super::shape::is_conversation(value);
+    let holds = object.iter().find(|(_, value)| is_rows(value)).map(|(name, _)| name);
     if let Some(name) = holds.filter(|_| !shape.templated && !super::shape::is_usual(&object)) {
         bail!(
             "the whole file is one object with {}; its rows seem to be the list under `{name}`: name it by field = \
@@ -348,6 +419,8 @@ mod tests {
             ("{\"a\": \"\\ud800\"}", "half of a surrogate pair"),
             ("{\"a\": \"\t\"}", "control character"),
             ("{\"a\": nan}", "line 1, column"),
+            ("{\"a\": 1}\n{\"b\": 1, \"b\": 1}", "the object that ends in line 2: the name `b` is there twice"),
+            ("[{\"a\": 1},\n{\"a\": 1,\n\"a\": 2}]", "the object that ends in line 3: the name `a` is there twice"),
         ] {
             let error = format!("{:#}", rows(text).unwrap_err());
             assert!(error.contains(says), "{text}: {error}");
@@ -366,6 +439,7 @@ mod tests {
             "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}",
             "{\"question\": \"a\", \"choices\": [{\"b\": 1}], \"answer\": 0}",
             "{\"input_ids\": [1, 2], \"labels\": [1, 2]}",
+            "{\"chosen\": [{\"role\": \"user\", \"content\": \"a\"}], \"rejected\": []}",
             "{\"question\": {\"stem\": \"a\"}, \"meta\": {\"stem\": \"b\"}}",
         ] {
             assert_eq!(rows(text).unwrap().len(), 1, "{text}");

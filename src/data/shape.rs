@@ -83,7 +83,7 @@ pub fn content(row: &Row) -> Result<Content> {
     let pair = |prompt: String, target: String| Content::Text { prompt, target, references: vec![], answerable: true };
     let Some(usual) = usual(row) else { return Err(Unusual(unusual(row)).into()) };
     Ok(match usual {
-        Usual::Tokens => Content::Tokens(tokens(&row["input_ids"])?),
+        Usual::Tokens => Content::Tokens(tokens(row)?),
         Usual::Conversation(name) => {
             let turns = conversation(&row[name], name)?;
             // LLaMA-Factory's form of ShareGPT, in which the field counts; TRL passes over it beside `messages`.
@@ -103,6 +103,18 @@ pub fn content(row: &Row) -> Result<Content> {
             Content::Chat(Conversation::of(&turns, row)?)
         }
         Usual::Instruction => {
+            // LLaMA-Factory's Alpaca has these, too; the prompt that Alpaca was trained with has no place for them.
+            let is_there = |name: &&str| match row.get(*name) {
+                Some(Value::Array(list)) => !list.is_empty(),
+                Some(Value::String(text)) => *name == "system" && !text.trim().is_empty(),
+                _ => false,
+            };
+            if let Some(name) = ["history", "system"].iter().find(|name| is_there(name)) {
+                bail!(
+                    "`{name}` stands beside `instruction`, and Alpaca's prompt has no place for it: write the row as \
+                     `messages`, or give the data set a template"
+                );
+            }
             // Alpaca's rows have an input of "", tables without one null.
             let input = match row.get("input") {
                 None | Some(Value::Null) => String::new(),
@@ -127,7 +139,64 @@ fn text_of(row: &Row, name: &str) -> Result<String> {
     text(value).with_context(|| format!("`{name}` is {} where a text is expected", called(value)))
 }
 
-fn tokens(value: &Value) -> Result<Vec<u32>> {
+/// Token ids, without the padding that an `attention_mask` tells of. Where transformers would make something else of
+/// the lists that stand beside them, the row is refused.
+fn tokens(row: &Row) -> Result<Vec<u32>> {
+    let ids = ids(&row["input_ids"])?;
+    let beside = |name: &str| -> Result<Option<&Vec<Value>>> {
+        let Some(value) = row.get(name).filter(|value| !value.is_null()) else { return Ok(None) };
+        let list = value.as_array();
+        let list = list.with_context(|| format!("`{name}` is {}, no list of a value a token", called(value)))?;
+        ensure!(list.len() == ids.len(), "`{name}` has {} values for {} `input_ids`", list.len(), ids.len());
+        Ok(Some(list))
+    };
+    let kept = beside("attention_mask")?.map_or(Ok(0..ids.len()), |mask| unmasked(mask))?;
+    if let Some(labels) = beside("labels")?
+        && let Some(i) = kept.clone().find(|&i| labels[i].as_u64() != Some(ids[i].into()))
+    {
+        bail!(
+            "`labels` has {} in place {}, where `input_ids` has {}; calipr counts every token of such a row: take \
+             `labels` out where that is meant, or write the row as `prompt` and `completion`",
+            called(&labels[i]),
+            i + 1,
+            ids[i]
+        );
+    }
+    if let Some(positions) = beside("position_ids")?
+        && let Some(i) =
+            kept.clone().skip(1).find(|&i| positions[i].as_u64() != positions[i - 1].as_u64().map(|p| p + 1))
+    {
+        bail!(
+            "`position_ids` has {} in place {}, which does not follow the one before: write a row for each of the texts",
+            called(&positions[i]),
+            i + 1
+        );
+    }
+    Ok(ids[kept].to_vec())
+}
+
+/// The places that a mask leaves: all but padding at both ends.
+fn unmasked(mask: &[Value]) -> Result<std::ops::Range<usize>> {
+    let counts = |(i, value): (usize, &Value)| match value {
+        Value::Bool(counts) => Ok(*counts),
+        Value::Number(number) if number.as_f64() == Some(0.0) => Ok(false),
+        Value::Number(number) if number.as_f64() == Some(1.0) => Ok(true),
+        other => bail!("`attention_mask` has {} in place {}; expected 0 or 1", called(other), i + 1),
+    };
+    let counts: Vec<bool> = mask.iter().enumerate().map(counts).collect::<Result<_>>()?;
+    let Some(start) = counts.iter().position(|&counts| counts) else { return Ok(0..0) };
+    let end = counts.iter().rposition(|&counts| counts).map_or(start, |last| last + 1);
+    if let Some(hole) = counts[start..end].iter().position(|&counts| !counts) {
+        bail!(
+            "`attention_mask` has 0 in place {}, between tokens that count; calipr attends to all tokens: leave these \
+             out of `input_ids`, or write a row for each of the texts",
+            start + hole + 1
+        );
+    }
+    Ok(start..end)
+}
+
+fn ids(value: &Value) -> Result<Vec<u32>> {
     let list = value.as_array().with_context(|| format!("`input_ids` is {}, no list of token ids", called(value)))?;
     let id = |(i, value): (usize, &Value)| {
         let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
@@ -224,6 +293,9 @@ fn unusual(row: &Row) -> String {
             )
         }
         Some((name, _)) => format!("; `{name}` is a conversation: rename it to `messages`"),
+        None if has(&["chosen", "rejected"]) => {
+            "; it is one of preferences: write the one that counts as `completion`, or as `messages`".into()
+        }
         None if has(&["question", "choices"]) => "; it has no `answer`".into(),
         None if has(&["question", "answers"]) => {
             "; the template's `references` names the field of right answers".into()
@@ -300,6 +372,56 @@ mod tests {
     }
 
     #[test]
+    fn padding_around_token_ids_is_cut_off_by_the_mask() {
+        for (row, ids) in [
+            (json!({"input_ids": [9, 9, 1, 2], "attention_mask": [0, 0, 1, 1]}), vec![1, 2]),
+            (
+                json!({"input_ids": [1, 2, 0, 0], "attention_mask": [1, 1, 0, 0], "labels": [1, 2, -100, -100]}),
+                vec![1, 2],
+            ),
+            (json!({"input_ids": [0, 1, 2, 0], "attention_mask": [false, true, true, false]}), vec![1, 2]),
+            (json!({"input_ids": [3, 1, 2], "attention_mask": [0, 1, 1], "position_ids": [1, 0, 1]}), vec![1, 2]),
+            (json!({"input_ids": [1, 2], "attention_mask": null, "labels": null}), vec![1, 2]),
+            (json!({"input_ids": [1, 2], "labels": [1, 2], "token_type_ids": [0, 0]}), vec![1, 2]),
+            (json!({"input_ids": [1, 2], "attention_mask": [0, 0]}), vec![]),
+        ] {
+            assert_eq!(of(row.clone()).unwrap(), Content::Tokens(ids), "{row}");
+        }
+        for (row, says) in [
+            (json!({"input_ids": [1, 2, 3], "attention_mask": [1, 0, 1]}), "`attention_mask` has 0 in place 2"),
+            (json!({"input_ids": [1, 2, 3], "attention_mask": [1, 1]}), "has 2 values for 3 `input_ids`"),
+            (
+                json!({"input_ids": [1, 2], "attention_mask": [1, 2]}),
+                "`attention_mask` has 2 in place 2; expected 0 or 1",
+            ),
+            (json!({"input_ids": [1, 2], "attention_mask": [[1, 0], [1, 1]]}), "has a list in place 1"),
+            (json!({"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}), "`labels` has -100 in place 1"),
+            (json!({"input_ids": [1, 2, 3], "labels": [1, 2, 4]}), "`labels` has 4 in place 3"),
+            (json!({"input_ids": [1, 2, 3], "labels": 1}), "`labels` is 1, no list of a value a token"),
+            (json!({"input_ids": [1, 2, 3], "position_ids": [0, 1, 0]}), "`position_ids` has 0 in place 3"),
+        ] {
+            let error = format!("{:#}", of(row.clone()).unwrap_err());
+            assert!(error.contains(says), "{row}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_alpacas_prompt_has_no_place_for_is_named() {
+        let row = |more: Value| {
+            let mut row = json!({"instruction": "Do", "input": "", "output": "y"});
+            row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            of(row)
+        };
+        for more in [json!({"history": [["a", "b"]]}), json!({"system": "Be brief."})] {
+            let error = row(more.clone()).unwrap_err().to_string();
+            assert!(error.contains("stands beside `instruction`"), "{more}: {error}");
+        }
+        for more in [json!({"history": [], "system": ""}), json!({"history": null}), json!({"history": "of Rome"})] {
+            row(more).unwrap();
+        }
+    }
+
+    #[test]
     fn what_has_no_usual_shape_is_named_by_what_it_is() {
         let turn = json!({"role": "user", "content": "hi"});
         for (row, says) in [
@@ -332,6 +454,7 @@ mod tests {
             ),
             (json!({"dialogue": [turn]}), "`dialogue` is a conversation: rename it to `messages`"),
             (json!({"chosen": [turn], "rejected": [turn]}), "one of preferences"),
+            (json!({"prompt": "a", "chosen": "b", "rejected": "c"}), "one of preferences"),
             (json!({"input_ids": [1, -2]}), "`input_ids` has -2 in place 2"),
             (json!({"input_ids": [[1, 2]]}), "`input_ids` has a list in place 1"),
             (json!({"input_ids": [1.0]}), "`input_ids` has 1.0 in place 1"),
