@@ -28,8 +28,10 @@ pub struct TextScores {
     pub rouge2: f64,
     /// F-measure of the longest common subsequence of words, the text taken as one sentence.
     pub rouge_l: f64,
-    /// 1 if the words that `exact_match` compares stand in the prediction as a run, else 0. A reference
-    /// without a word is contained only in a prediction without one.
+    /// 1 if the words that `exact_match` compares stand in the prediction as a run, else 0. A reference of which nothing
+    /// is left to compare (an article or punctuation, such as `A` or `+`) is looked for as it is written, with its case:
+    /// else the article of any sentence would be the answer `A`. An empty one is contained only in a prediction without
+    /// a word.
     pub contains_answer: f64,
 }
 
@@ -80,15 +82,16 @@ pub fn score(prediction: &str, references: &[String], stem: bool, squad: Squad) 
 }
 
 /// A text as each of the two sees it.
-struct Words {
+struct Words<'a> {
+    written: &'a str,
     squad: Vec<String>,
     rouge: Vec<String>,
 }
 
-impl Words {
-    fn of(text: &str, stem: bool) -> Self {
-        let text = text.to_lowercase();
-        Self { squad: squad_words(&text), rouge: rouge_words(&text, stem) }
+impl<'a> Words<'a> {
+    fn of(written: &'a str, stem: bool) -> Self {
+        let text = written.to_lowercase();
+        Self { written, squad: squad_words(&text), rouge: rouge_words(&text, stem) }
     }
 
     fn against(&self, reference: &Self) -> TextScores {
@@ -102,7 +105,17 @@ impl Words {
                 self.rouge.len(),
                 reference.rouge.len(),
             ),
-            contains_answer: f64::from(contains(&self.squad, &reference.squad)),
+            contains_answer: f64::from(self.contains(reference)),
+        }
+    }
+
+    /// Whether the words of a reference follow each other somewhere in the text.
+    fn contains(&self, reference: &Self) -> bool {
+        let (words, wanted) = (&self.squad, &reference.squad);
+        match (wanted.is_empty(), reference.written.trim()) {
+            (true, "") => words.is_empty(),
+            (true, written) => words.is_empty() || stands_in(self.written, written),
+            (false, _) => words.windows(wanted.len()).any(|run| run == wanted),
         }
     }
 }
@@ -173,9 +186,12 @@ fn longest_common_subsequence(left: &[String], right: &[String]) -> usize {
     above[right.len()]
 }
 
-/// Whether the words of the answer follow each other somewhere in the text.
-fn contains(text: &[String], answer: &[String]) -> bool {
-    if answer.is_empty() { text.is_empty() } else { text.windows(answer.len()).any(|run| run == answer) }
+/// Whether the answer stands in the text as it is written, and is no part of a longer word, number or sign.
+fn stands_in(text: &str, answer: &str) -> bool {
+    let joins = |near: Option<char>, end: Option<char>| near.is_some_and(|c| c.is_alphanumeric() || Some(c) == end);
+    let ends = (answer.chars().next(), answer.chars().next_back());
+    let mut found = text.match_indices(answer).map(|(at, _)| (&text[..at], &text[at + answer.len()..]));
+    found.any(|(before, after)| !joins(before.chars().next_back(), ends.0) && !joins(after.chars().next(), ends.1))
 }
 
 #[cfg(test)]
@@ -261,6 +277,35 @@ mod tests {
         let scores = against("red green blue", &["blue", "green red blue"]);
         assert_eq!((scores.contains_answer, scores.f1, scores.exact_match), (1.0, 1.0, 0.0));
         assert_eq!(against("red", &[]), TextScores::default());
+    }
+
+    #[test]
+    fn an_article_or_a_sign_is_looked_for_as_it_is_written() {
+        let contains = |prediction: &str, reference: &str| against(prediction, &[reference]).contains_answer == 1.0;
+        for (prediction, reference) in [
+            ("The answer is A.", "A"),
+            ("(A) a dog", "A"),
+            ("A", "A"),
+            ("a", "A"), // nothing is left of either
+            ("She wrote \"the\" twice", "the"),
+            ("x + y", "+"),
+            ("The operator is '+'.", "+"),
+            ("It is <=, surely", "<="),
+            ("", ""),
+        ] {
+            assert!(contains(prediction, reference), "{prediction} | {reference}");
+        }
+        for (prediction, reference) in [
+            ("It is a dog", "A"),
+            ("The answer is B.", "A"),
+            ("ABBA", "A"),
+            ("well-known", "-"),
+            ("C++", "+"),
+            ("minus", "+"),
+            ("a word", ""),
+        ] {
+            assert!(!contains(prediction, reference), "{prediction} | {reference}");
+        }
     }
 
     #[test]
