@@ -151,6 +151,9 @@ fn a_plan_lists_cells_and_stages_and_computes_nothing() {
     assert_eq!(plan.matches("  no ").count(), 0, "{plan}");
 }
 
+const LONG: &str = "name = \"a_name_of_forty_letters_three_times_over__a_name_of_forty_letters_three_times_over__\
+                    a_name_of_forty_letters_three_times_over__\"";
+
 /// (what replaces what in the recipe, what the error must say)
 const WRONG: &[(&str, &str, &[&str])] = &[
     ("method = [", "methods = [", &["recipe.toml:17:1", "`methods`", "[grid]", "did you mean `method`?"]),
@@ -163,6 +166,9 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("[0.5, \"2:4\"]", "0.5", &[":18:1", "expected a list", "[0.5]"]),
     ("[0.5, \"2:4\"]", "[]", &[":18:1", "empty"]),
     ("[0.5, \"2:4\"]", "[0.5, 0.5]", &[":18:18", "listed twice"]),
+    ("[0.5, \"2:4\"]", "[0.5, 0.50000001]", &[":18:18", "0.50000001 is listed twice: reports print it like 0.5"]),
+    ("[suite.text]", "[suite.\"a\\nb\"]", &["\"a\\nb\" names a suite; expected a name without line breaks"]),
+    ("name = \"tiny\"", LONG, &[":1:1", "a name of 126 letters is too long; expected at most 100"]),
     ("path:rows.jsonl", "path:rosw.jsonl", &[":7:1", "calibration.general.dataset", "rosw.jsonl does not exist"]),
     ("path:rows.jsonl", "rows", &[":7:1", "no data set \"rows\""]),
     ("windows = 6", "windows = \"six\"", &[":8:1", "whole number", "\"six\""]),

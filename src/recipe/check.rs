@@ -19,6 +19,8 @@ pub fn check(recipe: &Recipe, library: &Library, layers: &Layers) -> Result<(), 
     let mut checker = Checker { layers, problems: vec![] };
     checker.name(&recipe.name);
     checker.model(recipe, library);
+    let names = recipe.calibration.keys().map(|name| ("calibration", name));
+    names.chain(recipe.suite.keys().map(|name| ("suite", name))).for_each(|(kind, name)| checker.name_of(kind, name));
     for (name, set) in &recipe.calibration {
         let key = ["calibration", name.as_str()];
         checker.part(&key, library, &set.dataset, set.split.as_deref(), "train");
@@ -87,6 +89,9 @@ pub fn inert(recipe: &Recipe, layers: &Layers) -> Vec<Problem> {
     inert.map(|(name, (key, why))| layers.problem(&["suite", name, key], why.into(), None)).collect()
 }
 
+/// Characters of a name that is part of others, in folders and tables.
+const LONGEST_NAME: usize = 100;
+
 struct Checker<'a> {
     layers: &'a Layers,
     problems: Vec<Problem>,
@@ -113,6 +118,25 @@ impl Checker<'_> {
         if !plain || !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
             let message = format!("\"{name}\" cannot name a folder; expected letters, digits, '.', '_' and '-'");
             self.add(&["name"], message, None);
+        }
+        if name.len() > LONGEST_NAME {
+            let message = format!("a name of {} letters is too long; expected at most {LONGEST_NAME}", name.len());
+            self.add(&["name"], message, None);
+        }
+    }
+
+    /// The name of a suite or a calibration, which cells, tables and files of answers have.
+    fn name_of(&mut self, kind: &str, name: &str) {
+        let length = name.chars().count();
+        if length > LONGEST_NAME {
+            let shown: String = name.chars().take(20).collect();
+            let message =
+                format!("the name \"{shown}…\" of a {kind} has {length} characters; expected at most {LONGEST_NAME}");
+            self.add(&[kind, name], message, None);
+        }
+        if name.chars().any(char::is_control) || name.trim().is_empty() {
+            let message = format!("{name:?} names a {kind}; expected a name without line breaks or other controls");
+            self.add(&[kind, name], message, None);
         }
     }
 
@@ -217,10 +241,26 @@ impl Checker<'_> {
         }
     }
 
+    /// Sparsities that differ, but not in the four digits that reports print.
+    fn alike(&mut self, sparsities: &[Sparsity]) {
+        let printed = |sparsity: &Sparsity| match sparsity {
+            Sparsity::Ratio(ratio) => Some((ratio * 1e4).round()),
+            Sparsity::NOfM { .. } => None,
+        };
+        for (i, sparsity) in sparsities.iter().enumerate().filter(|(_, sparsity)| printed(sparsity).is_some()) {
+            let alike = |before: &&Sparsity| *before != sparsity && printed(before) == printed(sparsity);
+            if let Some(before) = sparsities[..i].iter().find(alike) {
+                let message = format!("{sparsity} is listed twice: reports print it like {before}");
+                self.add(&["grid", "sparsity", &i.to_string()], message, None);
+            }
+        }
+    }
+
     fn grid(&mut self, recipe: &Recipe) {
         let grid = &recipe.grid;
         self.list(&["grid", "method"], &grid.method.iter().map(|m| m.as_str()).collect::<Vec<_>>());
         self.list(&["grid", "sparsity"], &grid.sparsity);
+        self.alike(&grid.sparsity);
         grid.seed.iter().for_each(|seeds| self.list(&["grid", "seed"], seeds));
         if let Some(names) = &grid.calibration {
             self.list(&["grid", "calibration"], names);
