@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::json::Format;
 use super::methods;
 use super::value::Value;
-use super::{Given, Renderer, format};
+use super::{Given, Renderer, format, numbers};
 
 /// The filters that templates may use.
 pub const NAMES: [&str; 40] = [
@@ -302,7 +302,7 @@ fn plain(name: &str, value: Value, given: Given) -> Result<Value> {
             let is = |flag: Option<Value>| flag.is_some_and(|flag| flag.is_true());
             indented(&text(&value)?, width, is(first), is(blank))
         }
-        "int" | "float" => number(name, value, given),
+        "int" | "float" => numbers::filter(name, value, given),
         "abs" => {
             let [] = given.named(name, [])?;
             value.defined()?;
@@ -417,39 +417,6 @@ fn indented(text: &str, width: Option<Value>, first: bool, blank: bool) -> Resul
         indented.push_str(line);
     }
     Ok(Value::text(indented))
-}
-
-fn number(name: &str, value: Value, given: Given) -> Result<Value> {
-    value.defined()?;
-    let parsed = |text: &str| -> Option<f64> {
-        let text = text.trim_matches(methods::is_space).replace('_', "");
-        let numeric = text.chars().all(|c| c.is_ascii_digit() || "+-.eE".contains(c))
-            && text.contains(|c: char| c.is_ascii_digit());
-        if numeric { text.parse().ok() } else { None }
-    };
-    if name == "float" {
-        let [default] = given.named(name, ["default"])?;
-        let number = match &value {
-            Value::Text(text) => parsed(text),
-            other => other.as_float(),
-        };
-        return Ok(number.map(Value::Float).or(default).unwrap_or(Value::Float(0.0)));
-    }
-    let [default, base] = given.named(name, ["default", "base"])?;
-    let base = base.map_or(Some(10), |base| base.as_int()).and_then(|base| u32::try_from(base).ok());
-    let base = base.filter(|base| (2..=36).contains(base)).context("`base` is none from 2 to 36")?;
-    let number = match &value {
-        Value::Text(text) => {
-            let text = text.trim_matches(methods::is_space).replace('_', "");
-            match i128::from_str_radix(&text, base) {
-                Ok(number) => Some(number),
-                Err(_) => parsed(&text).filter(|n| n.is_finite()).map(format::truncated).transpose()?,
-            }
-        }
-        Value::Float(number) if number.is_finite() => Some(format::truncated(*number)?),
-        other => other.as_int(),
-    };
-    Ok(number.map(Value::Int).or(default).unwrap_or(Value::Int(0)))
 }
 
 fn rounded(value: Value, given: Given) -> Result<Value> {

@@ -16,6 +16,7 @@ mod format;
 mod json;
 mod lexer;
 mod methods;
+mod numbers;
 mod parser;
 mod render;
 mod value;
