@@ -1,4 +1,4 @@
-//! Jinja's filters (jinja2: filters.py), and transformers' `tojson`. Those that mark text as HTML, draw at random or
+//! Jinja's filters (jinja2: filters.py), and transformers' `tojson`. Those that escape text as HTML, draw at random or
 //! print what Python's `pprint` prints are not among them.
 
 use std::cmp::Ordering;
@@ -12,7 +12,7 @@ use super::value::Value;
 use super::{Given, Renderer, format, numbers};
 
 /// The filters that templates may use.
-pub const NAMES: [&str; 40] = [
+pub const NAMES: [&str; 41] = [
     "abs",
     "batch",
     "capitalize",
@@ -40,6 +40,7 @@ pub const NAMES: [&str; 40] = [
     "replace",
     "reverse",
     "round",
+    "safe",
     "select",
     "selectattr",
     "slice",
@@ -109,7 +110,7 @@ impl Renderer {
             return Ok(Value::iterator(mapped.collect::<Result<_>>()?));
         }
         let Value::Text(filter) = given.positional.remove(0) else { bail!("the name of a filter is no text") };
-        ensure!(NAMES.contains(&&*filter), "the filter `{filter}` is not known to calipr");
+        ensure!(NAMES.contains(&&*filter) && &*filter != "safe", "the filter `{filter}` is not known to calipr");
         let items = value.items()?;
         let mapped = items.into_iter().map(|item| self.filter(&filter, item, given.clone()));
         Ok(Value::iterator(mapped.collect::<Result<_>>()?))
@@ -360,7 +361,7 @@ fn simple(name: &str, value: Value) -> Result<Value> {
             }
             Ok(Value::text(title))
         }
-        "string" => Ok(Value::Text(value.print()?)),
+        "string" | "safe" => Ok(Value::Text(value.print()?)),
         "length" | "count" => Ok(Value::Int(value.length()? as i128)),
         "list" => Value::list(value.items()?),
         "items" => match &value {

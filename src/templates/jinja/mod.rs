@@ -15,6 +15,7 @@ mod filters;
 mod format;
 mod json;
 mod lexer;
+mod markup;
 mod methods;
 mod numbers;
 mod parser;
@@ -42,7 +43,9 @@ impl Template {
     /// # Errors
     /// Where it is no template, or uses what calipr does not know; the message has the line.
     pub fn parse(source: &str) -> Result<Self> {
-        Ok(Self { body: parser::parse(lexer::tokens(source)?)? })
+        let body = parser::parse(lexer::tokens(source)?)?;
+        markup::check(&body)?;
+        Ok(Self { body })
     }
 
     /// The text that it makes of these variables. `today` is what `strftime_now` prints.
