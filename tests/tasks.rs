@@ -144,6 +144,35 @@ fn a_wrong_suite_of_rows_is_refused_with_what_was_expected() {
 }
 
 #[test]
+fn what_the_models_folder_asks_of_answers_is_followed_or_refused_by_name() {
+    let shop = shop();
+    let only = r#"suite.answers.metrics=["exact_match"]"#;
+    let run = |out: &str| shop.succeeds(&["run", "recipe.toml", "--set", only, "--out", out]);
+    let answers = |folder: &str| -> Vec<String> {
+        let rows = read_table(&shop.path(folder).join("samples.parquet"));
+        let of_suite = rows.iter().filter(|r| r["suite"] == "answers" && r["cell"] == "dense");
+        of_suite.map(|r| r["prediction"].as_str().unwrap().to_owned()).collect()
+    };
+    let settings = |text: &str| std::fs::write(shop.path("model/generation_config.json"), text).unwrap();
+    run("none");
+    settings(r#"{"repetition_penalty": 1.0, "do_sample": true, "top_k": 20}"#);
+    run("neutral");
+    assert_eq!(answers("neutral"), answers("none"));
+    settings(r#"{"repetition_penalty": 50.0}"#);
+    run("penalized");
+    assert_ne!(answers("penalized"), answers("none"));
+    settings(r#"{"no_repeat_ngram_size": 2}"#);
+    for command in ["plan", "run"] {
+        let output = shop.calipr(&[command, "recipe.toml", "--out", "refused"]);
+        let (_, stderr) = texts(&output);
+        assert_eq!(output.status.code(), Some(2), "{command}: {stderr}");
+        assert!(stderr.contains("[suite.answers]") && stderr.contains("`no_repeat_ngram_size` is 2"), "{stderr}");
+    }
+    // A suite that does not generate is not concerned.
+    shop.succeeds(&["plan", "recipe.toml", "--set", r#"suite.answers.metrics=["loss"]"#]);
+}
+
+#[test]
 fn stop_texts_end_answers_and_are_cut_off() {
     let shop = shop();
     let only = r#"suite.answers.metrics=["exact_match"]"#;

@@ -260,9 +260,11 @@ mod tests {
 
     #[test]
     fn what_was_said_before_is_less_likely_once_however_often_it_was_said() {
-        let seen = [0, 2, 2, 9].into_iter().collect();
-        assert_eq!(penalized(&[3.0, 3.0, -3.0, 0.0], &seen, 1.5), [2.0, 3.0, -4.5, 0.0]);
-        assert_eq!(penalized(&[3.0, -3.0], &[0, 1].into_iter().collect(), 0.5), [6.0, -1.5]);
+        let logits = [1.1, -0.7, 0.3, -2.5, 0.0];
+        let seen = [0, 1, 1, 4].into_iter().collect();
+        // transformers' RepetitionPenaltyLogitsProcessor.
+        assert_eq!(penalized(&logits, &seen, 1.3), [0.846_153_9, -0.909_999_97, 0.3, -2.5, 0.0]);
+        assert_eq!(penalized(&logits, &seen, 0.7), [1.571_428_7, -0.489_999_98, 0.3, -2.5, 0.0]);
     }
 
     #[test]

@@ -170,7 +170,7 @@ impl SentencePiece {
         let name = format!("<0x{byte:02X}>");
         let character = || self.ids.get(&char::from(byte).to_string()).filter(|_| byte.is_ascii());
         self.ids.get(&name).or_else(character).copied().with_context(|| {
-            format!("a text has a character that no token stands for, and the vocabulary lacks {name} to spell it")
+            format!("a text has a character that no token stands for, and the vocabulary lacks {name} to spell it; convert the model anew")
         })
     }
 }
