@@ -1,5 +1,5 @@
-//! Chat templates and special tokens against transformers: `scripts/chat_templates.py` and `scripts/special_tokens.py` wrote
-//! what it makes of them.
+//! Chat templates, special tokens and classes of tokenizers against transformers: `scripts/chat_templates.py`,
+//! `scripts/special_tokens.py` and `scripts/tokenizer_classes.py` wrote what it makes of them.
 
 use serde_json::{Map, Value};
 
@@ -71,6 +71,64 @@ fn special_tokens_are_those_of_auto_tokenizer() {
         }
     }
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// What `AutoTokenizer` makes of a folder: where it makes nothing, or another thing each time, calipr refuses the folder.
+#[test]
+fn a_tokenizer_is_rebuilt_by_the_class_that_auto_tokenizer_takes() {
+    let fixture: Value = serde_json::from_str(include_str!("fixtures/tokenizer_classes.json")).unwrap();
+    let texts: Vec<&str> = fixture["texts"].as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect();
+    let mut wrong = Vec::new();
+    for case in fixture["cases"].as_array().unwrap() {
+        let (file, kind) = (case[0].as_str().unwrap(), &case[1]);
+        let config = &fixture["configs"][case[2].as_u64().unwrap() as usize];
+        let outcome = &fixture["outcomes"][case[3].as_u64().unwrap() as usize];
+        let dir = folder(fixture["template"].as_str().unwrap());
+        let write = |name: &str, value: &Value| std::fs::write(dir.path().join(name), value.to_string()).unwrap();
+        write("tokenizer.json", &fixture["files"][file]);
+        let mut model = config[1].clone();
+        model["model_type"] = kind.clone();
+        write("config.json", &model);
+        match &config[0] {
+            Value::Null => std::fs::remove_file(dir.path().join("tokenizer_config.json")).unwrap(),
+            config => write("tokenizer_config.json", config),
+        }
+        let place = format!("{file}, {kind}, {config}");
+        let tokenizer = ModelFiles::at(dir.path()).unwrap().tokenizer();
+        if outcome.is_null() {
+            if tokenizer.is_ok_and(|tokenizer| texts.iter().all(|text| tokenizer.encode(text, true).is_ok())) {
+                wrong.push(format!("{place}: read"));
+            }
+            continue;
+        }
+        let tokenizer = match tokenizer {
+            Ok(tokenizer) => tokenizer,
+            Err(error) => {
+                wrong.push(format!("{place}: {error:#}"));
+                continue;
+            }
+        };
+        let messages = vec![serde_json::json!({"role": "user"})];
+        let variables = tokenizer.chat(&Conversation { messages, ..Conversation::default() }, false).unwrap();
+        let end: Vec<u32> = outcome["eos"].as_u64().map(|id| id as u32).into_iter().collect();
+        if outcome["variables"] != variables || tokenizer.end() != end {
+            wrong.push(format!(
+                "{place}: {variables} {:?}, expected {} {end:?}",
+                tokenizer.end(),
+                outcome["variables"]
+            ));
+        }
+        for (text, expected) in texts.iter().zip(outcome["texts"].as_array().unwrap()) {
+            let ids = tokenizer.encode(text, true).unwrap();
+            let plain = tokenizer.encode(text, false).unwrap();
+            let decoded = (tokenizer.decode(&ids).unwrap(), tokenizer.decode_with_special(&ids).unwrap());
+            let found = serde_json::json!([ids, plain, decoded.0, decoded.1]);
+            if found != *expected {
+                wrong.push(format!("{place}: {text:?}: {found}, expected {expected}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong[..wrong.len().min(40)].join("\n"));
 }
 
 /// A mapping as the script writes it.

@@ -5,6 +5,7 @@
 //! converted it, so that one implementation (the `tokenizers` crate) serves both.
 
 mod chat;
+mod class;
 mod gguf;
 mod llama_cpp;
 mod special;
@@ -13,8 +14,8 @@ mod split;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use serde_json::{Map, Value};
-use tokenizers::models::ModelWrapper;
+use serde_json::{Map, Value, json};
+use tokenizers::{ModelWrapper, PostProcessorWrapper};
 
 use super::generation_config::GenerationConfig;
 use super::weights::GgufFile;
@@ -22,6 +23,7 @@ use crate::guard::guarded;
 use crate::templates::Date;
 use chat::ChatTemplates;
 pub use chat::Conversation;
+use class::Class;
 use gguf::GgufVocabulary;
 use llama_cpp::LlamaCpp;
 use special::SpecialTokens;
@@ -34,6 +36,8 @@ pub struct Tokenizer {
     /// Special tokens as a chat template finds them, such as `bos_token`.
     variables: Vec<(String, String)>,
     end: Vec<u32>,
+    /// Where a text is split to be filled in, which is not done here.
+    fill: Option<String>,
     templates: ChatTemplates,
     /// What a chat template is told that asks for today's date.
     today: Option<Date>,
@@ -80,6 +84,9 @@ impl Tokenizer {
     /// Token ids of a text. `special` adds what the model expects around a text of its own, such as
     /// the beginning-of-text token of Llama.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        if let Some(fill) = self.fill.as_ref().filter(|fill| text.contains(fill.as_str())) {
+            bail!("a text has {fill}, at which the model's tokenizer splits it to have it filled in; calipr does not");
+        }
         let encode = || {
             if let Some(llama_cpp) = &self.llama_cpp {
                 return llama_cpp.encode(&self.inner, text, special);
@@ -118,45 +125,40 @@ impl Tokenizer {
 
     /// From `tokenizer.json`, and the files beside it that transformers reads.
     pub fn from_dir(dir: &Path) -> Result<Self> {
-        let path = dir.join("tokenizer.json");
-        ensure!(path.is_file(), "{} has no tokenizer.json; calipr needs the fast tokenizer's file", dir.display());
-        let read = || {
-            // Read as JSON first: what is not even that is told apart from what is no tokenizer.
-            let text = std::fs::read_to_string(&path)?;
-            serde_json::from_str::<serde::de::IgnoredAny>(&text)?;
-            text.parse::<tokenizers::Tokenizer>().map_err(|e| anyhow!("{e}"))
-        };
-        let mut inner = guarded(read).with_context(|| format!("cannot read {}", path.display()))?;
-        let mut config = read_config(dir)?;
-        if let Some(padding) = inner.get_padding() {
-            config.entry("pad_token").or_insert_with(|| padding.pad_token.clone().into());
-        }
-        if class(dir, &config)?.is_some_and(|class| class.starts_with("LlamaTokenizer")) && is_byte_level(&inner) {
-            // transformers takes no class there, and so none of its defaults.
-            config.insert("tokenizer_class".into(), "TokenizersBackend".into());
-        } else if let Some(class) = class(dir, &config)? {
-            config.insert("tokenizer_class".into(), class.into());
-        }
-        let config = Value::Object(config);
-        let known: Vec<_> = inner.get_added_tokens_decoder().into_values().collect();
-        let special = SpecialTokens::of(dir, &config, &known)
+        let path = tokenizer_file(dir)?;
+        let text = read_text(&path)?;
+        let mut file = parse_json(&path, &text)?;
+        let config = read_config(dir)?;
+        let place = || format!("the tokenizer of {}", dir.display());
+        let class = Class::of(&config, &model_config(dir)?, &text).with_context(place)?;
+        let special = SpecialTokens::of(dir, &config, &file, class)
             .with_context(|| format!("the special tokens of {}", dir.display()))?;
-        guarded(|| inner.add_tokens(special.added).map_err(|e| anyhow!("{e}")))
+        let rebuilt = class.rebuilt(&mut file, &config, special.named("unk_token")).with_context(place)?;
+        let text = rebuilt.map_or(text, |rebuilt| rebuilt.to_string());
+        let mut inner = guarded(|| text.parse::<tokenizers::Tokenizer>().map_err(|e| anyhow!("{e}")))
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        guarded(|| inner.add_tokens(special.added.clone()).map_err(|e| anyhow!("{e}")))
             .with_context(|| format!("the special tokens of {}", dir.display()))?;
+        inner.set_encode_special_tokens(class::flag(&config, "split_special_tokens", false).with_context(place)?);
+        let mut fill = None;
+        if class == Class::CodeLlama {
+            fill = special.named(special::FILL).map(str::to_owned);
+            begin_with(&mut inner, special.named("bos_token"))?;
+        }
         let end = match GenerationConfig::of(dir)?.end() {
             ids if ids.is_empty() => {
-                let eos = special.variables.iter().find(|(name, _)| name == "eos_token");
-                eos.and_then(|(_, token)| inner.token_to_id(token)).into_iter().collect()
+                special.named("eos_token").and_then(|token| inner.token_to_id(token)).into_iter().collect()
             }
             ids => ids,
         };
+        let config = Value::Object(config);
         // transformers: `_decode` cleans up after others than BPE, unless it is told to corrupt the output of that too.
         let flag = |name: &str| config[name].as_bool().unwrap_or(false);
         let is_bpe = matches!(inner.get_model(), ModelWrapper::BPE(_));
         let cleans_up = flag("clean_up_tokenization_spaces")
             && (!is_bpe || flag("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"));
         let templates = ChatTemplates::of(dir, &config)?;
-        Self { inner, llama_cpp: None, variables: special.variables, end, templates, today: None, cleans_up }
+        Self { inner, llama_cpp: None, variables: special.variables, end, fill, templates, today: None, cleans_up }
             .without_limits()
     }
 
@@ -180,6 +182,7 @@ impl Tokenizer {
             llama_cpp: Some(vocabulary.llama_cpp()?),
             variables: names.zip(keys).filter_map(token).collect(),
             end: vocabulary.ends(),
+            fill: None,
             templates: templates_of_gguf(file),
             today: None,
             cleans_up: false,
@@ -204,15 +207,32 @@ pub fn check_gguf(file: &GgufFile) -> Result<()> {
 
 /// An error where a directory's tokenizer cannot be read, found beside its large file.
 pub fn check_dir(dir: &Path) -> Result<()> {
-    ensure!(
-        dir.join("tokenizer.json").is_file(),
-        "{} has no tokenizer.json; calipr needs the fast tokenizer's file",
-        dir.display()
-    );
-    let config = Value::Object(read_config(dir)?);
-    SpecialTokens::of(dir, &config, &[]).with_context(|| format!("the special tokens of {}", dir.display()))?;
+    tokenizer_file(dir)?;
+    let config = read_config(dir)?;
+    SpecialTokens::of(dir, &config, &Value::Null, Class::AsItIs)
+        .with_context(|| format!("the special tokens of {}", dir.display()))?;
     GenerationConfig::of(dir)?;
-    ChatTemplates::of(dir, &config).map(|_| ())
+    ChatTemplates::of(dir, &Value::Object(config)).map(|_| ())
+}
+
+fn tokenizer_file(dir: &Path) -> Result<PathBuf> {
+    let path = dir.join("tokenizer.json");
+    ensure!(path.is_file(), "{} has no tokenizer.json; calipr needs the fast tokenizer's file", dir.display());
+    Ok(path)
+}
+
+/// Has each text begin with a token, and with nothing else around it (transformers: `update_post_processor`).
+fn begin_with(tokenizer: &mut tokenizers::Tokenizer, token: Option<&str>) -> Result<()> {
+    let mut pieces = vec![json!({"Sequence": {"id": "A", "type_id": 0}})];
+    let mut special = Map::new();
+    if let Some((token, id)) = token.and_then(|token| Some((token, tokenizer.token_to_id(token)?))) {
+        pieces.insert(0, json!({"SpecialToken": {"id": token, "type_id": 0}}));
+        special.insert(token.to_owned(), json!({"id": token, "ids": [id], "tokens": [token]}));
+    }
+    let pair = [pieces.clone(), vec![json!({"Sequence": {"id": "B", "type_id": 1}})]].concat();
+    let template = json!({"type": "TemplateProcessing", "single": pieces, "pair": pair, "special_tokens": special});
+    tokenizer.with_post_processor(Some(serde_json::from_value::<PostProcessorWrapper>(template)?));
+    Ok(())
 }
 
 /// The chat templates of a directory.
@@ -238,8 +258,32 @@ fn read_json(path: &Path) -> Result<Option<Value>> {
     if !path.is_file() {
         return Ok(None);
     }
-    let read = serde_json::from_str(&read_text(path)?);
-    read.with_context(|| format!("cannot read {}", path.display())).map(Some)
+    parse_json(path, &read_text(path)?).map(Some)
+}
+
+fn parse_json(path: &Path, text: &str) -> Result<Value> {
+    let file = path.display();
+    ensure!(
+        !text.starts_with("version https://git-lfs"),
+        "{file} is a pointer of Git LFS in the place of the file; fetch it with `git lfs pull`"
+    );
+    ensure!(
+        !text.starts_with('\u{feff}'),
+        "{file} begins with a byte order mark, which no JSON has; save it as UTF-8 without one"
+    );
+    serde_json::from_str(text).map_err(|error| {
+        let line = text.lines().nth(error.line().saturating_sub(1)).unwrap_or_default();
+        let place = format!("line {}, column {}", error.line(), error.column());
+        match ["NaN", "Infinity"].iter().find(|word| line.contains(**word)) {
+            Some(word) => anyhow!("{file}: {place} has {word}, which is no JSON; write a number, or take the key out"),
+            None => anyhow!("cannot read {file}: {error}"),
+        }
+    })
+}
+
+/// The `config.json` of a directory.
+fn model_config(dir: &Path) -> Result<Value> {
+    Ok(read_json(&dir.join("config.json"))?.unwrap_or_default())
 }
 
 /// The `tokenizer_config.json` of a directory; empty where there is none.
@@ -250,32 +294,6 @@ fn read_config(dir: &Path) -> Result<Map<String, Value>> {
         Some(Value::Object(config)) => Ok(config),
         Some(_) => bail!("{} is no JSON object", path.display()),
     }
-}
-
-/// The class that transformers reads a directory's tokenizer with: by name, or by the model's kind.
-fn class(dir: &Path, config: &Map<String, Value>) -> Result<Option<String>> {
-    if let Some(class) = config.get("tokenizer_class").and_then(Value::as_str) {
-        return Ok(Some(class.to_owned()));
-    }
-    let model = read_json(&dir.join("config.json"))?.unwrap_or_default();
-    if let Some(class) = model["tokenizer_class"].as_str() {
-        return Ok(Some(class.to_owned()));
-    }
-    Ok(match model["model_type"].as_str().unwrap_or_default() {
-        "gpt2" | "starcoder2" | "phi" | "opt" => Some("GPT2Tokenizer"),
-        "gpt_neox" | "olmo" | "mpt" => Some("GPTNeoXTokenizer"),
-        "qwen2" | "qwen2_moe" | "qwen3" | "qwen3_moe" => Some("Qwen2Tokenizer"),
-        "gemma" | "gemma2" | "gemma3" | "gemma3_text" => Some("GemmaTokenizer"),
-        "cohere" | "cohere2" => Some("CohereTokenizer"),
-        _ => None,
-    }
-    .map(str::to_owned))
-}
-
-fn is_byte_level(tokenizer: &tokenizers::Tokenizer) -> bool {
-    // transformers: `_tokenizer_json_has_byte_level`
-    let steps = serde_json::to_string(&(tokenizer.get_pre_tokenizer(), tokenizer.get_decoder())).unwrap_or_default();
-    steps.contains("\"ByteLevel\"")
 }
 
 /// transformers: `clean_up_tokenization`.
@@ -306,9 +324,26 @@ impl Tokenizer {
             llama_cpp: None,
             variables: vec![],
             end: vec![],
+            fill: None,
             templates: ChatTemplates::default(),
             today: None,
             cleans_up: false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_no_json_is_told_as_what_it_is() {
+        let said = |text: &str| format!("{:#}", parse_json(Path::new("m/tokenizer.json"), text).unwrap_err());
+        let pointer = said("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n");
+        assert!(pointer.contains("m/tokenizer.json") && pointer.contains("git lfs pull"), "{pointer}");
+        assert!(said("\u{feff}{}").contains("byte order mark"));
+        let number = said("{\n\"model_max_length\": Infinity}");
+        assert!(number.contains("line 2") && number.contains("Infinity"), "{number}");
+        assert!(said("{").contains("cannot read m/tokenizer.json: EOF"));
     }
 }
