@@ -154,9 +154,9 @@ impl Class {
         let kind = model["type"].as_str();
         ensure!(
             kind == Some("BPE") || (kind.is_none() && model["merges"].is_array()),
-            "the model in tokenizer.json is of the type {}, of which the class {self:?}Tokenizer makes a BPE without \
-             merges; if tokenizer.json is to be taken as it stands, make `tokenizer_class` of tokenizer_config.json \
-             \"PreTrainedTokenizerFast\"",
+            "the model in tokenizer.json is of the type {}, of which transformers' {self:?}Tokenizer would make a BPE \
+             without merges; expected \"BPE\". For a model of the type llama, `tokenizer_class` \
+             \"PreTrainedTokenizerFast\" in tokenizer_config.json has tokenizer.json taken as it stands",
             model["type"]
         );
         let (vocab, merges) = (model["vocab"].take(), model["merges"].take());

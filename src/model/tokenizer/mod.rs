@@ -128,6 +128,7 @@ impl Tokenizer {
         let path = tokenizer_file(dir)?;
         let text = read_text(&path)?;
         let mut file = parse_json(&path, &text)?;
+        ensure!(file.is_object(), "{} is no JSON object", path.display());
         let config = read_config(dir)?;
         let place = || format!("the tokenizer of {}", dir.display());
         let class = Class::of(&config, &model_config(dir)?, &text).with_context(place)?;
@@ -345,5 +346,18 @@ mod tests {
         let number = said("{\n\"model_max_length\": Infinity}");
         assert!(number.contains("line 2") && number.contains("Infinity"), "{number}");
         assert!(said("{").contains("cannot read m/tokenizer.json: EOF"));
+    }
+
+    #[test]
+    fn json_that_is_no_tokenizer_is_an_error() {
+        for kind in ["llama", "qwen2"] {
+            for text in ["[]", "3", "null", "{}", r#"{"model": 3}"#, r#"{"model": {"type": "BPE"}}"#] {
+                let dir = tempfile::tempdir().unwrap();
+                std::fs::write(dir.path().join("config.json"), json!({"model_type": kind}).to_string()).unwrap();
+                std::fs::write(dir.path().join("tokenizer.json"), text).unwrap();
+                let error = Tokenizer::from_dir(dir.path()).err().map(|error| format!("{error:#}"));
+                assert!(error.is_some_and(|error| error.contains("tokenizer.json")), "{kind}: {text}");
+            }
+        }
     }
 }
