@@ -20,9 +20,9 @@ pub const AT_ONCE: usize = 256;
 /// # Errors
 /// The first row that cannot, with its number, and how many others there are.
 pub fn check(rows: &Rows, part: &Part, tokenizer: &Tokenizer, vocabulary: usize) -> Result<Vec<usize>> {
-    let beyond = tokenizer.largest_id() as usize >= vocabulary;
+    let beyond = tokenizer.largest_id() as usize >= vocabulary || tokenizer.may_fail();
     let usable = |content: &Content| -> Result<usize> {
-        // What cannot print a token beyond the embedding need not be made into tokens.
+        // What makes tokens of every text, and none beyond the embedding, need not be asked to.
         if beyond || matches!(content, Content::Tokens(_)) {
             let ids = tokens(content, tokenizer, true)?;
             within(&ids, vocabulary)?;

@@ -216,13 +216,19 @@ pub fn asked(
     };
     tell_ambiguous(&contents, rows, part);
     let prompter = Prompter { tokenizer, separator: &part.separator };
+    let may_fail = tokenizer.may_fail();
     let read = |i: usize, content: Content| -> Result<Asked> {
         let mut rng = ChaCha8Rng::seed_from_u64(how.seed.wrapping_add(i as u64));
         let examples = draw(&examples, &content, how.shots, &mut rng)?;
         let chat = how.chat || matches!(content, Content::Chat(_));
         let (text, target) =
             if chat { prompter.chat(&content, &examples)? } else { prompter.plain(&content, &examples)? };
-        Ok(Asked { row: rows.number(i), text, target, content, chat })
+        let asked = Asked { row: rows.number(i), text, target, content, chat };
+        if may_fail {
+            let texts = std::iter::once(&asked.text).chain(asked.continuations());
+            texts.map(|text| tokenizer.encode(text, false)).try_for_each(|ids| ids.map(|_| ()))?;
+        }
+        Ok(asked)
     };
     each(contents.into_par_iter().enumerate().map(|(i, content)| (i, read(i, content))), rows)
 }

@@ -37,6 +37,12 @@ impl LlamaCpp {
         Ok(ids)
     }
 
+    /// Whether there are texts that cannot be read.
+    pub fn may_fail(&self) -> bool {
+        let spells_all = |vocabulary: &SentencePiece| (0..=u8::MAX).all(|byte| vocabulary.byte(byte).is_ok());
+        self.fault.is_some() || !self.sentence_piece.as_ref().is_none_or(spells_all)
+    }
+
     /// Token ids of a conversation. What its template wrote around it is not written again (common/chat.cpp:
     /// `common_chat_template_direct_apply`, and the server adds what is missing).
     pub fn encode_chat<'t>(&self, inner: &tokenizers::Tokenizer, text: &'t str) -> Result<Vec<u32>> {

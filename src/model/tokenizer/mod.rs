@@ -97,6 +97,11 @@ impl Tokenizer {
         guarded(encode).context("the tokenizer fails on a text")
     }
 
+    /// Whether there are texts that it makes no tokens of.
+    pub fn may_fail(&self) -> bool {
+        self.llama_cpp.as_ref().is_some_and(LlamaCpp::may_fail)
+    }
+
     /// Token ids of a conversation's text. Its template writes its own special tokens; llama.cpp adds what a text
     /// begins and ends with where the template does not.
     pub fn encode_chat(&self, text: &str) -> Result<Vec<u32>> {
