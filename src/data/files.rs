@@ -111,7 +111,12 @@ fn text_reader(path: &Path) -> Result<Box<dyn BufRead>> {
     let file = File::open(path)?;
     let packed = file.metadata().map_or(0, |m| m.len());
     let mut file = BufReader::new(file);
-    let by_content = Packed::of_content(file.fill_buf()?)?;
+    let start = file.fill_buf()?;
+    let by_content = Packed::of_content(start)?;
+    ensure!(
+        start.is_empty() || by_content.is_some() || Packed::of(path) != Some(Packed::Gzip),
+        "it is not packed by gzip, though its name says so; rename it, or pack it"
+    );
     let bounded = |reader: Box<dyn Read>| -> Box<dyn BufRead> {
         Box::new(BufReader::new(Bounded { reader, left: SMALL.max(packed.saturating_mul(EXPANSION)) }))
     };
@@ -388,6 +393,8 @@ mod tests {
             let error = format!("{:#}", rows(&path).unwrap_err());
             assert!(error.contains(&format!("it is packed by {name}")), "{error}");
         }
+        let (_dir, path) = file("a.jsonl.gz", b"{\"text\": \"a\"}");
+        assert!(format!("{:#}", rows(&path).unwrap_err()).contains("it is not packed by gzip"));
     }
 
     #[test]
