@@ -152,6 +152,14 @@ impl Class {
             return Ok(None);
         }
         let kind = model["type"].as_str();
+        if kind == Some("WordLevel") {
+            // Whole words: what the class would make of them, letters without merges, nobody means.
+            tracing::warn!(
+                "the vocabulary of tokenizer.json is one of whole words, and is taken as it stands, where transformers' \
+                 {self:?}Tokenizer would make a BPE without merges of it"
+            );
+            return Ok(None);
+        }
         ensure!(
             kind == Some("BPE") || (kind.is_none() && model["merges"].is_array()),
             "the model in tokenizer.json is of the type {}, of which transformers' {self:?}Tokenizer would make a BPE \
@@ -288,10 +296,12 @@ mod tests {
     }
 
     #[test]
-    fn a_vocabulary_of_another_kind_is_refused() {
+    fn a_vocabulary_of_another_kind_is_refused_but_for_one_of_whole_words() {
         let mut file = json!({"model": {"type": "Unigram", "vocab": [["a", 0.0]]}});
         let error = Class::Llama.rebuilt(&mut file, &Map::new(), None).unwrap_err().to_string();
         assert!(error.contains("\"Unigram\"") && error.contains("LlamaTokenizer"), "{error}");
+        let mut words = json!({"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}});
+        assert_eq!(Class::Qwen2.rebuilt(&mut words, &Map::new(), None).unwrap(), None);
     }
 
     #[test]
