@@ -14,8 +14,11 @@ pub struct GenerationConfig {
     settings: Value,
 }
 
+/// A key, and whether a number changes nothing.
+type Setting = (&'static str, fn(f64) -> bool);
+
 /// Settings that calipr does not follow, and which of their values change nothing beside null and none.
-const UNFOLLOWED: [(&str, fn(f64) -> bool); 26] = [
+const UNFOLLOWED: [Setting; 26] = [
     ("guidance_scale", is_one),
     ("sequence_bias", never),
     ("encoder_repetition_penalty", is_one),
@@ -45,7 +48,7 @@ const UNFOLLOWED: [(&str, fn(f64) -> bool); 26] = [
 ];
 
 /// The same of those that matter only where tokens are drawn.
-const UNFOLLOWED_DRAWING: [(&str, fn(f64) -> bool); 5] = [
+const UNFOLLOWED_DRAWING: [Setting; 5] = [
     ("min_p", is_none),
     ("top_h", never),
     ("typical_p", |p| p >= 1.0),

@@ -158,7 +158,11 @@ impl SentencePiece {
             let piece = &text[symbol.start..symbol.start + symbol.length];
             match self.ids.get(piece) {
                 Some(&id) => ids.push(id),
-                None => piece.bytes().try_for_each(|byte| Ok::<_, anyhow::Error>(ids.push(self.byte(byte)?)))?,
+                None => {
+                    for byte in piece.bytes() {
+                        ids.push(self.byte(byte)?);
+                    }
+                }
             }
         }
         Ok(())
