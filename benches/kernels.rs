@@ -66,7 +66,8 @@ fn rope() -> Rope {
     let config = r#"{"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
         "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 2048,
         "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": true}"#;
-    Rope::new(&calipr::model::Config::from_hub(config).unwrap(), WINDOW, &Device::Cpu).unwrap()
+    Rope::new(&calipr::model::Config::from_hub(&serde_json::from_str(config).unwrap()).unwrap(), WINDOW, &Device::Cpu)
+        .unwrap()
 }
 
 fn windows() -> Vec<Span> {

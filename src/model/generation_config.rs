@@ -3,8 +3,10 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use serde_json::Value;
+
+use super::json_file;
 
 /// The settings of a folder.
 #[derive(Debug, Clone, Default)]
@@ -73,12 +75,7 @@ impl GenerationConfig {
     pub fn of(dir: &Path) -> Result<Self> {
         for name in ["generation_config.json", "config.json"] {
             let path = dir.join(name);
-            if !path.is_file() {
-                continue;
-            }
-            let place = || format!("cannot read {}", path.display());
-            let text = std::fs::read_to_string(&path).with_context(place)?;
-            let settings: Value = serde_json::from_str(&text).with_context(place)?;
+            let Some(settings) = json_file::read(&path)? else { continue };
             ensure!(settings.is_object(), "{} is no JSON object", path.display());
             return Ok(Self { file: path.display().to_string(), settings });
         }

@@ -101,7 +101,7 @@ mod tests {
         let json = r#"{"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
             "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32000, "max_position_embeddings": 4096,
             "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": false}"#;
-        let config = Config::from_hub(json).unwrap();
+        let config = Config::from_hub(&serde_json::from_str(json).unwrap()).unwrap();
         let tokens = 128 * 2048;
         let load = Load { statistic: StatisticKind::Gram, calibration: tokens, suites: 0, keeps_blocks: false };
         // 4.3 GB of hidden states, 11.5 GB of inputs to down, 1.6 GB of a block twice, 1 GB of a Gram matrix twice.

@@ -106,14 +106,13 @@ impl Keys<'_> {
 }
 
 impl Config {
-    /// From the text of a Hugging Face `config.json`.
+    /// From a Hugging Face `config.json`.
     ///
     /// # Errors
-    /// Where it is not the JSON of such a file, or names an architecture or option that calipr lacks.
-    pub fn from_hub(json: &str) -> Result<Self> {
-        ensure!(!json.starts_with('\u{feff}'), "it begins with a byte-order mark; save it as UTF-8 without one");
-        let map: Map<String, Value> = serde_json::from_str(json)?;
-        let keys = Keys { of: &map, prefix: "" };
+    /// Where it is not what such a file holds, or names an architecture or option that calipr lacks.
+    pub fn from_hub(config: &Value) -> Result<Self> {
+        let Value::Object(of) = config else { bail!("it is no JSON object") };
+        let keys = Keys { of, prefix: "" };
         let architecture = match keys.get("model_type") {
             Some(Value::String(name)) => name.as_str(),
             _ => bail!(

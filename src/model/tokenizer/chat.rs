@@ -6,7 +6,8 @@ use std::sync::{Arc, OnceLock};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Map, Value, json};
 
-use super::{Tokenizer, read_text};
+use super::Tokenizer;
+use crate::model::json_file;
 use crate::templates::{self, Date, Template};
 
 /// A conversation, with what else a template may be shown.
@@ -146,11 +147,11 @@ impl ChatTemplates {
         let mut named = Vec::new();
         let path = dir.join("chat_template.jinja");
         if path.is_file() {
-            named.push(Named::new("default", read_text(&path)?));
+            named.push(Named::new("default", json_file::text(&path)?));
         }
         for path in Self::additional(dir)? {
             let name = path.file_stem().unwrap_or_default().to_string_lossy();
-            named.push(Named::new(&name, read_text(&path)?));
+            named.push(Named::new(&name, json_file::text(&path)?));
         }
         if let [only] = &named[..]
             && only.name == "default"

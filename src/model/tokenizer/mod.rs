@@ -18,6 +18,7 @@ use serde_json::{Map, Value, json};
 use tokenizers::{ModelWrapper, PostProcessorWrapper};
 
 use super::generation_config::GenerationConfig;
+use super::json_file;
 use super::weights::GgufFile;
 use crate::guard::guarded;
 use crate::templates::Date;
@@ -131,8 +132,8 @@ impl Tokenizer {
     /// From `tokenizer.json`, and the files beside it that transformers reads.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let path = tokenizer_file(dir)?;
-        let text = read_text(&path)?;
-        let mut file = parse_json(&path, &text)?;
+        let text = json_file::text(&path)?;
+        let mut file = json_file::parse(&path, &text)?;
         ensure!(file.is_object(), "{} is no JSON object", path.display());
         let config = read_config(dir)?;
         let place = || format!("the tokenizer of {}", dir.display());
@@ -255,47 +256,15 @@ pub fn templates_of_gguf(file: &GgufFile) -> ChatTemplates {
     templates.unwrap_or_default()
 }
 
-fn read_text(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
-/// A file's JSON; None where there is no file.
-fn read_json(path: &Path) -> Result<Option<Value>> {
-    if !path.is_file() {
-        return Ok(None);
-    }
-    parse_json(path, &read_text(path)?).map(Some)
-}
-
-fn parse_json(path: &Path, text: &str) -> Result<Value> {
-    let file = path.display();
-    ensure!(
-        !text.starts_with("version https://git-lfs"),
-        "{file} is a pointer of Git LFS in the place of the file; fetch it with `git lfs pull`"
-    );
-    ensure!(
-        !text.starts_with('\u{feff}'),
-        "{file} begins with a byte order mark, which no JSON has; save it as UTF-8 without one"
-    );
-    serde_json::from_str(text).map_err(|error| {
-        let line = text.lines().nth(error.line().saturating_sub(1)).unwrap_or_default();
-        let place = format!("line {}, column {}", error.line(), error.column());
-        match ["NaN", "Infinity"].iter().find(|word| line.contains(**word)) {
-            Some(word) => anyhow!("{file}: {place} has {word}, which is no JSON; write a number, or take the key out"),
-            None => anyhow!("cannot read {file}: {error}"),
-        }
-    })
-}
-
 /// The `config.json` of a directory.
 fn model_config(dir: &Path) -> Result<Value> {
-    Ok(read_json(&dir.join("config.json"))?.unwrap_or_default())
+    Ok(json_file::read(&dir.join("config.json"))?.unwrap_or_default())
 }
 
 /// The `tokenizer_config.json` of a directory; empty where there is none.
 fn read_config(dir: &Path) -> Result<Map<String, Value>> {
     let path = dir.join("tokenizer_config.json");
-    match read_json(&path)? {
+    match json_file::read(&path)? {
         None => Ok(Map::new()),
         Some(Value::Object(config)) => Ok(config),
         Some(_) => bail!("{} is no JSON object", path.display()),
@@ -341,17 +310,6 @@ impl Tokenizer {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_file_that_is_no_json_is_told_as_what_it_is() {
-        let said = |text: &str| format!("{:#}", parse_json(Path::new("m/tokenizer.json"), text).unwrap_err());
-        let pointer = said("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n");
-        assert!(pointer.contains("m/tokenizer.json") && pointer.contains("git lfs pull"), "{pointer}");
-        assert!(said("\u{feff}{}").contains("byte order mark"));
-        let number = said("{\n\"model_max_length\": Infinity}");
-        assert!(number.contains("line 2") && number.contains("Infinity"), "{number}");
-        assert!(said("{").contains("cannot read m/tokenizer.json: EOF"));
-    }
 
     #[test]
     fn json_that_is_no_tokenizer_is_an_error() {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use tokenizers::AddedToken;
 
 use super::class::Class;
-use super::read_json;
+use crate::model::json_file;
 
 /// Those that have a name in every tokenizer, in transformers' order.
 const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
@@ -230,7 +230,7 @@ impl SpecialTokens {
 
 /// The files that were written before `tokenizer_config.json` had `added_tokens_decoder`, and are read without it.
 fn from_older_files(dir: &Path, config: &mut Map<String, Value>, own: &mut Named, file: &Value) -> Result<Declared> {
-    if let Some(Value::Object(map)) = read_json(&dir.join("special_tokens_map.json"))? {
+    if let Some(Value::Object(map)) = json_file::read(&dir.join("special_tokens_map.json"))? {
         for (key, value) in map {
             let value = match (key.as_str(), value) {
                 (EXTRA, Value::Array(tokens)) => {
@@ -253,7 +253,7 @@ fn from_older_files(dir: &Path, config: &mut Map<String, Value>, own: &mut Named
         }
     }
     let mut declared = Declared::default();
-    if let Some(Value::Object(tokens)) = read_json(&dir.join("added_tokens.json"))? {
+    if let Some(Value::Object(tokens)) = json_file::read(&dir.join("added_tokens.json"))? {
         let content = |value: &Value| value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned);
         let listed = config.get(EXTRA).and_then(Value::as_array).into_iter().flatten();
         let special: HashSet<String> =
