@@ -184,11 +184,11 @@ fn refuse_what_is_not_computed(keys: &Keys) -> Result<()> {
     if let Some(file) = keys.get("transformers_weights").filter(|file| !file.is_null()) {
         bail!("`transformers_weights` names {file}; calipr reads model.safetensors, or what its index names");
     }
-    // Layers of unequal shape.
     ensure!(
         keys.get("text_config").is_none_or(Value::is_null),
         "`text_config` makes it the config of a model around a language model; give the language model a folder of its own"
     );
+    // Layers of unequal shape.
     for key in ["per_layer_config", "block_configs"] {
         ensure!(
             keys.get(key).is_none_or(|value| value.is_null() || value == &Value::Array(vec![])),

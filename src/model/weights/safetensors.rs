@@ -335,8 +335,7 @@ impl Weights for SafetensorsDir {
             ends.iter().any(|end| name.ends_with(end))
         };
         let taken: HashSet<String> = names.iter().map(|name| self.own_name(name)).collect();
-        let is_kept_as_head = self.tied && !self.places.contains_key(&self.own_name(EMBEDDING));
-        let is_head = |name: &String| *name == self.head && (self.tied || is_kept_as_head);
+        let is_head = |name: &String| self.tied && *name == self.head;
         let others = self.places.keys().filter(|name| !taken.contains(*name) && !is_head(name));
         let mut left: Vec<String> = others.filter(|name| !known(name)).cloned().collect();
         left.sort_unstable();
