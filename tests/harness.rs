@@ -47,20 +47,6 @@ fn dense(shop: &Workshop) -> Vec<Value> {
     samples.into_iter().filter(|row| row["cell"] == "dense").collect()
 }
 
-/// The dense model's log-likelihoods, from the cache: tables have only what wins.
-fn log_likelihoods(shop: &Workshop, accuracies: &[Value]) -> Vec<Vec<f64>> {
-    let entries = std::fs::read_dir(shop.path("cache/scores")).unwrap().map(|entry| {
-        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
-        let scores: Value = serde_json::from_slice(&bytes[..bytes.len() - 32]).unwrap();
-        serde_json::from_value::<Vec<Vec<f64>>>(scores["choices"].clone()).unwrap()
-    });
-    let near = |all: &Vec<Vec<f64>>| -> f64 {
-        let theirs = accuracies.iter().flat_map(|row| row["loglikelihoods"].as_array().unwrap());
-        all.iter().flatten().zip(theirs).map(|(ours, theirs)| (ours - theirs.as_f64().unwrap()).abs()).sum()
-    };
-    entries.min_by(|a, b| near(a).total_cmp(&near(b))).unwrap()
-}
-
 #[test]
 fn choices_have_the_log_likelihoods_that_the_harness_gives_them() {
     let rows = rows();
@@ -68,11 +54,13 @@ fn choices_have_the_log_likelihoods_that_the_harness_gives_them() {
         let shop = shop(kind, "metrics = ['acc', 'acc_norm', 'acc_bytes']", &rows.lines().collect::<Vec<_>>());
         shop.succeeds(&["run", "recipe.toml"]);
         let (theirs, samples) = (theirs(kind), dense(&shop));
-        let ours = log_likelihoods(&shop, &theirs);
-        assert_eq!((ours.len(), samples.len()), (theirs.len(), theirs.len()));
-        for (((ours, sample), theirs), row) in ours.iter().zip(&samples).zip(&theirs).zip(rows.lines()) {
-            for (ours, theirs) in ours.iter().zip(theirs["loglikelihoods"].as_array().unwrap()) {
-                let theirs = theirs.as_f64().unwrap();
+        assert_eq!(samples.len(), theirs.len());
+        for ((sample, theirs), row) in samples.iter().zip(&theirs).zip(rows.lines()) {
+            let pairs = ["log_likelihoods", "choices"].map(|name| sample[name].as_array().unwrap());
+            let theirs_of_choices = theirs["loglikelihoods"].as_array().unwrap();
+            assert_eq!(pairs.map(Vec::len), [theirs_of_choices.len(); 2]);
+            for (ours, theirs) in pairs[0].iter().zip(theirs_of_choices) {
+                let (ours, theirs) = (ours.as_f64().unwrap(), theirs.as_f64().unwrap());
                 assert!((ours - theirs).abs() < 1e-4, "{kind}: {ours} for {theirs}: {row}");
             }
             for metric in ["acc", "acc_norm", "acc_bytes"] {

@@ -70,10 +70,18 @@ fn a_suite_of_rows_leaves_prompts_answers_and_scores_of_every_cell() {
         assert!(!shot.starts_with(own) && shot.contains("+1= "), "{prompt}: a shot is another row, with its answer");
         assert_eq!(row["reference"], (sample + 1).to_string());
         assert!(row["prediction"].is_string() && row["f1"].is_number() && row["acc"].is_null());
+        assert!(["choices", "answer", "log_likelihoods", "chosen"].iter().all(|name| row[name].is_null()), "{row}");
         assert_eq!(row["positions"], 1 + row["reference"].as_str().unwrap().len(), "a token a byte");
     }
     for row in samples.iter().filter(|r| r["suite"] == "choices") {
         assert!(row["prediction"].is_null() && row["acc_norm"].is_number() && row["loss"].is_null());
+        assert_eq!(row["choices"], json!(["a", "bb", "ccc"]));
+        assert_eq!(row["answer"], row["sample"].as_u64().unwrap() % 3);
+        let likelihoods: Vec<f64> = serde_json::from_value(row["log_likelihoods"].clone()).unwrap();
+        let (chosen, most) =
+            (row["chosen"].as_u64().unwrap() as usize, likelihoods.iter().copied().fold(f64::MIN, f64::max));
+        assert!(likelihoods.len() == 3 && most < 0.0 && likelihoods[chosen] == most, "{row}");
+        assert_eq!(row["acc"], f64::from(u8::from(row["chosen"] == row["answer"])));
     }
     let metrics = read_table(&shop.path("results/rows/metrics.parquet"));
     assert_eq!(metrics.len(), 6 * (2 + 8 + 3));
@@ -219,8 +227,13 @@ fn choices_of_the_real_model_are_scored_as_lm_evaluation_harness_scores_them() {
         for metric in ["acc", "acc_norm", "acc_bytes"] {
             assert_eq!(ours[metric], theirs[metric], "{metric} of {}", theirs["prompt"]);
         }
+        let row: Value = serde_json::from_str(row).unwrap();
+        assert_eq!((&ours["choices"], &ours["answer"]), (&row["choices"], &row["answer"]));
+        let likelihoods = |of: &Value| serde_json::from_value::<Vec<f64>>(of.clone()).unwrap();
+        let pairs = likelihoods(&ours["log_likelihoods"]).into_iter().zip(likelihoods(&theirs["loglikelihoods"]));
+        assert!(pairs.clone().all(|(ours, theirs)| (ours - theirs).abs() < 1e-2), "{:?}", pairs.collect::<Vec<_>>());
         // The loss of the right choice is its log-likelihood, a token.
-        let answer = serde_json::from_str::<Value>(row).unwrap()["answer"].as_u64().unwrap() as usize;
+        let answer = row["answer"].as_u64().unwrap() as usize;
         let likelihood = -ours["loss"].as_f64().unwrap() * ours["positions"].as_f64().unwrap();
         assert!((likelihood - theirs["loglikelihoods"][answer].as_f64().unwrap()).abs() < 1e-2, "{}", theirs["prompt"]);
     }

@@ -95,6 +95,11 @@ impl Prompt {
         }
     }
 
+    /// The choices as text.
+    pub fn choice_texts(&self) -> Vec<&str> {
+        self.choices.iter().map(|choice| choice.text.as_str()).collect()
+    }
+
     /// What is to be scored: each text, by its name, with its tokens.
     fn scored(&self) -> impl Iterator<Item = (String, &[u32])> {
         let target = self.choices.is_empty() && !self.target.is_empty();

@@ -14,14 +14,26 @@ pub struct ChoiceScores {
 /// texts and the number of the right one. Of equal choices the first wins, as numpy's `argmax` has it.
 pub fn score_choices(log_likelihoods: &[f64], choices: &[&str], answer: usize) -> ChoiceScores {
     assert_eq!(log_likelihoods.len(), choices.len(), "every choice has a log-likelihood");
-    let wins = |length: fn(&str) -> usize| {
+    let wins = |chosen: usize| f64::from(u8::from(chosen == answer));
+    let wins_by = |length: fn(&str) -> usize| {
         // A choice without a character has a length of 0 there too, and cannot win by it.
-        let scores = log_likelihoods.iter().zip(choices).map(|(l, choice)| l / length(choice) as f64);
-        let best =
-            scores.enumerate().fold((0, f64::NEG_INFINITY), |best, (i, s)| if s > best.1 { (i, s) } else { best });
-        f64::from(u8::from(best.0 == answer))
+        wins(largest(log_likelihoods.iter().zip(choices).map(|(l, choice)| l / length(choice) as f64)))
     };
-    ChoiceScores { acc: wins(|_| 1), acc_norm: wins(|c| c.chars().count()), acc_bytes: wins(str::len) }
+    ChoiceScores {
+        acc: wins(most_likely(log_likelihoods)),
+        acc_norm: wins_by(|c| c.chars().count()),
+        acc_bytes: wins_by(str::len),
+    }
+}
+
+/// The number of the choice that `acc` takes for the model's: the one with the largest log-likelihood, divided by nothing.
+pub fn most_likely(log_likelihoods: &[f64]) -> usize {
+    largest(log_likelihoods.iter().copied())
+}
+
+/// The number of the first of the largest.
+fn largest(scores: impl Iterator<Item = f64>) -> usize {
+    scores.enumerate().fold((0, f64::NEG_INFINITY), |best, (i, s)| if s > best.1 { (i, s) } else { best }).0
 }
 
 #[cfg(test)]
@@ -45,5 +57,6 @@ mod tests {
     fn of_equal_choices_the_first_wins() {
         assert_eq!(score_choices(&[-1.0, -1.0], &["a", "b"], 0).acc, 1.0);
         assert_eq!(score_choices(&[-1.0, -1.0], &["a", "b"], 1).acc, 0.0);
+        assert_eq!(most_likely(&[-2.0, -1.0, -1.0]), 1);
     }
 }

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use bootstrap::{Difference, Estimate, RESAMPLES, Share, estimate, least_p_value, middle_95};
-pub use choice::{ChoiceScores, score_choices};
+pub use choice::{ChoiceScores, most_likely, score_choices};
 pub use language::{Prediction, Scores, log_likelihoods, score_positions};
 pub use text::{Squad, TextScores, score as score_text};
 

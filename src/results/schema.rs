@@ -20,6 +20,16 @@ const TEXT: DataType = DataType::Utf8;
 const REAL: DataType = DataType::Float64;
 const COUNT: DataType = DataType::UInt64;
 
+/// What a list of values of this type has in each place: never null.
+pub fn element(kind: DataType) -> Arc<Field> {
+    Arc::new(Field::new("element", kind, false))
+}
+
+/// A list of values of this type.
+fn list(kind: DataType) -> DataType {
+    DataType::List(element(kind))
+}
+
 /// The columns that say which cell a row belongs to, the same in every table.
 fn cell_columns() -> Vec<Field> {
     vec![
@@ -170,6 +180,23 @@ pub fn samples() -> SchemaRef {
         field("prompt", TEXT, true, "", "what the model read; null for windows"),
         field("reference", TEXT, true, "", "what it should answer, the first of several; null for windows"),
         field("prediction", TEXT, true, "", "what it answered; null where nothing was generated"),
+        field("choices", list(TEXT), true, "", "the answers to choose from; null where the row has none"),
+        field("answer", COUNT, true, "", "the right one of `choices`, from 0; null where there are none"),
+        field(
+            "log_likelihoods",
+            list(REAL),
+            true,
+            "nats",
+            "of each of `choices`, summed over its tokens; null where the suite does not compare them",
+        ),
+        field(
+            "chosen",
+            COUNT,
+            true,
+            "",
+            "the one of `choices`, from 0, with the largest of `log_likelihoods`, not divided by any length: what acc \
+             counts; of equal ones the first; null where they are not compared",
+        ),
         field("positions", COUNT, true, "tokens", "tokens that loss, divergences and agreement are the mean of"),
     ];
     own.extend(sample_metrics().map(|metric| {

@@ -20,10 +20,7 @@ pub fn shares(suite: &Suite, record: &SuiteRecord, material: &Material) -> Share
         }
         if suite.wants(Family::Choice) {
             let scored: Vec<_> = (scores.choices.iter().zip(&material.prompts))
-                .map(|(likelihoods, prompt)| {
-                    let texts: Vec<&str> = prompt.choices.iter().map(|c| c.text.as_str()).collect();
-                    score_choices(likelihoods, &texts, prompt.answer)
-                })
+                .map(|(likelihoods, prompt)| score_choices(likelihoods, &prompt.choice_texts(), prompt.answer))
                 .collect();
             for metric in of_family(Family::Choice) {
                 shares.insert(metric, scored.iter().map(|s| metric.of_choices(s)).collect());

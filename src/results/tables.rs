@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Result;
-use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array};
-use arrow::datatypes::SchemaRef;
+use arrow::array::{
+    ArrayRef, Float64Array, Float64Builder, ListBuilder, RecordBatch, StringArray, StringBuilder, UInt64Array,
+};
+use arrow::datatypes::{DataType, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
@@ -13,7 +15,7 @@ use parquet::file::properties::WriterProperties;
 use super::shares::Shares;
 use super::{Contrast, Finished, MetricValue, schema};
 use crate::data::Prompt;
-use crate::metrics::Metric;
+use crate::metrics::{Metric, most_likely};
 use crate::pipeline::{CellRecord, Material, Seconds, Status};
 use crate::recipe::Recipe;
 
@@ -47,6 +49,18 @@ fn counts(values: impl Iterator<Item = u64>) -> ArrayRef {
 
 fn some_counts(values: impl Iterator<Item = Option<u64>>) -> ArrayRef {
     Arc::new(values.collect::<UInt64Array>())
+}
+
+fn some_text_lists<'a>(values: impl Iterator<Item = Option<Vec<&'a str>>>) -> ArrayRef {
+    let mut lists = ListBuilder::new(StringBuilder::new()).with_field(schema::element(DataType::Utf8));
+    lists.extend(values.map(|list| list.map(|list| list.into_iter().map(Some))));
+    Arc::new(lists.finish())
+}
+
+fn some_real_lists<'a>(values: impl Iterator<Item = Option<&'a [f64]>>) -> ArrayRef {
+    let mut lists = ListBuilder::new(Float64Builder::new()).with_field(schema::element(DataType::Float64));
+    lists.extend(values.map(|list| list.map(|list| list.iter().copied().map(Some))));
+    Arc::new(lists.finish())
 }
 
 /// A table: the columns that name each row's cell, then its own.
@@ -162,25 +176,32 @@ pub fn samples(recipe: &Recipe, materials: &BTreeMap<String, Material>, finished
         sample: usize,
         prompt: Option<&'a Prompt>,
         answer: Option<&'a str>,
+        /// The log-likelihood of each choice, where they were compared.
+        likelihoods: Option<&'a [f64]>,
         shares: &'a Shares,
     }
     let mut rows = Vec::new();
     for cell in finished {
         for (suite, shares) in &cell.shares {
             let material = &materials[suite];
-            let answers = cell.outcome.suites[suite].answers.as_ref();
+            let record = &cell.outcome.suites[suite];
+            let answers = record.answers.as_ref();
+            let likelihoods =
+                record.scores.as_ref().map(|scores| &scores.choices).filter(|choices| !choices.is_empty());
             rows.extend((0..material.samples()).map(|sample| Row {
                 cell: &cell.outcome.record,
                 suite,
                 sample,
                 prompt: material.prompts.get(sample),
                 answer: answers.map(|a| a.texts[sample].as_str()),
+                likelihoods: likelihoods.map(|of_samples| of_samples[sample].as_slice()),
                 shares,
             }));
         }
     }
     let cells: Vec<&CellRecord> = rows.iter().map(|r| r.cell).collect();
     let share = |row: &Row, metric| row.shares.get(&metric).map(|shares| shares[row.sample]);
+    let choosing = || rows.iter().map(|r| r.prompt.filter(|prompt| !prompt.choices.is_empty()));
     let positions = |row: &Row| share(row, Metric::Loss).map(|share| share.weight as u64);
     let mut own = vec![
         texts(rows.iter().map(|r| r.suite)),
@@ -188,6 +209,10 @@ pub fn samples(recipe: &Recipe, materials: &BTreeMap<String, Material>, finished
         some_texts(rows.iter().map(|r| r.prompt.map(|p| p.text.clone()))),
         some_texts(rows.iter().map(|r| r.prompt.and_then(|p| p.references.first().cloned()))),
         some_texts(rows.iter().map(|r| r.answer.map(str::to_owned))),
+        some_text_lists(choosing().map(|prompt| prompt.map(Prompt::choice_texts))),
+        some_counts(choosing().map(|prompt| prompt.map(|prompt| prompt.answer as u64))),
+        some_real_lists(rows.iter().map(|r| r.likelihoods)),
+        some_counts(rows.iter().map(|r| r.likelihoods.map(|likelihoods| most_likely(likelihoods) as u64))),
         some_counts(rows.iter().map(positions)),
     ];
     let mean = |metric: Metric| {
