@@ -73,6 +73,57 @@ fn what_is_finished_is_not_run_again_and_a_change_runs_only_what_changed() {
 }
 
 #[test]
+fn suites_and_calibrations_keep_the_order_of_the_recipe_and_what_is_cached_has_none() {
+    let shop = Workshop::new(&Tiny::default());
+    let suite = |name: &str| format!("[suite.{name}]\ndataset = \"path:test.jsonl\"\nwindows = 3\nlength = 32\n");
+    let (head, rest) = RECIPE.split_once("[calibration.general]").unwrap();
+    let (general, rest) = rest.split_once("[calibration.other]").unwrap();
+    let (other, grid) = rest.split_once("[grid]").unwrap();
+    let grid = grid.split_once("[suite.text]").unwrap().0;
+    let recipe = |parts: [&str; 2], suites: [&str; 2]| {
+        let calibration =
+            |name: &str| format!("[calibration.{name}]{}", if name == "general" { general } else { other });
+        head.to_owned() + &parts.map(calibration).concat() + "[grid]" + grid + &suites.map(suite).concat()
+    };
+    std::fs::write(shop.path("a.toml"), recipe(["general", "other"], ["ab", "aa"])).unwrap();
+    std::fs::write(shop.path("b.toml"), recipe(["other", "general"], ["aa", "ab"])).unwrap();
+    shop.succeeds(&["run", "a.toml", "--out", "a"]);
+    let added = "suite.a={ dataset = \"path:rows.jsonl\", windows = 2, length = 16 }";
+    let (_, log) = shop.succeeds(&["run", "b.toml", "--out", "b"]);
+    assert_eq!(log.matches("finished before").count(), 11, "{log}");
+    shop.succeeds(&["run", "a.toml", "--out", "c", "--set", added]);
+
+    let order = |out: &str, table: usize, column: &str, is_row: &dyn Fn(&Value) -> bool| {
+        let rows = shop.tables(out).swap_remove(table);
+        let mut names: Vec<String> =
+            rows.iter().filter(|row| is_row(row)).map(|row| row[column].as_str().unwrap().to_owned()).collect();
+        names.dedup();
+        names
+    };
+    let run = |out: &str| std::fs::read_to_string(shop.path(out).join("run.json")).unwrap();
+    let wanda = |row: &Value| row["method"] == "wanda" && row["pattern"] == "2:4";
+    let dense = |row: &Value| row["method"] == "dense";
+    for (out, calibrations, suites) in [
+        ("a", ["general", "other"], &["ab", "aa"][..]),
+        ("b", ["other", "general"], &["aa", "ab"]),
+        // What only an override adds comes last.
+        ("c", ["general", "other"], &["ab", "aa", "a"]),
+    ] {
+        assert_eq!(order(out, 0, "calibration", &wanda), calibrations, "{out}");
+        assert_eq!(order(out, 2, "suite", &dense), suites, "{out}");
+        assert_eq!(order(out, 3, "suite", &dense), suites, "{out}");
+        let recipe: Value = serde_json::from_str(&run(out)).unwrap();
+        let keys = |key: &str| recipe["recipe"][key].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(
+            (keys("calibration"), keys("suite")),
+            (calibrations.map(String::from).into(), suites.iter().map(|s| s.to_string()).collect())
+        );
+    }
+    let (plan, _) = shop.succeeds(&["plan", "b.toml"]);
+    assert!(plan.find("of suite aa").unwrap() < plan.find("of suite ab").unwrap(), "{plan}");
+}
+
+#[test]
 fn tables_do_not_depend_on_threads() {
     let shop = Workshop::new(&Tiny { hidden: 64, feed_forward: 160, ..Tiny::default() });
     for dtype in ["model.dtype=f32", "model.dtype=bf16"] {

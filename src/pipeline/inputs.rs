@@ -1,10 +1,10 @@
 //! A study's inputs as local files with digests, and the keys of all that is made from them.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Error, Result};
 use candle_core::{DType, Device};
+use indexmap::IndexMap;
 
 use super::cache::{Key, Stage};
 use crate::data::{Asked, Library, Order, Packing, Part, Prompting, Rows, are_enough, asked, check, cut};
@@ -23,10 +23,10 @@ pub struct Inputs {
     pub config: Config,
     /// What the model's folder wants: the logits of tokens that are there already are divided by it.
     pub repetition_penalty: f32,
-    pub calibrations: BTreeMap<String, InputPart>,
-    pub suites: BTreeMap<String, InputPart>,
+    pub calibrations: IndexMap<String, InputPart>,
+    pub suites: IndexMap<String, InputPart>,
     /// Where suites draw solved examples from, by the suite's name.
-    pub shots: BTreeMap<String, InputPart>,
+    pub shots: IndexMap<String, InputPart>,
     /// The kind of device that computes.
     device: &'static str,
 }
@@ -165,7 +165,7 @@ impl Inputs {
         digest::check_once(&fetcher.digests(), &format!("finite-{}", DType::as_str(&dtype)), model_digest, || {
             Model::open(&model, dtype, Device::Cpu)?.check_finite()
         })?;
-        let (mut calibrations, mut suites, mut shots) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let (mut calibrations, mut suites, mut shots) = (IndexMap::new(), IndexMap::new(), IndexMap::new());
         for (axis, name, part, file) in files {
             let input = InputPart { digest: part.digest(&file)?, part, file };
             match axis {

@@ -222,7 +222,7 @@ impl Planner<'_> {
         let bytes = config.map(|config| self.kept_bytes(pruning, config));
         let mut stage = self.stage(format!("prune {}", cell.id()), key, bytes, work);
         let has = |key: Option<Key>| key.is_none_or(|key| self.cache.contains(key));
-        let done = |i: &Inputs, name| {
+        let done = |i: &Inputs, name: &str| {
             has(self.recipe.suite[name].is_scored().then(|| i.scores_key(self.recipe, cell, name)))
                 && has(i.answers_key(self.recipe, cell, name))
         };

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor};
+use indexmap::IndexMap;
 
 use super::answers::Answerer;
 use super::cache::{Cache, Key, Unwritable};
@@ -33,7 +34,7 @@ use crate::tensors;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     pub record: CellRecord,
-    pub suites: BTreeMap<String, SuiteRecord>,
+    pub suites: IndexMap<String, SuiteRecord>,
 }
 
 impl Outcome {
@@ -151,8 +152,8 @@ impl<'a> Study<'a> {
     }
 
     /// What the cache has of a cell's results, and what it lacks.
-    fn found(&self, cell: &Cell) -> (BTreeMap<String, SuiteRecord>, Vec<Missing<'_>>) {
-        let (mut found, mut missing) = (BTreeMap::new(), Vec::new());
+    fn found(&self, cell: &Cell) -> (IndexMap<String, SuiteRecord>, Vec<Missing<'_>>) {
+        let (mut found, mut missing) = (IndexMap::new(), Vec::new());
         for (name, suite) in &self.recipe.suite {
             let scored = suite.is_scored();
             let scores_key = scored.then(|| self.inputs.scores_key(self.recipe, cell, name));
@@ -194,7 +195,7 @@ impl<'a> Study<'a> {
             Err(error) => Status::Failed(format!("{error:#}")),
         };
         let record = CellRecord { cell: cell.clone(), status, pruned: None };
-        Ok(Outcome { record, suites: BTreeMap::new() })
+        Ok(Outcome { record, suites: IndexMap::new() })
     }
 
     fn progress(&self, cell: &Cell) -> Progress<'_> {
@@ -208,7 +209,7 @@ impl<'a> Study<'a> {
         &self,
         cell: &Cell,
         missing: &[Missing],
-        suites: &mut BTreeMap<String, SuiteRecord>,
+        suites: &mut IndexMap<String, SuiteRecord>,
     ) -> Result<PrunedRecord> {
         device::forget_peak(&self.model.device);
         let ends = self.ends()?;

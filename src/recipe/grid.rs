@@ -41,7 +41,8 @@ impl Cell {
 }
 
 /// The cells of a study: dense first, then by method, sparsity, calibration and seed, each in the order
-/// that the grid lists them (calibrations that it does not list, by name). Cells that cannot differ are one: a method without calibration has one cell a sparsity.
+/// that the grid lists them (calibrations that it does not list, as the recipe has them). Cells that cannot differ are
+/// one: a method without calibration has one cell a sparsity.
 pub fn cells(recipe: &Recipe) -> Vec<Cell> {
     let grid = &recipe.grid;
     let every: Vec<String> = recipe.calibration.keys().cloned().collect();

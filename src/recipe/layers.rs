@@ -127,7 +127,21 @@ impl Layers {
 
     /// The recipe that the layers make together.
     pub fn extract(&self) -> Result<Recipe, Problems> {
-        self.figment.extract().map_err(|e| Problems(e.into_iter().map(|e| self.explain(e)).collect()))
+        let extracted = self.figment.extract();
+        let mut recipe: Recipe = extracted.map_err(|e| Problems(e.into_iter().map(|e| self.explain(e)).collect()))?;
+        // figment sorts what it merges.
+        recipe.calibration.sort_by_cached_key(|name, _| self.order(["calibration", name]));
+        recipe.suite.sort_by_cached_key(|name, _| self.order(["suite", name]));
+        Ok(recipe)
+    }
+
+    /// Where a key comes among its like: as the file has them, and behind those the ones that only overrides set.
+    fn order(&self, key: [&str; 2]) -> (usize, usize) {
+        let path = key.map(str::to_owned);
+        match self.spans.get(path.as_slice()) {
+            Some(span) => (0, span.start),
+            None => (1, self.overrides.iter().position(|(set, _)| set.starts_with(&path)).unwrap_or(0)),
+        }
     }
 
     /// A problem with the value of a key, given as its path.

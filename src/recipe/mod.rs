@@ -9,10 +9,10 @@ mod layers;
 mod problem;
 mod suite;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::DType;
+use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -44,17 +44,17 @@ pub struct Recipe {
     #[serde(default = "fifty_gigabytes")]
     pub cache_size: Size,
     pub model: ModelSpec,
-    /// The sets of windows that statistics are gathered on, by name.
+    /// The sets of windows that statistics are gathered on, by name, in the order of the file.
     #[serde(default)]
-    pub calibration: BTreeMap<String, Calibration>,
+    pub calibration: IndexMap<String, Calibration>,
     pub grid: Grid,
     #[serde(default)]
     pub prune: PruneSpec,
     /// Options of the methods, where they differ from the published ones.
     #[serde(default)]
     pub method: MethodOptions,
-    /// What every cell is judged by, by name.
-    pub suite: BTreeMap<String, Suite>,
+    /// What every cell is judged by, by name, in the order of the file.
+    pub suite: IndexMap<String, Suite>,
 }
 
 fn fifty_gigabytes() -> Size {

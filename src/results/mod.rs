@@ -11,6 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use indexmap::IndexMap;
 
 pub use manifest::{CellCounts, Manifest};
 
@@ -26,7 +27,7 @@ pub struct Finished {
     /// Each metric on each suite, with its interval and its difference to dense.
     pub metrics: Vec<MetricValue>,
     /// What each sample adds to each metric, by suite.
-    shares: BTreeMap<String, Shares>,
+    shares: IndexMap<String, Shares>,
 }
 
 /// One value of `metrics.parquet`.
