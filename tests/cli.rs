@@ -256,6 +256,12 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("[suite.text]", "[method.sparsegpt]\ndampng = 3\n[suite.text]", &[":21:1", "did you mean `damping`?"]),
     ("[suite.text]", "[prune]\nschedule = \"layer\"\n[suite.text]", &[":21:1", "`linear`, `block`"]),
     ("[grid]", "[grid]\ncalibration = [\"genral\"]", &[":17:16", "did you mean \"general\"?"]),
+    ("[grid]", "[report]\nsuite = \"txt\"\n[grid]", &[":17:1", "is no suite; expected text", "did you mean \"text\"?"]),
+    ("[grid]", "[report]\nmetric = \"f1\"\n[grid]", &[":17:1", "no suite has the metric \"f1\""]),
+    ("[grid]", "[report]\nsuite = \"text\"\nmetric = \"f1\"\n[grid]", &[":18:1", "[suite.text] has no metric \"f1\""]),
+    ("[grid]", "[report.margin]\nloss = 0\n[grid]", &[":17:1", "`report.margin.loss`: 0 is no margin"]),
+    ("[grid]", "[report.margin]\nscore = inf\n[grid]", &[":17:1", "expected a number above 0"]),
+    ("[grid]", "[report.margin]\nscores = 0.1\n[grid]", &[":17:1", "did you mean `score`?"]),
 ];
 
 #[test]

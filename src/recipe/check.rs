@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::path::PathBuf;
 
 use super::problem::{Problem, Problems};
-use super::{Layers, Recipe, Suite, Unit};
+use super::{Layers, Recipe, ReportSpec, Suite, Unit};
 use crate::data::Library;
 use crate::fault::is_of_the_machine;
 use crate::metrics::Family;
@@ -36,6 +36,7 @@ pub fn check(recipe: &Recipe, library: &Library, layers: &Layers) -> Result<(), 
         checker.add(&["suite"], "there is none; a study needs at least one [suite.NAME] to judge its cells by", None);
     }
     checker.grid(recipe);
+    checker.report(recipe);
     checker.finish()
 }
 
@@ -265,12 +266,7 @@ impl Checker<'_> {
         if let Some(names) = &grid.calibration {
             self.list(&["grid", "calibration"], names);
             for (i, name) in names.iter().enumerate().filter(|(_, n)| !recipe.calibration.contains_key(*n)) {
-                let known: Vec<&str> = recipe.calibration.keys().map(String::as_str).collect();
-                let hint = words::nearest(name, known.iter().copied()).map(|w| format!("did you mean \"{w}\"?"));
-                let message = match known.is_empty() {
-                    true => format!("\"{name}\" is no calibration; add a [calibration.{name}]"),
-                    false => format!("\"{name}\" is no calibration; expected {}", known.join(", ")),
-                };
+                let (message, hint) = unknown("calibration", name, recipe.calibration.keys());
                 self.add(&["grid", "calibration", &i.to_string()], message, hint);
             }
         }
@@ -285,4 +281,44 @@ impl Checker<'_> {
             }
         }
     }
+    /// What the report is about is there, and margins are some.
+    fn report(&mut self, recipe: &Recipe) {
+        let ReportSpec { suite, metric, margin } = &recipe.report;
+        let named = suite.as_ref().map(|name| (name, recipe.suite.get(name)));
+        if let Some((name, None)) = named {
+            let (message, hint) = unknown("suite", name, recipe.suite.keys());
+            self.add(&["report", "suite"], message, hint);
+        }
+        if let Some(metric) = metric {
+            let lacks = |suite: &Suite| !suite.metrics().contains(metric);
+            let metric = metric.as_str();
+            match named {
+                Some((name, Some(suite))) if lacks(suite) => {
+                    let has: Vec<&str> = suite.metrics().into_iter().map(|m| m.as_str()).collect();
+                    let message = format!("[suite.{name}] has no metric \"{metric}\"; expected {}", has.join(", "));
+                    self.add(&["report", "metric"], message, Some(format!("add it to suite.{name}.metrics")));
+                }
+                None if recipe.suite.values().all(lacks) => {
+                    let hint = Some("add it to the `metrics` of one".to_owned());
+                    self.add(&["report", "metric"], format!("no suite has the metric \"{metric}\""), hint);
+                }
+                _ => {}
+            }
+        }
+        for (key, margin) in margin.by_key().into_iter().filter(|(_, margin)| !(*margin > 0.0 && margin.is_finite())) {
+            let message = format!("{margin} is no margin; expected a number above 0");
+            self.add(&["report", "margin", key], message, None);
+        }
+    }
+}
+
+/// What to say of a name that no table of this kind has, and what was probably meant.
+fn unknown<'a>(kind: &str, name: &str, known: impl Iterator<Item = &'a String>) -> (String, Option<String>) {
+    let known: Vec<&str> = known.map(String::as_str).collect();
+    let hint = words::nearest(name, known.iter().copied()).map(|w| format!("did you mean \"{w}\"?"));
+    let message = match known.is_empty() {
+        true => format!("\"{name}\" is no {kind}; add a [{kind}.{name}]"),
+        false => format!("\"{name}\" is no {kind}; expected {}", known.join(", ")),
+    };
+    (message, hint)
 }

@@ -20,6 +20,11 @@ impl Key {
         self.path.join(".")
     }
 
+    /// Whether it says what is shown; all others say what is done.
+    fn is_of_report(&self) -> bool {
+        self.path[0] == "report"
+    }
+
     fn name(&self) -> &str {
         self.path.last().map_or("", String::as_str)
     }
@@ -39,13 +44,10 @@ static ALL: LazyLock<Vec<Key>> = LazyLock::new(|| {
 pub fn named(name: &str) -> Vec<Key> {
     let name = name.replace('-', "_").to_lowercase();
     let of = |like: &dyn Fn(&Key) -> bool| ALL.iter().filter(|key| like(key)).cloned().collect::<Vec<_>>();
-    let exact = of(&|key| key.name() == name);
-    if !exact.is_empty() {
-        return exact;
-    }
+    let (of_report, exact): (Vec<_>, Vec<_>) = of(&|key| key.name() == name).into_iter().partition(Key::is_of_report);
     // The model is its source, a suite its data set.
     let is_main = |key: &Key| matches!(key.name(), "source" | "dataset") && key.path[0] == name;
-    of(&is_main)
+    [exact, of(&is_main), of_report].into_iter().find(|keys| !keys.is_empty()).unwrap_or_default()
 }
 
 /// As [`named`], or of the name that is most like it.
@@ -110,6 +112,8 @@ mod tests {
             ("schedule", &["prune.schedule"]),
             ("max-new-tokens", &["suite.NAME.max_new_tokens"]),
             ("suite", &["suite.NAME.dataset"]),
+            ("metric", &["report.metric"]),
+            ("divergence", &["report.margin.divergence"]),
             ("sparsity-ratio", &["grid.sparsity"]),
             ("prune_method", &["grid.method"]),
             ("sparsty", &["grid.sparsity"]),

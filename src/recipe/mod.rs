@@ -7,6 +7,7 @@ mod grid;
 pub mod keys;
 mod layers;
 mod problem;
+mod report;
 mod suite;
 
 use std::path::Path;
@@ -21,6 +22,7 @@ pub use devices::Devices;
 pub use grid::{Cell, Pruning, cells};
 pub use layers::Layers;
 pub use problem::Problems;
+pub use report::{Margin, ReportSpec};
 pub use suite::{Decoding, RowUnit, Suite, Unit, WindowUnit};
 
 use crate::data::{Library, Packing};
@@ -55,6 +57,9 @@ pub struct Recipe {
     pub method: MethodOptions,
     /// What every cell is judged by, by name, in the order of the file.
     pub suite: IndexMap<String, Suite>,
+    /// What the report is about, and what it takes for near enough.
+    #[serde(default)]
+    pub report: ReportSpec,
 }
 
 fn fifty_gigabytes() -> Size {
