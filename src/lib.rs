@@ -1,12 +1,13 @@
 //! calipr: pruning studies of language models, from a TOML recipe to Parquet tables.
 //!
-//! From the ground up, each module importing only from those before it: [`memory`], [`guard`], [`fault`], [`digest`], [`size`],
+//! From the ground up, each module importing only from those before it: [`memory`], [`disk`], [`guard`], [`fault`], [`digest`], [`size`],
 //! [`lock`], [`templates`], `gpu`, [`linalg`], [`tensors`] and [`source`]; [`model`], [`data`], [`prune`] and [`metrics`];
 //! [`recipe`], which is made of their names and options; [`pipeline`], [`results`], [`report`] and [`cli`].
 
 pub mod cli;
 pub mod data;
 pub mod digest;
+pub mod disk;
 pub mod fault;
 #[cfg(any(feature = "cuda", test))]
 mod gpu;

@@ -1,14 +1,12 @@
 //! Sizes as people write them: `50 GB`.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A number of bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Size(pub u64);
 
 /// Prefixes of bytes, by powers of 1000, or of 1024 with an i.
@@ -99,20 +97,6 @@ impl<'de> Deserialize<'de> for Size {
         }
 
         deserializer.deserialize_any(Written)
-    }
-}
-
-impl JsonSchema for Size {
-    fn schema_name() -> Cow<'static, str> {
-        "Size".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "A size with its unit, such as \"50 GB\" (of 1000 MB) or \"50 GiB\" (of 1024 MiB).",
-            "type": "string",
-            "pattern": "^\\s*[0-9.]+\\s*[A-Za-z]+\\s*$"
-        })
     }
 }
 

@@ -196,10 +196,35 @@ fn a_plan_lists_cells_and_stages_and_computes_nothing() {
     }
     assert!(!shop.path("results").exists());
     assert_eq!(plan.matches("  yes ").count(), 0, "{plan}");
+    assert!(plan.contains(" to be added, 50.0 GB free of 50.0 GB (the default)\ndisk: "), "{plan}");
     shop.succeeds(&["run", "recipe.toml"]);
     let (plan, _) = shop.succeeds(&["plan", "recipe.toml"]);
     assert!(plan.contains("\nall of it is done"), "{plan}");
+    assert!(plan.contains("\ncache: 0 B to be added, "), "{plan}");
     assert_eq!(plan.matches("  no ").count(), 0, "{plan}");
+}
+
+#[test]
+fn a_plan_counts_statistics_of_the_dense_model_once_for_all_cells_that_share_them() {
+    let shop = Workshop::new(&Tiny::default());
+    let dense = ["plan", "recipe.toml", "--set", "prune.propagation=dense"];
+    let (planned, _) = shop.succeeds(&dense);
+    // Wanda's and SparseGPT's, of two calibrations, for two sparsities.
+    assert_eq!((planned.matches("  norms of ").count(), planned.matches("  Gram matrices of ").count()), (2, 2));
+    shop.succeeds(&["run", "recipe.toml", "--set", "prune.propagation=dense"]);
+    let (done, _) = shop.succeeds(&dense);
+    assert!(done.contains("\nall of it is done") && done.contains("  Gram matrices of "), "{done}");
+    // What the plan says of their size is what they take: of 3 blocks, for sites of 32, 32, 32 and 48 columns, 144 rows of
+    // the 6 windows of 48 tokens, and norms or a matrix.
+    let (norms, grams) = (4 * 3 * (144 * 144 + 144), 4 * 3 * (144 * 144 + 3 * 32 * 32 + 48 * 48));
+    for (name, bytes) in [("norms of calibration other", norms), ("Gram matrices of calibration other", grams)] {
+        let line = done.lines().find(|line| line.contains(name)).unwrap();
+        assert!(line.contains(&format!("  {:.1} kB", f64::from(bytes) / 1e3)), "{line}");
+    }
+    let files = std::fs::read_dir(shop.path("cache/statistics")).unwrap();
+    let kept: u64 = files.map(|file| file.unwrap().metadata().unwrap().len()).sum();
+    let expected = 2 * (norms + grams) as u64;
+    assert!(kept.abs_diff(expected) < expected / 50, "{kept} {expected}");
 }
 
 const LONG: &str = "name = \"a_name_of_forty_letters_three_times_over__a_name_of_forty_letters_three_times_over__\
@@ -239,8 +264,11 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("path:model", "hf:datasets/a/b/c.json", &[":4:1", "names a data set"]),
     ("path:rows.jsonl", "rows.jsonl", &[":7:1", "did you mean \"path:rows.jsonl\"?"]),
     ("path:rows.jsonl", "hf:allenai/c4", &[":7:1", "names a model", "did you mean \"hf:datasets/allenai/c4/FILE\"?"]),
-    ("name = \"tiny\"", "name = \"tiny\"\ncache_size = 5", &[":2:1", "a size with its unit", "found 5"]),
-    ("name = \"tiny\"", "name = \"tiny\"\ncache_size = \"5\"", &[":2:1", "has no unit"]),
+    (
+        "name = \"tiny\"",
+        "name = \"tiny\"\ncache_size = 5",
+        &[":2:1", "`cache_size` is no key", "`calipr cache limit SIZE`"],
+    ),
     ("name = \"tiny\"", "name = \"tiny\"\nsparsity = [0.5]", &[":2:1", "did you mean `grid.sparsity`?"]),
     ("[suite.text]", "[method.wanda]\nx = 1\n[suite.text]", &[":21:1", "no key of [method.wanda], which has none"]),
     ("path:model\"", "path:model\"\ndevice = \"gpu\"", &[":5:1", "auto, cpu, cuda"]),

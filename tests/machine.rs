@@ -130,18 +130,61 @@ fn what_the_user_can_mend_in_recipe_or_data_ends_with_2() {
         (good.clone(), "model.source=path:test.jsonl", "`model.source`: test.jsonl is neither a .gguf file"),
         (good.clone(), "method.magnitude.power=2", "no key of [method.magnitude], which has none"),
         (good.clone(), "sparsity=0.7", "did you mean `grid.sparsity`?"),
-        (good.clone(), "cache_size=5", "a size with its unit, such as \"50 GB\", found 5"),
-        (good.clone(), "cache_size=\"5\"", "\"5\" has no unit"),
-        (good.clone(), "cache_size=-1 GB", "less than nothing"),
+        (good.clone(), "cache_size=5 GB", "what the cache may hold is the cache's own: `calipr cache limit SIZE`"),
     ] {
         let (code, _, stderr) = run(&data, set);
         assert_eq!(code, Some(2), "{set}: {stderr}");
         assert!(stderr.contains(says), "{set}: {stderr}");
     }
-    let (code, _, stderr) = run(&good, "cache_size=50 G");
-    assert_eq!(code, Some(0), "{stderr}");
-    let (code, _, stderr) = ended(&mut with(&shop, &["cache", "trim", "--to", "5"], &[]));
-    assert!(code == Some(2) && stderr.contains("has no unit"), "{stderr}");
+    for arguments in
+        [&["cache", "trim", "--to", "5"][..], &["cache", "limit", "5"], &["run", "small.toml", "--cache-size", "5"]]
+    {
+        let (code, _, stderr) = ended(&mut with(&shop, arguments, &[]));
+        assert!(code == Some(2) && stderr.contains("has no unit"), "{stderr}");
+    }
+}
+
+#[test]
+fn what_the_cache_may_hold_is_said_by_the_command_line_the_environment_or_the_cache_itself() {
+    let shop = small_shop();
+    let limit = |arguments: &[&str], variable: Option<&str>| {
+        let variables: Vec<_> = variable.map(|size| ("CALIPR_CACHE_SIZE", size)).into_iter().collect();
+        let (code, stdout, stderr) = ended(&mut with(&shop, arguments, &variables));
+        assert_eq!(code, Some(0), "{stderr}");
+        stdout.lines().find(|line| line.starts_with("cache:") || line.starts_with("limit of")).unwrap().to_owned()
+    };
+    let (plan, ls) = (["plan", "small.toml"], ["cache", "ls"]);
+    assert!(limit(&plan, None).ends_with("50.0 GB free of 50.0 GB (the default)"));
+    assert!(limit(&ls, None).starts_with("limit of the stages: 50.0 GB (the default), of which 50.0 GB are free"));
+    assert!(!shop.path("cache/config.toml").exists(), "nobody asked for it");
+    let (_, said, _) = ended(&mut with(&shop, &["cache", "limit", "3 GB"], &[]));
+    assert!(said.ends_with("cache may hold 3.0 GB of stages; it holds 0 B\n"), "{said}");
+    assert!(limit(&ls, None).contains(" 3.0 GB (") && limit(&ls, None).contains("cache/config.toml)"));
+    assert!(limit(&plan, Some("2 GB")).ends_with("2.0 GB (CALIPR_CACHE_SIZE)"));
+    assert!(limit(&ls, Some("2 GB")).contains("2.0 GB (CALIPR_CACHE_SIZE)"));
+    assert!(limit(&ls, Some("")).contains("config.toml)"), "set to nothing is not set");
+    let asked = [&plan[..], &["--cache-size", "1 GB"]].concat();
+    assert!(limit(&asked, Some("2 GB")).ends_with("1.0 GB (--cache-size)"));
+    let (_, said, _) = ended(&mut with(&shop, &["cache", "limit", "4 GB"], &[("CALIPR_CACHE_SIZE", "2 GB")]));
+    assert!(said.contains("CALIPR_CACHE_SIZE says so, its limit is 2.0 GB"), "{said}");
+
+    fs::write(shop.path("cache/config.toml"), "# ours\nsize = 5\n").unwrap();
+    for arguments in
+        [&["run", "small.toml"][..], &plan, &ls, &["cache", "limit", "3 GB"], &["reproduce", "results/small"]]
+    {
+        if arguments[0] == "reproduce" {
+            let (code, _, stderr) = ended(&mut with(&shop, &["run", "small.toml", "--cache-size", "1 GB"], &[]));
+            assert_eq!(code, Some(0), "{stderr}");
+        }
+        let (code, _, stderr) = ended(&mut with(&shop, arguments, &[]));
+        let says = stderr.contains("cache/config.toml:2:8: ") && stderr.contains("a size with its unit");
+        assert!(code == Some(2) && says, "{arguments:?}: {stderr}");
+    }
+    let (code, _, stderr) = ended(&mut with(&shop, &plan, &[("CALIPR_CACHE_SIZE", "5")]));
+    assert!(
+        code == Some(2) && stderr.contains("environment variable CALIPR_CACHE_SIZE: \"5\" has no unit"),
+        "{stderr}"
+    );
 }
 
 #[test]

@@ -272,7 +272,7 @@ fn two_runs_of_one_study_do_not_meet() {
 }
 
 #[test]
-fn the_cache_is_listed_trimmed_and_cleared_and_a_recipe_bounds_it() {
+fn the_cache_is_listed_trimmed_cleared_and_bounded() {
     let shop = shop();
     shop.succeeds(&["run", "recipe.toml"]);
     let (listed, _) = shop.succeeds(&["cache", "ls"]);
@@ -280,16 +280,53 @@ fn the_cache_is_listed_trimmed_and_cleared_and_a_recipe_bounds_it() {
         assert!(listed.contains(stage), "{listed}");
     }
     assert!(!listed.contains("walks"), "a finished cell leaves none: {listed}");
-    let size = || files(&shop.path("cache")).iter().map(|f| f.metadata().unwrap().len()).sum::<u64>();
+    let stages = || files(&shop.path("cache")).into_iter().filter(|path| !path.starts_with(shop.path("cache/studies")));
+    let size = || stages().map(|f| f.metadata().unwrap().len()).sum::<u64>();
     shop.succeeds(&["cache", "trim", "--to", "20 kB"]);
     assert!(size() > 0 && size() <= 20_000, "{}", size());
     shop.succeeds(&["cache", "clear"]);
-    assert_eq!(size(), 0);
+    assert_eq!(files(&shop.path("cache/studies")).len() as u64 + size(), 0);
+    assert_eq!(shop.succeeds(&["cache", "clear"]).0, "nothing to remove\n");
     // Blocks make room as soon as their cell is done; what the study is made of stays, however little it may take.
-    shop.succeeds(&["run", "recipe.toml", "--set", "cache_size=1 kB"]);
+    let bounded = ["run", "recipe.toml", "--cache-size", "1 kB"];
+    let (_, log) = shop.succeeds(&bounded);
     assert_eq!(files(&shop.path("cache/blocks")), Vec::<PathBuf>::new());
-    let (_, log) = shop.succeeds(&["run", "recipe.toml", "--set", "cache_size=1 kB"]);
+    assert!(
+        log.contains("more than the cache's limit of 1.0 kB (--cache-size): pruned blocks will make room"),
+        "{log}"
+    );
+    assert_eq!(log.matches("pruned blocks of cells that are done make room (4 entries, ").count(), 1, "{log}");
+    assert_eq!(log.matches("running studies need all of it, and nothing that they need goes").count(), 1, "{log}");
+    assert!(!log.contains("by the study"), "{log}");
+    let (_, log) = shop.succeeds(&bounded);
     assert_eq!(log.matches("finished before").count(), 4, "{log}");
     let (_, stderr) = texts(&shop.calipr(&["cache", "trim", "--to", "much"]));
     assert!(stderr.contains("\"much\" is no size"), "{stderr}");
+}
+
+#[test]
+fn a_study_whose_entries_make_room_for_another_is_named() {
+    let shop = shop();
+    shop.succeeds(&["run", "recipe.toml", "--set", "name=first", "--set", "seed=1"]);
+    let all = |stage: &str| files(&shop.path("cache").join(stage)).len();
+    let before = all("scores");
+    let other = ["run", "recipe.toml", "--set", "name=second", "--set", "model.dtype=bf16", "--cache-size", "1 kB"];
+    let (_, log) = shop.succeeds(&other);
+    let warned = log.lines().find(|line| line.contains("made room in the cache down to its limit of 1.0 kB")).unwrap();
+    assert!(warned.contains(" WARN ") && warned.contains(", by the study first (run just now); "), "{log}");
+    assert!(warned.contains("blocks 12, ") && warned.contains(&format!("scores {before}")), "{log}");
+    assert!(
+        warned.contains("last used just now") && warned.ends_with("a larger --cache-size lets the cache hold more")
+    );
+    // A study that nobody came back to for long goes with a word, and without a warning.
+    let (_, log) = shop.succeeds(&other);
+    assert!(!log.contains("made room"), "{log}");
+    for record in files(&shop.path("cache/studies")) {
+        let ran = std::time::SystemTime::now() - Duration::from_secs(9 * 86_400);
+        std::fs::File::open(record).unwrap().set_modified(ran).unwrap();
+    }
+    let third = ["run", "recipe.toml", "--set", "name=third", "--set", "model.dtype=f16", "--cache-size", "1 kB"];
+    let (_, log) = shop.succeeds(&third);
+    let said = log.lines().find(|line| line.contains("made room in the cache")).unwrap();
+    assert!(said.contains(" INFO ") && said.contains(", by the study second (run 9 days ago)"), "{log}");
 }

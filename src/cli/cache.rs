@@ -6,11 +6,12 @@ use std::time::SystemTime;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
+use super::room::gone;
 use super::table::Table;
 use super::terminal::columns;
 use super::{cache_in, print};
 use crate::digest;
-use crate::pipeline::Cache;
+use crate::pipeline::{Cache, Limit, LimitBy};
 use crate::size::Size;
 
 #[derive(Args)]
@@ -24,8 +25,17 @@ pub struct CacheArgs {
 
 #[derive(Subcommand)]
 enum What {
-    /// List what the cache holds, by stage.
+    /// List what the cache holds, by stage, and what it may hold.
     Ls,
+    /// Set what this cache may hold, in its own file (config.toml); CALIPR_CACHE_SIZE and --cache-size say otherwise.
+    ///
+    /// A study makes room when a cell is done: the least recently used stages go first, and never what a running study
+    /// needs.
+    Limit {
+        /// Such as "200 GB".
+        #[arg(value_name = "SIZE")]
+        size: Size,
+    },
     /// Remove the least recently used stages until what is left takes at most SIZE; never what a running study needs.
     Trim {
         /// Such as "20 GB".
@@ -45,12 +55,22 @@ impl CacheArgs {
     pub fn cache(&self) -> Result<()> {
         let cache = cache_in(self.cache.as_ref());
         match self.what {
-            What::Ls => print(&listing(&cache)),
-            What::Trim { to } => print(&removed(&cache, to)),
+            What::Ls => print(&listing(&cache)?),
+            What::Limit { size } => {
+                cache.set_limit(size)?;
+                let dir = cache.dir().display();
+                print(&format!("{dir} may hold {size} of stages; it holds {}\n", cache.stages_size()))?;
+                match cache.limit(None)? {
+                    Limit { by: LimitBy::File(_), .. } => Ok(()),
+                    other => print(&format!("but as long as CALIPR_CACHE_SIZE says so, its limit is {other}\n")),
+                }
+            }
+            What::Trim { to } => removed(&cache, to),
             What::Clear { sources } => {
-                print(&removed(&cache, Size(0)))?;
+                removed(&cache, Size(0))?;
                 // Small, and made again.
                 let _ = std::fs::remove_dir_all(cache.dir().join(digest::MEMORY));
+                cache.forget_studies();
                 let folder = cache.sources();
                 if sources && folder.exists() {
                     std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
@@ -62,23 +82,36 @@ impl CacheArgs {
     }
 }
 
-fn listing(cache: &Cache) -> String {
+fn listing(cache: &Cache) -> Result<String> {
     let mut table = Table::new(["stage", "entries", "size", "last used"]);
     let usage = cache.usage();
     for u in usage.iter().filter(|u| u.entries > 0) {
         table.row([u.kind.to_owned(), u.entries.to_string(), u.size.to_string(), u.used.map_or(String::new(), ago)]);
     }
     let total = Size(usage.iter().map(|u| u.size.0).sum());
-    format!("{}\n\n{}\n{total} in all\n", cache.dir().display(), table.fitting(columns()))
+    let (limit, stages) = (cache.limit(None)?, cache.stages_size());
+    Ok(format!(
+        "{}\n\n{}\n{total} in all\nlimit of the stages: {limit}, of which {} are free\n",
+        cache.dir().display(),
+        table.fitting(columns()),
+        Size(limit.size.0.saturating_sub(stages.0))
+    ))
 }
 
-fn removed(cache: &Cache, to: Size) -> String {
-    let (entries, size) = cache.trim(to);
-    format!("removed {entries} entries, {size}\n")
+fn removed(cache: &Cache, to: Size) -> Result<()> {
+    let trimmed = cache.trim(to);
+    match trimmed.entries() {
+        0 => print("nothing to remove\n")?,
+        _ => print(&format!("removed {}\n", gone(&trimmed)))?,
+    }
+    if trimmed.beyond.0 > 0 {
+        print(&format!("{} more stay: running studies need them\n", trimmed.beyond))?;
+    }
+    trimmed.refused.map_or(Ok(()), Err)
 }
 
 /// How long ago, to the unit that matters.
-fn ago(time: SystemTime) -> String {
+pub fn ago(time: SystemTime) -> String {
     let seconds = time.elapsed().map_or(0, |e| e.as_secs());
     match seconds {
         0..60 => "just now".into(),

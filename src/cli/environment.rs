@@ -13,7 +13,7 @@ pub fn settle() {
         // A panic still prints one.
         env::set_var("RUST_LIB_BACKTRACE", "0");
         // A variable that is set to nothing is as good as not set.
-        for name in ["CALIPR_CACHE", "CALIPR_OFFLINE", "CALIPR_THREADS"] {
+        for name in ["CALIPR_CACHE", "CALIPR_CACHE_SIZE", "CALIPR_OFFLINE", "CALIPR_THREADS"] {
             if env::var_os(name).is_some_and(|value| value.is_empty()) {
                 env::remove_var(name);
             }

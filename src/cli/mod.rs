@@ -6,6 +6,7 @@ mod environment;
 mod plan;
 mod report;
 mod reproduce;
+mod room;
 mod run;
 mod runner;
 mod slips;
@@ -26,8 +27,9 @@ pub use environment::settle;
 
 use crate::fault::Fault;
 use crate::memory;
-use crate::pipeline::{Cache, Interrupted, Unwritable};
+use crate::pipeline::{Cache, Interrupted, Limit, Unwritable};
 use crate::recipe::{self, Layers, Problems, Recipe};
+use crate::size::Size;
 use crate::source::{Fetcher, expanded};
 use terminal::Terminal;
 use threads::Threads;
@@ -75,7 +77,17 @@ pub struct StudyArgs {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
+    cache_size: CacheSize,
+    #[command(flatten)]
     machinery: Machinery,
+}
+
+/// What every command that keeps stages has.
+#[derive(Args)]
+struct CacheSize {
+    /// What the cache may hold, such as "200 GB" [default: $CALIPR_CACHE_SIZE, what `calipr cache limit` has set, or 50 GB]
+    #[arg(long, value_name = "SIZE")]
+    cache_size: Option<Size>,
 }
 
 /// What every command has that reads models and data.
@@ -180,6 +192,12 @@ impl StudyArgs {
 /// The cache in the folder that the command line or the environment names, or in its usual place.
 fn cache_in(dir: Option<&PathBuf>) -> Cache {
     Cache::in_dir(&dir.cloned().unwrap_or_else(Cache::default_dir))
+}
+
+impl CacheSize {
+    fn limit(&self, cache: &Cache) -> Result<Limit> {
+        cache.limit(self.cache_size)
+    }
 }
 
 impl Machinery {

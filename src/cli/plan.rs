@@ -4,10 +4,10 @@ use anyhow::Result;
 
 use super::table::Table;
 use super::terminal::columns;
-use super::{StudyArgs, print};
+use super::{StudyArgs, print, room};
 use crate::data::Library;
 use crate::model::device;
-use crate::pipeline::{Inputs, check_data, plan};
+use crate::pipeline::{Inputs, Room, Work, check_data, plan};
 use crate::recipe::inert;
 use crate::size::Size;
 
@@ -18,6 +18,7 @@ impl StudyArgs {
         let _terminal = self.machinery.start()?;
         inert(&recipe, &layers).iter().for_each(|problem| tracing::warn!("{problem}"));
         let cache = self.machinery.cache();
+        let limit = self.cache_size.limit(&cache)?;
         let fetcher = self.machinery.fetcher(&cache);
         let library = Library::of_recipe(&self.recipe);
         let inputs = match Inputs::are_local(&recipe, &library, &fetcher)? {
@@ -35,9 +36,8 @@ impl StudyArgs {
         let (mut left, mut work, mut all_known) = (0, 0.0, true);
         for cell in &plan.cells {
             for (i, stage) in cell.stages.iter().enumerate() {
-                let cached = stage.cached == Some(true);
-                left += usize::from(!cached);
-                let to_do = if cached { Some(0.0) } else { stage.work };
+                left += usize::from(stage.is_to_do());
+                let to_do = if stage.is_to_do() { stage.work.map(Work::total) } else { Some(0.0) };
                 work += to_do.unwrap_or(0.0);
                 all_known &= to_do.is_some();
                 table.row([
@@ -63,7 +63,9 @@ impl StudyArgs {
                 )
             }
         };
-        print(&text)
+        let room = Room::of(&plan, &cache, &limit, &self.results_dir(&recipe));
+        room::warn(&room, &cache);
+        print(&(text + &room::lines(&room)))
     }
 }
 

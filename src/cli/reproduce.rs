@@ -8,7 +8,7 @@ use clap::Args;
 use super::runner::Runner;
 use super::table::Table;
 use super::terminal::columns;
-use super::{Machinery, print};
+use super::{CacheSize, Machinery, print};
 use crate::fault::Fault;
 use crate::pipeline::Cache;
 use crate::recipe::Layers;
@@ -25,6 +25,8 @@ pub struct ReproduceArgs {
     /// Keep the new results in this folder [default: they are thrown away]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    cache_size: CacheSize,
     #[command(flatten)]
     machinery: Machinery,
 }
@@ -58,6 +60,7 @@ impl ReproduceArgs {
         let terminal = self.machinery.start()?;
         // What is in the cache was perhaps computed by the very run that is to be reproduced.
         let users = self.machinery.cache();
+        let limit = self.cache_size.limit(&users)?;
         let cannot =
             || format!("cannot write to the cache {} (--cache or CALIPR_CACHE names another)", users.dir().display());
         let _hold = users.hold().with_context(cannot)?;
@@ -73,6 +76,7 @@ impl ReproduceArgs {
             path: &before.recipe_path,
             fetcher: &fetcher,
             cache: &cache,
+            limit: &limit,
             out: &out,
             terminal: &terminal,
         }

@@ -15,6 +15,7 @@ impl StudyArgs {
         let terminal = self.machinery.start()?;
         inert(&recipe, &layers).iter().for_each(|problem| tracing::warn!("{problem}"));
         let (cache, out) = (self.machinery.cache(), self.results_dir(&recipe));
+        let limit = self.cache_size.limit(&cache)?;
         let fetcher = self.machinery.fetcher(&cache);
         let manifest = Runner {
             recipe: &recipe,
@@ -22,6 +23,7 @@ impl StudyArgs {
             path: &self.recipe,
             fetcher: &fetcher,
             cache: &cache,
+            limit: &limit,
             out: &out,
             terminal: &terminal,
         }

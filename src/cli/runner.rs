@@ -7,11 +7,12 @@ use std::thread;
 
 use anyhow::{Context, Error, Result};
 
+use super::room::{self, Keeper, Said};
 use super::terminal::{Line, Terminal};
 use crate::data::Library;
 use crate::guard;
 use crate::model::device;
-use crate::pipeline::{Cache, CellRecord, Hold, Inputs, Outcome, Status, Study, Watch};
+use crate::pipeline::{Cache, CellRecord, Hold, Inputs, Limit, Outcome, Room, Status, Study, Watch, plan};
 use crate::recipe::{Cell, Layers, Recipe, cells};
 use crate::results::{CellCounts, Finished, Manifest, Results};
 use crate::source::Fetcher;
@@ -24,6 +25,8 @@ pub struct Runner<'a> {
     pub path: &'a Path,
     pub fetcher: &'a Fetcher,
     pub cache: &'a Cache,
+    /// What the cache may hold.
+    pub limit: &'a Limit,
     pub out: &'a Path,
     pub terminal: &'a Terminal,
 }
@@ -33,6 +36,7 @@ struct Board<'a> {
     results: Results,
     manifest: Manifest,
     hold: Option<Hold>,
+    keeper: Keeper<'a>,
     finished: Vec<Option<Finished>>,
     /// Cells that nobody has taken yet.
     waiting: VecDeque<usize>,
@@ -48,7 +52,7 @@ impl Runner<'_> {
     /// # Errors
     /// What is no fault of a cell. Cells that fail are counted in the manifest.
     pub fn run(&self) -> Result<Manifest> {
-        let Self { recipe, cache, terminal, .. } = *self;
+        let Self { recipe, cache, limit, terminal, .. } = *self;
         // A cache that cannot be written to holds nothing; whether that matters shows where something is to be kept.
         let mut hold = cache.hold().inspect_err(|e| tracing::debug!("nothing is held in the cache: {e:#}")).ok();
         let devices = recipe.model.device.open()?;
@@ -72,7 +76,12 @@ impl Runner<'_> {
             hold.keep(study.entries())?;
             hold.keep(unfinished.flat_map(|(cell, _)| study.progress_entries(cell)))?;
         }
-        cache.trim(recipe.cache_size);
+        room::warn(&Room::of(&plan(recipe, Some(&inputs), cache), cache, limit, self.out), cache);
+        let of_cells = cells.iter().flat_map(|cell| study.progress_entries(cell));
+        let own = cache.note_study(&recipe.name, self.out, study.entries().into_iter().chain(of_cells));
+        let own = own.inspect_err(|e| tracing::debug!("the study is not noted in the cache: {e:#}")).ok();
+        let mut keeper = Keeper { cache, limit, own, said: Said::default() };
+        keeper.make_room();
 
         // All others are compared with the dense cell.
         let dense = match outcomes[0].take() {
@@ -85,7 +94,7 @@ impl Runner<'_> {
         let mut finished: Vec<Option<Finished>> = outcomes.drain(..).map(|outcome| Some(finish(outcome?))).collect();
         finished[0] = Some(dense);
         let waiting = (1..cells.len()).filter(|&i| finished[i].is_none()).collect();
-        let mut board = Board { results, manifest, hold, finished, waiting, error: None, study, cells: &cells };
+        let mut board = Board { results, manifest, hold, keeper, finished, waiting, error: None, study, cells: &cells };
         board.write(recipe)?;
         if dense_failed {
             while let Some(i) = board.waiting.pop_front() {
@@ -145,7 +154,7 @@ impl Board<'_> {
         if let Some(hold) = &mut self.hold {
             hold.release(self.study.progress_entries(&self.cells[i]))?;
         }
-        runner.cache.trim(runner.recipe.cache_size);
+        self.keeper.make_room();
         Ok(())
     }
 

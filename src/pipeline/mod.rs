@@ -9,16 +9,18 @@ mod material;
 mod memory;
 mod plan;
 mod progress;
+mod room;
 mod stream;
 mod study;
 mod walk;
 mod work;
 
-pub use cache::{Cache, Hold, Stage, Unwritable, remove_unfinished};
+pub use cache::{Cache, Hold, KnownStudy, Limit, LimitBy, Stage, Trimmed, Unwritable, Usage, remove_unfinished};
 pub use cell::{AnswersRecord, CellRecord, LayerRecord, PrunedRecord, ScoresRecord, Seconds, Status, SuiteRecord};
 pub use inputs::{InputPart, Inputs};
 pub use material::Material;
-pub use plan::{Plan, PlannedCell, check_data, plan};
+pub use plan::{Plan, PlannedCell, PlannedStage, Work, check_data, plan};
+pub use room::Room;
 pub use study::{Outcome, Study};
 
 /// Who follows a run: told what happens, asked whether to stop.

@@ -5,33 +5,62 @@ use std::collections::{BTreeMap, HashSet};
 use anyhow::Result;
 use serde::de::DeserializeOwned;
 
-use super::cache::{Cache, Key};
+use super::cache::{Cache, Key, Stage};
 use super::inputs::Inputs;
 use super::progress::Progress;
+use super::walk::sample_rows;
 use super::{material, work};
 use crate::data::{Asked, Prompt, prompts};
 use crate::fault::At;
 use crate::metrics::Family;
 use crate::model::{Config, Tokenizer};
 use crate::prune::StatisticKind;
-use crate::recipe::{Cell, Pruning, Recipe, Unit, WindowUnit, cells};
+use crate::recipe::{Cell, Drawn, Propagation, Pruning, Recipe, Unit, WindowUnit, cells};
 
 /// One stage of a cell.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlannedStage {
     pub name: String,
+    pub stage: Stage,
     /// None where it cannot be known, because inputs are not here yet.
     pub cached: Option<bool>,
     /// Bytes that it will keep in the cache; None where that depends on data not yet read.
     pub bytes: Option<u64>,
-    /// Floating-point operations.
-    pub work: Option<f64>,
+    /// None where that depends on data not yet read.
+    pub work: Option<Work>,
+}
+
+/// Floating-point operations of a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Work {
+    /// On the walk over the blocks.
+    pub walking: f64,
+    /// When the walk is over.
+    pub after: f64,
+}
+
+impl Work {
+    fn walking(walking: f64) -> Self {
+        Self { walking, after: 0.0 }
+    }
+
+    pub fn total(self) -> f64 {
+        self.walking + self.after
+    }
+}
+
+impl PlannedStage {
+    /// Whether it is still to be computed, as far as that is known.
+    pub fn is_to_do(&self) -> bool {
+        self.cached != Some(true)
+    }
 }
 
 /// One cell with its stages, in the order in which they run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlannedCell {
     pub id: String,
+    pub cell: Cell,
     pub stages: Vec<PlannedStage>,
 }
 
@@ -49,7 +78,7 @@ pub fn plan(recipe: &Recipe, inputs: Option<&Inputs>, cache: &Cache) -> Plan {
     let mut planned = Vec::new();
     for cell in cells(recipe) {
         let stages = planner.stages(&cell).into_iter().filter(|s| seen.insert(s.name.clone())).collect();
-        planned.push(PlannedCell { id: cell.id(), stages });
+        planned.push(PlannedCell { id: cell.id(), cell, stages });
     }
     Plan { cells: planned }
 }
@@ -125,27 +154,36 @@ impl Planner<'_> {
             let key = self.inputs.map(|i| i.calibration_key(self.recipe, &drawn.name, drawn.seed));
             stages.push(self.stage(
                 format!("windows of calibration {}, seed {}", drawn.name, drawn.seed),
+                Stage::Windows,
                 key,
                 Some(6u64.saturating_mul(tokens as u64)),
-                Some(0.0),
+                Some(Work::default()),
             ));
         }
         for name in self.recipe.suite.keys() {
             let tokens = self.sizes[name.as_str()].tokens;
             let key = self.inputs.map(|i| i.suite_key(self.recipe, name));
-            let what = match self.recipe.suite[name].unit() {
-                Unit::Windows(_) => "windows",
-                Unit::Rows(_) => "prompts",
+            let stage = match self.recipe.suite[name].unit() {
+                Unit::Windows(_) => Stage::Windows,
+                Unit::Rows(_) => Stage::Prompts,
             };
             stages.push(self.stage(
-                format!("{what} of suite {name}"),
+                format!("{} of suite {name}", stage.as_str()),
+                stage,
                 key,
                 tokens.map(|t| 6u64.saturating_mul(t as u64)),
-                Some(0.0),
+                Some(Work::default()),
             ));
         }
         let config = self.inputs.map(|i| &i.config);
-        stages.extend(cell.pruning.as_ref().map(|pruning| self.pruning(cell, pruning)));
+        if let Some(pruning) = &cell.pruning {
+            let prune = self.pruning(cell, pruning);
+            let drawn = drawn.filter(|_| self.shares_statistics());
+            let statistics = drawn.map(|drawn| self.statistics(cell, pruning, drawn));
+            // Whoever has nothing to prune needs none.
+            stages.extend(statistics.filter(|statistics| prune.is_to_do() || !statistics.is_to_do()));
+            stages.push(prune);
+        }
         for (name, suite) in &self.recipe.suite {
             let tokens = self.sizes[name.as_str()].tokens;
             let both = tokens.zip(config);
@@ -157,17 +195,17 @@ impl Planner<'_> {
             if suite.is_scored() && cell.pruning.is_none() {
                 let key = self.inputs.map(|i| i.teacher_key(self.recipe, name));
                 let bytes = both.map(|(t, c)| (4 * c.hidden as u64).saturating_mul(t as u64));
-                let work = both.map(|(t, c)| work::forward(c, t, length));
-                stages.push(self.stage(format!("teacher on {name}"), key, bytes, work));
+                let work = both.map(|(t, c)| Work::walking(work::forward(c, t, length)));
+                stages.push(self.stage(format!("teacher on {name}"), Stage::Teacher, key, bytes, work));
             }
             if suite.is_scored() {
                 let key = self.inputs.map(|i| i.scores_key(self.recipe, cell, name));
                 let work = both.map(|(t, c)| {
                     let forward = cell.pruning.as_ref().map(|_| work::forward(c, t, length));
-                    forward.unwrap_or(0.0) + work::scoring(c, t)
+                    Work { walking: forward.unwrap_or(0.0), after: work::scoring(c, t) }
                 });
                 let bytes = tokens.map(|t| t as u64 / 2);
-                stages.push(self.stage(format!("score {} on {name}", cell.id()), key, bytes, work));
+                stages.push(self.stage(format!("score {} on {name}", cell.id()), Stage::Scores, key, bytes, work));
             }
             if let Unit::Rows(unit) = suite.unit()
                 && suite.wants(Family::Text)
@@ -176,17 +214,31 @@ impl Planner<'_> {
                 let new_tokens =
                     self.sizes[name.as_str()].rows.map(|rows| rows.saturating_mul(unit.decoding.max_new_tokens));
                 let work = new_tokens.zip(both).map(|(new, (t, c))| {
-                    work::forward(c, t.saturating_add(new), length) + new as f64 * (2 * c.vocabulary * c.hidden) as f64
+                    let heads = new as f64 * (2 * c.vocabulary * c.hidden) as f64;
+                    Work { walking: 0.0, after: work::forward(c, t.saturating_add(new), length) + heads }
                 });
                 let bytes = new_tokens.map(|t| 4 * t as u64);
-                stages.push(self.stage(format!("answers of {} on {name}", cell.id()), key, bytes, work));
+                stages.push(self.stage(
+                    format!("answers of {} on {name}", cell.id()),
+                    Stage::Answers,
+                    key,
+                    bytes,
+                    work,
+                ));
             }
         }
         stages
     }
 
-    fn stage(&self, name: String, key: Option<Key>, bytes: Option<u64>, work: Option<f64>) -> PlannedStage {
-        PlannedStage { name, cached: key.map(|key| self.cache.contains(key)), bytes, work }
+    fn stage(
+        &self,
+        name: String,
+        stage: Stage,
+        key: Option<Key>,
+        bytes: Option<u64>,
+        work: Option<Work>,
+    ) -> PlannedStage {
+        PlannedStage { name, stage, cached: key.map(|key| self.cache.contains(key)), bytes, work }
     }
 
     /// The size of a suite: known where its windows or prompts are cached; else at most what is asked for.
@@ -220,7 +272,7 @@ impl Planner<'_> {
         let key = self.inputs.map(|i| i.pruned_key(self.recipe, cell));
         let work = config.map(|config| self.pruning_work(pruning, config));
         let bytes = config.map(|config| self.kept_bytes(pruning, config));
-        let mut stage = self.stage(format!("prune {}", cell.id()), key, bytes, work);
+        let mut stage = self.stage(format!("prune {}", cell.id()), Stage::Pruned, key, bytes, work);
         let has = |key: Option<Key>| key.is_none_or(|key| self.cache.contains(key));
         let done = |i: &Inputs, name: &str| {
             has(self.recipe.suite[name].is_scored().then(|| i.scores_key(self.recipe, cell, name)))
@@ -244,11 +296,50 @@ impl Planner<'_> {
         (weights * (0.125 + values)) as u64
     }
 
-    fn pruning_work(&self, pruning: &Pruning, config: &Config) -> f64 {
-        let Some(drawn) = &pruning.calibration else { return 0.0 };
-        let c = &self.recipe.calibration[&drawn.name];
-        let tokens = c.windows.saturating_mul(c.length);
+    fn pruning_work(&self, pruning: &Pruning, config: &Config) -> Work {
+        let Some(drawn) = &pruning.calibration else { return Work::default() };
         let kind = self.recipe.method.get(pruning.method).statistic();
-        work::calibration(config, self.recipe.prune, kind, tokens, c.length) + work::solving(config, kind)
+        let solving = Work::walking(work::solving(config, kind));
+        match self.shares_statistics() {
+            true => solving,
+            false => Work::walking(solving.walking + self.calibrating_work(kind, drawn, config)),
+        }
+    }
+
+    fn calibrating_work(&self, kind: StatisticKind, drawn: &Drawn, config: &Config) -> f64 {
+        let c = &self.recipe.calibration[&drawn.name];
+        work::calibration(config, self.recipe.prune, kind, c.windows.saturating_mul(c.length), c.length)
+    }
+
+    /// Whether the dense model feeds all statistics, so that cells of a calibration share them. Otherwise they share the
+    /// first block's, which are little beside all else.
+    fn shares_statistics(&self) -> bool {
+        self.recipe.prune.propagation == Propagation::Dense
+    }
+
+    /// The statistics of a calibration, of all blocks.
+    fn statistics(&self, cell: &Cell, pruning: &Pruning, drawn: &Drawn) -> PlannedStage {
+        let kind = self.recipe.method.get(pruning.method).statistic();
+        let what = if kind == StatisticKind::Gram { "Gram matrices" } else { "norms" };
+        let config = self.inputs.map(|i| &i.config);
+        let c = &self.recipe.calibration[&drawn.name];
+        let sample = sample_rows(c.windows.saturating_mul(c.length));
+        let bytes = |config: &Config| {
+            let of_site = |d: usize| sample * d + if kind == StatisticKind::Gram { d * d } else { d };
+            let of_block: usize = work::sites(config).map(of_site).iter().sum();
+            4 * (config.blocks * of_block) as u64
+        };
+        let is_cached = |(inputs, config): (&Inputs, &Config)| {
+            let progress =
+                Progress::of(self.cache, inputs.pruned_key(self.recipe, cell), inputs.statistics(self.recipe, cell));
+            (0..config.blocks).all(|index| progress.has_statistics(index))
+        };
+        PlannedStage {
+            name: format!("{what} of calibration {}, seed {}", drawn.name, drawn.seed),
+            stage: Stage::Statistic,
+            cached: self.inputs.zip(config).map(is_cached),
+            bytes: config.map(bytes),
+            work: config.map(|config| Work::walking(self.calibrating_work(kind, drawn, config))),
+        }
     }
 }

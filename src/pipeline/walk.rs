@@ -81,6 +81,16 @@ fn prunes_within(spec: PruneSpec) -> bool {
 /// Rows of inputs, from all over the calibration set, that a pruned weight's output error is measured on.
 const ERROR_SAMPLE: usize = 256;
 
+/// Every how many rows of so many one is measured on.
+fn sample_step(tokens: usize) -> usize {
+    tokens.div_ceil(ERROR_SAMPLE).max(1)
+}
+
+/// How many of so many rows are measured on.
+pub fn sample_rows(tokens: usize) -> usize {
+    tokens.div_ceil(sample_step(tokens))
+}
+
 impl Walk<'_> {
     /// Walks all blocks: prunes each, from the calibration windows where the method looks at inputs, and takes the
     /// suites through what became of it. Goes on where an earlier walk of the same cell was ended, and does not prune
@@ -360,7 +370,7 @@ impl BlockPruner<'_> {
 /// About [`ERROR_SAMPLE`] rows of what linears are about to read, evenly spaced.
 fn sample(stream: &Stream) -> Result<Tensor> {
     let tokens: usize = stream.flows().map(|flow| flow.input.dim(0)).sum::<candle_core::Result<_>>()?;
-    let step = tokens.div_ceil(ERROR_SAMPLE).max(1);
+    let step = sample_step(tokens);
     let (mut parts, mut before) = (Vec::new(), 0);
     for flow in stream.flows() {
         let rows = flow.input.dim(0)?;

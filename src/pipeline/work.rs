@@ -58,6 +58,6 @@ pub fn scoring(config: &Config, positions: usize) -> f64 {
 }
 
 /// The columns of what the linears of each site read.
-fn sites(config: &Config) -> [usize; 4] {
+pub fn sites(config: &Config) -> [usize; 4] {
     [config.hidden, config.heads * config.head_dim, config.hidden, config.feed_forward]
 }

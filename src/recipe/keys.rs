@@ -106,7 +106,6 @@ mod tests {
             ("model", &["model.source"]),
             ("dtype", &["model.dtype"]),
             ("device", &["model.device"]),
-            ("cache-size", &["cache_size"]),
             ("seed", &["grid.seed", "seed"]),
             ("damping", &["method.sparsegpt.damping"]),
             ("schedule", &["prune.schedule"]),

@@ -14,7 +14,13 @@ use super::{Recipe, file, keys};
 use crate::words;
 
 /// Names under `CALIPR_` that are settings of the program, not keys of a recipe.
-const PROGRAM_SETTINGS: [&str; 3] = ["cache", "offline", "threads"];
+const PROGRAM_SETTINGS: [&str; 4] = ["cache", "cache_size", "offline", "threads"];
+
+/// Keys that recipes once had, and what is said instead.
+const MOVED: [(&str, &str); 1] = [(
+    "cache_size",
+    "what the cache may hold is the cache's own: `calipr cache limit SIZE`, CALIPR_CACHE_SIZE or --cache-size SIZE",
+)];
 
 /// More parts than the key of any value in a recipe has.
 const DEEPEST: usize = 8;
@@ -194,7 +200,11 @@ impl Layers {
                 let inside: Vec<String> = inside.iter().map(|key| format!("`{}`", key.dotted())).collect();
                 let nearest = words::nearest(&field, expected.iter().copied()).map(|w| format!("`{w}`"));
                 let meant = if inside.is_empty() { nearest } else { Some(inside.join(" or ")) };
-                hint = meant.map(|meant| format!("did you mean {meant}?"));
+                let moved = MOVED.iter().find(|(key, _)| path.is_empty() && *key == field);
+                hint = match moved {
+                    Some((_, now)) => Some((*now).into()),
+                    None => meant.map(|meant| format!("did you mean {meant}?")),
+                };
                 let message = format!("`{field}` is no key of {}{}", table(&path), known(expected));
                 path.push(field);
                 message

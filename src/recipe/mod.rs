@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use check::{check_against_model, inert};
 pub use devices::Devices;
-pub use grid::{Cell, Pruning, cells};
+pub use grid::{Cell, Drawn, Pruning, cells};
 pub use layers::Layers;
 pub use problem::Problems;
 pub use report::{Margin, ReportSpec};
@@ -27,7 +27,6 @@ pub use suite::{Decoding, RowUnit, Suite, Unit, WindowUnit};
 
 use crate::data::{Library, Packing};
 use crate::prune::{MethodName, MethodOptions, Sparsity};
-use crate::size::Size;
 use crate::source::Source;
 use crate::templates::Date;
 
@@ -42,9 +41,6 @@ pub struct Recipe {
     /// grid names no seeds.
     #[serde(default)]
     pub seed: u64,
-    /// What the cache may hold when a cell is done: the least recently used makes room, never what the study needs.
-    #[serde(default = "fifty_gigabytes")]
-    pub cache_size: Size,
     pub model: ModelSpec,
     /// The sets of windows that statistics are gathered on, by name, in the order of the file.
     #[serde(default)]
@@ -60,10 +56,6 @@ pub struct Recipe {
     /// What the report is about, and what it takes for near enough.
     #[serde(default)]
     pub report: ReportSpec,
-}
-
-fn fifty_gigabytes() -> Size {
-    Size(50_000_000_000)
 }
 
 /// The model to prune.

@@ -107,9 +107,9 @@ impl Manifest {
         let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let parse = || {
             let mut value: serde_json::Value = serde_json::from_str(&text)?;
-            // Earlier versions wrote this size as a number of bytes.
-            if let Some(size) = value.pointer_mut("/recipe/cache_size").filter(|size| size.is_u64()) {
-                *size = format!("{size} B").into();
+            // In earlier versions the recipe said what the cache may hold.
+            if let Some(recipe) = value.pointer_mut("/recipe").and_then(serde_json::Value::as_object_mut) {
+                recipe.remove("cache_size");
             }
             serde_json::from_value(value)
         };

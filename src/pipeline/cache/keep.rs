@@ -3,11 +3,13 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 
+use super::studies::{KnownStudy, STUDIES};
 use super::{Cache, Key, Stage};
 use crate::lock::{Attempt, Lock};
 use crate::size::Size;
@@ -31,6 +33,36 @@ pub struct Usage {
     pub size: Size,
     /// When one was last used.
     pub used: Option<SystemTime>,
+}
+
+/// What became of making room.
+#[derive(Debug, Default)]
+pub struct Trimmed {
+    /// What went, by stage.
+    pub gone: Vec<Usage>,
+    /// The studies that had used it, the one that ran last first.
+    pub studies: Vec<KnownStudy>,
+    /// What is left beyond what was to be left, because running studies need it.
+    pub beyond: Size,
+    /// Why something could not be removed.
+    pub refused: Option<Error>,
+}
+
+impl Trimmed {
+    /// How many entries went.
+    pub fn entries(&self) -> usize {
+        self.gone.iter().map(|usage| usage.entries).sum()
+    }
+
+    /// What they took.
+    pub fn size(&self) -> Size {
+        Size(self.gone.iter().map(|usage| usage.size.0).sum())
+    }
+
+    /// When one of them was last used.
+    pub fn used(&self) -> Option<SystemTime> {
+        self.gone.iter().filter_map(|usage| usage.used).max()
+    }
 }
 
 /// One file of the cache.
@@ -66,6 +98,7 @@ impl Cache {
         let _ = gate.lock();
         if self.held().1 == 0 {
             remove_unfinished(&self.dir);
+            remove_unfinished(&self.dir.join(STUDIES));
             Stage::ALL.into_iter().for_each(|stage| remove_unfinished(&self.dir.join(stage.as_str())));
         }
         loop {
@@ -113,16 +146,7 @@ impl Cache {
 
     /// What each stage takes, and the fetched files under `sources`.
     pub fn usage(&self) -> Vec<Usage> {
-        let usage = |kind, files: &mut dyn Iterator<Item = (u64, SystemTime)>| {
-            let start = Usage { kind, entries: 0, size: Size(0), used: None };
-            files.fold(start, |sum, (bytes, used)| Usage {
-                entries: sum.entries + 1,
-                size: Size(sum.size.0 + bytes),
-                used: sum.used.max(Some(used)),
-                ..sum
-            })
-        };
-        let stages = Stage::ALL.map(|s| usage(s.as_str(), &mut self.stored(s).map(|file| (file.bytes, file.used))));
+        let stages = Stage::ALL.map(|s| usage(s.as_str(), self.stored(s).map(|file| (file.bytes, file.used))));
         let mut fetched = Vec::new();
         let mut folders = vec![self.sources()];
         while let Some(folder) = folders.pop() {
@@ -134,7 +158,7 @@ impl Cache {
                 }
             }
         }
-        stages.into_iter().chain([usage("sources", &mut fetched.into_iter())]).collect()
+        stages.into_iter().chain([usage("sources", fetched.into_iter())]).collect()
     }
 
     /// Where fetched models are.
@@ -142,27 +166,62 @@ impl Cache {
         self.dir.join("sources")
     }
 
+    /// What the stages take, without fetched models.
+    pub fn stages_size(&self) -> Size {
+        Size(Stage::ALL.into_iter().flat_map(|stage| self.stored(stage)).map(|file| file.bytes).sum())
+    }
+
     /// Removes the least recently used entries until what is left of the stages takes at most `to`, but nothing that a
-    /// running study needs; how many entries went, and their size.
-    pub fn trim(&self, to: Size) -> (usize, Size) {
-        let mut stored: Vec<Stored> = Stage::ALL.into_iter().flat_map(|stage| self.stored(stage)).collect();
-        let mut left: u64 = stored.iter().map(|file| file.bytes).sum();
+    /// running study needs.
+    pub fn trim(&self, to: Size) -> Trimmed {
+        let of_stage = |stage| self.stored(stage).map(move |file| (stage, file));
+        let mut stored: Vec<(Stage, Stored)> = Stage::ALL.into_iter().flat_map(of_stage).collect();
+        let mut left: u64 = stored.iter().map(|(_, file)| file.bytes).sum();
+        let mut trimmed = Trimmed::default();
         if left <= to.0 {
-            return (0, Size(0));
+            return trimmed;
         }
         let (held, _) = self.held();
-        stored.sort_by_key(|file| file.used);
-        let (mut entries, mut bytes) = (0, 0);
-        for file in stored.iter().filter(|file| !held.contains(&file.name)) {
+        stored.sort_by_key(|(_, file)| file.used);
+        let mut gone = Vec::new();
+        for (stage, file) in stored.iter().filter(|(_, file)| !held.contains(&file.name)) {
             if left <= to.0 {
                 break;
             }
-            if fs::remove_file(&file.path).is_ok() {
-                (entries, bytes, left) = (entries + 1, bytes + file.bytes, left - file.bytes);
+            match fs::remove_file(&file.path) {
+                Ok(()) => gone.push((*stage, file)),
+                // Another study made room for it.
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => {
+                    let refused = Error::new(e).context(format!("cannot remove {}", file.path.display()));
+                    trimmed.refused.get_or_insert(refused);
+                    continue;
+                }
             }
+            left -= file.bytes;
         }
-        (entries, Size(bytes))
+        if trimmed.refused.is_none() {
+            trimmed.beyond = Size(left.saturating_sub(to.0));
+        }
+        if !gone.is_empty() {
+            trimmed.studies = self.studies_of(&gone.iter().map(|(_, file)| file.name.as_str()).collect());
+        }
+        let of_stage = |stage: Stage| gone.iter().filter(move |(of, _)| *of == stage).map(|(_, f)| (f.bytes, f.used));
+        let usage = Stage::ALL.map(|stage| usage(stage.as_str(), of_stage(stage)));
+        trimmed.gone = usage.into_iter().filter(|usage| usage.entries > 0).collect();
+        trimmed
     }
+}
+
+/// What files take together.
+fn usage(kind: &'static str, files: impl Iterator<Item = (u64, SystemTime)>) -> Usage {
+    let start = Usage { kind, entries: 0, size: Size(0), used: None };
+    files.fold(start, |sum, (bytes, used)| Usage {
+        entries: sum.entries + 1,
+        size: Size(sum.size.0 + bytes),
+        used: sum.used.max(Some(used)),
+        ..sum
+    })
 }
 
 /// Removes what a crash left under temporary names.
@@ -200,10 +259,14 @@ mod tests {
     #[test]
     fn the_least_recently_used_goes_first_and_reading_is_using() {
         let (_dir, cache, keys) = cache();
-        assert_eq!(cache.trim(Size(600)).0, 0);
+        assert_eq!(cache.trim(Size(600)).entries(), 0);
         cache.read(keys[0]).unwrap();
         let size = cache.usage().iter().find(|u| u.kind == "blocks").unwrap().size.0;
-        assert_eq!(cache.trim(Size(size / 2)), (2, Size(size / 2)));
+        let trimmed = cache.trim(Size(size / 2));
+        assert_eq!((trimmed.entries(), trimmed.size(), trimmed.beyond), (2, Size(size / 2), Size(0)));
+        assert_eq!((trimmed.gone.len(), trimmed.gone[0].kind), (1, "blocks"));
+        // The third was used 998 seconds ago.
+        assert_eq!(trimmed.used().unwrap().elapsed().unwrap().as_secs(), 998);
         assert_eq!(there(&cache, &keys), [true, false, false, true]);
     }
 
@@ -213,10 +276,30 @@ mod tests {
         let mut hold = cache.hold().unwrap();
         hold.keep([keys[0], keys[1]]).unwrap();
         hold.release([keys[1]]).unwrap();
-        assert_eq!(cache.trim(Size(0)).0, 3);
+        let trimmed = cache.trim(Size(0));
+        let size = fs::metadata(cache.path(keys[0])).unwrap().len();
+        assert_eq!((trimmed.entries(), trimmed.beyond), (3, Size(size)));
         assert_eq!(there(&cache, &keys), [true, false, false, false]);
         drop(hold);
-        assert_eq!(cache.trim(Size(0)).0, 1);
+        assert_eq!(cache.trim(Size(0)).entries(), 1);
+    }
+
+    #[test]
+    fn it_is_known_whose_entries_went() {
+        let (dir, cache, keys) = cache();
+        let [first, second] = [("one", [keys[0], keys[1]]), ("two", [keys[1], keys[3]])]
+            .map(|(name, keys)| cache.note_study(name, &dir.path().join(name), keys).unwrap());
+        let size = cache.stages_size().0;
+        let names = |trimmed: Trimmed| trimmed.studies.into_iter().map(|study| study.name).collect::<Vec<_>>();
+        assert_eq!(names(cache.trim(Size(size * 3 / 4))), ["one"]);
+        let mut both = names(cache.trim(Size(size / 2)));
+        both.sort();
+        assert_eq!(both, ["one", "two"]);
+        assert_eq!(names(cache.trim(Size(size / 4))), Vec::<String>::new(), "nobody noted the third");
+        let again = cache.note_study("two", &dir.path().join("two"), [keys[3]]).unwrap();
+        assert!(again.is(&second) && !again.is(&first));
+        cache.forget_studies();
+        assert_eq!(names(cache.trim(Size(0))), Vec::<String>::new());
     }
 
     #[test]

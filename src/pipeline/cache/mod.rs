@@ -5,6 +5,8 @@
 //! and made again.
 
 mod keep;
+mod limit;
+mod studies;
 mod tensors;
 
 use std::fs::{self, File};
@@ -18,7 +20,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tempfile::NamedTempFile;
 
-pub use keep::{Hold, remove_unfinished};
+pub use keep::{Hold, Trimmed, Usage, remove_unfinished};
+pub use limit::{Limit, LimitBy};
+pub use studies::KnownStudy;
 
 use crate::digest::Digest;
 use crate::source::expanded;
