@@ -199,12 +199,57 @@ fn what_others_set_for_programs_in_rust_changes_nothing() {
         let said = |variables: &[(&str, &str)]| {
             let _ = fs::remove_dir_all(shop.path("cache"));
             let (code, stdout, stderr) = ended(&mut with(&shop, &["run", "small.toml"], variables));
+            // Of a run that ends well, what does not differ from one to the next: what came before the first seconds.
+            let before = stderr.split(" s (").next().unwrap_or_default().rsplit_once(", ").map(|(text, _)| text);
             let timeless =
-                stderr.split(" s (").next().unwrap_or_default().rsplit_once(", ").map(|(text, _)| text.to_owned());
+                before.map(|text| text.lines().map(|line| without_time(line).1).collect::<Vec<_>>().join("\n"));
             (code, stdout, if code == Some(0) { timeless.unwrap_or_default() } else { stderr })
         };
         assert_eq!(said(&noisy), said(&[]));
     }
+}
+
+/// The time that a line of a log begins with, and the rest.
+fn without_time(line: &str) -> (&str, &str) {
+    line.split_once(' ').unwrap_or((line, ""))
+}
+
+#[test]
+fn a_log_tells_the_time_and_of_every_cell_that_begins_and_ends() {
+    let shop = Workshop::new(&Tiny { blocks: 1, ..Tiny::default() });
+    let (code, _, log) = ended(&mut with(&shop, &["run", "recipe.toml", "-v"], &[]));
+    assert_eq!(code, Some(0), "{log}");
+    for line in log.lines() {
+        let shape: String = without_time(line).0.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+        assert_eq!(shape, "0000-00-00T00:00:00Z", "{log}");
+    }
+    let ids = ["dense", "magnitude-0.5", "magnitude-2:4", "wanda-0.5-general-s0", "wanda-0.5-other-s0"];
+    for (i, id) in ids.iter().enumerate() {
+        let name = format!(" [{}/11] {id}", i + 1);
+        assert!(log.lines().any(|line| line.ends_with(&name)), "{name}: {log}");
+        let end = log.lines().find(|line| line.contains(&format!("{name}: sparsity "))).unwrap();
+        assert!(end.contains("); ") && end.ends_with(" left of the study"), "{end}");
+    }
+    assert!(log.contains(" block 0/1: prune\n") && log.contains(" suite 0/1: score\n"), "{log}");
+    // Nothing is left behind the last cell, and nothing is expected of what was finished before.
+    let last = log.lines().rfind(|line| line.contains(": sparsity ")).unwrap();
+    assert!(last.contains("[11/11] ") && !last.contains("left"), "{last}");
+    let (_, _, log) = ended(&mut with(&shop, &["run", "recipe.toml"], &[]));
+    assert!(log.contains(" INFO [4/11] wanda-0.5-general-s0: finished before\n") && !log.contains("left"), "{log}");
+}
+
+#[test]
+fn a_terminal_shows_the_time_left_and_breaks_log_lines_between_words() {
+    let shop = Workshop::new(&Tiny { blocks: 1, ..Tiny::default() });
+    let shown = on_terminal(&mut with(&shop, &["run", "recipe.toml"], &[("TERM", "xterm"), ("NO_COLOR", "1")]), 80);
+    // Without what moves about on the terminal.
+    let plain: String =
+        shown.split('\x1b').map(|part| part.split_once(char::is_alphabetic).map_or(part, |p| p.1)).collect();
+    let logged = plain.split(['\r', '\n']).filter(|line| line.starts_with(" INFO ")).collect::<Vec<_>>();
+    assert!(logged.len() == 11 && logged.iter().all(|line| line.chars().count() <= 80), "{logged:?}");
+    assert!(logged[0].starts_with(" INFO [1/11] dense: sparsity 0.0000, "), "{logged:?}");
+    assert!(shown.contains("\n      "), "{shown}");
+    assert!(shown.contains(" s left") || shown.contains("? left"), "{shown}");
 }
 
 /// Runs a command on a terminal of so many columns; what it shows.

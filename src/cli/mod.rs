@@ -3,6 +3,7 @@
 mod bench;
 mod cache;
 mod environment;
+mod line;
 mod plan;
 mod report;
 mod reproduce;

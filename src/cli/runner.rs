@@ -7,12 +7,13 @@ use std::thread;
 
 use anyhow::{Context, Error, Result};
 
+use super::line::Line;
 use super::room::{self, Keeper, Said};
-use super::terminal::{Line, Terminal};
+use super::terminal::Terminal;
 use crate::data::Library;
 use crate::guard;
 use crate::model::device;
-use crate::pipeline::{Cache, CellRecord, Hold, Inputs, Limit, Outcome, Room, Status, Study, Watch, plan};
+use crate::pipeline::{Cache, CellRecord, Forecast, Hold, Inputs, Limit, Outcome, Room, Status, Study, Watch, plan};
 use crate::recipe::{Cell, Layers, Recipe, cells};
 use crate::results::{CellCounts, Finished, Manifest, Results};
 use crate::source::Fetcher;
@@ -70,13 +71,18 @@ impl Runner<'_> {
 
         // What is finished goes into the tables first, so that going on with a study never shrinks them.
         let mut outcomes: Vec<Option<Outcome>> = cells.iter().map(|cell| study.finished(cell)).collect();
-        outcomes.iter().flatten().for_each(|outcome| lines[0].cell_ends(outcome, true));
+        let is_done: Vec<bool> = outcomes.iter().map(Option::is_some).collect();
+        for (i, outcome) in outcomes.iter().enumerate() {
+            outcome.iter().for_each(|outcome| lines[0].cell_ends(i + 1, cells.len(), outcome, true));
+        }
         if let Some(hold) = &mut hold {
             let unfinished = cells.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_none());
             hold.keep(study.entries())?;
             hold.keep(unfinished.flat_map(|(cell, _)| study.progress_entries(cell)))?;
         }
-        room::warn(&Room::of(&plan(recipe, Some(&inputs), cache), cache, limit, self.out), cache);
+        let plan = plan(recipe, Some(&inputs), cache);
+        room::warn(&Room::of(&plan, cache, limit, self.out), cache);
+        terminal.expect(Forecast::new(&plan, &is_done, lines.len()));
         let of_cells = cells.iter().flat_map(|cell| study.progress_entries(cell));
         let own = cache.note_study(&recipe.name, self.out, study.entries().into_iter().chain(of_cells));
         let own = own.inspect_err(|e| tracing::debug!("the study is not noted in the cache: {e:#}")).ok();
@@ -177,7 +183,7 @@ fn run_cell(study: &Study, line: &Line, cells: &[Cell], i: usize, done: usize) -
     let outcome = study
         .run(&cells[i])
         .with_context(|| format!("{done} of {} cells are done; the same command goes on from there", cells.len()))?;
-    line.cell_ends(&outcome, false);
+    line.cell_ends(i + 1, cells.len(), &outcome, false);
     Ok(outcome)
 }
 

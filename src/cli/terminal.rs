@@ -1,22 +1,25 @@
-//! What a person sees while a study runs: a progress line for each device on a terminal, plain log lines elsewhere.
+//! What a person sees while a study runs: a progress line for each device on a terminal, log lines with their time elsewhere.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 #[cfg(unix)]
 use std::os::fd::AsFd as Stream;
 #[cfg(windows)]
 use std::os::windows::io::AsHandle as Stream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result};
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressDrawTarget};
 use terminal_size::{Width, terminal_size_of};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
-use crate::pipeline::{Outcome, Seconds, Status, Watch};
+use super::line::{Expected, Line, Styles};
+use crate::pipeline::Forecast;
 
 /// Set by Ctrl-C or a request to terminate.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -24,52 +27,36 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// The progress lines, the log and the interrupt.
 pub struct Terminal {
     lines: MultiProgress,
+    /// None where there are no progress lines.
     styles: Option<Styles>,
-}
-
-/// How progress is drawn: in a line, or in two where the terminal is too narrow for one.
-#[derive(Clone)]
-struct Styles {
-    one: ProgressStyle,
-    two: ProgressStyle,
-}
-
-/// Columns of a progress line beside the cell's number and name.
-const BESIDE_NAME: usize = 60;
-
-/// A line of the terminal: the progress of one cell after the other; nothing between them.
-pub struct Line {
-    lines: MultiProgress,
-    styles: Option<Styles>,
-    /// Of the cell that runs.
-    bar: Mutex<ProgressBar>,
+    expected: Expected,
 }
 
 impl Terminal {
     /// Starts logging to stderr and listening for Ctrl-C.
     pub fn start(quiet: bool, verbose: bool) -> Result<Self> {
         let lines = MultiProgress::with_draw_target(ProgressDrawTarget::hidden());
-        let mut styles = None;
-        if !quiet && io::stderr().is_terminal() {
+        let expected = Expected::nothing();
+        let is_terminal = io::stderr().is_terminal();
+        if !quiet && is_terminal {
             lines.set_draw_target(ProgressDrawTarget::stderr());
-            let style = |template| ProgressStyle::with_template(template).context("the progress line's template");
-            styles = Some(Styles {
-                one: style("{spinner} {prefix} {bar:24} {pos}/{len} {msg} {elapsed}")?,
-                two: style("{spinner} {prefix}\n  {pos}/{len} {elapsed} {msg}")?,
-            });
         }
+        // Some terminals cannot draw over what they have shown.
+        let styles = if lines.is_hidden() { None } else { Some(Styles::new(&expected)?) };
         let level = match (quiet, verbose) {
             (true, _) => LevelFilter::WARN,
             (_, true) => LevelFilter::DEBUG,
             _ => LevelFilter::INFO,
         };
-        tracing_subscriber::fmt()
+        let log = tracing_subscriber::fmt()
             .with_max_level(level)
             .with_target(false)
-            .without_time()
-            .with_ansi(is_coloured(io::stderr().is_terminal(), |name| std::env::var_os(name)))
-            .with_writer(AboveLines(lines.clone()))
-            .init();
+            .with_ansi(is_coloured(is_terminal, |name| std::env::var_os(name)))
+            .with_writer(AboveLines(lines.clone()));
+        match is_terminal {
+            true => log.without_time().init(),
+            false => log.with_timer(Stamp).init(),
+        }
         let mut first = None;
         ctrlc::set_handler(move || {
             INTERRUPTED.store(true, Ordering::SeqCst);
@@ -85,12 +72,17 @@ impl Terminal {
             other => other.into(),
         })
         .context("cannot listen for Ctrl-C")?;
-        Ok(Self { lines, styles })
+        Ok(Self { lines, styles, expected })
     }
 
     /// Another line.
     pub fn line(&self) -> Line {
-        Line { lines: self.lines.clone(), styles: self.styles.clone(), bar: Mutex::new(ProgressBar::hidden()) }
+        Line::new(&self.lines, self.styles.as_ref(), &self.expected)
+    }
+
+    /// Says what the study that runs will take.
+    pub fn expect(&self, forecast: Forecast) {
+        self.expected.set(forecast);
     }
 
     /// Takes the progress lines away.
@@ -101,57 +93,19 @@ impl Terminal {
     }
 }
 
-impl Line {
-    fn bar(&self) -> MutexGuard<'_, ProgressBar> {
-        self.bar.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Whether the program was asked to end.
+pub fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst)
 }
 
-impl Watch for Line {
-    fn cell_begins(&self, number: usize, of: usize, id: &str) {
-        if let Some(styles) = &self.styles {
-            let name = format!("[{number}/{of}] {id}");
-            let fits = columns_of(&io::stderr()).is_none_or(|columns| name.chars().count() + BESIDE_NAME <= columns);
-            let style = if fits { &styles.one } else { &styles.two };
-            let bar = self.lines.add(ProgressBar::no_length().with_style(style.clone()));
-            bar.set_prefix(name);
-            bar.enable_steady_tick(Duration::from_millis(200));
-            *self.bar() = bar;
-        }
-        tracing::debug!("[{number}/{of}] {id} begins");
-    }
+/// The time of a log line: UTC, to the second.
+struct Stamp;
 
-    fn progress(&self, done: usize, of: usize, what: &str) {
-        let bar = self.bar();
-        bar.set_length(of as u64);
-        bar.set_position(done as u64);
-        bar.set_message(what.to_owned());
-        tracing::debug!("block {done}/{of}: {what}");
-    }
-
-    fn cell_ends(&self, outcome: &Outcome, reused: bool) {
-        self.bar().finish_and_clear();
-        let record = &outcome.record;
-        let id = record.cell.id();
-        match (&record.status, record.pruned.as_ref().zip(Seconds::of(outcome))) {
-            (Status::Failed(error), _) => tracing::error!("{id} failed: {error}"),
-            (Status::Done, Some(_)) if reused => tracing::info!("{id}: finished before"),
-            (Status::Done, Some((pruned, s))) => {
-                let mut stages = format!(
-                    "calibrate {:.1}, prune {:.1}, forward {:.1}, score {:.1}",
-                    s.calibrate, s.prune, s.forward, s.score
-                );
-                if let Some(rate) = outcome.tokens_per_second() {
-                    stages += &format!(", generate {:.1}: {rate:.0} tokens/s", s.generate);
-                }
-                tracing::info!("{id}: sparsity {:.4}, {:.1} s ({stages})", pruned.achieved_sparsity(), s.total());
-            }
-            (Status::Done, None) => {}
-        }
-    }
-
-    fn interrupted(&self) -> bool {
-        INTERRUPTED.load(Ordering::SeqCst)
+impl FormatTime for Stamp {
+    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        let mut text = String::new();
+        SystemTime.format_time(&mut Writer::new(&mut text))?;
+        write!(writer, "{}Z", text.split(['.', 'Z']).next().unwrap_or_default())
     }
 }
 
@@ -172,7 +126,7 @@ fn is_coloured(is_terminal: bool, variable: impl Fn(&str) -> Option<OsString>) -
 }
 
 /// How many columns a terminal has; None of what is none.
-fn columns_of(stream: &impl Stream) -> Option<usize> {
+pub fn columns_of(stream: &impl Stream) -> Option<usize> {
     let (Width(columns), _) = terminal_size_of(stream)?;
     (columns > 0).then_some(usize::from(columns))
 }
@@ -187,13 +141,60 @@ pub fn columns() -> Option<usize> {
 struct AboveLines(MultiProgress);
 
 impl Write for AboveLines {
+    /// A whole event, which the log writes at once.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.suspend(|| io::stderr().write(bytes))
+        self.0.suspend(|| match (columns_of(&io::stderr()), str::from_utf8(bytes)) {
+            (Some(columns), Ok(text)) => {
+                io::stderr().write_all(hanging(text, columns).as_bytes()).map(|()| bytes.len())
+            }
+            _ => io::stderr().write(bytes),
+        })
     }
 
     fn flush(&mut self) -> io::Result<()> {
         io::stderr().flush()
     }
+}
+
+/// What stands before the text of a log line, in columns: its level.
+const LEVEL: usize = 6;
+
+/// A log line in lines of at most so many columns, broken between words, those after the first indented. What is indented
+/// already, such as a line of a recipe, is as it is.
+fn hanging(text: &str, columns: usize) -> String {
+    let mut out = String::new();
+    for line in text.split_inclusive('\n') {
+        // A log line begins with its level, which is padded to five columns, and perhaps with a colour.
+        if line.starts_with("  ") || columns < 4 * LEVEL {
+            out += line;
+            continue;
+        }
+        let mut at = 0;
+        for (i, word) in line.split(' ').enumerate() {
+            let width = visible(word);
+            if i > 0 && at > LEVEL && at + 1 + width > columns {
+                out += "\n      ";
+                at = LEVEL;
+            } else if i > 0 {
+                out.push(' ');
+                at += 1;
+            }
+            out += word;
+            at += width;
+        }
+    }
+    out
+}
+
+/// The columns of a word, without line ends and the sequences that colour it.
+fn visible(word: &str) -> usize {
+    let mut is_escape = false;
+    let shows = |c: &char| {
+        let hidden = is_escape || *c == '\x1b' || *c == '\n';
+        is_escape = *c == '\x1b' || (is_escape && *c != 'm');
+        !hidden
+    };
+    word.chars().filter(shows).count()
 }
 
 impl<'a> MakeWriter<'a> for AboveLines {
@@ -207,6 +208,31 @@ impl<'a> MakeWriter<'a> for AboveLines {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_log_lines_are_broken_between_words() {
+        let text = " INFO one two three four five six seven\n";
+        assert_eq!(hanging(text, 100), text);
+        assert_eq!(hanging(text, 39), text);
+        assert_eq!(hanging(text, 30), " INFO one two three four five\n      six seven\n");
+        assert_eq!(hanging(text, 28), " INFO one two three four\n      five six seven\n");
+        let coloured = "\x1b[32m INFO\x1b[0m one two three four five six seven\n";
+        assert_eq!(hanging(coloured, 30), "\x1b[32m INFO\x1b[0m one two three four five\n      six seven\n");
+        // A word that fits nowhere, a line of a file, and a terminal of hardly any columns.
+        let long = format!("ERROR {} and\n", "x".repeat(40));
+        assert_eq!(hanging(&long, 30), format!("ERROR {}\n      and\n", "x".repeat(40)));
+        let cited = " WARN a.toml:1:1\n     1 | a line of the recipe that is wide as it stands there\n";
+        assert_eq!(hanging(cited, 30), cited);
+        assert_eq!(hanging(text, 10), text);
+    }
+
+    #[test]
+    fn a_stamp_is_the_time_to_the_second() {
+        let mut text = String::new();
+        Stamp.format_time(&mut Writer::new(&mut text)).unwrap();
+        let shape: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+        assert_eq!(shape, "0000-00-00T00:00:00Z");
+    }
 
     #[test]
     fn colours_are_for_terminals_and_as_the_conventions_say() {

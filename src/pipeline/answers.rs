@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::cell::AnswersRecord;
-use super::{Watch, memory, stop_if_interrupted};
+use super::{Doing, Watch, memory, stop_if_interrupted};
 use crate::data::Prompt;
 use crate::model::{Generator, Sampling, Tokenizer, device};
 use crate::recipe::RowUnit;
@@ -23,6 +23,9 @@ pub struct Answerer<'a> {
     pub tokenizer: &'a Tokenizer,
     pub repetition_penalty: f32,
     pub watch: &'a dyn Watch,
+    /// How many prompts of the cell were answered before, and how many it has.
+    pub before: usize,
+    pub all: usize,
 }
 
 impl Answerer<'_> {
@@ -54,7 +57,7 @@ impl Answerer<'_> {
         // What is decoded side by side does not show in the texts, so they may be begun again with less at once.
         let generation = loop {
             let generated = self.generator.generate(&ids, &sampling, budget, &ended, |done| {
-                self.watch.progress(done, prompts.len(), "generate");
+                self.watch.progress(self.before + done, self.all, Doing::Generate);
                 stop_if_interrupted(self.watch)
             });
             match generated {

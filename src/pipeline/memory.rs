@@ -11,6 +11,11 @@ pub fn peak_bytes() -> Option<u64> {
     status("VmHWM:")
 }
 
+/// The memory that this process holds now, in bytes, where the system tells.
+pub fn resident_bytes() -> Option<u64> {
+    status("VmRSS:")
+}
+
 /// Memory that is free to be used, in bytes, where the system tells: of the machine, of the control group (version 2)
 /// that a container or a job is given, and of this process's own limit.
 pub fn available_bytes() -> Option<u64> {

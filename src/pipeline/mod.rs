@@ -12,6 +12,7 @@ mod progress;
 mod room;
 mod stream;
 mod study;
+mod time_left;
 mod walk;
 mod work;
 
@@ -19,18 +20,20 @@ pub use cache::{Cache, Hold, KnownStudy, Limit, LimitBy, Stage, Trimmed, Unwrita
 pub use cell::{AnswersRecord, CellRecord, LayerRecord, PrunedRecord, ScoresRecord, Seconds, Status, SuiteRecord};
 pub use inputs::{InputPart, Inputs};
 pub use material::Material;
+pub use memory::resident_bytes;
 pub use plan::{Plan, PlannedCell, PlannedStage, Work, check_data, plan};
 pub use room::Room;
 pub use study::{Outcome, Study};
+pub use time_left::{Doing, Forecast, Left};
 
 /// Who follows a run: told what happens, asked whether to stop.
 pub trait Watch: Sync {
     /// A cell begins: its number (from 1), of how many, and its id.
     fn cell_begins(&self, number: usize, of: usize, id: &str);
-    /// Within the cell: blocks done, of how many, and what is being done.
-    fn progress(&self, done: usize, of: usize, what: &str);
-    /// A cell ended; `reused` where nothing had to be computed.
-    fn cell_ends(&self, outcome: &Outcome, reused: bool);
+    /// Within the cell: what is being done, and how many blocks, suites or prompts of how many are done.
+    fn progress(&self, done: usize, of: usize, doing: Doing);
+    /// A cell ended, that number of so many; `reused` where nothing had to be computed.
+    fn cell_ends(&self, number: usize, of: usize, outcome: &Outcome, reused: bool);
     /// Whether the run should end now.
     fn interrupted(&self) -> bool;
 }

@@ -224,8 +224,8 @@ mod tests {
 
     impl Watch for Nobody {
         fn cell_begins(&self, _: usize, _: usize, _: &str) {}
-        fn progress(&self, _: usize, _: usize, _: &str) {}
-        fn cell_ends(&self, _: &super::super::Outcome, _: bool) {}
+        fn progress(&self, _: usize, _: usize, _: super::super::Doing) {}
+        fn cell_ends(&self, _: usize, _: usize, _: &super::super::Outcome, _: bool) {}
         fn interrupted(&self) -> bool {
             false
         }

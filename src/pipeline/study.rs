@@ -18,7 +18,7 @@ use super::memory::{self, Load};
 use super::progress::Progress;
 use super::stream::{Batch, Stream};
 use super::walk::{Pruner, Walk, sees_dense};
-use super::{Interrupted, Watch, stop_if_interrupted};
+use super::{Doing, Interrupted, Watch, stop_if_interrupted};
 use crate::data::{Order, Packing, Passage, Prompt, Rows, Target, Windows, cut, prompts};
 use crate::digest::Digest;
 use crate::fault::At;
@@ -238,9 +238,8 @@ impl<'a> Study<'a> {
         self.ensure_memory(&walk)?;
         let mut walked = walk.run()?;
 
-        let blocks = self.model.config.blocks;
-        self.watch.progress(blocks, blocks, "score");
-        for (name, suite) in scored.iter().zip(walked.suites) {
+        for (i, (name, suite)) in scored.iter().zip(walked.suites).enumerate() {
+            self.watch.progress(i, scored.len(), Doing::Score);
             let started = Instant::now();
             let batches = self.last_states(suite.stream)?;
             if is_dense {
@@ -252,8 +251,12 @@ impl<'a> Study<'a> {
             self.cache.write_json(self.inputs.scores_key(self.recipe, cell, name), &scores)?;
             suites.entry(name.to_string()).or_default().scores = Some(scores);
         }
-        for name in missing.iter().filter(|m| m.answers).map(|m| m.name) {
-            let answers = self.answer(name, &walked.blocks)?;
+        let asked: Vec<&str> = missing.iter().filter(|m| m.answers).map(|m| m.name).collect();
+        let all = asked.iter().map(|name| self.materials[*name].prompts.len()).sum();
+        let mut before = 0;
+        for name in asked {
+            let answers = self.answer(name, &walked.blocks, (before, all))?;
+            before += answers.texts.len();
             let key = self.inputs.answers_key(self.recipe, cell, name).expect("a suite that lacks answers has a key");
             self.cache.write_json(key, &answers)?;
             suites.entry(name.to_owned()).or_default().answers = Some(answers);
@@ -346,8 +349,8 @@ impl<'a> Study<'a> {
         Ok((scores, choices))
     }
 
-    /// Generates the answers to a suite's prompts.
-    fn answer(&self, name: &str, blocks: &[Block]) -> Result<AnswersRecord> {
+    /// Generates the answers to a suite's prompts. So many were answered `before`, of `all`.
+    fn answer(&self, name: &str, blocks: &[Block], (before, all): (usize, usize)) -> Result<AnswersRecord> {
         let Unit::Rows(unit) = self.recipe.suite[name].unit() else {
             unreachable!("only suites of rows have answers");
         };
@@ -358,6 +361,8 @@ impl<'a> Study<'a> {
             tokenizer: &self.tokenizer,
             repetition_penalty: self.inputs.repetition_penalty,
             watch: self.watch,
+            before,
+            all,
         };
         answerer.answer(&self.materials[name].prompts, &unit, separator, self.recipe.seed)
     }

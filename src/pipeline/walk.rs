@@ -13,7 +13,7 @@ use super::cache::Key;
 use super::cell::{BlockRecord, LayerRecord, PrunedRecord};
 use super::progress::{Progress, Saver, Standing, SuiteStream};
 use super::stream::Stream;
-use super::{Watch, stop_if_interrupted};
+use super::{Doing, Watch, stop_if_interrupted};
 use crate::data::Passage;
 use crate::digest::Digest;
 use crate::linalg::CHUNK;
@@ -135,7 +135,7 @@ impl Walk<'_> {
         }
         let mut kept = Vec::new();
         for index in 0..standing.next * usize::from(self.keep) {
-            self.watch.progress(index, blocks, "read");
+            self.watch.progress(index, blocks, Doing::Read);
             kept.push(self.again(index)?.0);
         }
         while standing.next < blocks {
@@ -145,7 +145,7 @@ impl Walk<'_> {
                 _ => self.again(index)?,
             };
             standing.record.add(record);
-            self.watch.progress(index, blocks, "evaluate");
+            self.watch.progress(index, blocks, Doing::Evaluate);
             for suite in &mut standing.suites {
                 let started = Instant::now();
                 suite.stream.pass(&block, self.rope, self.watch)?;
@@ -185,7 +185,7 @@ impl Walk<'_> {
         saver: &mut Saver,
     ) -> Result<(Block, BlockRecord)> {
         let blocks = self.model.config.blocks;
-        self.watch.progress(index, blocks, "prune");
+        self.watch.progress(index, blocks, Doing::Prune);
         let started = Instant::now();
         let dense = self.model.block(index)?;
         let mut block = dense.clone();
