@@ -125,7 +125,8 @@ fn read(path: &Path) -> Result<Option<String>> {
             let whole = String::from_utf8_lossy(&e.as_bytes()[..e.utf8_error().valid_up_to()]).into_owned();
             at(path, &whole, whole.len(), "not UTF-8, as TOML is")
         }),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        // Where a folder on the way is a file (a home of /dev/null), there is no such file either.
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
     }
 }
