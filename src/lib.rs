@@ -1,7 +1,7 @@
 //! calipr: pruning studies of language models, from a TOML recipe to Parquet tables.
 //!
 //! From the ground up, each module importing only from those before it: [`memory`], [`disk`], [`guard`], [`fault`], [`digest`], [`size`],
-//! [`lock`], [`templates`], `gpu`, [`linalg`], [`tensors`] and [`source`]; [`model`], [`data`], [`prune`] and [`metrics`];
+//! [`lock`], [`templates`], `gpu`, [`linalg`], [`statistics`], [`tensors`] and [`source`]; [`model`], [`data`], [`prune`] and [`metrics`];
 //! [`recipe`], which is made of their names and options; [`pipeline`], [`results`], [`report`] and [`cli`].
 
 pub mod cli;
@@ -24,6 +24,7 @@ pub mod report;
 pub mod results;
 pub mod size;
 pub mod source;
+pub mod statistics;
 pub mod templates;
 pub mod tensors;
 mod words;

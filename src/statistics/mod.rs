@@ -1,0 +1,85 @@
+//! What samples and seeds say of a figure: settings, intervals, tests, corrections. Numbers in, numbers out.
+//!
+//! A *figure* is the mean of something over samples (windows, rows), or the exponential of such a mean. A *setting* is measured
+//! on the same samples once for each *replicate* (calibration seed). From there:
+//! - [`summary`]: a setting's figure with its 95% interval, over samples and, where there are several, over replicates;
+//! - [`contrast`]: two settings beside each other, paired on samples, with tests of no difference and of a margin;
+//! - [`holm`] corrects p-values for their number, and [`verdict`] says what a corrected one comes to;
+//! - [`correlation`]: how well one quantity ranks settings as another does.
+//!
+//! Which test and which interval stands where is in `mean` (samples), `seeds` (replicates) and [`proportion`] (rows that are
+//! right or wrong); what they hold is measured in the simulations of the test suite.
+
+mod contrast;
+pub mod correlation;
+mod exchange;
+mod flips;
+mod holm;
+mod mean;
+pub mod proportion;
+mod seeds;
+#[cfg(test)]
+mod simulation;
+mod summary;
+mod tango;
+mod verdict;
+
+pub use contrast::{Contrast, contrast, fewest};
+pub use holm::holm;
+pub use seeds::Setting;
+pub use summary::{Summary, summary};
+pub use verdict::{LEVEL, Verdict, verdict};
+
+/// What a sample adds to a figure: a sum, and what it is divided by (positions of a window, or 1 for a row).
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Share {
+    pub sum: f64,
+    pub weight: f64,
+}
+
+impl Share {
+    /// The share of one row.
+    pub fn one(sum: f64) -> Self {
+        Self { sum, weight: 1.0 }
+    }
+
+    pub fn mean(self) -> f64 {
+        self.sum / self.weight
+    }
+}
+
+/// What a figure is made of the mean: sum of sums over sum of weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    Identity,
+    /// The exponential, as perplexity is of the mean loss. Compared by the logarithm, so that both say the same.
+    Exp,
+}
+
+/// A kind of figure.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Quantity {
+    pub link: Link,
+    /// Which means there can be: intervals go no further.
+    pub range: (f64, f64),
+}
+
+impl Quantity {
+    /// A mean of anything.
+    pub const MEAN: Self = Self { link: Link::Identity, range: (f64::NEG_INFINITY, f64::INFINITY) };
+    /// The exponential of a mean of anything.
+    pub const EXP: Self = Self { link: Link::Exp, range: (f64::NEG_INFINITY, f64::INFINITY) };
+
+    /// The same, where the mean cannot leave these bounds.
+    pub const fn within(self, low: f64, high: f64) -> Self {
+        Self { range: (low, high), ..self }
+    }
+
+    /// The figure of a mean.
+    fn of(self, mean: f64) -> f64 {
+        match self.link {
+            Link::Identity => mean,
+            Link::Exp => mean.exp(),
+        }
+    }
+}
