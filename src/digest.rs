@@ -60,14 +60,13 @@ impl Digest {
         Ok(digest)
     }
 
-    /// Of several files, which may be large: their names and contents, in this order.
-    pub fn of_large_files<'a>(paths: impl IntoIterator<Item = &'a Path>, memory: &Path) -> Result<Self> {
-        let mut parts = Vec::new();
-        for path in paths {
+    /// Of each of several files, which may be large, with its name. The digest of the list is one of all of them.
+    pub fn of_large_files(paths: &[PathBuf], memory: &Path) -> Result<Vec<(String, Self)>> {
+        let of_file = |path: &PathBuf| {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            parts.push((name, Self::of_large_file(path, memory)?));
-        }
-        Ok(Self::of(&parts))
+            Ok((name, Self::of_large_file(path, memory)?))
+        };
+        paths.iter().map(of_file).collect()
     }
 }
 

@@ -1,6 +1,6 @@
 //! calipr: pruning studies of language models, from a TOML recipe to Parquet tables.
 //!
-//! From the ground up, each module importing only from those before it: [`memory`], [`disk`], [`guard`], [`fault`], [`digest`], [`size`],
+//! From the ground up, each module importing only from those before it: [`memory`], [`disk`], [`guard`], [`fault`], [`warnings`], [`digest`], [`size`],
 //! [`lock`], [`templates`], `gpu`, [`linalg`], [`statistics`], [`tensors`] and [`source`]; [`model`], [`data`], [`prune`] and [`metrics`];
 //! [`recipe`], which is made of their names and options; [`pipeline`], [`results`], [`report`] and [`cli`].
 
@@ -27,6 +27,7 @@ pub mod source;
 pub mod statistics;
 pub mod templates;
 pub mod tensors;
+pub mod warnings;
 mod words;
 
 /// How the names of files begin that are not yet whole.

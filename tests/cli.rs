@@ -61,15 +61,16 @@ fn what_is_finished_is_not_run_again_and_a_change_runs_only_what_changed() {
     let computed = |arguments: &[&str]| shop.succeeds(arguments).1.matches(": sparsity ").count();
     assert_eq!(computed(&["run", "recipe.toml", "--set", "grid.sparsity=[0.5, \"2:4\", 0.7]"]), 5);
     // Options of one method do not touch the others; a metric is only read off.
-    assert_eq!(computed(&["run", "recipe.toml", "--set", "method.sparsegpt.damping=0.05"]), 4);
-    assert_eq!(computed(&["run", "recipe.toml", "--set", "suite.text.metrics=[\"loss\"]"]), 0);
+    let replacing = |set: &str| computed(&["run", "recipe.toml", "--replace", "--set", set]);
+    assert_eq!(replacing("method.sparsegpt.damping=0.05"), 4);
+    assert_eq!(replacing("suite.text.metrics=[\"loss\"]"), 0);
     // How the blocks are walked is nothing to magnitude.
-    assert_eq!(computed(&["run", "recipe.toml", "--set", "prune.schedule=block"]), 8);
+    assert_eq!(replacing("prune.schedule=block"), 8);
     assert_eq!(computed(&["run", "recipe.toml", "--out", "elsewhere"]), 0);
     assert_same_tables(&before, &shop.tables("elsewhere"));
     // Data that changed is other data.
     std::fs::write(shop.path("rows.jsonl"), "{\"text\": \"short and new\"}\n".repeat(60)).unwrap();
-    assert_eq!(computed(&["run", "recipe.toml"]), 4);
+    assert_eq!(computed(&["run", "recipe.toml", "--replace"]), 4);
 }
 
 #[test]
@@ -165,7 +166,7 @@ fn dense_propagation_and_both_schedules_run() {
     let shop = Workshop::new(&Tiny::default());
     let mut seen = Vec::new();
     for set in ["prune.schedule=linear", "prune.schedule=block", "prune.propagation=dense"] {
-        shop.succeeds(&["run", "recipe.toml", "--set", set, "--out", "out"]);
+        shop.succeeds(&["run", "recipe.toml", "--set", set, "--out", "out", "--replace"]);
         let tables = shop.tables("out");
         let sparse: Vec<Value> =
             tables[2].iter().filter(|m| m["method"] == "sparsegpt").map(|m| m["value"].clone()).collect();

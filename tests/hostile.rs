@@ -52,7 +52,7 @@ fn survives(shop: &Workshop, file: &str, cases: usize, header: usize) {
     let mut failed = 0;
     for (i, bytes) in damaged(&whole, cases, header, 3).into_iter().enumerate() {
         std::fs::write(&path, &bytes).unwrap();
-        let output = shop.calipr(&["run", "recipe.toml", "--out", "out"]);
+        let output = shop.calipr(&["run", "recipe.toml", "--out", "out", "--replace"]);
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         let code = output.status.code().unwrap_or_else(|| panic!("{file}, case {i} ends by a signal: {stderr}"));
         assert!(code <= 3 && !stderr.contains("panicked"), "{file}, case {i} ends with {code}: {stderr}");

@@ -35,7 +35,8 @@ fn a_study_is_reproduced_and_what_differs_is_named() {
     let output = shop.calipr(&["reproduce", "results/tiny", "--out", "again", "--threads", "1"]);
     let (printed, stderr) = texts(&output);
     assert_eq!(output.status.code(), Some(1), "{printed}{stderr}");
-    assert!(printed.contains("the model's bytes") && printed.contains("the data of calibration.other"), "{printed}");
+    assert!(printed.contains("the model's model.safetensors"), "{printed}");
+    assert!(printed.contains("the data of calibration.other, path:other.jsonl"), "{printed}");
     assert!(!printed.contains("the data of calibration.general") && printed.contains("threads"), "{printed}");
     assert!(stderr.contains("values are not reproduced"), "{stderr}");
     assert!(shop.path("again/metrics.parquet").is_file());

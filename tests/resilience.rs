@@ -181,7 +181,7 @@ fn cells_of_a_calibration_share_what_only_the_dense_model_feeds() {
     for (schedule, sites) in [("block", 4), ("linear", 1)] {
         let run = |sparsity: &str, out: &str| {
             let (schedule, sparsity) = (format!("prune.schedule={schedule}"), format!("grid.sparsity=[{sparsity}]"));
-            shop.succeeds(&["run", "recipe.toml", "--set", &schedule, "--set", &sparsity, "--out", out]);
+            shop.succeeds(&["run", "recipe.toml", "--set", &schedule, "--set", &sparsity, "--out", out, "--replace"]);
         };
         let alone = format!("alone-{schedule}");
         run("0.7", &alone);

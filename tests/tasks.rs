@@ -111,7 +111,7 @@ fn a_metric_of_another_family_runs_only_what_it_needs() {
     shop.succeeds(&["run", "recipe.toml", "--set", &only(r#"["exact_match"]"#)]);
     let (_, log) = shop.succeeds(&["run", "recipe.toml", "--set", &only(r#"["exact_match", "f1", "rougeL"]"#)]);
     assert_eq!(log.matches("finished before").count(), 6, "other metrics of the same answers: {log}");
-    let (_, log) = shop.succeeds(&["run", "recipe.toml", "--set", &only(r#"["exact_match", "loss"]"#)]);
+    let (_, log) = shop.succeeds(&["run", "recipe.toml", "--replace", "--set", &only(r#"["exact_match", "loss"]"#)]);
     assert_eq!(log.matches("finished before").count(), 0, "the targets were not scored yet: {log}");
     let answers = shop.path("cache/answers").read_dir().unwrap().count();
     assert_eq!(answers, 6, "but the answers are there");

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
 use super::terminal::{columns_of, is_interrupted};
-use crate::pipeline::{Doing, Forecast, Left, Outcome, Seconds, Status, Watch, resident_bytes};
+use crate::pipeline::{Doing, Forecast, Left, Outcome, Status, Watch, resident_bytes};
 use crate::size::Size;
 
 /// The progress of one cell after the other; nothing between them.
@@ -207,15 +207,16 @@ impl Watch for Line {
         // A terminal shows it below.
         let left = self.expected.left(Forecast::left).filter(|left| self.styles.is_none() && *left != Left::NOTHING);
         let left = left.map_or(String::new(), |left| format!("; {left} left of the study"));
-        match (&record.status, record.pruned.as_ref().zip(Seconds::of(outcome))) {
+        match (&record.status, record.pruned.as_ref().zip(outcome.spent.as_ref())) {
             (Status::Failed(error), _) => tracing::error!("{name} failed: {error}"),
-            (Status::Done, Some(_)) if reused => tracing::info!("{name}: finished before"),
-            (Status::Done, Some((pruned, s))) => {
+            (Status::Done, _) if reused => tracing::info!("{name}: finished before"),
+            (Status::Done, Some((pruned, spent))) => {
+                let s = &spent.seconds;
                 let mut stages = format!(
                     "calibrate {:.1}, prune {:.1}, forward {:.1}, score {:.1}",
                     s.calibrate, s.prune, s.forward, s.score
                 );
-                if let Some(rate) = outcome.tokens_per_second() {
+                if let Some(rate) = spent.tokens_per_second() {
                     stages += &format!(", generate {:.1}: {rate:.0} tokens/s", s.generate);
                 }
                 let sparsity = pruned.achieved_sparsity();

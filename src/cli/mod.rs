@@ -77,6 +77,9 @@ pub struct StudyArgs {
     /// Folder of results [default: results/<name of the study>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Overwrite what that folder has of another study; without this, it is refused.
+    #[arg(long)]
+    replace: bool,
     #[command(flatten)]
     cache_size: CacheSize,
     #[command(flatten)]

@@ -9,6 +9,7 @@ use crate::data::Library;
 use crate::model::device;
 use crate::pipeline::{Inputs, Room, Work, check_data, plan};
 use crate::recipe::inert;
+use crate::results::Intended;
 use crate::size::Size;
 
 impl StudyArgs {
@@ -29,6 +30,10 @@ impl StudyArgs {
             }
             false => None,
         };
+        if !self.replace {
+            let intended = Intended { recipe: &recipe, library: &library, inputs: inputs.as_ref() };
+            intended.check(&self.results_dir(&recipe))?;
+        }
         inputs.iter().try_for_each(|inputs| check_data(&recipe, inputs, &cache))?;
         let plan = plan(&recipe, inputs.as_ref(), &cache);
 

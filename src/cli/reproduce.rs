@@ -25,6 +25,9 @@ pub struct ReproduceArgs {
     /// Keep the new results in this folder [default: they are thrown away]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Overwrite what that folder has of another study.
+    #[arg(long, requires = "out")]
+    replace: bool,
     #[command(flatten)]
     cache_size: CacheSize,
     #[command(flatten)]
@@ -78,6 +81,7 @@ impl ReproduceArgs {
             cache: &cache,
             limit: &limit,
             out: &out,
+            replaces: self.replace,
             terminal: &terminal,
         }
         .run()?;
@@ -99,7 +103,10 @@ fn text(before: &Manifest, after: &Manifest, comparison: &Comparison, tolerance:
         text += "the same model, data, versions and machine as recorded\n";
     } else {
         let mut table = Table::new(["what differs", "recorded", "now"]);
-        differences.into_iter().for_each(|difference| table.row(difference));
+        let shown = |value: Option<String>| value.map_or("none".into(), |text| text.chars().take(40).collect());
+        for difference in differences {
+            table.row([difference.what, shown(difference.recorded), shown(difference.now)]);
+        }
         text += &table.fitting(columns());
     }
     if !comparison.apart.is_empty() {

@@ -25,6 +25,7 @@ impl StudyArgs {
             cache: &cache,
             limit: &limit,
             out: &out,
+            replaces: self.replace,
             terminal: &terminal,
         }
         .run()?;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Instant;
 
 use anyhow::{Context, Error, Result};
 
@@ -15,8 +16,9 @@ use crate::guard;
 use crate::model::device;
 use crate::pipeline::{Cache, CellRecord, Forecast, Hold, Inputs, Limit, Outcome, Room, Status, Study, Watch, plan};
 use crate::recipe::{Cell, Layers, Recipe, cells};
-use crate::results::{CellCounts, Finished, Manifest, Results};
+use crate::results::{Finished, Intended, Manifest, Results};
 use crate::source::Fetcher;
+use crate::warnings::Warnings;
 
 /// A study, and where all of it lies.
 pub struct Runner<'a> {
@@ -29,6 +31,8 @@ pub struct Runner<'a> {
     /// What the cache may hold.
     pub limit: &'a Limit,
     pub out: &'a Path,
+    /// Whether another study's results there are overwritten.
+    pub replaces: bool,
     pub terminal: &'a Terminal,
 }
 
@@ -36,6 +40,9 @@ pub struct Runner<'a> {
 struct Board<'a> {
     results: Results,
     manifest: Manifest,
+    /// When the run began.
+    started: Instant,
+    warnings: &'a Warnings,
     hold: Option<Hold>,
     keeper: Keeper<'a>,
     finished: Vec<Option<Finished>>,
@@ -54,20 +61,25 @@ impl Runner<'_> {
     /// What is no fault of a cell. Cells that fail are counted in the manifest.
     pub fn run(&self) -> Result<Manifest> {
         let Self { recipe, cache, limit, terminal, .. } = *self;
+        let started = Instant::now();
         // A cache that cannot be written to holds nothing; whether that matters shows where something is to be kept.
         let mut hold = cache.hold().inspect_err(|e| tracing::debug!("nothing is held in the cache: {e:#}")).ok();
         let devices = recipe.model.device.open()?;
         let library = Library::of_recipe(self.path);
         let inputs = Inputs::resolve(recipe, self.layers, &library, self.fetcher, device::kind(&devices[0]))?;
+        let intended = Intended { recipe, library: &library, inputs: Some(&inputs) };
+        let check = || if self.replaces { Ok(()) } else { intended.check(self.out) };
+        check()?;
         let cells = cells(recipe);
         let lines: Vec<Line> = devices.iter().map(|_| terminal.line()).collect();
-        let names: Vec<String> = devices.iter().map(device::name).collect();
-        let studies: Vec<Study> = (devices.into_iter().zip(&lines))
+        let studies: Vec<Study> = (devices.iter().cloned().zip(&lines))
             .map(|(device, line)| Study::open(recipe, &inputs, cache, device, line))
             .collect::<Result<_>>()?;
         let study = &studies[0];
         let results = Results::create(self.out)?;
-        let manifest = Manifest::new(recipe, self.path, &inputs, names.join(", "), cells.len());
+        check()?; // once more, now that nobody else writes there
+        let manifest = Manifest::new(recipe, self.path, &library, study, &devices, self.out)?;
+        results.begin(&manifest, self.replaces)?;
 
         // What is finished goes into the tables first, so that going on with a study never shrinks them.
         let mut outcomes: Vec<Option<Outcome>> = cells.iter().map(|cell| study.finished(cell)).collect();
@@ -100,7 +112,21 @@ impl Runner<'_> {
         let mut finished: Vec<Option<Finished>> = outcomes.drain(..).map(|outcome| Some(finish(outcome?))).collect();
         finished[0] = Some(dense);
         let waiting = (1..cells.len()).filter(|&i| finished[i].is_none()).collect();
-        let mut board = Board { results, manifest, hold, keeper, finished, waiting, error: None, study, cells: &cells };
+        let warnings = terminal.warnings();
+        let error = None;
+        let mut board = Board {
+            results,
+            manifest,
+            started,
+            warnings,
+            hold,
+            keeper,
+            finished,
+            waiting,
+            error,
+            study,
+            cells: &cells,
+        };
         board.write(recipe)?;
         if dense_failed {
             while let Some(i) = board.waiting.pop_front() {
@@ -119,14 +145,14 @@ impl Runner<'_> {
             }
             self.work(study, &lines[0], &board);
         });
-        let Board { mut manifest, results, error, .. } = board.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if let Some(error) = error {
+        let mut board = board.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = board.error {
             terminal.clear();
             return Err(error);
         }
-        manifest.finish();
-        results.write_manifest(&manifest)?;
-        Ok(manifest)
+        board.manifest.finish();
+        board.write_manifest()?;
+        Ok(board.manifest)
     }
 
     /// Runs cells on a device until none waits.
@@ -167,7 +193,12 @@ impl Board<'_> {
     fn write(&mut self, recipe: &Recipe) -> Result<()> {
         let done: Vec<&Finished> = self.finished.iter().flatten().collect();
         self.results.write(recipe, self.study.materials(), &done)?;
-        self.manifest.cells = CellCounts::of(&done, self.cells.len());
+        self.write_manifest()
+    }
+
+    fn write_manifest(&mut self) -> Result<()> {
+        let done: Vec<&Finished> = self.finished.iter().flatten().collect();
+        self.manifest.note(&done, self.started.elapsed().as_secs_f64(), self.warnings.all());
         self.results.write_manifest(&self.manifest)
     }
 
@@ -190,5 +221,6 @@ fn run_cell(study: &Study, line: &Line, cells: &[Cell], i: usize, done: usize) -
 /// A cell of a study whose dense model fails.
 fn not_run(cell: &Cell) -> Outcome {
     let status = Status::Failed("not run: the dense model fails, and nothing can be compared with it".into());
-    Outcome { record: CellRecord { cell: cell.clone(), status, pruned: None }, suites: Default::default() }
+    let record = CellRecord { cell: cell.clone(), status, pruned: None };
+    Outcome { record, suites: Default::default(), spent: None }
 }

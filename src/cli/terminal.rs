@@ -17,9 +17,11 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::prelude::*;
 
 use super::line::{Expected, Line, Styles};
 use crate::pipeline::Forecast;
+use crate::warnings::Warnings;
 
 /// Set by Ctrl-C or a request to terminate.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -30,6 +32,7 @@ pub struct Terminal {
     /// None where there are no progress lines.
     styles: Option<Styles>,
     expected: Expected,
+    warnings: Warnings,
 }
 
 impl Terminal {
@@ -48,15 +51,13 @@ impl Terminal {
             (_, true) => LevelFilter::DEBUG,
             _ => LevelFilter::INFO,
         };
-        let log = tracing_subscriber::fmt()
-            .with_max_level(level)
+        let log = tracing_subscriber::fmt::layer()
             .with_target(false)
             .with_ansi(is_coloured(is_terminal, |name| std::env::var_os(name)))
             .with_writer(AboveLines(lines.clone()));
-        match is_terminal {
-            true => log.without_time().init(),
-            false => log.with_timer(Stamp).init(),
-        }
+        let warnings = Warnings::default();
+        let log = if is_terminal { log.without_time().boxed() } else { log.with_timer(Stamp).boxed() };
+        tracing_subscriber::registry().with(log).with(level).with(warnings.clone()).init();
         let mut first = None;
         ctrlc::set_handler(move || {
             INTERRUPTED.store(true, Ordering::SeqCst);
@@ -72,7 +73,7 @@ impl Terminal {
             other => other.into(),
         })
         .context("cannot listen for Ctrl-C")?;
-        Ok(Self { lines, styles, expected })
+        Ok(Self { lines, styles, expected, warnings })
     }
 
     /// Another line.
@@ -83,6 +84,11 @@ impl Terminal {
     /// Says what the study that runs will take.
     pub fn expect(&self, forecast: Forecast) {
         self.expected.set(forecast);
+    }
+
+    /// What was warned of so far.
+    pub fn warnings(&self) -> &Warnings {
+        &self.warnings
     }
 
     /// Takes the progress lines away.

@@ -164,6 +164,22 @@ impl Dataset {
         Ok(dataset)
     }
 
+    /// Where relative paths in it start, the first that has the file.
+    pub fn folders(&self) -> &[PathBuf] {
+        &self.folders
+    }
+
+    /// The same, with relative paths that start elsewhere.
+    pub fn in_folders(self, folders: Vec<PathBuf>) -> Self {
+        Self { folders, ..self }
+    }
+
+    /// What tells what it makes of rows from what another makes of them: all but what it says to people, and where its
+    /// files lie.
+    pub fn digest(&self) -> Digest {
+        Digest::of(&Self { description: String::new(), ..self.clone() })
+    }
+
     fn of_file(source: Source, folders: Vec<PathBuf>) -> Self {
         Self {
             description: String::new(),
@@ -226,6 +242,12 @@ impl Part {
         &self.source
     }
 
+    /// Whether it makes of a file what another makes of it.
+    pub fn reads_as(&self, other: &Self) -> bool {
+        let how = |part: &Self| (part.format, part.field.clone(), part.rows.clone());
+        (how(self), &self.templates, &self.separator) == (how(other), &other.templates, &other.separator)
+    }
+
     fn bases(&self) -> Vec<&Path> {
         self.folders.iter().map(PathBuf::as_path).collect()
     }
@@ -251,11 +273,11 @@ impl Part {
         self.format.map_or_else(|| Format::of(file), Ok)
     }
 
-    /// What the rows depend on: how they are read, and the file's content.
-    pub fn digest(&self, file: &Path) -> Result<Digest> {
+    /// What the rows depend on: how they are read, and the content of the file, by its digest.
+    pub fn digest(&self, file: &Path, content: Digest) -> Result<Digest> {
         let how = (self.format(file)?, Packed::of(file), &self.field);
         let read_as = (&self.rows, &self.templates, &self.separator);
-        Ok(Digest::of(&(how, read_as, Digest::of_file(file)?)))
+        Ok(Digest::of(&(how, read_as, content)))
     }
 
     /// The split's rows.

@@ -1,6 +1,6 @@
 //! How much of a device's memory is used, by the pool that candle takes all of it from.
 
-use std::ffi::c_void;
+use std::ffi::{CStr, c_void};
 
 use candle_core::CudaDevice;
 use candle_core::cuda_backend::cudarc::driver::sys::{self, CUmemPool_attribute, CUmemoryPool};
@@ -17,6 +17,16 @@ fn read(device: &CudaDevice, attribute: CUmemPool_attribute) -> Option<u64> {
     // SAFETY: these attributes are 64-bit numbers.
     let status = unsafe { sys::cuMemPoolGetAttribute(pool(device)?, attribute, (&raw mut bytes).cast::<c_void>()) };
     (status == sys::CUresult::CUDA_SUCCESS).then_some(bytes)
+}
+
+/// What the device calls itself, such as `NVIDIA H200`.
+pub fn own_name(device: &CudaDevice) -> Option<String> {
+    let mut name = [0u8; 256];
+    let (start, length) = (name.as_mut_ptr().cast(), name.len() as i32);
+    // SAFETY: writes at most so many bytes, the last of them 0.
+    let status = unsafe { sys::cuDeviceGetName(start, length, device.cuda_stream().context().cu_device()) };
+    let told = (status == sys::CUresult::CUDA_SUCCESS).then(|| CStr::from_bytes_until_nul(&name).ok()).flatten();
+    told.map(|name| name.to_string_lossy().into_owned())
 }
 
 /// The most bytes in use at once since [`forget_peak`], or since the start.

@@ -111,6 +111,15 @@ pub fn kind(device: &Device) -> &'static str {
     }
 }
 
+/// What a device calls itself; None of the host, or where it does not tell.
+pub fn own_name(device: &Device) -> Option<String> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => crate::gpu::memory::own_name(device),
+        _ => None,
+    }
+}
+
 /// The name that results are recorded under.
 pub fn name(device: &Device) -> String {
     match device.location() {

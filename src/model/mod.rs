@@ -10,6 +10,7 @@ mod json_file;
 mod kernels;
 mod linear;
 mod rope;
+mod stored;
 mod tokenizer;
 mod weights;
 
@@ -30,9 +31,11 @@ pub use generate::{Generation, Generator, Sampling};
 pub use generation_config::GenerationConfig;
 pub use linear::{Linear, embed};
 pub use rope::{Rope, RopeScaling};
+pub use stored::Stored;
 pub use tokenizer::{Conversation, Tokenizer};
 use weights::{GgufFile, SafetensorsDir, Weights};
 
+use crate::digest::Digest;
 use crate::tensors;
 
 /// A model whose weights stay in their files until a block is asked for.
@@ -172,6 +175,24 @@ impl ModelFiles {
         templates.check()
     }
 
+    /// How the files hold the weights.
+    pub fn stored(&self) -> Result<Stored> {
+        let (config, weights) = self.open()?;
+        let mut stored = Stored::default();
+        for (name, shape) in config.tensors() {
+            stored.add(weights.format(&name)?, shape.iter().map(|&n| n as u64).product());
+        }
+        Ok(stored)
+    }
+
+    /// What tells the model's tokenizer from others, its chat templates apart.
+    pub fn tokenizer_digest(&self) -> Result<Digest> {
+        match self {
+            Self::Gguf(path) => Ok(tokenizer::digest_of_gguf(&GgufFile::open(path)?)),
+            Self::Hub(dir) => tokenizer::digest_of_dir(dir),
+        }
+    }
+
     /// How the model's folder wants answers to be generated; a GGUF file does not say.
     pub fn generation(&self) -> Result<GenerationConfig> {
         match self {
@@ -258,6 +279,15 @@ impl Model {
         let bytes = (config.blocks * config.linear_parameters() * dtype.size_in_bytes()) as u64;
         let kept = device::has_room(&device, bytes).then(|| (0..config.blocks).map(|_| OnceLock::new()).collect());
         Ok(Self { config, dtype, device, weights, path: path.clone(), kept })
+    }
+
+    /// What products are computed in.
+    pub fn computed_in(&self) -> DType {
+        match self.dtype {
+            // On the CPU f16 is widened.
+            DType::F16 if self.device.is_cpu() => DType::F32,
+            dtype => dtype,
+        }
     }
 
     /// Rounds a weight to the precision that the model is held in. On the CPU only matrices in bf16 are computed

@@ -1,7 +1,5 @@
 //! Answers to prompts: decoding as a suite asks, and the text that comes of it.
 
-use std::time::Instant;
-
 use anyhow::Result;
 
 use super::cell::AnswersRecord;
@@ -31,7 +29,6 @@ pub struct Answerer<'a> {
 impl Answerer<'_> {
     /// Answers every prompt. `separator` stands between shots.
     pub fn answer(&self, prompts: &[Prompt], unit: &RowUnit, separator: &str, seed: u64) -> Result<AnswersRecord> {
-        let started = Instant::now();
         let decoding = &unit.decoding;
         let stop =
             decoding.stop.clone().unwrap_or_else(|| match unit.shots > 0 && !unit.chat && !separator.is_empty() {
@@ -75,7 +72,6 @@ impl Answerer<'_> {
         Ok(AnswersRecord {
             texts: texts.collect::<Result<_>>()?,
             tokens: generation.ids.iter().map(|ids| ids.len() as u64).sum(),
-            seconds: started.elapsed().as_secs_f64(),
             widest: generation.widest,
         })
     }

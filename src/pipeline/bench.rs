@@ -92,11 +92,7 @@ pub fn stages(
         progress: Progress::of(&cache, Stage::Pruned.key(&name), None),
     };
 
-    // On the CPU f16 is widened.
-    let dtype = match model.dtype {
-        DType::F16 if model.device.is_cpu() => DType::F32,
-        dtype => dtype,
-    };
+    let dtype = model.computed_in();
     // A device compiles its kernels, and takes its memory, when they are first needed.
     let is_device = !model.device.is_cpu();
     let mut measured = Vec::new();
@@ -112,7 +108,7 @@ pub fn stages(
             Walk { pruner: pruner(), calibration: of(&passages[..1]), ..walk(&format!("first {name}")) }.run()?;
         }
         let calibration = of(passages.as_slice());
-        let record = Walk { pruner: pruner(), calibration, ..walk(name) }.run()?.record;
+        let seconds = Walk { pruner: pruner(), calibration, ..walk(name) }.run()?.seconds;
         let way = match kind {
             StatisticKind::None => "reading weights",
             StatisticKind::ColumnNorms => "pass, norms of inputs",
@@ -121,9 +117,9 @@ pub fn stages(
         let passing = calibration.map_or(0.0, |_| work::calibration(&config, recipe.prune, kind, tokens, length));
         let solving = work::solving(&config, kind);
         let (pass, prune) = (format!("{name}: {way}"), format!("{name}: pruning to {sparsity}"));
-        measured.push(Measured { name: pass, work: passing, dtype, seconds: record.calibrate_seconds });
+        measured.push(Measured { name: pass, work: passing, dtype, seconds: seconds.calibrate });
         // Factors and compensation are computed in f32, whatever the model is.
-        measured.push(Measured { name: prune, work: solving, dtype: DType::F32, seconds: record.prune_seconds });
+        measured.push(Measured { name: prune, work: solving, dtype: DType::F32, seconds: seconds.prune });
     }
 
     let suite = |passages| vec![(Digest::of(&"bench"), passages)];

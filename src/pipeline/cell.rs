@@ -1,10 +1,7 @@
 //! What a cell came to.
 
-use std::ops::Add;
-
 use serde::{Deserialize, Serialize};
 
-use super::Outcome;
 use crate::metrics::Scores;
 use crate::recipe::Cell;
 
@@ -25,26 +22,13 @@ pub struct CellRecord {
     pub pruned: Option<PrunedRecord>,
 }
 
-/// What pruning came to; cached.
+/// What pruning came to; cached. What it took is a fact of a run, and is not.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct PrunedRecord {
     pub layers: Vec<LayerRecord>,
     /// Zeros among the weights of all linears, and how many weights these are.
     pub zeros: u64,
     pub weights: u64,
-    /// Seconds of reading weights, of statistics, and of the calibration windows' way through the blocks.
-    pub calibrate_seconds: f64,
-    /// Seconds of the method itself.
-    pub prune_seconds: f64,
-    /// The most memory that the process had held by the time the cell ended, where the system tells.
-    pub peak_bytes: Option<u64>,
-    pub device: String,
-    /// The most memory of the device that the cell held at once; None on the CPU.
-    #[serde(default)]
-    pub device_peak_bytes: Option<u64>,
-    /// The most tokens that went through a block at once; None where none did.
-    #[serde(default)]
-    pub batch_tokens: Option<u64>,
 }
 
 /// What pruning a block came to, or reading a dense one; cached beside the block's weights.
@@ -53,8 +37,6 @@ pub struct BlockRecord {
     pub layers: Vec<LayerRecord>,
     pub zeros: u64,
     pub weights: u64,
-    pub calibrate_seconds: f64,
-    pub prune_seconds: f64,
 }
 
 impl PrunedRecord {
@@ -63,8 +45,6 @@ impl PrunedRecord {
         self.layers.extend(block.layers);
         self.zeros += block.zeros;
         self.weights += block.weights;
-        self.calibrate_seconds += block.calibrate_seconds;
-        self.prune_seconds += block.prune_seconds;
     }
 
     /// The fraction of zeros among the weights of all linears.
@@ -86,12 +66,35 @@ pub struct LayerRecord {
     pub relative_error: Option<f64>,
     /// The damping that the factorisation took.
     pub damping: Option<f64>,
-    /// Time of the method itself, without statistics and forward passes.
+    /// Time of the method itself, without statistics and forward passes, when the weight was pruned.
     pub seconds: f64,
 }
 
+/// What a cell took of the run that computed it, or what the cache lacked of it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Spent {
+    pub seconds: Seconds,
+    /// Tokens that were generated.
+    pub generated: u64,
+    /// The most memory that the process had held by the time the cell ended, where the system tells.
+    pub peak_bytes: Option<u64>,
+    /// Where it was computed.
+    pub device: String,
+    /// The most memory of the device that the cell held at once; None on the CPU.
+    pub device_peak_bytes: Option<u64>,
+    /// The most tokens that went through a block at once; None where none did.
+    pub batch_tokens: Option<u64>,
+}
+
+impl Spent {
+    /// The rate at which answers were generated; None where none were.
+    pub fn tokens_per_second(&self) -> Option<f64> {
+        (self.seconds.generate > 0.0).then(|| self.generated as f64 / self.seconds.generate)
+    }
+}
+
 /// Where a cell's time went, in seconds.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Seconds {
     /// Reading weights, statistics, and the calibration windows' way through the blocks.
     pub calibrate: f64,
@@ -106,19 +109,6 @@ pub struct Seconds {
 }
 
 impl Seconds {
-    /// None where the cell failed.
-    pub fn of(outcome: &Outcome) -> Option<Self> {
-        let pruned = outcome.record.pruned.as_ref()?;
-        let scores = || outcome.suites.values().filter_map(|s| s.scores.as_ref());
-        Some(Self {
-            calibrate: pruned.calibrate_seconds,
-            prune: pruned.prune_seconds,
-            forward: scores().map(|s| s.forward_seconds).fold(0.0, Add::add),
-            score: scores().map(|s| s.score_seconds).fold(0.0, Add::add),
-            generate: outcome.suites.values().filter_map(|s| Some(s.answers.as_ref()?.seconds)).fold(0.0, Add::add),
-        })
-    }
-
     pub fn total(&self) -> f64 {
         self.calibrate + self.prune + self.forward + self.score + self.generate
     }
@@ -138,10 +128,6 @@ pub struct ScoresRecord {
     pub samples: Vec<Scores>,
     /// The log-likelihood of each choice of each sample, in nats; empty where they were not asked for.
     pub choices: Vec<Vec<f64>>,
-    /// Seconds of the suite's way through the blocks.
-    pub forward_seconds: f64,
-    /// Seconds of logits and scores.
-    pub score_seconds: f64,
 }
 
 /// Generated answers to a suite's prompts; cached.
@@ -151,7 +137,6 @@ pub struct AnswersRecord {
     pub texts: Vec<String>,
     /// Tokens that were generated.
     pub tokens: u64,
-    pub seconds: f64,
     /// The most sequences that were decoded together.
     pub widest: usize,
 }

@@ -15,10 +15,13 @@ use crate::model::{Config, Model, ModelFiles, Tokenizer};
 use crate::prune::StatisticKind;
 use crate::recipe::{Cell, Layers, Problems, Propagation, Recipe, Suite, Unit, WindowUnit, cells, check_against_model};
 use crate::source::Fetcher;
+use crate::warnings::LEAK;
 
 /// A model and data sets that are all here.
 pub struct Inputs {
     pub model: ModelFiles,
+    /// Of each of the model's files, by its name.
+    pub model_files: Vec<(String, Digest)>,
     pub model_digest: Digest,
     pub config: Config,
     /// What the model's folder wants: the logits of tokens that are there already are divided by it.
@@ -65,6 +68,9 @@ fn parts(recipe: &Recipe, library: &Library) -> Result<Vec<(Axis, String, String
 pub struct InputPart {
     pub part: Part,
     pub file: PathBuf,
+    /// Of the file's bytes.
+    pub content: Digest,
+    /// Of the rows: the file's bytes, and how they are read.
     pub digest: Digest,
 }
 
@@ -158,8 +164,8 @@ impl Inputs {
             generation.check(drawn).at(|| format!("[suite.{name}]"))?;
             repetition_penalty = generation.repetition_penalty()?;
         }
-        let model_files = model.list()?;
-        let model_digest = Digest::of_large_files(model_files.iter().map(PathBuf::as_path), &fetcher.digests())?;
+        let model_files = Digest::of_large_files(&model.list()?, &fetcher.digests())?;
+        let model_digest = Digest::of(&model_files);
         // No header tells. Read once, like the digest, and before anything is computed.
         let dtype = recipe.model.dtype.into();
         digest::check_once(&fetcher.digests(), &format!("finite-{}", DType::as_str(&dtype)), model_digest, || {
@@ -167,7 +173,8 @@ impl Inputs {
         })?;
         let (mut calibrations, mut suites, mut shots) = (IndexMap::new(), IndexMap::new(), IndexMap::new());
         for (axis, name, part, file) in files {
-            let input = InputPart { digest: part.digest(&file)?, part, file };
+            let content = Digest::of_file(&file)?;
+            let input = InputPart { content, digest: part.digest(&file, content)?, part, file };
             match axis {
                 Axis::Calibration => calibrations.insert(name, input),
                 Axis::Suite => suites.insert(name, input),
@@ -177,12 +184,13 @@ impl Inputs {
         for (suite, s) in &suites {
             for (calibration, _) in calibrations.iter().filter(|(_, c)| c.digest == s.digest) {
                 tracing::warn!(
+                    target: LEAK,
                     "[suite.{suite}] has the rows of [calibration.{calibration}]: what it shows is not held out; \
                      give the two different splits or files"
                 );
             }
         }
-        Ok(Self { model, model_digest, config, repetition_penalty, calibrations, suites, shots, device })
+        Ok(Self { model, model_files, model_digest, config, repetition_penalty, calibrations, suites, shots, device })
     }
 
     /// Whether everything is here already; reaches out to nothing.

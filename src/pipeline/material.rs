@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 
 use crate::data::{Has, Passage, Prompt, Windows};
+use crate::digest::Digest;
 use crate::metrics::Family;
 use crate::model::Config;
 use crate::recipe::{Suite, Unit};
@@ -95,6 +96,22 @@ impl Material {
             );
         }
         Ok(Self { passages, prompts })
+    }
+
+    /// Tokens that go through the model to be scored; where none are, those of the prompts.
+    pub fn tokens(&self) -> usize {
+        match self.passages.is_empty() {
+            true => self.prompts.iter().map(|prompt| prompt.ids.len()).sum(),
+            false => self.passages.iter().map(|passage| passage.ids.len()).sum(),
+        }
+    }
+
+    /// What tells the samples from others: tokens, and what answers are compared with.
+    pub fn digest(&self) -> Digest {
+        let passages: Vec<&[u32]> = self.passages.iter().map(|passage| passage.ids.as_slice()).collect();
+        let prompts: Vec<_> =
+            self.prompts.iter().map(|p| (&p.ids, &p.references, p.choice_texts(), p.answer)).collect();
+        Digest::of(&(passages, prompts))
     }
 
     /// Samples of the suite.

@@ -16,6 +16,11 @@ pub fn resident_bytes() -> Option<u64> {
     status("VmRSS:")
 }
 
+/// The memory of the machine, in bytes, where the system tells.
+pub fn total_bytes() -> Option<u64> {
+    kilobytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")
+}
+
 /// Memory that is free to be used, in bytes, where the system tells: of the machine, of the control group (version 2)
 /// that a container or a job is given, and of this process's own limit.
 pub fn available_bytes() -> Option<u64> {

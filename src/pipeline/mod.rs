@@ -17,13 +17,15 @@ mod walk;
 mod work;
 
 pub use cache::{Cache, Hold, KnownStudy, Limit, LimitBy, Stage, Trimmed, Unwritable, Usage, remove_unfinished};
-pub use cell::{AnswersRecord, CellRecord, LayerRecord, PrunedRecord, ScoresRecord, Seconds, Status, SuiteRecord};
+pub use cell::{
+    AnswersRecord, CellRecord, LayerRecord, PrunedRecord, ScoresRecord, Seconds, Spent, Status, SuiteRecord,
+};
 pub use inputs::{InputPart, Inputs};
 pub use material::Material;
-pub use memory::resident_bytes;
+pub use memory::{peak_bytes, resident_bytes, total_bytes};
 pub use plan::{Plan, PlannedCell, PlannedStage, Work, check_data, plan};
 pub use room::Room;
-pub use study::{Outcome, Study};
+pub use study::{DrawnWindows, Outcome, Study};
 pub use time_left::{Doing, Forecast, Left};
 
 /// Who follows a run: told what happens, asked whether to stop.

@@ -48,7 +48,7 @@ pub struct Standing {
 pub struct SuiteStream {
     pub id: Digest,
     pub stream: Stream,
-    /// Seconds of its way so far.
+    /// Seconds of its way so far, in this run.
     pub seconds: f64,
 }
 
@@ -58,7 +58,7 @@ struct StandingHeader {
     next: usize,
     record: PrunedRecord,
     calibration: Option<usize>,
-    suites: Vec<(String, f64, usize)>,
+    suites: Vec<(String, usize)>,
 }
 
 impl<'a> Progress<'a> {
@@ -188,34 +188,31 @@ impl<'a> Progress<'a> {
             next: standing.next,
             record: standing.record.clone(),
             calibration: calibration.map(|stream| stream.hidden().count()),
-            suites: (standing.suites.iter())
-                .map(|s| (s.id.to_string(), s.seconds, s.stream.hidden().count()))
-                .collect(),
+            suites: (standing.suites.iter()).map(|s| (s.id.to_string(), s.stream.hidden().count())).collect(),
         };
         self.cache.write_tensors(self.walk_key(), &header, &tensors)?;
         self.saved.set((Instant::now(), Some(started.elapsed())));
         Ok(())
     }
 
-    /// Goes on from where a walk was saved, if that has every suite of `start`: hidden states, times and record are
-    /// from there. Else, this is `start` itself.
+    /// Goes on from where a walk was saved, if that has every suite of `start`: hidden states and record are from
+    /// there. Else, this is `start` itself.
     pub fn resume(&self, mut start: Standing, device: &Device) -> Result<Standing> {
         let read: Option<(StandingHeader, _)> = self.cache.read_tensors(self.walk_key());
         let Some((header, tensors)) = read else { return Ok(start) };
         let mut tensors = tensors.into_iter();
         let of_calibration: Vec<Tensor> = tensors.by_ref().take(header.calibration.unwrap_or(0)).collect();
         let mut of_suites = Vec::new();
-        for (id, seconds, count) in header.suites {
-            of_suites.push((id, seconds, tensors.by_ref().take(count).collect::<Vec<Tensor>>()));
+        for (id, count) in header.suites {
+            of_suites.push((id, tensors.by_ref().take(count).collect::<Vec<Tensor>>()));
         }
         let found = |id: &Digest| of_suites.iter().find(|(name, ..)| *name == id.to_string());
         if !start.suites.iter().all(|s| found(&s.id).is_some_and(|(.., hidden)| s.stream.fits(hidden))) {
             return Ok(start);
         }
         for suite in &mut start.suites {
-            let (_, seconds, hidden) = found(&suite.id).expect("every suite was just found");
+            let (_, hidden) = found(&suite.id).expect("every suite was just found");
             suite.stream.replace(hidden, device)?;
-            suite.seconds = *seconds;
         }
         start.calibration = match start.calibration.take() {
             Some(mut stream) if header.calibration.is_some() && stream.fits(&of_calibration) => {

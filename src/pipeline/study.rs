@@ -11,7 +11,7 @@ use indexmap::IndexMap;
 
 use super::answers::Answerer;
 use super::cache::{Cache, Key, Unwritable};
-use super::cell::{AnswersRecord, CellRecord, PrunedRecord, ScoresRecord, Status, SuiteRecord};
+use super::cell::{AnswersRecord, CellRecord, PrunedRecord, ScoresRecord, Seconds, Spent, Status, SuiteRecord};
 use super::inputs::{InputPart, Inputs};
 use super::material::Material;
 use super::memory::{self, Load};
@@ -35,15 +35,8 @@ use crate::tensors;
 pub struct Outcome {
     pub record: CellRecord,
     pub suites: IndexMap<String, SuiteRecord>,
-}
-
-impl Outcome {
-    /// The rate at which answers were generated; None where none were.
-    pub fn tokens_per_second(&self) -> Option<f64> {
-        let answers = || self.suites.values().filter_map(|s| s.answers.as_ref());
-        let seconds: f64 = answers().map(|a| a.seconds).sum();
-        (seconds > 0.0).then(|| answers().map(|a| a.tokens as f64).sum::<f64>() / seconds)
-    }
+    /// What it took; None where all of it was in the cache, or it failed.
+    pub spent: Option<Spent>,
 }
 
 /// A study that is ready to run.
@@ -55,10 +48,22 @@ pub struct Study<'a> {
     model: Model,
     tokenizer: Tokenizer,
     materials: BTreeMap<String, Material>,
+    /// What each seed draws of each calibration set.
+    drawn: BTreeMap<String, Vec<DrawnWindows>>,
     /// Loaded when a cell first has to be computed: a study that is finished needs no weights.
     ends: OnceLock<Ends>,
     /// The dense model's states on suites, where the device has room for them.
     on_device: Mutex<BTreeMap<String, Tensor>>,
+}
+
+/// The windows that a seed draws of a calibration set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DrawnWindows {
+    pub seed: u64,
+    pub windows: usize,
+    pub tokens: usize,
+    /// Of the tokens of all windows.
+    pub digest: Digest,
 }
 
 /// What stands before the first block and after the last.
@@ -87,9 +92,8 @@ impl<'a> Study<'a> {
     ) -> Result<Self> {
         let model = Model::open(&inputs.model, recipe.model.dtype.into(), device)?;
         let tokenizer = inputs.model.tokenizer()?.on(recipe.model.date);
-        let materials = BTreeMap::new();
-        let (ends, on_device) = Default::default();
-        let mut study = Self { recipe, inputs, cache, watch, model, tokenizer, materials, ends, on_device };
+        let (materials, drawn, ends, on_device) = Default::default();
+        let mut study = Self { recipe, inputs, cache, watch, model, tokenizer, materials, drawn, ends, on_device };
         for (name, suite) in &recipe.suite {
             stop_if_interrupted(watch)?;
             let place = || format!("[suite.{name}], data set \"{}\"", suite.dataset);
@@ -102,10 +106,30 @@ impl<'a> Study<'a> {
             let place = || format!("[calibration.{name}], data set \"{}\"", calibration.dataset);
             for seed in seeds(recipe, name) {
                 stop_if_interrupted(watch)?;
-                of_the_data(study.calibration_windows(name, seed, &mut rows), place)?;
+                let windows = of_the_data(study.calibration_windows(name, seed, &mut rows), place)?;
+                let digest = Digest::of(&(windows.ids(), windows.ends()));
+                let drawn = DrawnWindows { seed, windows: windows.len(), tokens: windows.ids().len(), digest };
+                study.drawn.entry(name.clone()).or_default().push(drawn);
             }
         }
         Ok(study)
+    }
+
+    pub fn inputs(&self) -> &Inputs {
+        self.inputs
+    }
+
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// What each seed draws of a calibration set, for those that cells draw from.
+    pub fn drawn(&self) -> &BTreeMap<String, Vec<DrawnWindows>> {
+        &self.drawn
     }
 
     /// The samples of every suite.
@@ -148,7 +172,7 @@ impl<'a> Study<'a> {
         let pruned = self.cache.read_json(self.inputs.pruned_key(self.recipe, cell))?;
         let (suites, missing) = self.found(cell);
         let record = CellRecord { cell: cell.clone(), status: Status::Done, pruned: Some(pruned) };
-        missing.is_empty().then_some(Outcome { record, suites })
+        missing.is_empty().then_some(Outcome { record, suites, spent: None })
     }
 
     /// What the cache has of a cell's results, and what it lacks.
@@ -183,11 +207,11 @@ impl<'a> Study<'a> {
         let (mut suites, missing) = self.found(cell);
         let computed = panic::catch_unwind(AssertUnwindSafe(|| self.compute(cell, &missing, &mut suites)));
         let status = match computed.unwrap_or_else(|panic| Err(guard::defect(&*panic))) {
-            Ok(pruned) => {
+            Ok((pruned, spent)) => {
                 self.cache.write_json(self.inputs.pruned_key(self.recipe, cell), &pruned)?;
                 self.progress(cell).forget();
                 let record = CellRecord { cell: cell.clone(), status: Status::Done, pruned: Some(pruned) };
-                return Ok(Outcome { record, suites });
+                return Ok(Outcome { record, suites, spent: Some(spent) });
             }
             // Where it was interrupted is nothing to whoever did that.
             Err(error) if error.is::<Interrupted>() => return Err(Interrupted.into()),
@@ -195,7 +219,7 @@ impl<'a> Study<'a> {
             Err(error) => Status::Failed(format!("{error:#}")),
         };
         let record = CellRecord { cell: cell.clone(), status, pruned: None };
-        Ok(Outcome { record, suites: IndexMap::new() })
+        Ok(Outcome { record, suites: IndexMap::new(), spent: None })
     }
 
     fn progress(&self, cell: &Cell) -> Progress<'_> {
@@ -210,8 +234,9 @@ impl<'a> Study<'a> {
         cell: &Cell,
         missing: &[Missing],
         suites: &mut IndexMap<String, SuiteRecord>,
-    ) -> Result<PrunedRecord> {
+    ) -> Result<(PrunedRecord, Spent)> {
         device::forget_peak(&self.model.device);
+        let mut seconds = Seconds::default();
         let ends = self.ends()?;
         let is_dense = cell.pruning.is_none();
         let pruner = cell.pruning.as_ref().map(|p| Pruner {
@@ -236,7 +261,8 @@ impl<'a> Study<'a> {
             progress: self.progress(cell),
         };
         self.ensure_memory(&walk)?;
-        let mut walked = walk.run()?;
+        let walked = walk.run()?;
+        (seconds.calibrate, seconds.prune) = (walked.seconds.calibrate, walked.seconds.prune);
 
         for (i, (name, suite)) in scored.iter().zip(walked.suites).enumerate() {
             self.watch.progress(i, scored.len(), Doing::Score);
@@ -246,25 +272,34 @@ impl<'a> Study<'a> {
                 self.teach(name, &batches)?;
             }
             let (samples, choices) = self.score(name, is_dense, &batches)?;
-            let score_seconds = started.elapsed().as_secs_f64();
-            let scores = ScoresRecord { samples, choices, forward_seconds: suite.seconds, score_seconds };
+            seconds.forward += suite.seconds;
+            seconds.score += started.elapsed().as_secs_f64();
+            let scores = ScoresRecord { samples, choices };
             self.cache.write_json(self.inputs.scores_key(self.recipe, cell, name), &scores)?;
             suites.entry(name.to_string()).or_default().scores = Some(scores);
         }
         let asked: Vec<&str> = missing.iter().filter(|m| m.answers).map(|m| m.name).collect();
         let all = asked.iter().map(|name| self.materials[*name].prompts.len()).sum();
-        let mut before = 0;
+        let (mut before, mut generated) = (0, 0);
         for name in asked {
+            let started = Instant::now();
             let answers = self.answer(name, &walked.blocks, (before, all))?;
+            seconds.generate += started.elapsed().as_secs_f64();
+            generated += answers.tokens;
             before += answers.texts.len();
             let key = self.inputs.answers_key(self.recipe, cell, name).expect("a suite that lacks answers has a key");
             self.cache.write_json(key, &answers)?;
             suites.entry(name.to_owned()).or_default().answers = Some(answers);
         }
-        walked.record.peak_bytes = memory::peak_bytes();
-        walked.record.device_peak_bytes = device::peak_bytes(&self.model.device);
-        walked.record.device = device::name(&self.model.device);
-        Ok(walked.record)
+        let spent = Spent {
+            seconds,
+            generated,
+            peak_bytes: memory::peak_bytes(),
+            device: device::name(&self.model.device),
+            device_peak_bytes: device::peak_bytes(&self.model.device),
+            batch_tokens: walked.batch_tokens,
+        };
+        Ok((walked.record, spent))
     }
 
     /// An error where a cell would surely not fit into memory: better said than ended by the system, with all that runs.

@@ -50,10 +50,23 @@ pub struct Walk<'a> {
 /// What a walk came to.
 pub struct Walked {
     pub record: PrunedRecord,
+    /// What the blocks took here and now.
+    pub seconds: BlockSeconds,
+    /// The most tokens that went through a block at once; None where none did.
+    pub batch_tokens: Option<u64>,
     /// The suites behind the last block.
     pub suites: Vec<SuiteStream>,
     /// The blocks as they were pruned, where they were to be kept.
     pub blocks: Vec<Block>,
+}
+
+/// Where the time of blocks went, but for what suites took of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BlockSeconds {
+    /// Reading weights, statistics, and the calibration windows' way.
+    pub calibrate: f64,
+    /// The method itself.
+    pub prune: f64,
 }
 
 /// A pruned block or its statistics, which were in the cache when the walk began, have gone since.
@@ -133,16 +146,18 @@ impl Walk<'_> {
         if standing.next > 0 {
             tracing::info!("going on after {} of {blocks} blocks", standing.next);
         }
-        let mut kept = Vec::new();
+        let (mut kept, mut seconds) = (Vec::new(), BlockSeconds::default());
         for index in 0..standing.next * usize::from(self.keep) {
             self.watch.progress(index, blocks, Doing::Read);
-            kept.push(self.again(index)?.0);
+            kept.push(self.again(index, &mut seconds)?.0);
         }
         while standing.next < blocks {
             let index = standing.next;
             let (block, record) = match &self.pruner {
-                Some(pruner) if !restores => self.prune(pruner, index, standing.calibration.as_mut(), saver)?,
-                _ => self.again(index)?,
+                Some(pruner) if !restores => {
+                    self.prune(pruner, index, standing.calibration.as_mut(), saver, &mut seconds)?
+                }
+                _ => self.again(index, &mut seconds)?,
             };
             standing.record.add(record);
             self.watch.progress(index, blocks, Doing::Evaluate);
@@ -159,8 +174,8 @@ impl Walk<'_> {
             self.progress.save(&standing)?;
         }
         let streams = standing.calibration.iter().chain(standing.suites.iter().map(|suite| &suite.stream));
-        standing.record.batch_tokens = streams.map(|stream| stream.batch_tokens() as u64).max();
-        Ok(Walked { record: standing.record, suites: standing.suites, blocks: kept })
+        let batch_tokens = streams.map(|stream| stream.batch_tokens() as u64).max();
+        Ok(Walked { record: standing.record, seconds, batch_tokens, suites: standing.suites, blocks: kept })
     }
 
     /// Before the first block.
@@ -183,6 +198,7 @@ impl Walk<'_> {
         index: usize,
         calibration: Option<&mut Stream>,
         saver: &mut Saver,
+        seconds: &mut BlockSeconds,
     ) -> Result<(Block, BlockRecord)> {
         let blocks = self.model.config.blocks;
         self.watch.progress(index, blocks, Doing::Prune);
@@ -194,19 +210,15 @@ impl Walk<'_> {
         block_pruner.prune(&mut block, calibration, index + 1 == blocks).with_context(|| format!("block {index}"))?;
         self.model.device.synchronize()?;
         let BlockPruner { layers, solving, zeros, weights, .. } = block_pruner;
-        let record = BlockRecord {
-            layers,
-            zeros,
-            weights,
-            calibrate_seconds: (started.elapsed() - solving).as_secs_f64(),
-            prune_seconds: solving.as_secs_f64(),
-        };
+        seconds.calibrate += (started.elapsed() - solving).as_secs_f64();
+        seconds.prune += solving.as_secs_f64();
+        let record = BlockRecord { layers, zeros, weights };
         saver.save(self.progress.pack_block(index, &dense, &block, &record, self.model.dtype)?)?;
         Ok((block, record))
     }
 
     /// A block that needs no pruning, because it was pruned before or stays dense.
-    fn again(&self, index: usize) -> Result<(Block, BlockRecord)> {
+    fn again(&self, index: usize, seconds: &mut BlockSeconds) -> Result<(Block, BlockRecord)> {
         let started = Instant::now();
         let mut block = self.model.block(index)?;
         if self.pruner.is_some() {
@@ -214,11 +226,12 @@ impl Walk<'_> {
                 .progress
                 .restore_block(index, &mut block, self.model)?
                 .ok_or(Lost(self.progress.block_key(index)))?;
+            seconds.calibrate += started.elapsed().as_secs_f64();
             return Ok((block, record));
         }
         let (zeros, weights) = zeros_of_block(&block)?;
-        let calibrate_seconds = started.elapsed().as_secs_f64();
-        Ok((block, BlockRecord { zeros, weights, calibrate_seconds, ..BlockRecord::default() }))
+        seconds.calibrate += started.elapsed().as_secs_f64();
+        Ok((block, BlockRecord { layers: vec![], zeros, weights }))
     }
 }
 

@@ -1,55 +1,55 @@
-//! `run.json`: all that is needed to run the study again and compare.
+//! `run.json`: all that a study depends on and what is to be said of its run, to run it again and compare.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use candle_core::Device;
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::Finished;
-use crate::pipeline::{Inputs, Status};
-use crate::recipe::Recipe;
+use super::entries::{CalibrationEntry, DatasetEntry, ModelEntry, SuiteEntry};
+use super::machine::{Machine, day, now, versions};
+use super::place::seen_from;
+use crate::data::Library;
+use crate::pipeline::{Status, Study, peak_bytes};
+use crate::recipe::{Recipe, cells};
 
 /// The content of `run.json`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// The recipe with all layers and defaults resolved.
     pub recipe: Recipe,
-    /// Its file, as the command line named it: data sets are looked for beside it.
+    /// Its file, as the command line named it.
     pub recipe_path: PathBuf,
+    /// Where relative paths of the recipe start, the first that has the file: the working folder, then the recipe's
+    /// folder. Seen from the folder of results, but where the command line had an absolute path.
+    pub folders: Vec<PathBuf>,
     pub model: ModelEntry,
-    /// Digests of the data, by `calibration.NAME`, `suite.NAME` and `shots.NAME`.
-    pub data: BTreeMap<String, DataEntry>,
+    /// The data sets' definitions, as the recipe calls them.
+    pub datasets: IndexMap<String, DatasetEntry>,
+    /// Those that cells draw from, in the order of the recipe.
+    pub calibrations: IndexMap<String, CalibrationEntry>,
+    /// In the order of the recipe.
+    pub suites: IndexMap<String, SuiteEntry>,
+    /// Every warning of the run, once, in order; those of suites that calibration has seen come first.
+    pub warnings: Vec<String>,
     pub versions: BTreeMap<String, String>,
     pub machine: Machine,
+    /// The day on which the run began (UTC), such as `2026-11-26`.
+    pub date: String,
     /// Seconds since 1970.
     pub started: u64,
+    /// None where the run has not come to its end.
     pub finished: Option<u64>,
+    /// How long the run has taken: this one, without earlier ones whose cells are in the cache.
+    pub seconds: f64,
+    /// The most memory that the process held, where the system tells.
+    pub peak_bytes: Option<u64>,
+    /// The most memory of a device that a cell of this run held; None on the CPU.
+    pub device_peak_bytes: Option<u64>,
     pub cells: CellCounts,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-pub struct ModelEntry {
-    pub source: String,
-    /// BLAKE3 over the names and contents of the model's files.
-    pub digest: String,
-    pub config: serde_json::Value,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-pub struct DataEntry {
-    pub source: String,
-    /// BLAKE3 over the file and how it is read.
-    pub digest: String,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Machine {
-    pub os: String,
-    pub architecture: String,
-    pub cpu: Option<String>,
-    pub threads: usize,
-    pub device: String,
 }
 
 /// How many cells ended how.
@@ -68,34 +68,47 @@ impl CellCounts {
 }
 
 impl Manifest {
-    pub fn new(recipe: &Recipe, recipe_path: &Path, inputs: &Inputs, device: String, planned: usize) -> Self {
-        let calibrations = inputs.calibrations.iter().map(|(name, part)| (format!("calibration.{name}"), part));
-        let suites = inputs.suites.iter().map(|(name, part)| (format!("suite.{name}"), part));
-        let shots = inputs.shots.iter().map(|(name, part)| (format!("shots.{name}"), part));
-        let entry = |(name, part): (String, &crate::pipeline::InputPart)| {
-            (name, DataEntry { source: part.part.source().to_string(), digest: part.digest.to_string() })
-        };
-        Self {
-            recipe: recipe.clone(),
-            recipe_path: recipe_path.to_owned(),
-            model: ModelEntry {
-                source: recipe.model.source.to_string(),
-                digest: inputs.model_digest.to_string(),
-                config: serde_json::to_value(&inputs.config).expect("a config is plain data"),
-            },
-            data: calibrations.chain(suites).chain(shots).map(entry).collect(),
-            versions: versions(),
-            machine: Machine {
-                os: std::env::consts::OS.into(),
-                architecture: std::env::consts::ARCH.into(),
-                cpu: cpu_name(),
-                threads: rayon::current_num_threads(),
-                device,
-            },
-            started: now(),
-            finished: None,
-            cells: CellCounts { planned, ..CellCounts::default() },
+    /// Of a study that is open and about to run, for the folder `results`. The recipe is that of the file `path`, and
+    /// names its data in `library`; `devices` compute.
+    ///
+    /// # Errors
+    /// Where what the study depends on cannot be read again.
+    pub fn new(
+        recipe: &Recipe,
+        path: &Path,
+        library: &Library,
+        study: &Study,
+        devices: &[Device],
+        results: &Path,
+    ) -> Result<Self> {
+        let mut datasets = IndexMap::new();
+        let named = recipe.calibration.values().map(|c| &c.dataset).chain(recipe.suite.values().map(|s| &s.dataset));
+        for name in named {
+            datasets.insert(name.clone(), DatasetEntry::of(library.get(name)?, results));
         }
+        let calibration =
+            |(name, calibration)| Some((String::clone(name), CalibrationEntry::of(name, calibration, study)?));
+        let suite = |(name, suite)| (String::clone(name), SuiteEntry::of(name, suite, study));
+        let started = now();
+        Ok(Self {
+            recipe: recipe.clone(),
+            recipe_path: path.to_owned(),
+            folders: library.bases().into_iter().map(|base| seen_from(results, base)).collect(),
+            model: ModelEntry::of(recipe, study)?,
+            datasets,
+            calibrations: recipe.calibration.iter().filter_map(calibration).collect(),
+            suites: recipe.suite.iter().map(suite).collect(),
+            warnings: vec![],
+            versions: versions(),
+            machine: Machine::here(devices),
+            date: day(started),
+            started,
+            finished: None,
+            seconds: 0.0,
+            peak_bytes: None,
+            device_peak_bytes: None,
+            cells: CellCounts { planned: cells(recipe).len(), ..CellCounts::default() },
+        })
     }
 
     /// Reads the `run.json` of a folder of results.
@@ -105,73 +118,22 @@ impl Manifest {
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("run.json");
         let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let parse = || {
-            let mut value: serde_json::Value = serde_json::from_str(&text)?;
-            // In earlier versions the recipe said what the cache may hold.
-            if let Some(recipe) = value.pointer_mut("/recipe").and_then(serde_json::Value::as_object_mut) {
-                recipe.remove("cache_size");
-            }
-            serde_json::from_value(value)
-        };
-        parse().with_context(|| format!("{} is of no use to this version of calipr", path.display()))
+        serde_json::from_str(&text)
+            .with_context(|| format!("{} is of no use to this version of calipr", path.display()))
     }
 
-    /// What the results of two runs may differ by: what it is, here and there.
-    pub fn differences(&self, other: &Self) -> Vec<[String; 3]> {
-        let mut pairs = vec![("the model's bytes".to_owned(), Some(&self.model.digest), Some(&other.model.digest))];
-        for name in self.data.keys().chain(other.data.keys().filter(|name| !self.data.contains_key(*name))) {
-            pairs.push((
-                format!("the data of {name}"),
-                self.data.get(name).map(|entry| &entry.digest),
-                other.data.get(name).map(|entry| &entry.digest),
-            ));
-        }
-        for name in self.versions.keys() {
-            pairs.push((format!("{name}'s version"), self.versions.get(name), other.versions.get(name)));
-        }
-        let (here, there) = (&self.machine, &other.machine);
-        let threads = [here.threads.to_string(), there.threads.to_string()];
-        pairs.extend([
-            ("operating system".to_owned(), Some(&here.os), Some(&there.os)),
-            ("architecture".to_owned(), Some(&here.architecture), Some(&there.architecture)),
-            ("processor".to_owned(), here.cpu.as_ref(), there.cpu.as_ref()),
-            ("threads".to_owned(), Some(&threads[0]), Some(&threads[1])),
-            ("device".to_owned(), Some(&here.device), Some(&there.device)),
-        ]);
-        let shown = |value: Option<&String>| value.map_or("none".to_owned(), |text| text.chars().take(40).collect());
-        let different = pairs.into_iter().filter(|(_, here, there)| here != there);
-        different.map(|(what, here, there)| [what, shown(here), shown(there)]).collect()
+    /// Notes how far the run is, after so many seconds, of which it had these warnings.
+    pub fn note(&mut self, finished: &[&Finished], seconds: f64, warnings: Vec<String>) {
+        self.cells = CellCounts::of(finished, self.cells.planned);
+        self.seconds = seconds;
+        self.warnings = warnings;
+        self.peak_bytes = peak_bytes();
+        self.device_peak_bytes =
+            finished.iter().filter_map(|cell| cell.outcome.spent.as_ref()?.device_peak_bytes).max();
     }
 
     /// Notes that the run ended.
     pub fn finish(&mut self) {
         self.finished = Some(now());
     }
-}
-
-/// Versions of calipr and of the crates that numbers depend on, as they were locked when it was built.
-fn versions() -> BTreeMap<String, String> {
-    #[derive(Deserialize)]
-    struct Lock {
-        package: Vec<Package>,
-    }
-    #[derive(Deserialize)]
-    struct Package {
-        name: String,
-        version: String,
-    }
-    const MATTER: [&str; 5] = ["calipr", "candle-core", "gemm", "rand_chacha", "tokenizers"];
-    let lock: Lock = toml::from_str(include_str!("../../Cargo.lock")).expect("cargo wrote its lock file");
-    let version = |name| lock.package.iter().find(|p| p.name == name).map(|p| p.version.clone());
-    MATTER.into_iter().filter_map(|name| Some((name.to_owned(), version(name)?))).collect()
-}
-
-fn now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
-}
-
-fn cpu_name() -> Option<String> {
-    let info = std::fs::read_to_string("/proc/cpuinfo").ok()?;
-    let line = info.lines().find(|l| l.starts_with("model name"))?;
-    Some(line.split_once(':')?.1.trim().to_owned())
 }

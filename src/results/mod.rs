@@ -1,6 +1,12 @@
 //! What a study leaves: Parquet tables and `run.json`.
 
+mod changes;
+mod differences;
+mod earlier;
+mod entries;
+mod machine;
 mod manifest;
+mod place;
 mod schema;
 mod shares;
 mod tables;
@@ -8,11 +14,18 @@ mod tables;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind::NotFound;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use indexmap::IndexMap;
 
+pub use differences::Difference;
+pub use earlier::Intended;
+pub use entries::{
+    CalibrationEntry, DataEntry, DatasetEntry, DrawnEntry, ModelEntry, SampleUnit, SuiteEntry, TokenizerEntry,
+};
+pub use machine::Machine;
 pub use manifest::{CellCounts, Manifest};
 
 use crate::lock::{Attempt, Lock};
@@ -20,6 +33,10 @@ use crate::metrics::{Estimate, Metric, estimate};
 use crate::pipeline::{Material, Outcome, remove_unfinished};
 use crate::recipe::Recipe;
 use shares::{Shares, shares};
+
+/// The tables, in the order in which they are written. Metrics come last: a report that is read between two writes has
+/// all else for every cell that it names.
+pub const TABLES: [&str; 5] = ["samples", "layers", "cells", "contrasts", "metrics"];
 
 /// A finished cell with its metrics.
 pub struct Finished {
@@ -139,19 +156,33 @@ impl Results {
         self.dir.join(format!("{name}.parquet"))
     }
 
+    /// Begins the study that `manifest` is of: what is there is gone on with, or, where it is to be replaced, or is of no
+    /// study, leaves. From then on `run.json` says whose tables these are.
+    pub fn begin(&self, manifest: &Manifest, replaces: bool) -> Result<()> {
+        if replaces {
+            for name in TABLES.iter().rev() {
+                let path = self.table(name);
+                let gone = fs::remove_file(&path).or_else(|e| if e.kind() == NotFound { Ok(()) } else { Err(e) });
+                gone.with_context(|| format!("cannot replace {}", path.display()))?;
+            }
+        }
+        let has_tables = TABLES.iter().any(|name| self.table(name).exists());
+        if has_tables { Ok(()) } else { self.write_manifest(manifest) }
+    }
+
     /// Writes all tables of the cells finished so far. Each file is replaced whole, so that a reader,
     /// or a run that is killed, never sees half of one.
     pub fn write(&self, recipe: &Recipe, materials: &BTreeMap<String, Material>, finished: &[&Finished]) -> Result<()> {
         let mut compared = self.compared.borrow_mut();
         let contrasts = contrasts(recipe, finished, &mut compared);
-        // Metrics come last: a report that is read between two writes has all else for every cell that it names.
-        for (name, batch) in [
-            ("samples", tables::samples(recipe, materials, finished)?),
-            ("layers", tables::layers(recipe, finished)?),
-            ("cells", tables::cells(recipe, finished)?),
-            ("contrasts", tables::contrasts(recipe, &contrasts)?),
-            ("metrics", tables::metrics(recipe, finished)?),
-        ] {
+        let batches = [
+            tables::samples(recipe, materials, finished)?,
+            tables::layers(recipe, finished)?,
+            tables::cells(recipe, finished)?,
+            tables::contrasts(recipe, &contrasts)?,
+            tables::metrics(recipe, finished)?,
+        ];
+        for (name, batch) in TABLES.iter().zip(batches) {
             let bytes = tables::to_parquet(&batch)?;
             replace(&self.table(name), &bytes)?;
         }

@@ -99,6 +99,13 @@ pub fn cells() -> SchemaRef {
             field("error", TEXT, true, "", "what failed"),
             field("achieved_sparsity", REAL, true, "", "fraction of zeros among the weights of all linears"),
             field(
+                "from_cache",
+                DataType::Boolean,
+                false,
+                "",
+                "whether an earlier run computed all of it: then what follows, which tells of the last run, is null",
+            ),
+            field(
                 "seconds_calibrate",
                 REAL,
                 true,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use arrow::array::{
-    ArrayRef, Float64Array, Float64Builder, ListBuilder, RecordBatch, StringArray, StringBuilder, UInt64Array,
+    ArrayRef, BooleanArray, Float64Array, Float64Builder, ListBuilder, RecordBatch, StringArray, StringBuilder,
+    UInt64Array,
 };
 use arrow::datatypes::{DataType, SchemaRef};
 use parquet::arrow::ArrowWriter;
@@ -125,23 +126,25 @@ pub fn cells(recipe: &Recipe, finished: &[&Finished]) -> Result<RecordBatch> {
         Status::Done => None,
         Status::Failed(error) => Some(error.clone()),
     };
-    let seconds: Vec<Option<Seconds>> = finished.iter().map(|f| Seconds::of(&f.outcome)).collect();
-    let stage = |of: fn(&Seconds) -> f64| some_reals(seconds.iter().map(|s| s.as_ref().map(of)));
+    let spent = || finished.iter().map(|f| f.outcome.spent.as_ref());
+    let stage = |of: fn(&Seconds) -> f64| some_reals(spent().map(|spent| Some(of(&spent?.seconds))));
+    let is_cached = |f: &&Finished| f.outcome.record.status == Status::Done && f.outcome.spent.is_none();
     let own = vec![
         texts(cells.iter().map(|c| if c.status == Status::Done { "done" } else { "failed" })),
         some_texts(cells.iter().map(error)),
         some_reals(pruned().map(|p| p.map(|p| p.achieved_sparsity()))),
+        Arc::new(finished.iter().map(is_cached).map(Some).collect::<BooleanArray>()),
         stage(|s| s.calibrate),
         stage(|s| s.prune),
         stage(|s| s.forward),
         stage(|s| s.score),
         stage(|s| s.generate),
         stage(Seconds::total),
-        some_reals(finished.iter().map(|f| f.outcome.tokens_per_second())),
-        some_counts(pruned().map(|p| p.and_then(|p| p.peak_bytes))),
-        some_texts(pruned().map(|p| p.map(|p| p.device.clone()))),
-        some_counts(pruned().map(|p| p.and_then(|p| p.device_peak_bytes))),
-        some_counts(pruned().map(|p| p.and_then(|p| p.batch_tokens))),
+        some_reals(spent().map(|spent| spent?.tokens_per_second())),
+        some_counts(spent().map(|spent| spent?.peak_bytes)),
+        some_texts(spent().map(|spent| Some(spent?.device.clone()))),
+        some_counts(spent().map(|spent| spent?.device_peak_bytes)),
+        some_counts(spent().map(|spent| spent?.batch_tokens)),
     ];
     table(schema::cells(), recipe, &cells, own)
 }

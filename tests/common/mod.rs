@@ -269,14 +269,15 @@ pub fn assert_same_tables(a: &[Vec<Value>], b: &[Vec<Value>]) {
     }
 }
 
-/// The rows of a Parquet table as JSON, without columns of the time and memory that it took.
+/// The rows of a Parquet table as JSON, without columns that tell of the run: the time and memory that it took.
 pub fn read_table(path: &Path) -> Vec<Value> {
     use parquet::file::reader::{FileReader, SerializedFileReader};
     let reader = SerializedFileReader::new(std::fs::File::open(path).unwrap()).unwrap();
     let rows = reader.get_row_iter(None).unwrap().map(|row| {
         let Value::Object(mut row) = row.unwrap().to_json_value() else { panic!() };
-        let of_the_machine = ["peak_bytes", "device_peak_bytes", "batch_tokens", "tokens_per_second"];
-        let varies = |name: &str| name.starts_with("seconds") || of_the_machine.contains(&name);
+        let of_the_run =
+            ["from_cache", "device", "peak_bytes", "device_peak_bytes", "batch_tokens", "tokens_per_second"];
+        let varies = |name: &str| name.starts_with("seconds") || of_the_run.contains(&name);
         row.retain(|name, _| !varies(name));
         Value::Object(row)
     });

@@ -1,5 +1,6 @@
 //! Conversations as a model's chat template has them (transformers: `apply_chat_template`).
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -204,6 +205,11 @@ impl ChatTemplates {
         self.named.push(Named::new(name, source));
     }
 
+    /// The sources, by their names.
+    pub fn sources(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.named.iter().map(|template| (template.name.as_str(), template.source.as_str()))
+    }
+
     /// The one for a conversation with or without tools.
     fn choose(&self, tools: bool) -> Result<&Named> {
         ensure!(
@@ -255,6 +261,11 @@ impl Tokenizer {
         let today = self.today;
         let rendered = templates::in_time(move || template.render(&variables, today));
         rendered.and_then(|text| text).context("the model's chat template rejects a row")
+    }
+
+    /// The sources of the model's chat templates, by their names.
+    pub fn chat_templates(&self) -> BTreeMap<String, String> {
+        self.templates.sources().map(|(name, source)| (name.to_owned(), source.to_owned())).collect()
     }
 
     /// An error where conversations cannot be rendered, whatever they say.

@@ -11,6 +11,7 @@ mod llama_cpp;
 mod special;
 mod split;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -20,6 +21,7 @@ use tokenizers::{ModelWrapper, PostProcessorWrapper};
 use super::generation_config::GenerationConfig;
 use super::json_file;
 use super::weights::GgufFile;
+use crate::digest::Digest;
 use crate::guard::guarded;
 use crate::templates::Date;
 use chat::ChatTemplates;
@@ -96,6 +98,21 @@ impl Tokenizer {
             Ok(encoding.get_ids().to_vec())
         };
         guarded(encode).context("the tokenizer fails on a text")
+    }
+
+    /// How many tokens there are, special ones too.
+    pub fn tokens(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// What kind of tokenizer it is, as `tokenizer.json` calls it.
+    pub fn kind(&self) -> &'static str {
+        match self.inner.get_model() {
+            ModelWrapper::BPE(_) => "BPE",
+            ModelWrapper::WordPiece(_) => "WordPiece",
+            ModelWrapper::WordLevel(_) => "WordLevel",
+            ModelWrapper::Unigram(_) => "Unigram",
+        }
     }
 
     /// Whether there are texts that it makes no tokens of.
@@ -220,6 +237,27 @@ pub fn check_dir(dir: &Path) -> Result<()> {
         .with_context(|| format!("the special tokens of {}", dir.display()))?;
     GenerationConfig::of(dir)?;
     ChatTemplates::of(dir, &Value::Object(config)).map(|_| ())
+}
+
+/// What tells the tokenizer of a directory from others: its files, but for those of chat templates. Of
+/// `tokenizer_config.json` all else counts.
+pub fn digest_of_dir(dir: &Path) -> Result<Digest> {
+    let mut config = read_config(dir)?;
+    config.remove("chat_template");
+    let files = FILES.iter().filter(|name| !["tokenizer_config.json", "chat_template.jinja"].contains(*name));
+    let files = files.map(|name| (name, dir.join(name))).filter(|(_, path)| path.is_file());
+    let files = files.map(|(name, path)| Ok((name, Digest::of_file(&path)?))).collect::<Result<Vec<_>>>()?;
+    Ok(Digest::of(&(files, config)))
+}
+
+/// What tells the tokenizer of a GGUF file from others: all that its metadata say of it, but for chat templates.
+pub fn digest_of_gguf(file: &GgufFile) -> Digest {
+    let is_told = |name: &str| name.starts_with("tokenizer.") && !name.starts_with("tokenizer.chat_template");
+    let told: BTreeMap<&String, String> = (file.metadata().iter())
+        .filter(|(name, _)| is_told(name))
+        .map(|(name, value)| (name, format!("{value:?}")))
+        .collect();
+    Digest::of(&told)
 }
 
 fn tokenizer_file(dir: &Path) -> Result<PathBuf> {

@@ -256,6 +256,15 @@ impl Weights for GgufFile {
         Ok(info.1.shape.dims().to_vec())
     }
 
+    fn format(&self, name: &str) -> Result<String> {
+        let own = gguf_name(name)?;
+        let info =
+            self.info(&own).with_context(|| format!("tensor `{own}` of {} is missing", self.path().display()))?;
+        // candle's Q4K is llama.cpp's Q4_K.
+        let format = format!("{:?}", info.1.ggml_dtype);
+        Ok(format.strip_suffix('K').map_or(format.clone(), |bits| format!("{bits}_K")))
+    }
+
     fn left_over(&self, names: &[String]) -> Vec<String> {
         let mut taken: HashSet<String> = names.iter().filter_map(|name| gguf_name(name).ok()).collect();
         if self.interleaved.is_some() {

@@ -58,6 +58,12 @@ pub trait Weights: Send + Sync {
     /// Where the file lacks it, or holds it in a form that is no weights.
     fn shape(&self, name: &str) -> Result<Vec<usize>>;
 
+    /// The format that the tensor is stored in, as the file calls it: `Q4_1`, `BF16`, `F8_E4M3`.
+    ///
+    /// # Errors
+    /// Where the file lacks it.
+    fn format(&self, name: &str) -> Result<String>;
+
     /// What the file has beyond the tensors of these names that a model might be meant to have, as the file calls it.
     fn left_over(&self, names: &[String]) -> Vec<String>;
 }

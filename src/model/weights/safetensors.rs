@@ -328,6 +328,10 @@ impl Weights for SafetensorsDir {
         guarded(read).with_context(|| format!("tensor `{stored}` of {}", self.dir.display()))
     }
 
+    fn format(&self, name: &str) -> Result<String> {
+        Ok(format!("{:?}", self.view(&self.stored_name(name)?)?.dtype()))
+    }
+
     fn left_over(&self, names: &[String]) -> Vec<String> {
         // Tables that older versions stored, and what belongs to quantised weights.
         let known = |name: &str| {

@@ -1,0 +1,242 @@
+//! What a folder has of an earlier study, and what of it another one would overwrite.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use indexmap::IndexMap;
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::Field;
+use serde_json::json;
+
+use super::changes::{Reading, changed, shown};
+use super::{Manifest, TABLES};
+use crate::data::{Dataset, Library, Part};
+use crate::fault::{Fault, is_of_the_machine};
+use crate::pipeline::{InputPart, Inputs};
+use crate::prune::StatisticKind;
+use crate::recipe::{Calibration, Cell, Pruning, Recipe, Suite, cells};
+
+/// A study that is about to be written to a folder.
+#[derive(Clone, Copy)]
+pub struct Intended<'a> {
+    pub recipe: &'a Recipe,
+    pub library: &'a Library,
+    /// None where the model or data are not here yet: then only the recipe is compared.
+    pub inputs: Option<&'a Inputs>,
+}
+
+/// Names that a message has room for.
+const NAMED: usize = 3;
+
+const REMEDY: &str = "\n       = --out DIR keeps both; --replace overwrites what is there";
+
+impl Intended<'_> {
+    /// An error where the folder `dir` has results that the study would overwrite, and not go on with.
+    ///
+    /// # Errors
+    /// With what would be lost, and the remedies; also where nothing says which study the tables there are of.
+    pub fn check(&self, dir: &Path) -> Result<()> {
+        let (run, shown) = (dir.join("run.json"), dir.display());
+        let has_tables = TABLES.iter().any(|name| dir.join(format!("{name}.parquet")).exists());
+        if !run.exists() {
+            let said = format!("{shown} has tables, but no run.json that says which study they are of{REMEDY}");
+            return if has_tables { Err(Fault(said).into()) } else { Ok(()) };
+        }
+        let earlier = Manifest::read(dir).map_err(|error| match is_of_the_machine(&error) {
+            true => error,
+            false => {
+                Fault(format!("{error:#}, so that nothing says which study the results in {shown} are of{REMEDY}"))
+                    .into()
+            }
+        })?;
+        let lost = self.lost(&earlier, &done(dir, &earlier));
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let lost: String = lost.iter().map(|line| format!("\n         {line}")).collect();
+        Err(Fault(format!("{shown} has results of another study, which would be lost:{lost}{REMEDY}")).into())
+    }
+
+    /// What of an earlier study this one does not have, of its cells that are done: a line a reason.
+    fn lost(&self, earlier: &Manifest, done: &[Cell]) -> Vec<String> {
+        if done.is_empty() {
+            return vec![];
+        }
+        let mut lost = self.of_all(earlier, done.len());
+        lost.extend(self.cells(earlier, done));
+        for (name, suite) in &earlier.recipe.suite {
+            lost.extend(self.suite(earlier, name, suite));
+        }
+        lost
+    }
+
+    /// Why every value would be another.
+    fn of_all(&self, earlier: &Manifest, cells: usize) -> Vec<String> {
+        let (was, is) = (&earlier.recipe, self.recipe);
+        let mut reasons = Vec::new();
+        // The same files under another name are the same model.
+        let has_same_files = self.inputs.map(|inputs| inputs.model_digest.to_string() == earlier.model.digest);
+        let (from, to) = (&was.model.source, &is.model.source);
+        match has_same_files {
+            Some(true) => {}
+            _ if from != to => reasons.push(format!("the model is {to}, not {from}")),
+            Some(false) => reasons.push(format!("the files of the model {to} have changed")),
+            None => {}
+        }
+        if was.model.dtype != is.model.dtype {
+            reasons.push(format!("the precision is {}, not {}", is.model.dtype, was.model.dtype));
+        }
+        if was.model.date != is.model.date {
+            let date = |recipe: &Recipe| shown(&serde_json::to_value(recipe.model.date).unwrap_or_default());
+            reasons.push(format!("model.date is {}, not {}", date(is), date(was)));
+        }
+        if was.seed != is.seed {
+            reasons.push(format!("seed is {}, not {}", is.seed, was.seed));
+        }
+        let all = if cells == 1 { "the cell that is done".to_owned() } else { format!("all {cells} cells") };
+        reasons.into_iter().map(|reason| format!("{all}: {reason}")).collect()
+    }
+
+    /// The cells that the grid no longer has, or that come of something else now.
+    fn cells(&self, earlier: &Manifest, done: &[Cell]) -> Vec<String> {
+        let now: BTreeSet<String> = cells(self.recipe).iter().map(Cell::id).collect();
+        let mut of_reason: IndexMap<String, Vec<String>> = IndexMap::new();
+        for cell in done {
+            let reason = match &cell.pruning {
+                _ if !now.contains(&cell.id()) => Some("the grid no longer has them".to_owned()),
+                Some(pruning) => self.pruning(earlier, pruning),
+                None => None,
+            };
+            if let Some(reason) = reason {
+                of_reason.entry(reason).or_default().push(cell.id());
+            }
+        }
+        of_reason.into_iter().map(|(reason, ids)| format!("{}: {reason}", some_of(&ids, "cells"))).collect()
+    }
+
+    /// Why a cell of the same name prunes differently.
+    fn pruning(&self, earlier: &Manifest, pruning: &Pruning) -> Option<String> {
+        let (was, is) = (&earlier.recipe, self.recipe);
+        let name = pruning.method.as_str();
+        let options = |recipe: &Recipe| serde_json::to_value(&recipe.method).unwrap_or_default()[name].clone();
+        if let Some(said) = changed(&format!("method.{name}"), &options(was), &options(is)) {
+            return Some(said);
+        }
+        let is_informed = is.method.get(pruning.method).statistic() != StatisticKind::None;
+        let walk = |recipe: &Recipe| serde_json::to_value(recipe.prune).unwrap_or_default();
+        if let Some(said) = changed("prune", &walk(was), &walk(is)).filter(|_| is_informed) {
+            return Some(said);
+        }
+        let name = &pruning.calibration.as_ref()?.name;
+        let (a, b) = (was.calibration.get(name)?, is.calibration.get(name)?);
+        let shape = |c: &Calibration| json!({"windows": c.windows, "length": c.length, "packing": c.packing});
+        let key = format!("calibration.{name}");
+        let part = |dataset: &Dataset, split: &Option<String>| dataset.part(split.as_deref(), "train").ok();
+        let old = Reading {
+            part: earlier.datasets.get(&a.dataset).and_then(|entry| part(&entry.definition, &a.split)),
+            digest: earlier.calibrations.get(name).map(|entry| entry.data.digest.clone()),
+        };
+        let new = self.reading(|inputs| inputs.calibrations.get(name), &b.dataset, |dataset| part(dataset, &b.split));
+        changed(&key, &shape(a), &shape(b)).or_else(|| old.changed(&new).map(|said| format!("[{key}]: {said}")))
+    }
+
+    /// What of a suite would be lost.
+    fn suite(&self, earlier: &Manifest, name: &str, was: &Suite) -> Option<String> {
+        let Some(is) = self.recipe.suite.get(name) else {
+            return Some(format!("the suite {name}: the recipe no longer has it"));
+        };
+        let key = format!("suite.{name}");
+        let read_alike = was.unit() == is.unit() && was.stem.unwrap_or(false) == is.stem.unwrap_or(false);
+        if !read_alike {
+            let keys = |suite: &Suite| {
+                let mut keys = serde_json::to_value(suite).unwrap_or_default();
+                keys.as_object_mut().map(|keys| keys.remove("metrics"));
+                keys
+            };
+            let said = changed(&key, &keys(was), &keys(is)).unwrap_or_else(|| format!("[{key}] is another"));
+            return Some(format!("the suite {name}: {said}"));
+        }
+        let part = |dataset: &Dataset, suite: &Suite| dataset.part(suite.split.as_deref(), "test").ok();
+        let shots =
+            |dataset: &Dataset, suite: &Suite| dataset.shots(suite.split.as_deref(), suite.shots_split.as_deref()).ok();
+        let definition = earlier.datasets.get(&was.dataset).map(|entry| &entry.definition);
+        let entry = earlier.suites.get(name);
+        let old = Reading {
+            part: definition.and_then(|definition| part(definition, was)),
+            digest: entry.map(|entry| entry.data.digest.clone()),
+        };
+        let new = self.reading(|inputs| inputs.suites.get(name), &is.dataset, |dataset| part(dataset, is));
+        if let Some(said) = old.changed(&new) {
+            return Some(format!("the suite {name}: {said}"));
+        }
+        if let Some(entry) = entry.and_then(|entry| entry.shots.as_ref()) {
+            let old = Reading {
+                part: definition.and_then(|definition| shots(definition, was)),
+                digest: Some(entry.digest.clone()),
+            };
+            let new = self.reading(|inputs| inputs.shots.get(name), &is.dataset, |dataset| shots(dataset, is));
+            if let Some(said) = old.changed(&new) {
+                return Some(format!("the suite {name}: of its shots, {said}"));
+            }
+        }
+        let metrics = is.metrics();
+        let gone: Vec<String> = (was.metrics().into_iter())
+            .filter(|metric| !metrics.contains(metric))
+            .map(|metric| metric.as_str().to_owned())
+            .collect();
+        (!gone.is_empty())
+            .then(|| format!("{} on the suite {name}: the recipe no longer asks for that", gone.join(", ")))
+    }
+
+    /// What this study reads.
+    fn reading(
+        &self,
+        input: impl Fn(&Inputs) -> Option<&InputPart>,
+        dataset: &str,
+        part: impl Fn(&Dataset) -> Option<Part>,
+    ) -> Reading {
+        match self.inputs.and_then(&input) {
+            Some(input) => Reading { part: Some(input.part.clone()), digest: Some(input.content.to_string()) },
+            None => Reading { part: self.library.get(dataset).ok().as_ref().and_then(part), digest: None },
+        }
+    }
+}
+
+/// The cells of a folder that are done; where its table does not say, all of the study.
+fn done(dir: &Path, earlier: &Manifest) -> Vec<Cell> {
+    let all = cells(&earlier.recipe);
+    match done_ids(&dir.join("cells.parquet")) {
+        Ok(ids) => all.into_iter().filter(|cell| ids.contains(&cell.id())).collect(),
+        Err(_) if !dir.join("cells.parquet").exists() => vec![],
+        Err(_) => all,
+    }
+}
+
+fn done_ids(path: &Path) -> Result<BTreeSet<String>> {
+    let reader = SerializedFileReader::new(File::open(path)?)?;
+    let mut ids = BTreeSet::new();
+    for row in reader.get_row_iter(None)? {
+        let row = row?;
+        let text = |name: &str| {
+            row.get_column_iter().find_map(|(column, value)| match value {
+                Field::Str(text) if column == name => Some(text.clone()),
+                _ => None,
+            })
+        };
+        if text("status").context("cells have a status")? == "done" {
+            ids.insert(text("cell").context("cells have names")?);
+        }
+    }
+    Ok(ids)
+}
+
+/// The first names of a list, and how many more there are.
+fn some_of(names: &[String], what: &str) -> String {
+    let shown = names.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(NAMED) {
+        0 => shown,
+        more => format!("{shown} and {more} more {what}"),
+    }
+}

@@ -1,0 +1,207 @@
+//! What `run.json` says of the model, the data sets, the calibrations and the suites of a study.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::place::seen_from;
+use crate::data::{Dataset, Packing};
+use crate::metrics::Metric;
+use crate::model::Stored;
+use crate::pipeline::{DrawnWindows, InputPart, Study};
+use crate::recipe::{Calibration, Dtype, Recipe, Suite, Unit};
+
+/// The model that was pruned.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelEntry {
+    /// As the recipe spells it.
+    pub source: String,
+    /// BLAKE3 over the names and contents of the model's files.
+    pub digest: String,
+    /// BLAKE3 of each file's bytes, as `b3sum` prints it, by the file's name.
+    pub files: BTreeMap<String, String>,
+    pub architecture: String,
+    /// All parameters: of the linears that are pruned, the embedding, the head and the norms.
+    pub parameters: u64,
+    /// Parameters of the linears that pruning may touch.
+    pub prunable_parameters: u64,
+    pub vocabulary: usize,
+    /// The precision that weights were held in.
+    pub dtype: Dtype,
+    /// The precision that products were computed in: f32, bf16 or f16.
+    pub computed_in: String,
+    /// How the files hold the weights: "dense" is what they hold, whatever they were made from.
+    pub stored: Stored,
+    pub tokenizer: TokenizerEntry,
+    /// The chat templates, in full, by their names; what `chat = true` and conversations take.
+    pub chat_templates: BTreeMap<String, String>,
+    /// The model's shape, as calipr read it.
+    pub config: Value,
+}
+
+/// What made tokens of texts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TokenizerEntry {
+    /// BPE, Unigram, WordPiece or WordLevel.
+    pub kind: String,
+    /// Its tokens, special ones too.
+    pub tokens: usize,
+    /// BLAKE3 over the files that it is made of, or over what a GGUF file says of it, the chat template apart.
+    pub digest: String,
+}
+
+/// A data set, as the recipe calls it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DatasetEntry {
+    /// Its TOML in full, with the templates.
+    pub definition: Dataset,
+    /// Where relative paths in it start, the first that has the file, seen from the folder of results.
+    pub folders: Vec<PathBuf>,
+}
+
+/// The file that a calibration or a suite reads.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DataEntry {
+    /// As the recipe calls the data set: a key of `datasets`.
+    pub dataset: String,
+    /// The split that the recipe names; None where it names none.
+    pub split: Option<String>,
+    /// The file, as the data set's definition spells it.
+    pub source: String,
+    /// BLAKE3 of the file's bytes, as `b3sum` prints it.
+    pub digest: String,
+}
+
+/// A calibration set that cells draw from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CalibrationEntry {
+    pub data: DataEntry,
+    pub windows: usize,
+    /// Tokens in a window.
+    pub length: usize,
+    pub packing: Packing,
+    /// What each seed drew.
+    pub drawn: Vec<DrawnEntry>,
+}
+
+/// The windows that a seed drew.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DrawnEntry {
+    pub seed: u64,
+    pub windows: usize,
+    pub tokens: usize,
+    /// BLAKE3 over the tokens of the windows.
+    pub digest: String,
+}
+
+/// A suite that cells are judged by.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SuiteEntry {
+    pub data: DataEntry,
+    /// Where solved examples come from, where there are some.
+    pub shots: Option<DataEntry>,
+    pub unit: SampleUnit,
+    /// Windows or rows.
+    pub samples: usize,
+    /// Tokens that go through the model to be scored, or else to be answered.
+    pub tokens: usize,
+    /// BLAKE3 over the tokens, references and choices of all samples.
+    pub digest: String,
+    pub metrics: Vec<Metric>,
+}
+
+/// What a sample of a suite is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SampleUnit {
+    Windows,
+    Rows,
+}
+
+impl ModelEntry {
+    /// The model of a study that is open.
+    ///
+    /// # Errors
+    /// Where its files cannot be read again.
+    pub fn of(recipe: &Recipe, study: &Study) -> Result<Self> {
+        let (inputs, model) = (study.inputs(), study.model());
+        let stored = inputs.model.stored()?;
+        Ok(Self {
+            source: recipe.model.source.to_string(),
+            digest: inputs.model_digest.to_string(),
+            files: inputs.model_files.iter().map(|(name, digest)| (name.clone(), digest.to_string())).collect(),
+            architecture: inputs.config.architecture.clone(),
+            parameters: stored.parameters(),
+            prunable_parameters: (inputs.config.blocks * inputs.config.linear_parameters()) as u64,
+            vocabulary: inputs.config.vocabulary,
+            dtype: recipe.model.dtype,
+            computed_in: model.computed_in().as_str().to_owned(),
+            stored,
+            tokenizer: TokenizerEntry {
+                kind: study.tokenizer().kind().to_owned(),
+                tokens: study.tokenizer().tokens(),
+                digest: inputs.model.tokenizer_digest()?.to_string(),
+            },
+            chat_templates: study.tokenizer().chat_templates(),
+            config: serde_json::to_value(&inputs.config).expect("a config is plain data"),
+        })
+    }
+}
+
+impl DatasetEntry {
+    /// A data set, for the `run.json` in a folder.
+    pub fn of(definition: Dataset, results: &Path) -> Self {
+        let folders = definition.folders().iter().map(|folder| seen_from(results, folder)).collect();
+        Self { definition, folders }
+    }
+}
+
+impl DataEntry {
+    fn of(dataset: &str, split: Option<&String>, input: &InputPart) -> Self {
+        Self {
+            dataset: dataset.to_owned(),
+            split: split.cloned(),
+            source: input.part.source().to_string(),
+            digest: input.content.to_string(),
+        }
+    }
+}
+
+impl CalibrationEntry {
+    /// What cells draw from; None where no cell draws from it.
+    pub fn of(name: &str, calibration: &Calibration, study: &Study) -> Option<Self> {
+        let drawn = study.drawn().get(name)?;
+        let entry = |drawn: &DrawnWindows| DrawnEntry {
+            seed: drawn.seed,
+            windows: drawn.windows,
+            tokens: drawn.tokens,
+            digest: drawn.digest.to_string(),
+        };
+        Some(Self {
+            data: DataEntry::of(&calibration.dataset, calibration.split.as_ref(), &study.inputs().calibrations[name]),
+            windows: calibration.windows,
+            length: calibration.length,
+            packing: calibration.packing,
+            drawn: drawn.iter().map(entry).collect(),
+        })
+    }
+}
+
+impl SuiteEntry {
+    pub fn of(name: &str, suite: &Suite, study: &Study) -> Self {
+        let (inputs, material) = (study.inputs(), &study.materials()[name]);
+        let shots = inputs.shots.get(name);
+        Self {
+            data: DataEntry::of(&suite.dataset, suite.split.as_ref(), &inputs.suites[name]),
+            shots: shots.map(|input| DataEntry::of(&suite.dataset, suite.shots_split.as_ref(), input)),
+            unit: if matches!(suite.unit(), Unit::Windows(_)) { SampleUnit::Windows } else { SampleUnit::Rows },
+            samples: material.samples(),
+            tokens: material.tokens(),
+            digest: material.digest().to_string(),
+            metrics: suite.metrics(),
+        }
+    }
+}
