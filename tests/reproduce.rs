@@ -38,7 +38,7 @@ fn a_study_is_reproduced_and_what_differs_is_named() {
     assert!(printed.contains("the model's model.safetensors"), "{printed}");
     assert!(printed.contains("the data of calibration.other, path:other.jsonl"), "{printed}");
     assert!(!printed.contains("the data of calibration.general") && printed.contains("threads"), "{printed}");
-    assert!(stderr.contains("values are not reproduced"), "{stderr}");
+    assert!(stderr.contains("it is not the recorded study: the model's model.safetensors; "), "{stderr}");
     assert!(shop.path("again/metrics.parquet").is_file());
 
     let output = shop.calipr(&["reproduce", "nowhere"]);
@@ -46,6 +46,69 @@ fn a_study_is_reproduced_and_what_differs_is_named() {
     std::fs::write(shop.path("results/tiny/run.json"), "{\"recipe\": {\"name\": \"x\"}}").unwrap();
     let output = shop.calipr(&["reproduce", "results/tiny"]);
     assert!(texts(&output).1.contains("run.json"), "{}", texts(&output).1);
+}
+
+/// A study of rows by a template, whose data lies beside its recipe, and not where it is run.
+fn shop_elsewhere() -> Workshop {
+    let shop = Workshop::new(&Tiny { blocks: 1, ..Tiny::default() });
+    let study = shop.path("study");
+    std::fs::create_dir_all(study.join("datasets")).unwrap();
+    for name in ["model", "rows.jsonl"] {
+        std::fs::rename(shop.path(name), study.join(name)).unwrap();
+    }
+    std::fs::write(
+        study.join("datasets/sums.toml"),
+        "source = 'path:sums.jsonl'\n[template]\nprompt = '{{ q }}='\ntarget = '{{ a }}'\n",
+    )
+    .unwrap();
+    let rows: String = (0..9).map(|i| format!("{{\"q\": \"{i}+1\", \"a\": \"{}\"}}\n", i + 1)).collect();
+    std::fs::write(study.join("datasets/sums.jsonl"), rows).unwrap();
+    let recipe = "name = 'sums'\nmodel.source = 'path:model'\n[calibration.general]\ndataset = 'path:rows.jsonl'\nwindows = 4\n\
+                  length = 32\n[grid]\nmethod = ['wanda']\nsparsity = [0.5]\n[suite.sums]\ndataset = 'sums'\n\
+                  metrics = ['loss', 'exact_match']\nmax_new_tokens = 2\n";
+    std::fs::write(study.join("recipe.toml"), recipe).unwrap();
+    shop
+}
+
+#[test]
+fn a_study_is_reproduced_from_any_folder_and_with_its_data_moved() {
+    let shop = shop_elsewhere();
+    shop.succeeds(&["run", "study/recipe.toml"]);
+    std::fs::create_dir(shop.path("away")).unwrap();
+    let reproduce = |arguments: &[&str]| {
+        let mut command = shop.command(&[&["reproduce"], arguments].concat());
+        command.current_dir(shop.path("away")).output().unwrap()
+    };
+    let output = reproduce(&["../results/sums"]);
+    let (printed, stderr) = texts(&output);
+    assert!(
+        output.status.success() && printed.contains("4 of 4 values are equal to the last bit"),
+        "{printed}{stderr}"
+    );
+
+    std::fs::rename(shop.path("study"), shop.path("moved")).unwrap();
+    let output = reproduce(&["../results/sums"]);
+    let (_, stderr) = texts(&output);
+    assert!(output.status.code() == Some(2) && stderr.contains("--folder DIR says where"), "{stderr}");
+    let output = reproduce(&["../results/sums", "--folder", "../moved"]);
+    let (printed, stderr) = texts(&output);
+    assert!(output.status.success() && printed.contains("the same model, data"), "{printed}{stderr}");
+}
+
+#[test]
+fn a_template_that_has_changed_is_told_though_the_values_are_reproduced() {
+    let shop = shop_elsewhere();
+    shop.succeeds(&["run", "study/recipe.toml"]);
+    let definition = shop.path("study/datasets/sums.toml");
+    let text = std::fs::read_to_string(&definition).unwrap();
+    std::fs::write(&definition, format!("description = 'the same, described'\n{text}")).unwrap();
+    assert!(shop.succeeds(&["reproduce", "results/sums"]).0.contains("the same model, data"));
+    std::fs::write(&definition, text.replace("{{ q }}=", "{{ q }} is")).unwrap();
+    let output = shop.calipr(&["reproduce", "results/sums"]);
+    let (printed, stderr) = texts(&output);
+    assert_eq!(output.status.code(), Some(1), "{printed}{stderr}");
+    assert!(printed.contains("4 of 4 values are equal to the last bit"), "{printed}");
+    assert!(stderr.contains("the definition of the data set sums has changed"), "{stderr}");
 }
 
 #[test]

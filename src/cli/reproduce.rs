@@ -1,5 +1,6 @@
 //! `calipr reproduce`
 
+use std::fmt;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -9,19 +10,23 @@ use super::runner::Runner;
 use super::table::Table;
 use super::terminal::columns;
 use super::{CacheSize, Machinery, print};
-use crate::fault::Fault;
-use crate::pipeline::Cache;
+use crate::fault::{At, Fault};
+use crate::pipeline::{Cache, Inputs};
 use crate::recipe::Layers;
-use crate::report::{Comparison, Report, number};
-use crate::results::Manifest;
+use crate::report::{Comparison, Report, TOLERANCE, number};
+use crate::results::{Difference, Manifest};
 
 #[derive(Args)]
 pub struct ReproduceArgs {
     /// A folder of results, such as results/reference/quickstart.
     results: PathBuf,
-    /// How far a value may lie from the recorded one: by this share of it, or where it is less than 1, by this much.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.02)]
-    tolerance: f64,
+    /// Where the recipe's data lies, if it has moved: relative paths start here first [default: where run.json says]
+    #[arg(long, value_name = "DIR")]
+    folder: Option<PathBuf>,
+    /// How far a value may lie from the recorded one, as a share of it (a loss: in nats) [default: 0.001; of what answers
+    /// and choices score, nothing: where one differs, a row came out otherwise]
+    #[arg(long, value_name = "SHARE")]
+    tolerance: Option<f64>,
     /// Keep the new results in this folder [default: they are thrown away]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -34,13 +39,27 @@ pub struct ReproduceArgs {
     machinery: Machinery,
 }
 
-/// Some values are not those that were recorded.
+/// Some values are not those that were recorded, or come of something else.
 #[derive(Debug)]
-pub struct NotReproduced(usize, usize);
+struct NotReproduced {
+    /// What of the study is not as it was.
+    different: Vec<String>,
+    apart: usize,
+    values: usize,
+}
 
-impl std::fmt::Display for NotReproduced {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        write!(f, "{} of {} values are not reproduced", self.0, self.1)
+impl fmt::Display for NotReproduced {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self { different, apart, values } = self;
+        match different.is_empty() {
+            true => write!(f, "{apart} of {values} values are not reproduced"),
+            false => write!(
+                f,
+                "it is not the recorded study: {} {} changed ({apart} of {values} values are apart)",
+                different.join("; "),
+                if different.len() == 1 { "has" } else { "have" }
+            ),
+        }
     }
 }
 
@@ -49,8 +68,8 @@ impl std::error::Error for NotReproduced {}
 impl ReproduceArgs {
     /// Runs a study again from its `run.json`, all of it, and compares.
     pub fn reproduce(&self) -> Result<()> {
-        if !(0.0..=1.0).contains(&self.tolerance) {
-            return Err(Fault(format!("--tolerance {}: expected a share from 0 to 1", self.tolerance)).into());
+        if let Some(tolerance) = self.tolerance.filter(|tolerance| !(0.0..=1.0).contains(tolerance)) {
+            return Err(Fault(format!("--tolerance {tolerance}: expected a share from 0 to 1")).into());
         }
         let recorded = Report::read(&self.results)?;
         ensure!(!recorded.suites.is_empty(), "{} has no values to compare with", self.results.display());
@@ -59,7 +78,12 @@ impl ReproduceArgs {
             let message = "--out is the folder of the recorded results, which the new ones would replace; give another";
             return Err(Fault(message.into()).into());
         }
+        if let Some(folder) = self.folder.as_ref().filter(|folder| !folder.is_dir()) {
+            return Err(Fault(format!("--folder {}: there is no such folder", folder.display())).into());
+        }
         let before = Manifest::read(&self.results)?;
+        let moved = self.folder.as_deref();
+        let library = before.library(&self.results, moved);
         let terminal = self.machinery.start()?;
         // What is in the cache was perhaps computed by the very run that is to be reproduced.
         let users = self.machinery.cache();
@@ -72,11 +96,14 @@ impl ReproduceArgs {
         let cache = Cache::in_dir(&scratch.path().join("cache"));
         let out = self.out.clone().unwrap_or_else(|| scratch.path().join("results"));
         let fetcher = self.machinery.fetcher(&users);
+        Inputs::are_local(&before.recipe, &library, &fetcher)
+            .at(|| "not everything is where it was; --folder DIR says where the recipe's data lies now".into())?;
         let layers = Layers::nowhere(&self.results.join("run.json"));
-        let after = Runner {
+        let mut after = Runner {
             recipe: &before.recipe,
             layers: &layers,
             path: &before.recipe_path,
+            library: &library,
             fetcher: &fetcher,
             cache: &cache,
             limit: &limit,
@@ -87,25 +114,31 @@ impl ReproduceArgs {
         .run()?;
         terminal.clear();
 
+        // The recorded definitions were used; a run of the recipe would now use these.
+        after.datasets = before.datasets_now(&self.results, moved);
+        let differences = before.differences(&after);
         let comparison = Comparison::of(&recorded, &Report::read(&out)?, self.tolerance);
-        print(&text(&before, &after, &comparison, self.tolerance))?;
-        match comparison.apart.len() {
-            0 => Ok(()),
-            apart => Err(NotReproduced(apart, comparison.values()).into()),
+        print(&text(&differences, &comparison, self.tolerance))?;
+        let of_the_study = differences.into_iter().filter(|difference| difference.is_of_the_study);
+        let different: Vec<String> = of_the_study.map(|difference| difference.what).collect();
+        let (apart, values) = (comparison.apart.len(), comparison.values());
+        match apart == 0 && different.is_empty() {
+            true => Ok(()),
+            false => Err(NotReproduced { different, apart, values }.into()),
         }
     }
 }
 
-fn text(before: &Manifest, after: &Manifest, comparison: &Comparison, tolerance: f64) -> String {
+fn text(differences: &[Difference], comparison: &Comparison, tolerance: Option<f64>) -> String {
     let mut text = String::new();
-    let differences = before.differences(after);
     if differences.is_empty() {
         text += "the same model, data, versions and machine as recorded\n";
     } else {
         let mut table = Table::new(["what differs", "recorded", "now"]);
-        let shown = |value: Option<String>| value.map_or("none".into(), |text| text.chars().take(40).collect());
+        let shown =
+            |value: &Option<String>| value.as_ref().map_or("none".into(), |text| text.chars().take(40).collect());
         for difference in differences {
-            table.row([difference.what, shown(difference.recorded), shown(difference.now)]);
+            table.row([difference.what.clone(), shown(&difference.recorded), shown(&difference.now)]);
         }
         text += &table.fitting(columns());
     }
@@ -118,11 +151,16 @@ fn text(before: &Manifest, after: &Manifest, comparison: &Comparison, tolerance:
         }
         text += &format!("\n{}", table.fitting(columns()));
     }
-    text + &format!(
-        "\n{} of {} values are equal to the last bit, {} within {tolerance}, {} apart\n",
+    text += &format!(
+        "\n{} of {} values are equal to the last bit, {} within {}, {} apart\n",
         comparison.equal,
         comparison.values(),
         comparison.close,
+        tolerance.unwrap_or(TOLERANCE),
         comparison.apart.len()
-    )
+    );
+    if differences.is_empty() && comparison.equal < comparison.values() {
+        text += "on the same machine all of them should be equal to the last bit\n";
+    }
+    text
 }

@@ -5,6 +5,7 @@ use anyhow::Result;
 use super::runner::Runner;
 use super::terminal::columns;
 use super::{CellsFailed, StudyArgs, print, report};
+use crate::data::Library;
 use crate::recipe::inert;
 use crate::report::Report;
 
@@ -21,6 +22,7 @@ impl StudyArgs {
             recipe: &recipe,
             layers: &layers,
             path: &self.recipe,
+            library: &Library::of_recipe(&self.recipe),
             fetcher: &fetcher,
             cache: &cache,
             limit: &limit,

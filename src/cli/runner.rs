@@ -24,8 +24,10 @@ use crate::warnings::Warnings;
 pub struct Runner<'a> {
     pub recipe: &'a Recipe,
     pub layers: &'a Layers,
-    /// The recipe's file, beside which data sets are looked for.
+    /// The recipe's file.
     pub path: &'a Path,
+    /// Where its data sets and relative paths are looked for.
+    pub library: &'a Library,
     pub fetcher: &'a Fetcher,
     pub cache: &'a Cache,
     /// What the cache may hold.
@@ -60,14 +62,13 @@ impl Runner<'_> {
     /// # Errors
     /// What is no fault of a cell. Cells that fail are counted in the manifest.
     pub fn run(&self) -> Result<Manifest> {
-        let Self { recipe, cache, limit, terminal, .. } = *self;
+        let Self { recipe, library, cache, limit, terminal, .. } = *self;
         let started = Instant::now();
         // A cache that cannot be written to holds nothing; whether that matters shows where something is to be kept.
         let mut hold = cache.hold().inspect_err(|e| tracing::debug!("nothing is held in the cache: {e:#}")).ok();
         let devices = recipe.model.device.open()?;
-        let library = Library::of_recipe(self.path);
-        let inputs = Inputs::resolve(recipe, self.layers, &library, self.fetcher, device::kind(&devices[0]))?;
-        let intended = Intended { recipe, library: &library, inputs: Some(&inputs) };
+        let inputs = Inputs::resolve(recipe, self.layers, library, self.fetcher, device::kind(&devices[0]))?;
+        let intended = Intended { recipe, library, inputs: Some(&inputs) };
         let check = || if self.replaces { Ok(()) } else { intended.check(self.out) };
         check()?;
         let cells = cells(recipe);
@@ -78,7 +79,7 @@ impl Runner<'_> {
         let study = &studies[0];
         let results = Results::create(self.out)?;
         check()?; // once more, now that nobody else writes there
-        let manifest = Manifest::new(recipe, self.path, &library, study, &devices, self.out)?;
+        let manifest = Manifest::new(recipe, self.path, library, study, &devices, self.out)?;
         results.begin(&manifest, self.replaces)?;
 
         // What is finished goes into the tables first, so that going on with a study never shrinks them.

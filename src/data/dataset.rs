@@ -64,6 +64,8 @@ fn blank_line() -> String {
 pub struct Library {
     folders: Vec<PathBuf>,
     base: Vec<PathBuf>,
+    /// What is known by these names, whatever lies in the folders.
+    recorded: BTreeMap<String, Dataset>,
 }
 
 /// One split of a data set, as a suite or a calibration reads it.
@@ -87,11 +89,21 @@ impl Library {
         // A link to a recipe stands for one that lies elsewhere, with its data.
         let real = recipe.is_symlink().then(|| recipe.canonicalize().ok()).flatten();
         let real = real.and_then(|recipe| recipe.parent().map(Path::to_owned));
+        Self::of_folders(std::iter::once(PathBuf::new()).chain(std::iter::once(beside)).chain(real).collect())
+    }
+
+    /// The data sets of `datasets` in the first folder, which is the working one, and in or beside the others. Relative
+    /// paths start at each of them.
+    pub fn of_folders(base: Vec<PathBuf>) -> Self {
         let around = |folder: &PathBuf| [folder.join("datasets"), folder.join("../datasets")];
-        let homes: Vec<PathBuf> = std::iter::once(beside).chain(real).collect();
-        let folders = std::iter::once(PathBuf::from("datasets")).chain(homes.iter().flat_map(around));
-        let folders = folders.filter(|f| f.is_dir()).collect();
-        Self { folders, base: std::iter::once(PathBuf::new()).chain(homes).collect() }
+        let working = base.first().map(|folder| folder.join("datasets"));
+        let folders = working.into_iter().chain(base.iter().skip(1).flat_map(around));
+        Self { folders: folders.filter(|f| f.is_dir()).collect(), base, recorded: BTreeMap::new() }
+    }
+
+    /// The same, but for data sets that are known by their names.
+    pub fn with(self, recorded: BTreeMap<String, Dataset>) -> Self {
+        Self { recorded, ..self }
     }
 
     /// Where relative paths in the recipe start.
@@ -117,6 +129,9 @@ impl Library {
     /// # Errors
     /// Where there is none, or its TOML is wrong.
     pub fn get(&self, name: &str) -> Result<Dataset> {
+        if let Some(recorded) = self.recorded.get(name) {
+            return Ok(recorded.clone());
+        }
         if name.contains(':') {
             let source: Source = name.parse().map_err(anyhow::Error::msg)?;
             return match &source {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Report;
+use crate::metrics::{Family, Metric};
 
 /// How far the values of two reports agree.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -28,14 +29,15 @@ pub struct Apart {
 type Name = (String, String, String);
 
 impl Comparison {
-    /// Compares every value. `tolerance` is a share of the recorded value, or of 1 where that is less than 1.
-    pub fn of(recorded: &Report, now: &Report, tolerance: f64) -> Self {
+    /// Compares every value, within the same `tolerance` for all metrics, or within one that fits each.
+    pub fn of(recorded: &Report, now: &Report, tolerance: Option<f64>) -> Self {
         let (recorded, now) = (values(recorded), values(now));
         let names: BTreeSet<&Name> = recorded.keys().chain(now.keys()).collect();
         let mut comparison = Self::default();
         for name in names {
             let (a, b) = (recorded.get(name).copied(), now.get(name).copied());
-            let close = |(a, b): (f64, f64)| a.is_finite() && (a - b).abs() <= tolerance * a.abs().max(1.0);
+            let metric = Metric::named(&name.2);
+            let close = |(a, b)| metric.is_some_and(|metric| is_close(metric, a, b, tolerance));
             if a.zip(b).is_some_and(|(a, b)| a.to_bits() == b.to_bits()) {
                 comparison.equal += 1;
             } else if a.zip(b).is_some_and(close) {
@@ -52,6 +54,25 @@ impl Comparison {
     pub fn values(&self) -> usize {
         self.equal + self.close + self.apart.len()
     }
+}
+
+/// How far values may lie apart, as a share of the recorded one: another processor rounds otherwise.
+pub const TOLERANCE: f64 = 0.001;
+
+/// What sums of the same numbers in another order may differ by.
+const ROUNDING: f64 = 1e-9;
+
+/// Whether a value is the recorded one but for rounding. Of answers and choices none may differ: where the mean does, a row
+/// came out otherwise. A loss may differ by so many nats, which is by that share of its perplexity.
+fn is_close(metric: Metric, recorded: f64, now: f64, tolerance: Option<f64>) -> bool {
+    let of_rows = metric.family() != Family::Language;
+    let share = tolerance.unwrap_or(if of_rows { 0.0 } else { TOLERANCE });
+    let apart = match metric {
+        Metric::Perplexity => (now / recorded).ln().abs(),
+        Metric::Loss => (now - recorded).abs(),
+        _ => ((now - recorded).abs() - ROUNDING).max(0.0) / recorded.abs().max(f64::MIN_POSITIVE),
+    };
+    apart <= share + ROUNDING
 }
 
 fn values(report: &Report) -> BTreeMap<Name, f64> {
@@ -74,15 +95,27 @@ mod tests {
     #[test]
     fn values_are_equal_close_or_apart() {
         let (recorded, mut now) = (sample::report(), sample::report());
-        let all = Comparison::of(&recorded, &now, 0.0);
+        let all = Comparison::of(&recorded, &now, Some(0.0));
         assert_eq!((all.equal, all.close, all.apart.len()), (all.values(), 0, 0));
-        // Loss, 9 in the sample: a score of less than 1 may differ by the tolerance itself, others by that share.
-        now.suites[0].rows[1].values[0].value *= 1.015;
-        now.suites[0].rows[2].values[0].value *= 1.03;
+        now.suites[0].rows[1].values[0].value += 0.0009;
+        now.suites[0].rows[2].values[0].value += 0.0011;
         now.suites[0].rows.pop();
-        let some = Comparison::of(&recorded, &now, 0.02);
+        let some = Comparison::of(&recorded, &now, None);
         let lacking = recorded.suites[0].metrics.len();
         assert_eq!((some.close, some.apart.len(), some.values()), (1, 1 + lacking, all.values()));
         assert!(some.apart.iter().any(|a| a.now.is_none()) && some.apart.iter().any(|a| a.now.is_some()));
+    }
+
+    #[test]
+    fn a_tolerance_fits_its_metric() {
+        let close = |metric, recorded, now| is_close(metric, recorded, now, None);
+        // A row of a thousand.
+        assert!(!close(Metric::ExactMatch, 0.5, 0.501) && close(Metric::ExactMatch, 0.5, 0.5 + 1e-12));
+        assert!(close(Metric::Perplexity, 600.0, 600.5) && !close(Metric::Perplexity, 600.0, 600.7));
+        assert!(close(Metric::Loss, 6.0, 6.0009) && !close(Metric::Loss, 6.0, 6.0011));
+        assert!(close(Metric::JsDivergence, 0.002, 0.002001) && !close(Metric::JsDivergence, 0.002, 0.00201));
+        assert!(close(Metric::JsDivergence, 0.0, 0.0) && !close(Metric::JsDivergence, 0.0, 1e-4));
+        assert!(!close(Metric::Perplexity, f64::INFINITY, 9.0) && !close(Metric::Loss, 2.0, f64::NAN));
+        assert!(is_close(Metric::ExactMatch, 0.5, 0.505, Some(0.01)) && !is_close(Metric::Loss, 2.0, 2.02, Some(0.01)));
     }
 }

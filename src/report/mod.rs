@@ -10,7 +10,7 @@ mod read;
 
 use serde::Serialize;
 
-pub use comparison::{Apart, Comparison};
+pub use comparison::{Apart, Comparison, TOLERANCE};
 pub use html::html;
 pub use markdown::markdown;
 

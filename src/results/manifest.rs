@@ -122,6 +122,33 @@ impl Manifest {
             .with_context(|| format!("{} is of no use to this version of calipr", path.display()))
     }
 
+    /// Where the study's relative paths start, read from the run.json in the folder `results`: first in `moved`, where
+    /// they have moved to, then where they were.
+    fn bases(&self, results: &Path, moved: Option<&Path>) -> Vec<PathBuf> {
+        moved.map(Path::to_owned).into_iter().chain(self.folders.iter().map(|folder| results.join(folder))).collect()
+    }
+
+    /// The study's data sets as they were recorded, with their files where they are now.
+    pub fn library(&self, results: &Path, moved: Option<&Path>) -> Library {
+        let beside = |folder: &Path| [folder.to_owned(), folder.join("datasets"), folder.join("../datasets")];
+        let dataset = |(name, entry): (&String, &DatasetEntry)| {
+            let recorded = entry.folders.iter().map(|folder| results.join(folder));
+            let folders = moved.map(beside).into_iter().flatten().chain(recorded).collect();
+            (name.clone(), entry.definition.clone().in_folders(folders))
+        };
+        Library::of_folders(self.bases(results, moved)).with(self.datasets.iter().map(dataset).collect())
+    }
+
+    /// The study's data sets as they are defined now; what is no longer there is as it was recorded.
+    pub fn datasets_now(&self, results: &Path, moved: Option<&Path>) -> IndexMap<String, DatasetEntry> {
+        let library = Library::of_folders(self.bases(results, moved));
+        let dataset = |(name, entry): (&String, &DatasetEntry)| {
+            let definition = library.get(name).unwrap_or_else(|_| entry.definition.clone());
+            (name.clone(), DatasetEntry { definition, folders: entry.folders.clone() })
+        };
+        self.datasets.iter().map(dataset).collect()
+    }
+
     /// Notes how far the run is, after so many seconds, of which it had these warnings.
     pub fn note(&mut self, finished: &[&Finished], seconds: f64, warnings: Vec<String>) {
         self.cells = CellCounts::of(finished, self.cells.planned);
