@@ -217,7 +217,7 @@ fn damaged_entries_are_made_again() {
     shop.succeeds(&["run", "recipe.toml"]);
     let expected = shop.tables("results/tiny");
     let mut rng = ChaCha8Rng::seed_from_u64(6);
-    for stage in ["windows", "prompts", "teacher", "pruned", "blocks", "scores", "answers"] {
+    for stage in ["windows", "prompts", "teacher", "pruned", "blocks", "errors", "scores", "answers"] {
         let entries = files(&shop.path("cache").join(stage));
         assert!(!entries.is_empty(), "{stage}");
         for entry in entries {

@@ -222,6 +222,6 @@ fn run_cell(study: &Study, line: &Line, cells: &[Cell], i: usize, done: usize) -
 /// A cell of a study whose dense model fails.
 fn not_run(cell: &Cell) -> Outcome {
     let status = Status::Failed("not run: the dense model fails, and nothing can be compared with it".into());
-    let record = CellRecord { cell: cell.clone(), status, pruned: None };
+    let record = CellRecord { cell: cell.clone(), status, pruned: None, errors: None };
     Outcome { record, suites: Default::default(), spent: None }
 }

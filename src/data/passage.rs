@@ -80,6 +80,14 @@ impl Passage {
         self.spans.iter().map(Span::seen).max().unwrap_or(0)
     }
 
+    /// Its first tokens, `most` at most, which see what they see in the whole; none of them is scored.
+    pub fn beginning(&self, most: usize) -> Self {
+        let most = most.min(self.ids.len());
+        let begun = self.spans.iter().filter(|span| span.own.start < most);
+        let spans = begun.map(|s| Span { prefix: s.prefix.clone(), own: s.own.start..s.own.end.min(most) }).collect();
+        Self { ids: self.ids[..most].to_vec(), spans, ..Self::default() }
+    }
+
     /// The spans of this passage where its first token is row `at`.
     pub fn spans_at(&self, at: usize) -> impl Iterator<Item = Span> {
         let shift = move |r: &Range<usize>| r.start + at..r.end + at;
@@ -155,5 +163,16 @@ mod tests {
         assert_eq!(passage.choices, [targets(&[(2, 7)]), targets(&[(6, 8), (7, 9)])]);
         assert_eq!(passage.spans, [Span::window(0..4), Span::window(4..8)]);
         assert_eq!((passage.scored.clone(), passage.longest()), (passage.choices[0].clone(), 4));
+    }
+
+    #[test]
+    fn the_beginning_of_a_passage_sees_what_it_sees_in_the_whole() {
+        let passage = Passage::choices(&[1, 2], &[&[7], &[8, 9]], 0, 9);
+        let beginning = passage.beginning(4);
+        assert_eq!(beginning.ids, [1, 2, 7, 8]);
+        assert_eq!(beginning.spans[..2], passage.spans[..2]);
+        assert_eq!(beginning.spans[2..], [Span { prefix: 0..2, own: 3..4 }]);
+        assert_eq!(passage.beginning(2).spans, [Span::window(0..2)]);
+        assert_eq!(passage.beginning(9).ids, passage.ids);
     }
 }

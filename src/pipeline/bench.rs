@@ -89,6 +89,7 @@ pub fn stages(
         calibration: None,
         suites: vec![],
         keep: false,
+        errors_on: None,
         progress: Progress::of(&cache, Stage::Pruned.key(&name), None),
     };
 

@@ -20,6 +20,18 @@ pub struct CellRecord {
     pub status: Status,
     /// None where the cell failed.
     pub pruned: Option<PrunedRecord>,
+    /// On [`Recipe::error_suite`]; None of the dense model, where the cell failed, and where no suite is scored.
+    ///
+    /// [`Recipe::error_suite`]: crate::recipe::Recipe::error_suite
+    pub errors: Option<ErrorsRecord>,
+}
+
+/// The output errors of a cell's pruned weights on the same held-out tokens as every other cell's; cached.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct ErrorsRecord {
+    /// ‖X(W − Ŵ)ᵀ‖² / ‖XWᵀ‖² of each of [`PrunedRecord::layers`], on what the weight reads in the pruned model;
+    /// None where it is no number.
+    pub relative: Vec<Option<f64>>,
 }
 
 /// What pruning came to; cached. What it took is a fact of a run, and is not.
@@ -62,8 +74,6 @@ pub struct LayerRecord {
     pub columns: usize,
     /// The fraction of zeros.
     pub sparsity: f64,
-    /// ‖X(W − Ŵ)ᵀ‖² / ‖XWᵀ‖² on a sample of the calibration inputs.
-    pub relative_error: Option<f64>,
     /// The damping that the factorisation took.
     pub damping: Option<f64>,
     /// Time of the method itself, without statistics and forward passes, when the weight was pruned.
@@ -100,7 +110,7 @@ pub struct Seconds {
     pub calibrate: f64,
     /// The method itself.
     pub prune: f64,
-    /// The suites' way through the blocks.
+    /// The suites' way through the blocks, and output errors on it.
     pub forward: f64,
     /// Logits and scores.
     pub score: f64,

@@ -7,6 +7,7 @@ use candle_core::{DType, Device};
 use indexmap::IndexMap;
 
 use super::cache::{Key, Stage};
+use super::errors::{ERROR_TOKENS, ERROR_TOKENS_OF_PASSAGE};
 use crate::data::{Asked, Library, Order, Packing, Part, Prompting, Rows, are_enough, asked, check, cut};
 use crate::digest::{self, Digest};
 use crate::fault::{At, Fault};
@@ -280,6 +281,14 @@ impl Inputs {
     pub fn scores_key(&self, recipe: &Recipe, cell: &Cell, suite: &str) -> Key {
         let (pruned, teacher) = (self.pruned_key(recipe, cell), self.teacher_key(recipe, suite));
         Stage::Scores.key(&(pruned.digest(), teacher.digest(), recipe.suite[suite].wants(Family::Choice)))
+    }
+
+    /// The output errors of a cell's pruned weights; None of the dense model, and where no suite is scored.
+    pub fn errors_key(&self, recipe: &Recipe, cell: &Cell) -> Option<Key> {
+        cell.pruning.as_ref()?;
+        let suite = self.suite_key(recipe, recipe.error_suite()?);
+        let tokens = (ERROR_TOKENS, ERROR_TOKENS_OF_PASSAGE);
+        Some(Stage::Errors.key(&(self.pruned_key(recipe, cell).digest(), suite.digest(), tokens)))
     }
 
     /// What a cell answers to the prompts of a suite; None where it is not asked.

@@ -4,6 +4,7 @@ mod answers;
 pub mod bench;
 mod cache;
 mod cell;
+mod errors;
 mod inputs;
 mod material;
 mod memory;
@@ -18,7 +19,8 @@ mod work;
 
 pub use cache::{Cache, Hold, KnownStudy, Limit, LimitBy, Stage, Trimmed, Unwritable, Usage, remove_unfinished};
 pub use cell::{
-    AnswersRecord, CellRecord, LayerRecord, PrunedRecord, ScoresRecord, Seconds, Spent, Status, SuiteRecord,
+    AnswersRecord, CellRecord, ErrorsRecord, LayerRecord, PrunedRecord, ScoresRecord, Seconds, Spent, Status,
+    SuiteRecord,
 };
 pub use inputs::{InputPart, Inputs};
 pub use material::Material;

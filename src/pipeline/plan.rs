@@ -6,14 +6,14 @@ use anyhow::Result;
 use serde::de::DeserializeOwned;
 
 use super::cache::{Cache, Key, Stage};
+use super::errors::{ERROR_TOKENS, ERROR_TOKENS_OF_PASSAGE};
 use super::inputs::Inputs;
 use super::progress::Progress;
-use super::walk::sample_rows;
 use super::{material, work};
 use crate::data::{Asked, Prompt, prompts};
 use crate::fault::At;
 use crate::metrics::Family;
-use crate::model::{Config, Tokenizer};
+use crate::model::{Config, LinearName, Tokenizer};
 use crate::prune::StatisticKind;
 use crate::recipe::{Cell, Drawn, Propagation, Pruning, Recipe, Unit, WindowUnit, cells};
 
@@ -183,6 +183,7 @@ impl Planner<'_> {
             // Whoever has nothing to prune needs none.
             stages.extend(statistics.filter(|statistics| prune.is_to_do() || !statistics.is_to_do()));
             stages.push(prune);
+            stages.extend(self.recipe.error_suite().map(|suite| self.errors(cell, suite)));
         }
         for (name, suite) in &self.recipe.suite {
             let tokens = self.sizes[name.as_str()].tokens;
@@ -278,13 +279,26 @@ impl Planner<'_> {
             has(self.recipe.suite[name].is_scored().then(|| i.scores_key(self.recipe, cell, name)))
                 && has(i.answers_key(self.recipe, cell, name))
         };
-        let all_done = self.inputs.is_some_and(|i| self.recipe.suite.keys().all(|name| done(i, name)));
+        let all_done = self.inputs.is_some_and(|i| {
+            has(i.errors_key(self.recipe, cell)) && self.recipe.suite.keys().all(|name| done(i, name))
+        });
         let all_kept = key.zip(config).is_some_and(|(key, config)| {
             let progress = Progress::of(self.cache, key, None);
             (0..config.blocks).all(|index| progress.has_block(index))
         });
         stage.cached = stage.cached.map(|cached| all_kept || (cached && all_done));
         stage
+    }
+
+    /// The output errors of a cell's pruned weights on tokens of a suite: their way through the blocks, and the product
+    /// with each dense weight and with the pruned one.
+    fn errors(&self, cell: &Cell, suite: &str) -> PlannedStage {
+        let key = self.inputs.and_then(|i| i.errors_key(self.recipe, cell));
+        let config = self.inputs.map(|i| &i.config);
+        let work = |c: &Config| Work::walking(3.0 * work::forward(c, ERROR_TOKENS, ERROR_TOKENS_OF_PASSAGE));
+        let bytes = |c: &Config| 20 * (c.blocks * LinearName::ALL.len()) as u64;
+        let name = format!("errors of {} on {suite}", cell.id());
+        self.stage(name, Stage::Errors, key, config.map(bytes), config.map(work))
     }
 
     /// Bytes of a cell's pruned blocks: a bit a weight, and what SparseGPT made of those that are left.
@@ -322,10 +336,8 @@ impl Planner<'_> {
         let kind = self.recipe.method.get(pruning.method).statistic();
         let what = if kind == StatisticKind::Gram { "Gram matrices" } else { "norms" };
         let config = self.inputs.map(|i| &i.config);
-        let c = &self.recipe.calibration[&drawn.name];
-        let sample = sample_rows(c.windows.saturating_mul(c.length));
         let bytes = |config: &Config| {
-            let of_site = |d: usize| sample * d + if kind == StatisticKind::Gram { d * d } else { d };
+            let of_site = |d: usize| if kind == StatisticKind::Gram { d * d } else { d };
             let of_block: usize = work::sites(config).map(of_site).iter().sum();
             4 * (config.blocks * of_block) as u64
         };

@@ -11,7 +11,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::cache::{Cache, Key, Stage};
-use super::cell::{BlockRecord, PrunedRecord};
+use super::cell::{BlockRecord, ErrorsRecord, PrunedRecord};
+use super::errors::HeldOut;
 use super::stream::Stream;
 use crate::digest::Digest;
 use crate::guard::defect;
@@ -42,6 +43,8 @@ pub struct Standing {
     /// None where nothing has to be calibrated any more.
     pub calibration: Option<Stream>,
     pub suites: Vec<SuiteStream>,
+    /// None where output errors are known, or not measured.
+    pub held_out: Option<HeldOut>,
 }
 
 /// A suite on its way.
@@ -59,6 +62,8 @@ struct StandingHeader {
     record: PrunedRecord,
     calibration: Option<usize>,
     suites: Vec<(String, usize)>,
+    /// What tells the held-out tokens from others, the errors so far, and how many tensors are theirs.
+    held_out: Option<(String, ErrorsRecord, usize)>,
 }
 
 impl<'a> Progress<'a> {
@@ -97,14 +102,17 @@ impl<'a> Progress<'a> {
         self.cache.contains(key)
     }
 
-    /// Keeps a site's statistic with its sample, for other cells.
-    pub fn save_statistics(&self, key: Key, parts: &[Tensor]) -> Result<()> {
-        self.cache.write_tensors(key, &(), parts)
+    /// Keeps a site's statistic, for other cells.
+    pub fn save_statistic(&self, key: Key, statistic: &Tensor) -> Result<()> {
+        self.cache.write_tensors(key, &(), std::slice::from_ref(statistic))
     }
 
     /// A statistic as it was saved under its key; None where the entry is lost.
-    pub fn statistics(&self, key: Key) -> Option<Vec<Tensor>> {
-        self.cache.read_tensors(key).map(|((), parts)| parts)
+    pub fn statistic(&self, key: Key) -> Option<Tensor> {
+        self.cache
+            .read_tensors(key)
+            .and_then(|((), parts)| <[Tensor; 1]>::try_from(parts).ok())
+            .map(|[statistic]| statistic)
     }
 
     /// What is to be kept of a pruned block: which weights of `dense` are left, and, where the method changed them, their
@@ -173,7 +181,9 @@ impl<'a> Progress<'a> {
     /// Saves where the walk stands, if that costs little beside getting there again.
     pub fn save(&self, standing: &Standing) -> Result<()> {
         let calibration = standing.calibration.as_ref();
-        let streams = || calibration.into_iter().chain(standing.suites.iter().map(|s| &s.stream));
+        let held_out = standing.held_out.as_ref();
+        let suites = || standing.suites.iter().map(|s| &s.stream);
+        let streams = || calibration.into_iter().chain(suites()).chain(held_out.map(|held_out| &held_out.stream));
         let tensors: Vec<Tensor> = streams().flat_map(Stream::hidden).cloned().collect();
         let bytes: usize = tensors.iter().map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum();
         let (last, cost) = self.saved.get();
@@ -189,14 +199,15 @@ impl<'a> Progress<'a> {
             record: standing.record.clone(),
             calibration: calibration.map(|stream| stream.hidden().count()),
             suites: (standing.suites.iter()).map(|s| (s.id.to_string(), s.stream.hidden().count())).collect(),
+            held_out: held_out.map(|h| (h.id.to_string(), h.errors.clone(), h.stream.hidden().count())),
         };
         self.cache.write_tensors(self.walk_key(), &header, &tensors)?;
         self.saved.set((Instant::now(), Some(started.elapsed())));
         Ok(())
     }
 
-    /// Goes on from where a walk was saved, if that has every suite of `start`: hidden states and record are from
-    /// there. Else, this is `start` itself.
+    /// Goes on from where a walk was saved, if that has every suite of `start`, and its held-out tokens: hidden states and
+    /// record are from there. Else, this is `start` itself.
     pub fn resume(&self, mut start: Standing, device: &Device) -> Result<Standing> {
         let read: Option<(StandingHeader, _)> = self.cache.read_tensors(self.walk_key());
         let Some((header, tensors)) = read else { return Ok(start) };
@@ -206,9 +217,20 @@ impl<'a> Progress<'a> {
         for (id, count) in header.suites {
             of_suites.push((id, tensors.by_ref().take(count).collect::<Vec<Tensor>>()));
         }
+        let of_held_out =
+            header.held_out.map(|(id, errors, count)| (id, errors, tensors.take(count).collect::<Vec<_>>()));
         let found = |id: &Digest| of_suites.iter().find(|(name, ..)| *name == id.to_string());
         if !start.suites.iter().all(|s| found(&s.id).is_some_and(|(.., hidden)| s.stream.fits(hidden))) {
             return Ok(start);
+        }
+        if let Some(held_out) = &mut start.held_out {
+            match of_held_out {
+                Some((id, errors, hidden)) if id == held_out.id.to_string() && held_out.stream.fits(&hidden) => {
+                    held_out.stream.replace(&hidden, device)?;
+                    held_out.errors = errors;
+                }
+                _ => return Ok(start),
+            }
         }
         for suite in &mut start.suites {
             let (_, hidden) = found(&suite.id).expect("every suite was just found");

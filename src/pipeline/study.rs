@@ -11,7 +11,10 @@ use indexmap::IndexMap;
 
 use super::answers::Answerer;
 use super::cache::{Cache, Key, Unwritable};
-use super::cell::{AnswersRecord, CellRecord, PrunedRecord, ScoresRecord, Seconds, Spent, Status, SuiteRecord};
+use super::cell::{
+    AnswersRecord, CellRecord, ErrorsRecord, PrunedRecord, ScoresRecord, Seconds, Spent, Status, SuiteRecord,
+};
+use super::errors::held_out;
 use super::inputs::{InputPart, Inputs};
 use super::material::Material;
 use super::memory::{self, Load};
@@ -149,6 +152,7 @@ impl<'a> Study<'a> {
             let drawn = cell.pruning.as_ref().and_then(|p| p.calibration.as_ref());
             keys.extend(drawn.map(|drawn| inputs.calibration_key(recipe, &drawn.name, drawn.seed)));
             keys.push(inputs.pruned_key(recipe, cell));
+            keys.extend(inputs.errors_key(recipe, cell));
             let progress = self.progress(cell);
             for index in (0..self.model.config.blocks).filter(|&index| sees_dense(recipe.prune, index)) {
                 keys.extend(Site::ALL.into_iter().filter_map(|site| progress.statistics_key(index, site)));
@@ -171,8 +175,15 @@ impl<'a> Study<'a> {
     pub fn finished(&self, cell: &Cell) -> Option<Outcome> {
         let pruned = self.cache.read_json(self.inputs.pruned_key(self.recipe, cell))?;
         let (suites, missing) = self.found(cell);
-        let record = CellRecord { cell: cell.clone(), status: Status::Done, pruned: Some(pruned) };
-        missing.is_empty().then_some(Outcome { record, suites, spent: None })
+        let errors = self.errors(cell);
+        let is_whole = missing.is_empty() && (errors.is_some() || self.inputs.errors_key(self.recipe, cell).is_none());
+        let record = CellRecord { cell: cell.clone(), status: Status::Done, pruned: Some(pruned), errors };
+        is_whole.then_some(Outcome { record, suites, spent: None })
+    }
+
+    /// What the cache has of a cell's output errors.
+    fn errors(&self, cell: &Cell) -> Option<ErrorsRecord> {
+        self.cache.read_json(self.inputs.errors_key(self.recipe, cell)?)
     }
 
     /// What the cache has of a cell's results, and what it lacks.
@@ -205,12 +216,14 @@ impl<'a> Study<'a> {
     /// What is no fault of the cell: the run was interrupted, or the cache cannot be written.
     pub fn run(&self, cell: &Cell) -> Result<Outcome> {
         let (mut suites, missing) = self.found(cell);
-        let computed = panic::catch_unwind(AssertUnwindSafe(|| self.compute(cell, &missing, &mut suites)));
+        let mut errors = self.errors(cell);
+        let compute = || self.compute(cell, &missing, &mut suites, &mut errors);
+        let computed = panic::catch_unwind(AssertUnwindSafe(compute));
         let status = match computed.unwrap_or_else(|panic| Err(guard::defect(&*panic))) {
             Ok((pruned, spent)) => {
                 self.cache.write_json(self.inputs.pruned_key(self.recipe, cell), &pruned)?;
                 self.progress(cell).forget();
-                let record = CellRecord { cell: cell.clone(), status: Status::Done, pruned: Some(pruned) };
+                let record = CellRecord { cell: cell.clone(), status: Status::Done, pruned: Some(pruned), errors };
                 return Ok(Outcome { record, suites, spent: Some(spent) });
             }
             // Where it was interrupted is nothing to whoever did that.
@@ -218,7 +231,7 @@ impl<'a> Study<'a> {
             Err(error) if error.is::<Unwritable>() => return Err(error),
             Err(error) => Status::Failed(format!("{error:#}")),
         };
-        let record = CellRecord { cell: cell.clone(), status, pruned: None };
+        let record = CellRecord { cell: cell.clone(), status, pruned: None, errors: None };
         Ok(Outcome { record, suites: IndexMap::new(), spent: None })
     }
 
@@ -228,12 +241,13 @@ impl<'a> Study<'a> {
         Progress::of(self.cache, pruned, statistics)
     }
 
-    /// Prunes, scores and generates what is missing; each suite's results are kept as soon as they are there.
+    /// Prunes, measures, scores and generates what is missing; each suite's results are kept as soon as they are there.
     fn compute(
         &self,
         cell: &Cell,
         missing: &[Missing],
         suites: &mut IndexMap<String, SuiteRecord>,
+        errors: &mut Option<ErrorsRecord>,
     ) -> Result<(PrunedRecord, Spent)> {
         device::forget_peak(&self.model.device);
         let mut seconds = Seconds::default();
@@ -249,6 +263,9 @@ impl<'a> Study<'a> {
             None => None,
         };
         let scored: Vec<&str> = missing.iter().filter(|m| m.scores).map(|m| m.name).collect();
+        let errors_key = self.inputs.errors_key(self.recipe, cell).filter(|_| errors.is_none());
+        let error_suite = self.recipe.error_suite().and_then(|name| self.materials.get(name));
+        let held_out = error_suite.map(|material| held_out(&material.passages)).unwrap_or_default();
         let walk = Walk {
             model: &self.model,
             embedding: &ends.embedding,
@@ -257,13 +274,19 @@ impl<'a> Study<'a> {
             pruner,
             calibration: calibration.as_deref(),
             suites: scored.iter().map(|name| self.passages(name)).collect(),
+            errors_on: errors_key.map(|key| (key.digest(), held_out.as_slice())),
             keep: missing.iter().any(|m| m.answers),
             progress: self.progress(cell),
         };
         self.ensure_memory(&walk)?;
-        let walked = walk.run()?;
+        let mut walked = walk.run()?;
         (seconds.calibrate, seconds.prune) = (walked.seconds.calibrate, walked.seconds.prune);
+        seconds.forward += walked.seconds.errors;
 
+        if let (Some(key), Some(measured)) = (errors_key, walked.errors.take()) {
+            self.cache.write_json(key, &measured)?;
+            *errors = Some(measured);
+        }
         for (i, (name, suite)) in scored.iter().zip(walked.suites).enumerate() {
             self.watch.progress(i, scored.len(), Doing::Score);
             let started = Instant::now();
@@ -439,6 +462,7 @@ impl<'a> Study<'a> {
             pruner: None,
             calibration: None,
             suites: vec![self.passages(suite)],
+            errors_on: None,
             keep: false,
             progress: self.progress(&dense),
         };

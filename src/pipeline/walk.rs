@@ -6,18 +6,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use candle_core::{D, DType, Tensor};
-use rayon::prelude::*;
+use candle_core::Tensor;
 
 use super::cache::Key;
-use super::cell::{BlockRecord, LayerRecord, PrunedRecord};
+use super::cell::{BlockRecord, ErrorsRecord, LayerRecord, PrunedRecord};
+use super::errors::HeldOut;
 use super::progress::{Progress, Saver, Standing, SuiteStream};
 use super::stream::Stream;
 use super::{Doing, Watch, stop_if_interrupted};
 use crate::data::Passage;
 use crate::digest::Digest;
-use crate::linalg::CHUNK;
-use crate::model::{Block, Linear, LinearName, Model, Rope, Site};
+use crate::model::{Block, LinearName, Model, Rope, Site};
 use crate::prune::{Accumulator, Method, Sparsity, Statistic, StatisticKind};
 use crate::recipe::{Propagation, PruneSpec, Schedule};
 use crate::tensors;
@@ -41,6 +40,8 @@ pub struct Walk<'a> {
     pub calibration: Option<&'a [Passage]>,
     /// The passages of each suite that goes through the model, and what tells the suite from others.
     pub suites: Vec<(Digest, &'a [Passage])>,
+    /// Held-out passages to measure output errors on, and what tells them from others.
+    pub errors_on: Option<(Digest, &'a [Passage])>,
     /// Whether the blocks are to stay in memory.
     pub keep: bool,
     /// Where pruned blocks and the walk's standing are kept, and found again.
@@ -56,6 +57,8 @@ pub struct Walked {
     pub batch_tokens: Option<u64>,
     /// The suites behind the last block.
     pub suites: Vec<SuiteStream>,
+    /// The output errors, where they were measured.
+    pub errors: Option<ErrorsRecord>,
     /// The blocks as they were pruned, where they were to be kept.
     pub blocks: Vec<Block>,
 }
@@ -67,6 +70,8 @@ pub struct BlockSeconds {
     pub calibrate: f64,
     /// The method itself.
     pub prune: f64,
+    /// The held-out tokens' way, and the errors on them.
+    pub errors: f64,
 }
 
 /// A pruned block or its statistics, which were in the cache when the walk began, have gone since.
@@ -89,19 +94,6 @@ pub fn sees_dense(spec: PruneSpec, index: usize) -> bool {
 /// Whether the later sites of a block see what its pruned linears make.
 fn prunes_within(spec: PruneSpec) -> bool {
     spec.propagation == Propagation::Pruned && spec.schedule == Schedule::Linear
-}
-
-/// Rows of inputs, from all over the calibration set, that a pruned weight's output error is measured on.
-const ERROR_SAMPLE: usize = 256;
-
-/// Every how many rows of so many one is measured on.
-fn sample_step(tokens: usize) -> usize {
-    tokens.div_ceil(ERROR_SAMPLE).max(1)
-}
-
-/// How many of so many rows are measured on.
-pub fn sample_rows(tokens: usize) -> usize {
-    tokens.div_ceil(sample_step(tokens))
 }
 
 impl Walk<'_> {
@@ -149,11 +141,11 @@ impl Walk<'_> {
         let (mut kept, mut seconds) = (Vec::new(), BlockSeconds::default());
         for index in 0..standing.next * usize::from(self.keep) {
             self.watch.progress(index, blocks, Doing::Read);
-            kept.push(self.again(index, &mut seconds)?.0);
+            kept.push(self.again(index, &mut seconds)?.block);
         }
         while standing.next < blocks {
             let index = standing.next;
-            let (block, record) = match &self.pruner {
+            let Made { dense, block, record } = match &self.pruner {
                 Some(pruner) if !restores => {
                     self.prune(pruner, index, standing.calibration.as_mut(), saver, &mut seconds)?
                 }
@@ -161,6 +153,12 @@ impl Walk<'_> {
             };
             standing.record.add(record);
             self.watch.progress(index, blocks, Doing::Evaluate);
+            if let Some(held_out) = &mut standing.held_out {
+                let started = Instant::now();
+                held_out.pass(&dense, &block, self.rope, self.watch)?;
+                seconds.errors += started.elapsed().as_secs_f64();
+            }
+            drop(dense);
             for suite in &mut standing.suites {
                 let started = Instant::now();
                 suite.stream.pass(&block, self.rope, self.watch)?;
@@ -175,7 +173,9 @@ impl Walk<'_> {
         }
         let streams = standing.calibration.iter().chain(standing.suites.iter().map(|suite| &suite.stream));
         let batch_tokens = streams.map(|stream| stream.batch_tokens() as u64).max();
-        Ok(Walked { record: standing.record, seconds, batch_tokens, suites: standing.suites, blocks: kept })
+        let (record, suites) = (standing.record, standing.suites);
+        let errors = standing.held_out.map(|held_out| held_out.errors);
+        Ok(Walked { record, seconds, batch_tokens, suites, errors, blocks: kept })
     }
 
     /// Before the first block.
@@ -188,6 +188,10 @@ impl Walk<'_> {
             record: PrunedRecord::default(),
             calibration: self.calibration.map(embed).transpose()?,
             suites: self.suites.iter().map(suite).collect::<Result<_>>()?,
+            held_out: match self.errors_on {
+                Some((id, passages)) => Some(HeldOut { id, stream: embed(passages)?, errors: Default::default() }),
+                None => None,
+            },
         })
     }
 
@@ -199,7 +203,7 @@ impl Walk<'_> {
         calibration: Option<&mut Stream>,
         saver: &mut Saver,
         seconds: &mut BlockSeconds,
-    ) -> Result<(Block, BlockRecord)> {
+    ) -> Result<Made> {
         let blocks = self.model.config.blocks;
         self.watch.progress(index, blocks, Doing::Prune);
         let started = Instant::now();
@@ -214,25 +218,33 @@ impl Walk<'_> {
         seconds.prune += solving.as_secs_f64();
         let record = BlockRecord { layers, zeros, weights };
         saver.save(self.progress.pack_block(index, &dense, &block, &record, self.model.dtype)?)?;
-        Ok((block, record))
+        Ok(Made { dense, block, record })
     }
 
     /// A block that needs no pruning, because it was pruned before or stays dense.
-    fn again(&self, index: usize, seconds: &mut BlockSeconds) -> Result<(Block, BlockRecord)> {
+    fn again(&self, index: usize, seconds: &mut BlockSeconds) -> Result<Made> {
         let started = Instant::now();
-        let mut block = self.model.block(index)?;
+        let dense = self.model.block(index)?;
+        let mut block = dense.clone();
         if self.pruner.is_some() {
             let record = self
                 .progress
                 .restore_block(index, &mut block, self.model)?
                 .ok_or(Lost(self.progress.block_key(index)))?;
             seconds.calibrate += started.elapsed().as_secs_f64();
-            return Ok((block, record));
+            return Ok(Made { dense, block, record });
         }
         let (zeros, weights) = zeros_of_block(&block)?;
         seconds.calibrate += started.elapsed().as_secs_f64();
-        Ok((block, BlockRecord { layers: vec![], zeros, weights }))
+        Ok(Made { dense, block, record: BlockRecord { layers: vec![], zeros, weights } })
     }
+}
+
+/// A block as it was and as it is now, which is the same where it stays dense.
+struct Made {
+    dense: Block,
+    block: Block,
+    record: BlockRecord,
 }
 
 /// Prunes one block.
@@ -245,12 +257,6 @@ struct BlockPruner<'a> {
     zeros: u64,
     weights: u64,
     layers: Vec<LayerRecord>,
-}
-
-/// What is known of a site's inputs: the statistic, and a few rows to measure output errors on.
-struct Observed {
-    statistic: Statistic,
-    sample: Option<Tensor>,
 }
 
 impl BlockPruner<'_> {
@@ -302,22 +308,20 @@ impl BlockPruner<'_> {
 
     /// What is known of a site without looking at inputs: nothing where the method asks for nothing, else what another
     /// cell has left.
-    fn known(&self, site: Site) -> Result<Observed> {
+    fn known(&self, site: Site) -> Result<Statistic> {
         let kind = self.pruner.method.statistic();
         if kind == StatisticKind::None {
-            return Ok(Observed { statistic: Statistic::None, sample: None });
+            return Ok(Statistic::None);
         }
         let progress = &self.walk.progress;
         let key = progress.statistics_key(self.index, site).context("the cell has no calibration")?;
-        let parts = progress.statistics(key).and_then(|parts| <[Tensor; 2]>::try_from(parts).ok()).ok_or(Lost(key))?;
-        let device = &self.walk.model.device;
-        let [statistic, sample] = [parts[0].to_device(device)?, parts[1].to_device(device)?];
-        Ok(Observed { statistic: Statistic::of(kind, statistic), sample: Some(sample) })
+        let statistic = progress.statistic(key).ok_or(Lost(key))?;
+        Ok(Statistic::of(kind, statistic.to_device(&self.walk.model.device)?))
     }
 
     /// Gathers the statistic of what the linears of a site, where the stream is, are about to read. Where the dense
     /// model feeds them, other cells of the calibration see the same: it is gathered for all.
-    fn observe(&self, site: Site, stream: &mut Stream) -> Result<Observed> {
+    fn observe(&self, site: Site, stream: &mut Stream) -> Result<Statistic> {
         let kind = self.pruner.method.statistic();
         let spec = self.pruner.spec;
         let is_shared = sees_dense(spec, self.index) && (site == Site::ALL[0] || !prunes_within(spec));
@@ -333,26 +337,23 @@ impl BlockPruner<'_> {
             Ok(accumulator.add(&flow.input, &windows)?)
         })?;
         let statistic = accumulator.finish()?;
-        let sample = (kind != StatisticKind::None).then(|| sample(stream)).transpose()?;
-        if let (Some(key), Some(statistic), Some(sample)) = (key, statistic.tensor(), &sample) {
-            progress.save_statistics(key, &[statistic.clone(), sample.clone()])?;
+        if let (Some(key), Some(statistic)) = (key, statistic.tensor()) {
+            progress.save_statistic(key, statistic)?;
         }
-        Ok(Observed { statistic, sample })
+        Ok(statistic)
     }
 
     /// Prunes the linears that read a site.
-    fn prune_site(&mut self, block: &mut Block, site: Site, observed: Observed) -> Result<()> {
+    fn prune_site(&mut self, block: &mut Block, site: Site, statistic: Statistic) -> Result<()> {
         // A GPU may still be at what was before, which is not the method's time.
         self.walk.model.device.synchronize()?;
         let mut started = Instant::now();
         let in_linear = |name: LinearName| format!("linear {}", name.as_str());
-        let prune = self.pruner.method.pruner(&observed.statistic, self.pruner.sparsity);
+        let prune = self.pruner.method.pruner(&statistic, self.pruner.sparsity);
         let prune = prune.with_context(|| in_linear(site.linears()[0]))?;
         for &name in site.linears() {
             stop_if_interrupted(self.walk.watch)?;
-            // A linear of its own, so that the form it is packed in goes when the error is measured.
-            let dense = Linear::new(block.linear(name).weight().clone(), None);
-            let pruned = prune(dense.weight()).with_context(|| in_linear(name))?;
+            let pruned = prune(block.linear(name).weight()).with_context(|| in_linear(name))?;
             let weight = self.walk.model.round(&pruned.weight)?;
             self.walk.model.device.synchronize()?;
             // What the linears of a site share counts for the first.
@@ -361,16 +362,13 @@ impl BlockPruner<'_> {
             let (zeros, weights) = zeros(&weight)?;
             (self.zeros, self.weights) = (self.zeros + zeros, self.weights + weights);
             let (rows, columns) = weight.dims2()?;
-            // What is packed to measure the error serves the pass behind it too.
             block.linear_mut(name).set_weight(weight);
-            let linear = block.linear(name);
             self.layers.push(LayerRecord {
                 block: self.index,
                 linear: name.as_str().into(),
                 rows,
                 columns,
                 sparsity: zeros as f64 / weights as f64,
-                relative_error: observed.sample.as_ref().map(|x| relative_error(x, &dense, linear)).transpose()?,
                 damping: pruned.damping,
                 seconds: seconds.as_secs_f64(),
             });
@@ -378,22 +376,6 @@ impl BlockPruner<'_> {
         }
         Ok(())
     }
-}
-
-/// About [`ERROR_SAMPLE`] rows of what linears are about to read, evenly spaced.
-fn sample(stream: &Stream) -> Result<Tensor> {
-    let tokens: usize = stream.flows().map(|flow| flow.input.dim(0)).sum::<candle_core::Result<_>>()?;
-    let step = sample_step(tokens);
-    let (mut parts, mut before) = (Vec::new(), 0);
-    for flow in stream.flows() {
-        let rows = flow.input.dim(0)?;
-        let picked: Vec<u32> = (0..rows).filter(|row| (before + row) % step == 0).map(|row| row as u32).collect();
-        before += rows;
-        if !picked.is_empty() {
-            parts.push(flow.input.index_select(&Tensor::new(picked, flow.input.device())?, 0)?);
-        }
-    }
-    Ok(Tensor::cat(&parts, 0)?)
 }
 
 /// Zeros of all linears of a block, and their size.
@@ -407,31 +389,4 @@ fn zeros_of_block(block: &Block) -> Result<(u64, u64)> {
 /// Zeros of a weight, and its size.
 fn zeros(weight: &Tensor) -> Result<(u64, u64)> {
     Ok((tensors::zeros(weight)?, weight.elem_count() as u64))
-}
-
-/// ‖XWᵀ − XŴᵀ‖² / ‖XWᵀ‖².
-fn relative_error(x: &Tensor, dense: &Linear, pruned: &Linear) -> Result<f64> {
-    let [dense, pruned] = Linear::products([dense, pruned], x)?;
-    if !dense.device().is_cpu() {
-        // Sums over rows there, and over all of them here: that is all that comes to the host.
-        let dense = dense.to_dtype(DType::F32)?;
-        let sum = |x: Tensor| -> Result<f64> {
-            Ok(x.sqr()?.sum(D::Minus1)?.to_vec1::<f32>()?.into_iter().map(f64::from).sum())
-        };
-        let (lost, whole) = (sum((&dense - pruned.to_dtype(DType::F32)?)?)?, sum(dense)?);
-        return Ok(if whole > 0.0 { lost / whole } else { 0.0 });
-    }
-    // Chunk by chunk and then all chunks in their order, whoever computes them.
-    let squares = |(dense, pruned): (&[f32], &[f32])| {
-        dense.iter().zip(pruned).fold((0.0, 0.0), |(lost, whole), (&d, &p)| {
-            let (d, p) = (f64::from(d), f64::from(p));
-            (lost + (d - p) * (d - p), whole + d * d)
-        })
-    };
-    let sums = |dense: &[f32], pruned: &[f32]| -> Vec<(f64, f64)> {
-        dense.par_chunks(CHUNK).zip(pruned.par_chunks(CHUNK)).map(squares).collect()
-    };
-    let sums = tensors::with_values(&dense, |dense| tensors::with_values(&pruned, |pruned| sums(dense, pruned)))??;
-    let (lost, whole) = sums.into_iter().fold((0.0, 0.0), |sum, part| (sum.0 + part.0, sum.1 + part.1));
-    Ok(if whole > 0.0 { lost / whole } else { 0.0 })
 }

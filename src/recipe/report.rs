@@ -69,6 +69,14 @@ impl Recipe {
         };
         Some((name, metric.or_else(|| main_metric(suite))?))
     }
+
+    /// The suite whose tokens the output errors of all pruned weights are measured on: the one that the report is
+    /// about, or the first of the recipe, whichever goes through the model to be scored. None where none does.
+    pub fn error_suite(&self) -> Option<&str> {
+        let is_scored = |name: &str| self.suite.get(name).is_some_and(Suite::is_scored);
+        let primary = self.primary().map(|(name, _)| name);
+        primary.into_iter().chain(self.suite.keys().map(String::as_str)).find(|name| is_scored(name))
+    }
 }
 
 /// Whether a suite has a metric of answers or choices.

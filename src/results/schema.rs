@@ -113,7 +113,7 @@ pub fn cells() -> SchemaRef {
                 "reading weights, statistics, calibration windows through the blocks",
             ),
             field("seconds_prune", REAL, true, "s", "the method itself"),
-            field("seconds_forward", REAL, true, "s", "suites through the blocks"),
+            field("seconds_forward", REAL, true, "s", "suites through the blocks, and output errors"),
             field("seconds_score", REAL, true, "s", "logits and scores"),
             field("seconds_generate", REAL, true, "s", "generating answers"),
             field("seconds", REAL, true, "s", "all of these"),
@@ -159,8 +159,10 @@ pub fn layers() -> SchemaRef {
                 REAL,
                 true,
                 "",
-                "|X(W-W')^T|^2 / |XW^T|^2 on up to 512 tokens of the calibration inputs X; null where there are none",
+                "|X(W-W')^T|^2 / |XW^T|^2 on what W' reads in the pruned model, X, of up to 256 tokens \
+                 of error_suite, the same in every cell; null where there are none",
             ),
+            field("error_suite", TEXT, true, "", "suite that the error was measured on; null where none is scored"),
             field(
                 "damping",
                 REAL,

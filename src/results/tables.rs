@@ -154,17 +154,23 @@ pub fn layers(recipe: &Recipe, finished: &[&Finished]) -> Result<RecordBatch> {
     let rows: Vec<_> = finished
         .iter()
         .filter_map(|f| Some((&f.outcome.record, f.outcome.record.pruned.as_ref()?)))
-        .flat_map(|(cell, pruned)| pruned.layers.iter().map(move |layer| (cell, layer)))
+        .flat_map(|(cell, pruned)| {
+            let error = |i: usize| cell.errors.as_ref().and_then(|errors| errors.relative.get(i).copied().flatten());
+            pruned.layers.iter().enumerate().map(move |(i, layer)| (cell, layer, error(i)))
+        })
         .collect();
-    let cells: Vec<&CellRecord> = rows.iter().map(|(cell, _)| *cell).collect();
-    let layers = || rows.iter().map(|(_, layer)| *layer);
+    let cells: Vec<&CellRecord> = rows.iter().map(|(cell, ..)| *cell).collect();
+    let layers = || rows.iter().map(|(_, layer, _)| *layer);
+    let errors = || rows.iter().map(|(.., error)| *error);
+    let suite = |error: Option<f64>| error.and(recipe.error_suite()).map(str::to_owned);
     let own = vec![
         counts(layers().map(|l| l.block as u64)),
         texts(layers().map(|l| l.linear.as_str())),
         counts(layers().map(|l| l.rows as u64)),
         counts(layers().map(|l| l.columns as u64)),
         reals(layers().map(|l| l.sparsity)),
-        some_reals(layers().map(|l| l.relative_error)),
+        some_reals(errors()),
+        some_texts(errors().map(suite)),
         some_reals(layers().map(|l| l.damping)),
         reals(layers().map(|l| l.seconds)),
     ];

@@ -45,6 +45,8 @@ pub enum Stage {
     Block,
     /// How far a cell has come that is not finished: hidden states between two blocks.
     Walk,
+    /// The output errors of a cell's pruned weights on tokens of a suite.
+    Errors,
     /// A cell's scores on a suite, sample by sample.
     Scores,
     /// What a cell answers to the prompts of a suite.
@@ -52,7 +54,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Windows,
         Self::Prompts,
         Self::Teacher,
@@ -60,6 +62,7 @@ impl Stage {
         Self::Statistic,
         Self::Block,
         Self::Walk,
+        Self::Errors,
         Self::Scores,
         Self::Answers,
     ];
@@ -73,6 +76,7 @@ impl Stage {
             Self::Statistic => "statistics",
             Self::Block => "blocks",
             Self::Walk => "walks",
+            Self::Errors => "errors",
             Self::Scores => "scores",
             Self::Answers => "answers",
         }
@@ -86,9 +90,10 @@ impl Stage {
             Self::Prompts => 4,
             Self::Teacher => 5,
             Self::Pruned => 5,
-            Self::Statistic => 3,
+            Self::Statistic => 4,
             Self::Block => 2,
-            Self::Walk => 2,
+            Self::Walk => 3,
+            Self::Errors => 1,
             Self::Scores => 5,
             Self::Answers => 4,
         }
