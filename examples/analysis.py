@@ -59,16 +59,15 @@ def in_pandas(path: Path) -> pd.DataFrame:
     return wide.sort_index(key=lambda names: names.map(order.index) if names.name == "cell" else names)
 
 
-def calibration_wins(contrasts: pl.DataFrame, level: float = 0.05) -> pl.DataFrame:
+def calibration_verdicts(contrasts: pl.DataFrame) -> pl.DataFrame:
     """How often one calibration set beats another on the same samples, everything else being the same.
 
-    Each p-value is of its own pair: where nothing differs, one in twenty is below 0.05 all the same.
+    The verdicts are of p-values that are corrected for all such pairs of a suite and a metric.
     """
-    sure = pl.col("p_value") < level
-    first = pl.col("metric").is_in(LOWER_IS_BETTER) == (pl.col("delta") < 0)
-    return contrasts.group_by("suite", "metric", "calibration", "other", maintain_order=True).agg(
-        pairs=pl.len(), calibration_wins=(sure & first).sum(), other_wins=(sure & ~first).sum()
-    )
+    by = ["suite", "metric", "calibration", "other_calibration"]
+    verdicts = ["better", "worse", "within the margin", "not told apart"]
+    count = {verdict: (pl.col("verdict") == verdict).sum() for verdict in verdicts}
+    return contrasts.filter(axis="calibration").group_by(by, maintain_order=True).agg(pairs=pl.len(), **count)
 
 
 def predictors(metrics: pl.DataFrame, fewest: int = 4) -> pl.DataFrame:
@@ -300,7 +299,7 @@ def main() -> None:
     print_columns(args.results / "metrics.parquet")
     print("\n# Cells and metrics, polars\n", in_polars(metrics), sep="\n")
     print("\n# Cells and metrics, pandas\n", in_pandas(args.results / "metrics.parquet").to_string(), sep="\n")
-    print("\n# Which calibration wins\n", calibration_wins(contrasts), sep="\n")
+    print("\n# Which calibration is better\n", calibration_verdicts(contrasts), sep="\n")
     print("\n# Which metrics predict downstream scores\n", predictors(metrics), sep="\n")
     print("\n# Where dense and pruned disagree most")
     print_disagreements(samples, metrics)

@@ -1,6 +1,6 @@
 //! calipr: pruning studies of language models, from a TOML recipe to Parquet tables.
 //!
-//! From the ground up, each module importing only from those before it: [`memory`], [`disk`], [`guard`], [`fault`], [`warnings`], [`digest`], [`size`],
+//! From the ground up, each module importing only from those before it: [`memory`], [`disk`], [`guard`], [`fault`], [`warnings`], `table`, [`digest`], [`size`],
 //! [`lock`], [`templates`], `gpu`, [`linalg`], [`statistics`], [`tensors`] and [`source`]; [`model`], [`data`], [`prune`] and [`metrics`];
 //! [`recipe`], which is made of their names and options; [`pipeline`], [`results`], [`report`] and [`cli`].
 
@@ -25,6 +25,7 @@ pub mod results;
 pub mod size;
 pub mod source;
 pub mod statistics;
+mod table;
 pub mod templates;
 pub mod tensors;
 pub mod warnings;

@@ -280,13 +280,15 @@ fn a_terminal_of_forty_columns_shows_all_numbers_and_no_line_is_too_long() {
     let shop = Workshop::new(&Tiny { blocks: 1, ..Tiny::default() });
     let quiet = |arguments: &[&'static str]| [arguments, &["--quiet"]].concat();
     let term = [("TERM", "xterm"), ("NO_COLOR", "1")];
-    let wide = ended(&mut with(&shop, &quiet(&["run", "recipe.toml"]), &[])).1;
-    for (arguments, wide) in [
-        (quiet(&["run", "recipe.toml"]), wide),
-        (vec!["report", "results/tiny"], ended(&mut with(&shop, &["report", "results/tiny"], &[])).1),
-        (quiet(&["plan", "recipe.toml"]), ended(&mut with(&shop, &quiet(&["plan", "recipe.toml"]), &[])).1),
-        (vec!["cache", "ls"], ended(&mut with(&shop, &["cache", "ls"], &[])).1),
+    // The first run says what cells took, the next that nothing was computed.
+    ended(&mut with(&shop, &quiet(&["run", "recipe.toml"]), &[]));
+    for arguments in [
+        quiet(&["run", "recipe.toml"]),
+        vec!["report", "results/tiny"],
+        quiet(&["plan", "recipe.toml"]),
+        vec!["cache", "ls"],
     ] {
+        let wide = ended(&mut with(&shop, &arguments, &[])).1;
         for columns in [40, 60, 80] {
             let narrow = on_terminal(&mut with(&shop, &arguments, &term), columns).replace('\r', "");
             let (narrow_words, words) = (narrow.split_whitespace(), wide.split_whitespace());

@@ -40,12 +40,15 @@ fn run(command: &mut Command) -> String {
 const SCRIPT: &str = r#"
 import sys, pandas as pd, polars as pl, pyarrow.parquet as pq
 
-for name, rows in [("cells", 11), ("layers", 210), ("metrics", 55), ("samples", 55), ("contrasts", 20)]:
+for name, rows in [("cells", 11), ("layers", 210), ("metrics", 55), ("samples", 55), ("contrasts", 155), ("settings", 55)]:
     path = f"{sys.argv[1]}/{name}.parquet"
     frame = pl.read_parquet(path)
     assert frame.height == rows, (name, frame.height)
-    assert frame.columns[:7] == ["study", "cell", "method", "sparsity", "pattern", "calibration", "seed"]
-    assert frame.schema["sparsity"] == pl.Float64 and frame.schema["cell"] == pl.String
+    setting = ["method", "sparsity", "pattern", "calibration"]
+    names = {"settings": ["study", "setting", *setting], "contrasts": ["study", "axis", "setting", *setting]}
+    names = names.get(name, ["study", "cell", *setting, "seed"])
+    assert frame.columns[:len(names)] == names, frame.columns
+    assert frame.schema["sparsity"] == pl.Float64 and frame.schema["study"] == pl.String
     same = pd.read_parquet(path)
     assert list(same.columns) == frame.columns
     for field in pq.read_schema(path):
@@ -84,7 +87,7 @@ fn the_example_analyses_a_study_and_draws_its_figures() {
     let figures = shop.path("figures");
     let mut script = Command::new(python());
     let printed = run(script.arg("examples/analysis.py").arg(shop.path("results/tiny")).arg("--out").arg(&figures));
-    for section in ["# Which calibration wins", "# Where dense and pruned disagree most", "# Figures"] {
+    for section in ["# Which calibration is better", "# Where dense and pruned disagree most", "# Figures"] {
         assert!(printed.contains(section), "{printed}");
     }
     for figure in ["sparsity.png", "calibration.png", "blocks.png"] {

@@ -59,7 +59,7 @@ fn shop() -> Workshop {
 fn a_suite_of_rows_leaves_prompts_answers_and_scores_of_every_cell() {
     let shop = shop();
     let (printed, _) = shop.succeeds(&["run", "recipe.toml"]);
-    assert!(printed.starts_with("On answers, "), "{printed}");
+    assert!(printed.starts_with("rows\n\nexact_match on answers\n") && printed.contains("- On answers, "), "{printed}");
     let samples = read_table(&shop.path("results/rows/samples.parquet"));
     assert_eq!(samples.len(), 6 * (5 + 8 + 8));
     for row in samples.iter().filter(|r| r["suite"] == "answers") {
@@ -93,14 +93,18 @@ fn a_suite_of_rows_leaves_prompts_answers_and_scores_of_every_cell() {
     }
     // wanda and sparsegpt, general against other.
     let contrasts = read_table(&shop.path("results/rows/contrasts.parquet"));
-    assert_eq!(contrasts.len(), 2 * (2 + 8 + 3));
-    for row in &contrasts {
+    let calibrations: Vec<&Value> = contrasts.iter().filter(|row| row["axis"] == "calibration").collect();
+    assert_eq!(calibrations.len(), 2 * (2 + 8 + 3));
+    for row in calibrations {
+        assert_eq!((&row["method"], &row["sparsity"]), (&row["other_method"], &row["other_sparsity"]));
         let of = |calibration: &Value| {
             let same = |r: &&Value| ["method", "suite", "metric"].iter().all(|k| r[k] == row[k]);
             let found = metrics.iter().filter(same).find(|r| r["calibration"] == *calibration);
             found.unwrap()["value"].as_f64().unwrap()
         };
-        assert_eq!(row["delta"].as_f64().unwrap(), of(&row["calibration"]) - of(&row["other"]));
+        assert_eq!(row["delta"].as_f64().unwrap(), of(&row["calibration"]) - of(&row["other_calibration"]));
+        assert!(row["p_adjusted"].as_f64().unwrap() >= row["p_value"].as_f64().unwrap());
+        assert!(row["family"].as_str().unwrap().starts_with("calibrations of equal method and sparsity, on "));
     }
 }
 
@@ -244,15 +248,21 @@ fn a_report_answers_in_every_format() {
     let shop = shop();
     shop.succeeds(&["run", "recipe.toml"]);
     let report = |format: &str| shop.succeeds(&["report", "results/rows", "--format", format]).0;
-    assert!(report("terminal").starts_with("On answers, "));
+    assert!(report("terminal").starts_with("rows\n"));
     assert!(report("markdown").contains("| dense | "));
     let json: Value = serde_json::from_str(&report("json")).unwrap();
     assert_eq!(json["suites"].as_array().unwrap().len(), 3);
-    assert_eq!(json["suites"][0]["rows"][0]["cell"], "dense");
+    assert_eq!(json["suites"][0]["rows"][0]["setting"]["name"], "dense");
     assert_eq!(json["blocks"].as_array().unwrap().len(), 5 * 3);
     assert!(!json["predictors"].as_array().unwrap().is_empty());
     shop.succeeds(&["report", "results/rows", "--format", "html", "--to", "page.html"]);
     assert!(std::fs::read_to_string(shop.path("page.html")).unwrap().contains("<svg"));
+    shop.succeeds(&["report", "results/rows", "--to", "values.csv"]);
+    assert!(std::fs::read_to_string(shop.path("values.csv")).unwrap().starts_with("study,setting,"));
+    assert!(report("latex").contains("\\begin{tabular}"));
+    let refused = shop.calipr(&["report", "results/rows", "--to", "values.xls"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(texts(&refused).1.contains("values.xls: expected a name that ends in one of .txt, .md"));
     for (arguments, says) in [(["report", "nowhere"], "no folder"), (["report", "model"], "no run.json")] {
         let (_, stderr) = texts(&shop.calipr(&arguments));
         assert!(stderr.contains(says), "{stderr}");
@@ -265,22 +275,38 @@ fn a_report_answers_in_every_format() {
 
 /// Chromium, where it is installed.
 fn browser() -> Option<PathBuf> {
-    let names = ["chromium", "chromium-browser", "google-chrome"];
-    let paths = std::env::split_paths(&std::env::var_os("PATH")?).collect::<Vec<_>>();
-    names.iter().flat_map(|name| paths.iter().map(move |p| p.join(name))).find(|p| p.is_file())
+    ["chromium", "chromium-browser", "google-chrome"].into_iter().find_map(program)
 }
 
-/// The page's document after its scripts ran, and what the console said.
-fn open_in_browser(browser: &Path, page: &Path, width: u32) -> (String, String) {
+/// A program of this machine.
+fn program(name: &str) -> Option<PathBuf> {
+    std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+/// A page's document after its scripts ran, and what the console said.
+fn open_in_browser(browser: &Path, page: &Path) -> (String, String) {
     let profile = tempfile::tempdir().unwrap();
     let output = Command::new(browser)
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--enable-logging=stderr"])
+        .args(["--allow-file-access-from-files", "--virtual-time-budget=3000", "--dump-dom"])
         .arg(format!("--user-data-dir={}", profile.path().display()))
-        .args([&format!("--window-size={width},2000"), "--dump-dom"])
         .arg(format!("file://{}", page.display()))
         .output()
         .unwrap();
     texts(&output)
+}
+
+/// How wide a page is that is shown in a frame of this width: a browser's own window cannot be that narrow.
+fn width_in_frame(browser: &Path, page: &Path, width: u32) -> u32 {
+    let frame = page.with_file_name(format!("frame-{width}.html"));
+    let measure = "document.title = 'width ' + this.contentDocument.documentElement.scrollWidth + '.'";
+    let name = page.file_name().unwrap().to_str().unwrap();
+    let html =
+        format!("<iframe src=\"{name}\" width=\"{width}\" height=\"900\" frameborder=\"0\" onload=\"{measure}\">");
+    std::fs::write(&frame, html).unwrap();
+    let (document, log) = open_in_browser(browser, &frame);
+    let (_, found) = document.split_once("<title>width ").unwrap_or_else(|| panic!("{document} {log}"));
+    found.split('.').next().unwrap().parse().unwrap()
 }
 
 #[test]
@@ -292,16 +318,52 @@ fn the_page_opens_in_a_browser_with_its_tables_and_plots_and_a_clean_console() {
     let shop = shop();
     shop.succeeds(&["run", "recipe.toml"]);
     shop.succeeds(&["report", "results/rows", "--format", "html", "--to", "page.html"]);
-    for width in [1280, 390] {
-        let (document, log) = open_in_browser(&browser, &shop.path("page.html"), width);
-        let console: Vec<&str> = log.lines().filter(|line| line.contains("CONSOLE")).collect();
-        assert!(console.is_empty(), "{console:?}");
-        assert!(document.matches("<svg").count() >= 10, "{}", document.matches("<svg").count());
-        assert!(document.matches("<table").count() >= 4);
-        for section in ["answer", "results", "sparsity", "prediction", "blocks", "contrasts", "predictors"] {
-            assert!(document.contains(&format!("id=\"{section}\"")), "{section}");
-        }
-        // The script made the headings into buttons that sort.
-        assert!(document.contains("aria-sort"), "the tables' script ran");
+    let page = shop.path("page.html");
+    let (document, log) = open_in_browser(&browser, &page);
+    let console: Vec<&str> = log.lines().filter(|line| line.contains("CONSOLE")).collect();
+    assert!(console.is_empty(), "{console:?}");
+    assert!(document.matches("<svg").count() >= 3, "{}", document.matches("<svg").count());
+    for section in ["answer", "decision", "facts", "suite-answers", "suite-choices", "contrasts-calibration", "cells"] {
+        let is_there = document.contains(&format!("id=\"{section}\""));
+        assert_eq!(is_there, section != "cells", "{section}: without seeds, cells are the settings");
     }
+    // The script lets the headings sort.
+    assert!(document.contains("role=\"button\""), "the tables' script ran");
+    for width in [1280, 390] {
+        let found = width_in_frame(&browser, &page, width);
+        assert!(found <= width, "{found} pixels wide in a window of {width}");
+    }
+}
+
+#[test]
+fn the_printed_page_has_every_value_to_decide_by() {
+    let (Some(browser), Some(reader)) = (browser(), program("pdftotext")) else {
+        eprintln!("skipped: there is no Chromium here to print with, or no pdftotext to read with");
+        return;
+    };
+    let shop = shop();
+    shop.succeeds(&["run", "recipe.toml"]);
+    shop.succeeds(&["report", "results/rows", "--to", "page.html"]);
+    let profile = tempfile::tempdir().unwrap();
+    let printed = Command::new(browser)
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--no-pdf-header-footer"])
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .arg(format!("--print-to-pdf={}", shop.path("page.pdf").display()))
+        .arg(format!("file://{}", shop.path("page.html").display()))
+        .output()
+        .unwrap();
+    assert!(printed.status.success());
+    let text = Command::new(reader).arg("-layout").arg(shop.path("page.pdf")).arg("-").output().unwrap();
+    let text = texts(&text).0;
+    for cell in read_table(&shop.path("results/rows/settings.parquet")) {
+        assert!(text.contains(cell["setting"].as_str().unwrap()), "{} in {text}", cell["setting"]);
+    }
+    // A table over several pages has its headings on each.
+    let pages: Vec<&str> = text.split('\u{c}').collect();
+    let of = |title: &str| pages.iter().position(|page| page.contains(title)).unwrap_or_else(|| panic!("{text}"));
+    let (first, last) = (of("One method against another"), of("One calibration against another"));
+    assert!(first < last, "{text}");
+    pages[first..=last].iter().for_each(|page| assert!(page.contains("difference"), "{page}"));
+    let csv = shop.succeeds(&["report", "results/rows", "--format", "csv"]).0;
+    assert!(csv.lines().count() > 6 && text.contains("not told apart"), "{text}");
 }

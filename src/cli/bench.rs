@@ -7,7 +7,6 @@ use anyhow::{Context, Result};
 use candle_core::DType;
 use clap::Args;
 
-use super::table::Table;
 use super::terminal::columns;
 use super::{Machinery, print};
 use crate::data::Library;
@@ -15,6 +14,7 @@ use crate::linalg::bf16;
 use crate::model::{Model, ModelFiles, device};
 use crate::pipeline::{Watch, bench};
 use crate::recipe::Recipe;
+use crate::table::Table;
 
 #[derive(Args)]
 pub struct BenchArgs {

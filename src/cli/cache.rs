@@ -7,12 +7,12 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
 use super::room::gone;
-use super::table::Table;
 use super::terminal::columns;
 use super::{cache_in, print};
 use crate::digest;
 use crate::pipeline::{Cache, Limit, LimitBy};
 use crate::size::Size;
+use crate::table::Table;
 
 #[derive(Args)]
 pub struct CacheArgs {

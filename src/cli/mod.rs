@@ -11,7 +11,6 @@ mod room;
 mod run;
 mod runner;
 mod slips;
-mod table;
 mod terminal;
 mod threads;
 
@@ -53,7 +52,9 @@ pub enum Command {
     Run(StudyArgs),
     /// Show a study's cells, what each needs, what is cached and how much work is left; compute nothing.
     Plan(StudyArgs),
-    /// Say what a study found: the answer in words, tables, and as --format html also plots and samples.
+    /// Say what a study found: a table to decide by, a few sentences, what was run, then all the rest.
+    ///
+    /// --to report.html also has plots; .csv is every value in one table, .tex tables for a paper.
     Report(report::ReportArgs),
     /// Run a study again from its results' run.json, all of it, and compare its values with the recorded ones.
     ///

@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 
-use super::table::Table;
 use super::terminal::columns;
 use super::{StudyArgs, print, room};
 use crate::data::Library;
@@ -11,6 +10,7 @@ use crate::pipeline::{Inputs, Room, Work, check_data, plan};
 use crate::recipe::inert;
 use crate::results::Intended;
 use crate::size::Size;
+use crate::table::Table;
 
 impl StudyArgs {
     /// Prints what `run` would do.

@@ -5,12 +5,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::print;
-use super::table::Table;
 use super::terminal::columns;
-use crate::report::{LEVEL, Report, html, interval, markdown, number, setting};
+use crate::fault::Fault;
+use crate::report::formats::Format;
+use crate::report::{Report, Wanted};
 use crate::results::replace;
 
 #[derive(Args)]
@@ -20,56 +21,52 @@ pub struct ReportArgs {
     /// How it is written; by default as the ending of --to says, or else as text for a terminal.
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// Write it to this file, not to stdout.
+    /// Write it to this file, not to stdout; its ending (.md, .html, .csv, .tex, .json, .txt) tells the format.
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// Text with aligned columns.
-    Terminal,
-    /// For a pull request or a notebook.
-    Markdown,
-    /// One file with tables that sort and plots, which needs no network.
-    Html,
-    /// Everything that the other formats show.
-    Json,
-}
-
-impl Format {
-    /// By a file's ending.
-    fn of(path: &Path) -> Option<Self> {
-        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
-            "html" | "htm" => Some(Self::Html),
-            "md" | "markdown" => Some(Self::Markdown),
-            "json" => Some(Self::Json),
-            _ => None,
-        }
-    }
+    /// Show samples of these two settings [default: dense and the best]
+    #[arg(long, num_args = 2, value_names = ["SETTING", "OTHER"])]
+    samples: Option<Vec<String>>,
+    /// Show samples of this suite only [default: of every one that has some]
+    #[arg(long, value_name = "SUITE")]
+    suite: Option<String>,
+    /// Show so many samples a suite.
+    #[arg(long, value_name = "N", default_value_t = Wanted::default().count)]
+    count: usize,
 }
 
 impl ReportArgs {
     /// Prints what a study says.
     pub fn report(&self) -> Result<()> {
-        let report = Report::read(&self.results)?;
-        let by_ending = self.to.as_deref().and_then(Format::of);
-        let text = match self.format.or(by_ending).unwrap_or(Format::Terminal) {
-            Format::Terminal => terminal(&report, columns().filter(|_| self.to.is_none())),
-            Format::Markdown => markdown(&report),
-            Format::Html => html(&report).context("cannot write the page")?,
-            Format::Json => serde_json::to_string_pretty(&report)? + "\n",
-        };
+        // Before the work of reading: a file's name may be refused.
+        let format = format(self.format, self.to.as_deref())?;
+        let report = Report::read(&self.results, &self.wanted())?;
+        let text = format.write(&report, columns().filter(|_| self.to.is_none()))?;
         match &self.to {
             Some(path) => write_to(path, text.as_bytes()),
             None => print(&text),
         }
     }
+
+    fn wanted(&self) -> Wanted {
+        let samples = self.samples.as_deref().and_then(|settings| settings.to_vec().try_into().ok());
+        Wanted { samples, suite: self.suite.clone(), count: self.count }
+    }
+}
+
+/// The format that was asked for, or the one that the file's name says.
+pub fn format(asked: Option<Format>, to: Option<&Path>) -> Result<Format> {
+    let Some(path) = to.filter(|_| asked.is_none()) else { return Ok(asked.unwrap_or(Format::Terminal)) };
+    let endings = Format::ALL.iter().flat_map(|format| format.endings()).map(|ending| format!(".{ending}"));
+    let known = || endings.collect::<Vec<_>>().join(", ");
+    let refused =
+        || format!("--to {}: expected a name that ends in one of {}; or add --format", path.display(), known());
+    Format::of(path).ok_or_else(|| Fault(refused()).into())
 }
 
 /// Writes what a user asked for: over a file at once, behind a link to the file that it means, and into what is
 /// no file (`/dev/stdout`, a pipe) as it is.
-fn write_to(path: &Path, bytes: &[u8]) -> Result<()> {
+pub fn write_to(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     ensure!(folder.is_none_or(Path::is_dir), "cannot write {}: there is no such folder", path.display());
     let Ok(target) = path.canonicalize() else { return replace(path, bytes) };
@@ -81,88 +78,6 @@ fn write_to(path: &Path, bytes: &[u8]) -> Result<()> {
     }
     let written = OpenOptions::new().write(true).open(&target).and_then(|mut file| file.write_all(bytes));
     written.with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// The end of a run: the answer, then for each suite a row a cell, dense first, each metric with its interval.
-///
-/// In at most so many columns of a terminal, if that can be.
-pub fn summary(report: &Report, columns: Option<usize>) -> String {
-    let width = columns.map_or(WIDTH, |columns| columns.min(WIDTH));
-    let mut text: String = report.answer.iter().map(|sentence| wrap(sentence, width)).collect();
-    for suite in &report.suites {
-        let name = format!("{} on {}", report.study, suite.suite);
-        let mut table = Table::new([name].into_iter().chain(suite.metrics.iter().map(|m| m.name.clone())));
-        for row in &suite.rows {
-            let values = row.values.iter().map(|v| number(v.value) + &interval(v.low, v.high));
-            table.row(std::iter::once(row.cell.clone()).chain(values));
-        }
-        text += &format!("\n{}", table.fitting(columns));
-    }
-    for cell in &report.failed {
-        text += &format!("\n{} failed: {}\n", cell.cell, cell.error);
-    }
-    text
-}
-
-/// The report as text: the summary, what predicts the scores, and where calibrations differ.
-fn terminal(report: &Report, columns: Option<usize>) -> String {
-    let mut text = summary(report, columns);
-    if !report.predictors.is_empty() {
-        let mut table = Table::new(["what predicts the score", "ranked by", "correlation"]);
-        for p in &report.predictors {
-            table.row([
-                format!("{} on {}", p.downstream_metric, p.downstream_suite),
-                format!("{} on {}", p.metric, p.suite),
-                number(p.spearman) + &interval(p.low, p.high),
-            ]);
-        }
-        text += &format!("\n{}", table.fitting(columns));
-    }
-    let sure = |c: &&crate::report::Contrast| c.p_value.is_some_and(|p| p < LEVEL);
-    let contrasts: Vec<_> = report.contrasts.iter().filter(sure).collect();
-    if !contrasts.is_empty() {
-        let mut table = Table::new([
-            &format!("calibrations that differ (p < {LEVEL})"),
-            "on",
-            "better",
-            "worse",
-            "difference",
-            "p",
-        ]);
-        for c in contrasts {
-            table.row([
-                format!("{} {}", c.method, setting(&c.pattern, c.sparsity)),
-                format!("{} of {}", c.metric, c.suite),
-                format!("{} {}", c.better, number(c.better_value)),
-                format!("{} {}", c.worse, number(c.worse_value)),
-                number(c.difference) + &interval(c.low, c.high),
-                c.p_value.map_or(String::new(), number),
-            ]);
-        }
-        text += &format!("\n{}", table.fitting(columns));
-    }
-    text
-}
-
-/// Columns of running text, where there are as many.
-const WIDTH: usize = 100;
-
-/// A sentence over as many lines of this width as it needs.
-fn wrap(sentence: &str, most: usize) -> String {
-    let (mut text, mut width) = (String::new(), 0);
-    for word in sentence.split(' ') {
-        let length = word.chars().count();
-        if width > 0 && width + 1 + length > most {
-            text += "\n  ";
-            width = 2;
-        } else if width > 0 {
-            text.push(' ');
-            width += 1;
-        }
-        text += word;
-        width += length;
-    }
-    text + "\n"
 }
 
 #[cfg(test)]
@@ -189,18 +104,32 @@ mod tests {
     }
 
     #[test]
-    fn the_ending_of_a_file_tells_the_format() {
-        let format = |path: &str| Format::of(Path::new(path));
-        assert_eq!(
-            [format("a.HTML"), format("b.md"), format("c.json"), format("d")],
-            [Some(Format::Html), Some(Format::Markdown), Some(Format::Json), None]
-        );
+    fn the_files_name_tells_the_format_unless_another_is_asked_for() {
+        let by_name = |name: &str| format(None, Some(Path::new(name)));
+        assert_eq!(by_name("a.csv").unwrap(), Format::Csv);
+        assert_eq!(format(None, None).unwrap(), Format::Terminal);
+        assert_eq!(format(Some(Format::Json), Some(Path::new("a.csv"))).unwrap(), Format::Json);
+        assert_eq!(format(Some(Format::Json), Some(Path::new("/dev/stdout"))).unwrap(), Format::Json);
+        for name in ["a.pdf", "a", "/dev/stdout"] {
+            let error = by_name(name).unwrap_err();
+            assert!(error.is::<Fault>());
+            let text = error.to_string();
+            assert!(text.starts_with(&format!("--to {name}: ")) && text.contains(".csv, .tex, .json"), "{text}");
+        }
     }
 
     #[test]
-    fn sentences_wrap_between_words() {
-        let text = wrap(&"word ".repeat(50), WIDTH);
-        assert!(text.lines().count() == 3 && text.lines().all(|l| l.chars().count() <= WIDTH), "{text}");
-        assert_eq!(text.split_whitespace().count(), 50);
+    fn samples_are_of_two_settings() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            report: ReportArgs,
+        }
+        let parse = |line: &str| <Line as clap::Parser>::try_parse_from(line.split(' '));
+        let wanted = parse("report dir --samples dense wanda-0.5 --suite task --count 3").unwrap().report.wanted();
+        assert_eq!(wanted.samples, Some(["dense", "wanda-0.5"].map(String::from)));
+        assert_eq!((wanted.suite.as_deref(), wanted.count), (Some("task"), 3));
+        assert_eq!(parse("report dir").unwrap().report.wanted().samples, None);
+        assert!(parse("report dir --samples dense").is_err());
     }
 }

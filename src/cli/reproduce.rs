@@ -7,14 +7,14 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use super::runner::Runner;
-use super::table::Table;
 use super::terminal::columns;
 use super::{CacheSize, Machinery, print};
 use crate::fault::{At, Fault};
 use crate::pipeline::{Cache, Inputs};
 use crate::recipe::Layers;
-use crate::report::{Comparison, Report, TOLERANCE, number};
+use crate::report::{Comparison, Report, TOLERANCE, Wanted};
 use crate::results::{Difference, Manifest};
+use crate::table::Table;
 
 #[derive(Args)]
 pub struct ReproduceArgs {
@@ -71,7 +71,7 @@ impl ReproduceArgs {
         if let Some(tolerance) = self.tolerance.filter(|tolerance| !(0.0..=1.0).contains(tolerance)) {
             return Err(Fault(format!("--tolerance {tolerance}: expected a share from 0 to 1")).into());
         }
-        let recorded = Report::read(&self.results)?;
+        let recorded = Report::read(&self.results, &Wanted::default())?;
         ensure!(!recorded.suites.is_empty(), "{} has no values to compare with", self.results.display());
         let own = self.results.canonicalize().ok();
         if self.out.is_some() && self.out.as_ref().and_then(|out| out.canonicalize().ok()) == own {
@@ -117,7 +117,7 @@ impl ReproduceArgs {
         // The recorded definitions were used; a run of the recipe would now use these.
         after.datasets = before.datasets_now(&self.results, moved);
         let differences = before.differences(&after);
-        let comparison = Comparison::of(&recorded, &Report::read(&out)?, self.tolerance);
+        let comparison = Comparison::of(&recorded, &Report::read(&out, &Wanted::default())?, self.tolerance);
         print(&text(&differences, &comparison, self.tolerance))?;
         let of_the_study = differences.into_iter().filter(|difference| difference.is_of_the_study);
         let different: Vec<String> = of_the_study.map(|difference| difference.what).collect();
@@ -144,7 +144,7 @@ fn text(differences: &[Difference], comparison: &Comparison, tolerance: Option<f
     }
     if !comparison.apart.is_empty() {
         let mut table = Table::new(["cell", "suite", "metric", "recorded", "now"]);
-        let value = |value: Option<f64>| value.map_or("none".into(), number);
+        let value = |value: Option<f64>| value.map_or("none".into(), |v| v.to_string());
         for apart in &comparison.apart {
             let names = [&apart.cell, &apart.suite, &apart.metric].map(String::clone);
             table.row(names.into_iter().chain([value(apart.recorded), value(apart.now)]));

@@ -4,10 +4,11 @@ use anyhow::Result;
 
 use super::runner::Runner;
 use super::terminal::columns;
-use super::{CellsFailed, StudyArgs, print, report};
+use super::{CellsFailed, StudyArgs, print};
 use crate::data::Library;
 use crate::recipe::inert;
-use crate::report::Report;
+use crate::report::formats::summary;
+use crate::report::{Report, Wanted};
 
 impl StudyArgs {
     /// Runs the study and prints its result.
@@ -33,7 +34,7 @@ impl StudyArgs {
         .run()?;
         terminal.clear();
 
-        print(&report::summary(&Report::read(&out)?, columns()))?;
+        print(&summary(&Report::read(&out, &Wanted::default())?, columns()))?;
         let dir = out.display();
         print(&format!("\ntables: {dir}\nplots, samples and comparisons: calipr report {dir} --to report.html\n"))?;
         match manifest.cells.failed {

@@ -108,8 +108,8 @@ impl Runner<'_> {
             None => run_cell(study, &lines[0], &cells, 0, 0)?,
         };
         let dense_failed = matches!(dense.record.status, Status::Failed(_));
-        let dense = Finished::new(recipe, study.materials(), dense, None);
-        let finish = |outcome| Finished::new(recipe, study.materials(), outcome, Some(&dense));
+        let dense = Finished::new(recipe, study.materials(), dense);
+        let finish = |outcome| Finished::new(recipe, study.materials(), outcome);
         let mut finished: Vec<Option<Finished>> = outcomes.drain(..).map(|outcome| Some(finish(outcome?))).collect();
         finished[0] = Some(dense);
         let waiting = (1..cells.len()).filter(|&i| finished[i].is_none()).collect();
@@ -181,8 +181,7 @@ fn locked<'a, 'b>(board: &'a Mutex<Board<'b>>) -> MutexGuard<'a, Board<'b>> {
 impl Board<'_> {
     /// Adds a cell that has ended, to the tables too.
     fn add(&mut self, i: usize, outcome: Outcome, runner: &Runner) -> Result<()> {
-        let dense = self.finished[0].as_ref().expect("the dense cell came first");
-        self.finished[i] = Some(Finished::new(runner.recipe, self.study.materials(), outcome, Some(dense)));
+        self.finished[i] = Some(Finished::new(runner.recipe, self.study.materials(), outcome));
         self.write(runner.recipe)?;
         if let Some(hold) = &mut self.hold {
             hold.release(self.study.progress_entries(&self.cells[i]))?;

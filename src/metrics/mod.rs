@@ -1,6 +1,5 @@
 //! What a cell is judged by: scores of every sample, and estimates with intervals made of them.
 
-mod bootstrap;
 mod choice;
 mod language;
 mod on_device;
@@ -10,7 +9,8 @@ mod text;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use bootstrap::{Difference, Estimate, RESAMPLES, Share, estimate, least_p_value, middle_95};
+use crate::statistics::{Quantity, Share};
+
 pub use choice::{ChoiceScores, most_likely, score_choices};
 pub use language::{Prediction, Scores, log_likelihoods, score_positions};
 pub use text::{Squad, TextScores, score as score_text};
@@ -122,9 +122,24 @@ impl Metric {
         self.family() != Family::Language || self == Self::Top1Agreement
     }
 
-    /// The metric from its mean over positions or rows.
-    pub fn of_mean(self, mean: f64) -> f64 {
-        if self == Self::Perplexity { mean.exp() } else { mean }
+    /// Whether it is itself a comparison with the dense model, to which nothing is nearer than the dense model.
+    pub fn is_of_dense(self) -> bool {
+        [Self::JsDivergence, Self::KlDivergence, Self::Top1Agreement].contains(&self)
+    }
+
+    /// Whether it judges answers or choices, not next-token distributions.
+    pub fn is_downstream(self) -> bool {
+        self.family() != Family::Language
+    }
+
+    /// What it makes of the mean over positions or rows.
+    pub fn quantity(self) -> Quantity {
+        match self {
+            Self::Perplexity => Quantity::EXP.within(0.0, f64::INFINITY),
+            Self::Loss | Self::KlDivergence => Quantity::MEAN.within(0.0, f64::INFINITY),
+            Self::JsDivergence => Quantity::MEAN.within(0.0, std::f64::consts::LN_2),
+            _ => Quantity::SHARE,
+        }
     }
 
     /// A sample's share in a language metric.
@@ -163,6 +178,7 @@ impl Metric {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::statistics::{Setting, summary};
 
     #[test]
     fn a_metric_has_one_name_everywhere() {
@@ -174,8 +190,8 @@ mod tests {
 
     #[test]
     fn perplexity_is_the_exponential_of_the_mean_over_all_tokens() {
-        let scores = Scores { positions: 4.0, loss: 8.0, ..Scores::default() };
-        let share = Metric::Perplexity.of_language(&scores);
-        assert_eq!(Metric::Perplexity.of_mean(share.mean()), 2f64.exp());
+        let share = |positions, loss| Metric::Perplexity.of_language(&Scores { positions, loss, ..Scores::default() });
+        let suite = Setting::fixed(vec![share(3.0, 7.0), share(1.0, 1.0)]);
+        assert_eq!(summary(&Metric::Perplexity.quantity(), &suite).value, 2f64.exp());
     }
 }

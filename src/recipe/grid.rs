@@ -28,15 +28,130 @@ pub struct Drawn {
     pub seed: u64,
 }
 
+/// Cells that differ in nothing but the seed that their calibration windows were drawn by: its replicates.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Setting {
+    Dense,
+    Pruned {
+        method: MethodName,
+        sparsity: Sparsity,
+        /// None where the method needs none.
+        calibration: Option<String>,
+    },
+}
+
+/// The one thing in which two settings differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Axis {
+    /// One of them is pruned, the other is the dense model.
+    Dense,
+    /// Methods; of two of which one needs no calibration, that is no further difference.
+    Method,
+    Calibration,
+    Sparsity,
+}
+
 impl Cell {
     /// A name that is unique in its study, such as `wanda-0.5-task-s0`.
     pub fn id(&self) -> String {
-        let Some(pruning) = &self.pruning else { return "dense".into() };
-        let mut id = format!("{}-{}", pruning.method.as_str(), pruning.sparsity);
-        if let Some(drawn) = &pruning.calibration {
-            id += &format!("-{}-s{}", drawn.name, drawn.seed);
+        let id = self.setting().id();
+        self.seed().map_or(id.clone(), |seed| format!("{id}-s{seed}"))
+    }
+
+    pub fn setting(&self) -> Setting {
+        let pruned = |pruning: &Pruning| Setting::Pruned {
+            method: pruning.method,
+            sparsity: pruning.sparsity,
+            calibration: pruning.calibration.as_ref().map(|drawn| drawn.name.clone()),
+        };
+        self.pruning.as_ref().map_or(Setting::Dense, pruned)
+    }
+
+    /// The seed that its calibration windows were drawn by.
+    pub fn seed(&self) -> Option<u64> {
+        Some(self.pruning.as_ref()?.calibration.as_ref()?.seed)
+    }
+}
+
+impl Setting {
+    /// A name that is unique in its study, such as `wanda-0.5-task`.
+    pub fn id(&self) -> String {
+        match self {
+            Self::Dense => "dense".into(),
+            Self::Pruned { method, sparsity, calibration: None } => format!("{}-{sparsity}", method.as_str()),
+            Self::Pruned { method, sparsity, calibration: Some(name) } => {
+                format!("{}-{sparsity}-{name}", method.as_str())
+            }
         }
-        id
+    }
+
+    /// `dense`, or the method.
+    pub fn method(&self) -> &'static str {
+        match self {
+            Self::Dense => "dense",
+            Self::Pruned { method, .. } => method.as_str(),
+        }
+    }
+
+    /// The fraction of weights asked to be zero.
+    pub fn ratio(&self) -> f64 {
+        match self {
+            Self::Dense => 0.0,
+            Self::Pruned { sparsity, .. } => sparsity.ratio(),
+        }
+    }
+
+    /// `dense`, `unstructured`, or N:M.
+    pub fn pattern(&self) -> String {
+        match self {
+            Self::Dense => "dense".into(),
+            Self::Pruned { sparsity, .. } => sparsity.pattern(),
+        }
+    }
+
+    pub fn calibration(&self) -> Option<&str> {
+        match self {
+            Self::Dense => None,
+            Self::Pruned { calibration, .. } => calibration.as_deref(),
+        }
+    }
+
+    /// In what it differs from another, if in one thing alone.
+    pub fn differs(&self, other: &Self) -> Option<Axis> {
+        let (Self::Pruned { method, sparsity, calibration }, Self::Pruned { method: m, sparsity: s, calibration: c }) =
+            (self, other)
+        else {
+            return (self != other).then_some(Axis::Dense);
+        };
+        let other_data = calibration.as_ref().zip(c.as_ref()).is_some_and(|(a, b)| a != b);
+        match (method != m, sparsity != s, other_data) {
+            (true, false, false) => Some(Axis::Method),
+            (false, true, false) => Some(Axis::Sparsity),
+            (false, false, true) => Some(Axis::Calibration),
+            _ => None,
+        }
+    }
+}
+
+impl Axis {
+    /// As tables have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dense => "dense",
+            Self::Method => "method",
+            Self::Calibration => "calibration",
+            Self::Sparsity => "sparsity",
+        }
+    }
+
+    /// The comparisons along it, in words.
+    pub fn comparisons(self) -> &'static str {
+        match self {
+            Self::Dense => "settings against dense",
+            Self::Method => "methods of equal sparsity and calibration",
+            Self::Calibration => "calibrations of equal method and sparsity",
+            Self::Sparsity => "sparsities of equal method and calibration",
+        }
     }
 }
 
@@ -66,4 +181,43 @@ pub fn cells(recipe: &Recipe) -> Vec<Cell> {
         }
     }
     cells
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pruned(method: MethodName, ratio: f64, calibration: Option<&str>) -> Setting {
+        Setting::Pruned { method, sparsity: Sparsity::Ratio(ratio), calibration: calibration.map(Into::into) }
+    }
+
+    #[test]
+    fn settings_are_compared_where_they_differ_in_one_thing() {
+        use MethodName::{Magnitude, SparseGpt, Wanda};
+        let wanda = pruned(Wanda, 0.5, Some("c4"));
+        for (other, axis) in [
+            (Setting::Dense, Some(Axis::Dense)),
+            (pruned(SparseGpt, 0.5, Some("c4")), Some(Axis::Method)),
+            (pruned(Magnitude, 0.5, None), Some(Axis::Method)),
+            (pruned(Wanda, 0.5, Some("task")), Some(Axis::Calibration)),
+            (pruned(Wanda, 0.6, Some("c4")), Some(Axis::Sparsity)),
+            (pruned(SparseGpt, 0.5, Some("task")), None),
+            (pruned(Magnitude, 0.6, None), None),
+            (wanda.clone(), None),
+        ] {
+            assert_eq!((wanda.differs(&other), other.differs(&wanda)), (axis, axis), "{other:?}");
+        }
+        assert_eq!(Setting::Dense.differs(&Setting::Dense), None);
+    }
+
+    #[test]
+    fn a_cell_is_its_setting_and_its_seed() {
+        let drawn = |seed| Some(Drawn { name: "c4".into(), seed });
+        let cell = |calibration| Cell {
+            pruning: Some(Pruning { method: MethodName::Wanda, sparsity: Sparsity::Ratio(0.5), calibration }),
+        };
+        assert_eq!([cell(drawn(3)).id(), cell(None).id()], ["wanda-0.5-c4-s3", "wanda-0.5"]);
+        assert_eq!(cell(drawn(3)).setting(), cell(drawn(4)).setting());
+        assert_eq!(Cell { pruning: None }.id(), "dense");
+    }
 }

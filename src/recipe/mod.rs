@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use check::{check_against_model, inert};
 pub use devices::Devices;
-pub use grid::{Cell, Drawn, Pruning, cells};
+pub use grid::{Axis, Cell, Drawn, Pruning, Setting, cells};
 pub use layers::Layers;
 pub use problem::Problems;
 pub use report::{Margin, ReportSpec};
@@ -37,8 +37,8 @@ pub struct Recipe {
     /// Names the folder of results.
     #[schemars(regex(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$"))]
     pub name: String,
-    /// Decides everything random that the grid does not: the bootstrap, and calibration where the
-    /// grid names no seeds.
+    /// Decides everything random that the grid does not: shots, sampled answers, and calibration where
+    /// the grid names no seeds.
     #[serde(default)]
     pub seed: u64,
     pub model: ModelSpec,

@@ -77,11 +77,10 @@ fn is_close(metric: Metric, recorded: f64, now: f64, tolerance: Option<f64>) -> 
 
 fn values(report: &Report) -> BTreeMap<Name, f64> {
     let mut values = BTreeMap::new();
-    for suite in &report.suites {
-        for row in &suite.rows {
-            for (metric, value) in suite.metrics.iter().zip(&row.values) {
-                values.insert((row.cell.clone(), suite.suite.clone(), metric.name.clone()), value.value);
-            }
+    for row in &report.cell_rows {
+        let metrics = report.suites.iter().find(|suite| suite.suite == row.suite).map(|suite| &suite.metrics);
+        for (metric, value) in metrics.into_iter().flatten().zip(&row.values) {
+            values.insert((row.cell.clone(), row.suite.clone(), metric.name.clone()), value.value);
         }
     }
     values
@@ -89,19 +88,22 @@ fn values(report: &Report) -> BTreeMap<Name, f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plots::sample;
+    use super::super::{CellRow, sample};
     use super::*;
 
     #[test]
     fn values_are_equal_close_or_apart() {
-        let (recorded, mut now) = (sample::report(), sample::report());
+        let (mut recorded, mut now) = (sample::report(), sample::report());
         let all = Comparison::of(&recorded, &now, Some(0.0));
         assert_eq!((all.equal, all.close, all.apart.len()), (all.values(), 0, 0));
-        now.suites[0].rows[1].values[0].value += 0.0009;
-        now.suites[0].rows[2].values[0].value += 0.0011;
-        now.suites[0].rows.pop();
+        // The loss of two cells of the language suite.
+        let set = |row: &mut CellRow, value: f64| row.values[0].value = value;
+        for (cell, changed) in [(1, 3.0009), (2, 3.0011)] {
+            set(&mut recorded.cell_rows[cell], 3.0);
+            set(&mut now.cell_rows[cell], changed);
+        }
+        let lacking = now.cell_rows.pop().map_or(0, |row| row.values.len());
         let some = Comparison::of(&recorded, &now, None);
-        let lacking = recorded.suites[0].metrics.len();
         assert_eq!((some.close, some.apart.len(), some.values()), (1, 1 + lacking, all.values()));
         assert!(some.apart.iter().any(|a| a.now.is_none()) && some.apart.iter().any(|a| a.now.is_some()));
     }

@@ -1,36 +1,148 @@
-//! What a study says, read from its tables: the answer in words, then the numbers, then pictures.
+//! What a study says, read from its tables: a table to decide by and a few sentences, what was run, then all the rest.
+//!
+//! A [`Report`] holds numbers and no layout; `sheets` lays it out as tables of text, the same for every format; a file of
+//! [`formats`] writes it as one format has it.
 
-mod answer;
 mod comparison;
-mod html;
-mod markdown;
+mod decision;
+mod facts;
+pub mod formats;
 mod plots;
 mod predictors;
 mod read;
+mod samples;
+mod sentences;
+mod sheets;
+mod tables;
+mod text;
+
+#[cfg(test)]
+mod sample;
 
 use serde::Serialize;
 
 pub use comparison::{Apart, Comparison, TOLERANCE};
-pub use html::html;
-pub use markdown::markdown;
+pub use read::Wanted;
 
 use crate::results::CellCounts;
+use crate::statistics::Verdict;
 
 /// A study's results, ready to be shown. `calipr report --format json` prints this.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     pub study: String,
-    pub model: String,
-    /// Which method, sparsity and calibration keep the task, and which metric predicts it: the most important
-    /// sentence first.
-    pub answer: Vec<String>,
     pub cells: CellCounts,
+    /// What is missing of the study: cells that wait or failed. None where it is whole.
+    pub unfinished: Option<String>,
+    /// The table to decide by; none where nothing was evaluated.
+    pub decision: Option<Decision>,
+    /// Three at most, the most important first.
+    pub sentences: Vec<String>,
+    /// What the run warned of, leaks of test data first.
+    pub warnings: Vec<String>,
+    /// What was run, where and with what.
+    pub facts: Vec<Fact>,
+    /// In the order of the recipe.
     pub suites: Vec<SuiteReport>,
     pub contrasts: Vec<Contrast>,
     pub predictors: Vec<Predictor>,
+    /// The suite whose samples the errors of `blocks` were measured on.
+    pub error_suite: Option<String>,
     pub blocks: Vec<BlockPoint>,
-    pub samples: Vec<SampleContrast>,
+    pub samples: Vec<Samples>,
+    /// Every cell, seeds apart, suite by suite.
+    pub cell_rows: Vec<CellRow>,
     pub failed: Vec<FailedCell>,
+}
+
+/// Cells that differ in nothing but the seed that their calibration windows were drawn by.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Setting {
+    /// Unique in its study: `dense`, `magnitude-0.5`, `wanda-2:4-task`.
+    pub name: String,
+    pub method: String,
+    /// `dense`, `unstructured` or `N:M`.
+    pub pattern: String,
+    /// Fraction of weights asked to be zero.
+    pub sparsity: f64,
+    /// None where the method needs none.
+    pub calibration: Option<String>,
+}
+
+impl Setting {
+    pub fn is_dense(&self) -> bool {
+        self.pattern == "dense"
+    }
+
+    /// The sparsity as the recipe has it: `0.5` or `2:4`.
+    pub fn strength(&self) -> String {
+        text::strength(&self.pattern, self.sparsity)
+    }
+}
+
+/// The settings by the one metric that the report is about.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Decision {
+    pub suite: String,
+    pub metric: String,
+    pub higher_is_better: bool,
+    pub samples: u64,
+    /// What a sample is: `windows` or `rows`.
+    pub unit: String,
+    /// A difference to dense that is smaller counts as none; of perplexity it is one of logarithms.
+    pub margin: f64,
+    /// How many comparisons the verdicts are corrected for.
+    pub comparisons: u64,
+    /// Dense first, then by sparsity, then in the order of the grid.
+    pub rows: Vec<DecisionRow>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DecisionRow {
+    pub setting: Setting,
+    /// The row's value, and how it differs from dense.
+    pub value: Value,
+    /// Whether no other setting of this sparsity has a better mean.
+    pub best: bool,
+    /// Of one seed, the mean over seeds: what calibrating, pruning and evaluating took. None where all came from the cache.
+    pub seconds: Option<f64>,
+    /// Parameters of the model that are not zero.
+    pub parameters: Option<u64>,
+}
+
+/// A mean over seeds with its 95% interval over seeds and samples, and its difference to dense on the same samples.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Value {
+    pub value: f64,
+    pub low: Option<f64>,
+    pub high: Option<f64>,
+    /// Standard deviation over seeds; none with one seed.
+    pub spread: Option<f64>,
+    pub seeds: u64,
+    /// None of dense itself.
+    pub to_dense: Option<Difference>,
+}
+
+/// A difference with its 95% interval, and what is to be made of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Difference {
+    pub delta: f64,
+    pub low: Option<f64>,
+    pub high: Option<f64>,
+    /// Of no difference, two-sided.
+    pub p_value: Option<f64>,
+    /// Holm's, within the family of comparisons.
+    pub p_adjusted: Option<f64>,
+    pub verdict: Verdict,
+    /// Where the samples are too few to tell anything: how many could.
+    pub needed: Option<u64>,
+}
+
+/// One line of what was run: `model` / `SmolLM2-135M-Instruct …`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Fact {
+    pub name: String,
+    pub value: String,
 }
 
 /// The values of one suite.
@@ -43,7 +155,7 @@ pub struct SuiteReport {
     /// In the order of the recipe.
     pub metrics: Vec<MetricColumn>,
     /// Dense first, then in the order of the grid.
-    pub rows: Vec<CellRow>,
+    pub rows: Vec<SettingRow>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -52,154 +164,125 @@ pub struct MetricColumn {
     pub higher_is_better: bool,
     /// Whether it judges answers or choices, not next-token distributions.
     pub downstream: bool,
+    /// Whether it is itself a comparison with the dense model: divergences, agreement.
+    pub of_dense: bool,
 }
 
-/// A cell's values on a suite, one a metric.
+/// A setting's values on a suite, one a metric.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct CellRow {
-    pub cell: String,
-    pub method: String,
-    /// `dense`, `unstructured` or `N:M`.
-    pub pattern: String,
-    pub sparsity: f64,
-    pub calibration: Option<String>,
-    pub seed: Option<u64>,
+pub struct SettingRow {
+    pub setting: Setting,
     pub values: Vec<Value>,
 }
 
-/// A value with its 95% interval, and its difference to dense on the same samples.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Value {
-    pub value: f64,
-    pub low: Option<f64>,
-    pub high: Option<f64>,
-    pub delta: f64,
-    pub delta_low: Option<f64>,
-    pub delta_high: Option<f64>,
-    pub p_value: Option<f64>,
-    /// Whether it is not found worse beyond chance (p < 0.05), by samples that are enough to find it.
-    pub as_good_as_dense: bool,
-    /// Whether no other pruned cell is better.
-    pub best: bool,
-}
-
-/// A pruning calibrated on two sets, on one metric: which set is better, and by how much.
+/// Two settings that differ in one thing, on one metric.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Contrast {
+    /// In what they differ: `dense` (from it), `method`, `calibration`, `sparsity`.
+    pub axis: String,
+    /// The comparisons that `p_adjusted` was corrected for, in words.
+    pub family: String,
     pub suite: String,
     pub metric: String,
-    pub method: String,
-    pub pattern: String,
-    pub sparsity: f64,
-    pub seed: Option<u64>,
-    pub better: String,
-    pub worse: String,
-    pub better_value: f64,
-    pub worse_value: f64,
-    /// `better_value - worse_value`, with its interval.
-    pub difference: f64,
-    pub low: Option<f64>,
-    pub high: Option<f64>,
-    pub p_value: Option<f64>,
+    pub setting: Setting,
+    pub other: Setting,
+    pub value: f64,
+    pub other_value: f64,
+    pub seeds: u64,
+    pub other_seeds: u64,
+    /// `value - other_value`; its verdict is of `setting`.
+    pub difference: Difference,
 }
 
-/// How well an intrinsic metric ranks the pruned cells by a downstream score.
+/// How well a metric of the model ranks the pruned settings as a downstream score does.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Predictor {
     pub suite: String,
     pub metric: String,
     pub downstream_suite: String,
     pub downstream_metric: String,
-    pub cells: usize,
+    /// The sparsity within which settings were ranked; none: over all of them.
+    pub within: Option<String>,
+    pub settings: u64,
     /// Spearman's rank correlation, turned so that 1 is a perfect prediction.
     pub spearman: f64,
-    /// 95% bootstrap interval over cells.
     pub low: Option<f64>,
     pub high: Option<f64>,
+    /// Of no correlation, two-sided, by Holm's correction over the metrics that were tried.
+    pub p_adjusted: Option<f64>,
+    /// Of this correlation and the best one of the same score being equal, adjusted for the number of such comparisons;
+    /// none of the best itself.
+    pub p_to_best: Option<f64>,
 }
 
-/// What pruning made of a block: means over its linears, weighted by their sizes.
+/// What pruning made of a block: means over its linears, weighted by their sizes, and over seeds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BlockPoint {
-    pub cell: String,
-    pub method: String,
-    pub calibration: Option<String>,
+    pub setting: Setting,
     pub block: u64,
-    pub sparsity: f64,
+    /// Fraction of zeros.
+    pub achieved: f64,
     pub relative_error: Option<f64>,
 }
 
-/// An answer of the dense model beside a pruned one's.
+/// Samples of a suite under two cells, side by side.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct SampleContrast {
+pub struct Samples {
     pub suite: String,
-    pub sample: u64,
-    pub cell: String,
+    /// What `score` is.
     pub metric: String,
+    /// The two cells.
+    pub cells: [String; 2],
+    /// How these samples were chosen, in words.
+    pub how: String,
+    pub samples: Vec<Sample>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Sample {
+    pub sample: u64,
     pub prompt: String,
     pub reference: String,
-    pub dense: String,
-    pub pruned: String,
-    pub dense_score: f64,
-    pub pruned_score: f64,
+    /// The answers to choose from; empty where the row has none.
+    pub choices: Vec<String>,
+    /// The right one of them.
+    pub answer: Option<u64>,
+    pub sides: [Side; 2],
+}
+
+/// What one cell made of a sample.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Side {
+    /// What it answered; none where nothing was generated.
+    pub prediction: Option<String>,
+    /// Of each choice, in nats.
+    pub log_likelihoods: Vec<f64>,
+    /// The choice with the largest.
+    pub chosen: Option<u64>,
+    pub score: f64,
+}
+
+/// A cell's values on a suite.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CellRow {
+    pub cell: String,
+    pub setting: String,
+    pub seed: Option<u64>,
+    pub suite: String,
+    /// One for each metric of the suite, in its order.
+    pub values: Vec<CellValue>,
+}
+
+/// With its 95% interval over samples.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CellValue {
+    pub value: f64,
+    pub low: Option<f64>,
+    pub high: Option<f64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FailedCell {
     pub cell: String,
     pub error: String,
-}
-
-/// The p-value below which a difference is said to be beyond chance.
-pub const LEVEL: f64 = 0.05;
-
-/// `1 row`, `2 rows`.
-fn counted(n: u64, unit: &str) -> String {
-    format!("{n} {}", if n == 1 { unit.trim_end_matches('s') } else { unit })
-}
-
-/// Four significant digits, as tables have them.
-pub fn number(x: f64) -> String {
-    significant(x, 4)
-}
-
-fn significant(x: f64, digits: i32) -> String {
-    match x.abs() {
-        size if size.is_nan() => "n/a".into(),
-        f64::INFINITY => x.to_string(),
-        0.0 => "0".into(),
-        size if !(1e-4..1e6).contains(&size) => format!("{x:.*e}", digits as usize - 1),
-        size => format!("{x:.*}", (digits - 1 - size.log10().floor() as i32).max(0) as usize),
-    }
-}
-
-/// An interval in brackets, after a space; nothing where there is none.
-pub fn interval(low: Option<f64>, high: Option<f64>) -> String {
-    bracketed(low, high, number)
-}
-
-fn bracketed(low: Option<f64>, high: Option<f64>, number: fn(f64) -> String) -> String {
-    low.zip(high).map_or(String::new(), |(low, high)| format!(" [{}, {}]", number(low), number(high)))
-}
-
-/// A sparsity as the recipe has it.
-pub fn setting(pattern: &str, sparsity: f64) -> String {
-    if pattern == "unstructured" { format!("{}", (sparsity * 1e4).round() / 1e4) } else { pattern.to_owned() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_have_four_significant_digits() {
-        let shown = [27.264991, 529.72, 1207.84, 0.410233, 123456.7, 0.0, 1e-7].map(number);
-        assert_eq!(shown, ["27.26", "529.7", "1208", "0.4102", "123457", "0", "1.000e-7"]);
-    }
-
-    #[test]
-    fn a_setting_is_a_ratio_or_a_pattern() {
-        assert_eq!(setting("unstructured", 0.6), "0.6");
-        assert_eq!(setting("2:4", 0.5), "2:4");
-    }
 }

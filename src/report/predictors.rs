@@ -1,109 +1,179 @@
-//! How well metrics of the model predict its downstream scores: rank correlation over the pruned cells.
+//! How well metrics of the model rank the pruned settings as its downstream scores do.
 
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use super::{Predictor, SettingRow, SuiteReport};
+use crate::statistics::{correlation, holm};
 
-use super::{Predictor, SuiteReport};
-use crate::metrics::{RESAMPLES, middle_95};
-
-/// Fewer cells have no ranking to speak of.
-const FEWEST: usize = 4;
-
-/// Every intrinsic metric against every downstream score, the best predictor of each score first.
+/// Every intrinsic metric against every downstream score, over all pruned settings and within each sparsity, the best
+/// predictor of each score first.
 ///
-/// Loss ranks as perplexity does, so it is left out where both are there.
+/// Perplexity ranks as loss does, so that of one suite only the first of them is there.
 pub fn predictors(suites: &[SuiteReport]) -> Vec<Predictor> {
+    let strengths = strengths(suites);
     let mut all = Vec::new();
     for downstream in suites {
-        for (d, score) in downstream.metrics.iter().enumerate().filter(|(_, m)| m.downstream) {
-            let mut of_score = Vec::new();
-            for suite in suites {
-                let has_perplexity = suite.metrics.iter().any(|m| m.name == "perplexity");
-                for (i, metric) in suite.metrics.iter().enumerate() {
-                    if metric.downstream || (metric.name == "loss" && has_perplexity) {
-                        continue;
-                    }
-                    let sign = if metric.higher_is_better == score.higher_is_better { 1.0 } else { -1.0 };
-                    let points = points(suite, i, downstream, d);
-                    let Some(spearman) = spearman(&points) else { continue };
-                    if points.len() < FEWEST {
-                        continue;
-                    }
-                    let (low, high) = interval(&points, sign).unzip();
-                    of_score.push(Predictor {
-                        suite: suite.suite.clone(),
-                        metric: metric.name.clone(),
-                        downstream_suite: downstream.suite.clone(),
-                        downstream_metric: score.name.clone(),
-                        cells: points.len(),
-                        spearman: sign * spearman,
-                        low,
-                        high,
-                    });
-                }
+        for d in (0..downstream.metrics.len()).filter(|&d| downstream.metrics[d].downstream) {
+            all.extend(of_score(suites, downstream, d, None));
+            // With one sparsity, within it is over all.
+            for strength in strengths.iter().filter(|_| strengths.len() > 1) {
+                all.extend(of_score(suites, downstream, d, Some(strength)));
             }
-            of_score.sort_by(|a, b| b.spearman.total_cmp(&a.spearman));
-            all.extend(of_score);
         }
     }
     all
 }
 
-/// A point a pruned cell: its metric i on a suite, and its score d on another.
-fn points(suite: &SuiteReport, i: usize, downstream: &SuiteReport, d: usize) -> Vec<(f64, f64)> {
-    let pruned = suite.rows.iter().filter(|row| row.pattern != "dense");
-    let score = |cell: &str| Some(downstream.rows.iter().find(|row| row.cell == cell)?.values[d].value);
-    pruned.filter_map(|row| Some((row.values[i].value, score(&row.cell)?))).collect()
+/// Whether two metrics of a suite rank settings alike, whatever their values: they are one, or loss and its exponential.
+pub fn ranks_alike(one: &str, other: &str) -> bool {
+    one == other || [one, other].iter().all(|name| ["loss", "perplexity"].contains(name))
 }
 
-/// Spearman's ρ: Pearson's correlation of the ranks, ties at their mean rank. None where one side is constant.
-fn spearman(points: &[(f64, f64)]) -> Option<f64> {
-    let x = ranks(&points.iter().map(|p| p.0).collect::<Vec<f64>>());
-    let y = ranks(&points.iter().map(|p| p.1).collect::<Vec<f64>>());
-    let mean = (points.len() as f64 - 1.0) / 2.0;
-    let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - mean) * (b - mean)).sum::<f64>();
-    let spread = (product(&x, &x) * product(&y, &y)).sqrt();
-    (spread > 0.0).then(|| product(&x, &y) / spread)
+/// The sparsities of the pruned settings.
+fn strengths(suites: &[SuiteReport]) -> Vec<String> {
+    let mut strengths: Vec<String> = vec![];
+    let pruned = suites.iter().flat_map(|suite| &suite.rows).filter(|row| !row.setting.is_dense());
+    for strength in pruned.map(|row| row.setting.strength()) {
+        if !strengths.contains(&strength) {
+            strengths.push(strength);
+        }
+    }
+    strengths
 }
 
-/// Ranks from 0, equal values sharing the mean of theirs.
-fn ranks(values: &[f64]) -> Vec<f64> {
-    values
-        .iter()
-        .map(|v| {
-            let below = values.iter().filter(|w| *w < v).count() as f64;
-            let equal = values.iter().filter(|w| *w == v).count() as f64;
-            below + (equal - 1.0) / 2.0
-        })
-        .collect()
+/// The predictors of one score.
+fn of_score(suites: &[SuiteReport], downstream: &SuiteReport, d: usize, within: Option<&String>) -> Vec<Predictor> {
+    let score = &downstream.metrics[d];
+    let mut candidates: Vec<(Predictor, Vec<(f64, f64)>)> = vec![];
+    for suite in suites {
+        for (i, metric) in suite.metrics.iter().enumerate() {
+            let is_told = suite.metrics[..i].iter().any(|earlier| ranks_alike(&earlier.name, &metric.name));
+            if metric.downstream || is_told {
+                continue;
+            }
+            let sign = if metric.higher_is_better == score.higher_is_better { 1.0 } else { -1.0 };
+            let points = points(suite, i, downstream, d, within);
+            let points: Vec<(f64, f64)> = points.into_iter().map(|(x, y)| (sign * x, y)).collect();
+            if points.len() < correlation::FEWEST {
+                continue;
+            }
+            let Some(spearman) = correlation::spearman(&points) else { continue };
+            let (low, high) = correlation::interval(&points).unzip();
+            let predictor = Predictor {
+                suite: suite.suite.clone(),
+                metric: metric.name.clone(),
+                downstream_suite: downstream.suite.clone(),
+                downstream_metric: score.name.clone(),
+                within: within.cloned(),
+                settings: points.len() as u64,
+                spearman,
+                low,
+                high,
+                p_adjusted: correlation::p_value(&points),
+                p_to_best: None,
+            };
+            candidates.push((predictor, points));
+        }
+    }
+    candidates.sort_by(|a, b| b.0.spearman.total_cmp(&a.0.spearman));
+    corrected(candidates)
 }
 
-/// The 95% percentile interval over cells drawn with replacement.
-fn interval(points: &[(f64, f64)], sign: f64) -> Option<(f64, f64)> {
-    let mut rng = ChaCha8Rng::seed_from_u64(0);
-    let drawn = (0..RESAMPLES).filter_map(|_| {
-        let sample: Vec<_> = points.iter().map(|_| points[rng.random_range(0..points.len())]).collect();
-        Some(sign * spearman(&sample)?)
-    });
-    middle_95(drawn.collect())
+/// Adds what the best is to be compared by: each p-value corrected for all that are looked at.
+fn corrected(mut candidates: Vec<(Predictor, Vec<(f64, f64)>)>) -> Vec<Predictor> {
+    let p_values: Vec<f64> = candidates.iter().map(|(p, _)| p.p_adjusted.unwrap_or(f64::NAN)).collect();
+    let known = |p: f64| Some(p).filter(|p| !p.is_nan());
+    for ((predictor, _), p) in candidates.iter_mut().zip(holm(&p_values)) {
+        predictor.p_adjusted = known(p);
+    }
+    let Some((best, others)) = candidates.split_first_mut() else { return vec![] };
+    let (of_best, scores): (Vec<f64>, Vec<f64>) = best.1.iter().copied().unzip();
+    let to_best = |points: &[(f64, f64)]| {
+        let of_other: Vec<f64> = points.iter().map(|point| point.0).collect();
+        // Metrics of other settings (where one is missing) cannot be paired.
+        (of_other.len() == of_best.len()).then(|| correlation::difference(&of_best, &of_other, &scores)).flatten()
+    };
+    let p_values: Vec<f64> = others.iter().map(|(_, points)| to_best(points).unwrap_or(f64::NAN)).collect();
+    for ((predictor, _), p) in others.iter_mut().zip(holm(&p_values)) {
+        predictor.p_to_best = known(p);
+    }
+    candidates.into_iter().map(|(predictor, _)| predictor).collect()
+}
+
+/// A point a pruned setting: its metric i on a suite, and its score d on another.
+fn points(
+    suite: &SuiteReport,
+    i: usize,
+    downstream: &SuiteReport,
+    d: usize,
+    within: Option<&String>,
+) -> Vec<(f64, f64)> {
+    let is_in = |row: &&SettingRow| {
+        !row.setting.is_dense() && within.is_none_or(|strength| row.setting.strength() == *strength)
+    };
+    let score = |name: &str| Some(downstream.rows.iter().find(|row| row.setting.name == name)?.values[d].value);
+    let pruned = suite.rows.iter().filter(is_in);
+    pruned.filter_map(|row| Some((row.values[i].value, score(&row.setting.name)?))).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::{MetricColumn, Setting, Value};
     use super::*;
 
-    #[test]
-    fn spearman_equals_scipys() {
-        // scipy.stats.spearmanr([1, 2, 2, 4, 5], [3, 1, 4, 4, 9]) = 0.7631578947368421
-        let points = [(1.0, 3.0), (2.0, 1.0), (2.0, 4.0), (4.0, 4.0), (5.0, 9.0)];
-        assert!((spearman(&points).unwrap() - 0.763_157_894_736_842_1).abs() < 1e-12, "{:?}", spearman(&points));
-        assert_eq!(spearman(&[(1.0, 2.0), (3.0, 2.0)]), None);
+    /// A suite of as many pruned settings as there are values of each metric.
+    fn suite(name: &str, metrics: &[(&str, bool, &[f64])]) -> SuiteReport {
+        let column = |&(name, downstream, _): &(&str, bool, &[f64])| MetricColumn {
+            name: name.into(),
+            higher_is_better: downstream,
+            downstream,
+            of_dense: false,
+        };
+        let value = |value| Value { value, low: None, high: None, spread: None, seeds: 1, to_dense: None };
+        let row = |i: usize| SettingRow {
+            setting: Setting {
+                name: format!("setting-{i}"),
+                method: "wanda".into(),
+                pattern: "unstructured".into(),
+                sparsity: if i.is_multiple_of(2) { 0.5 } else { 0.6 },
+                calibration: None,
+            },
+            values: metrics.iter().map(|(.., values)| value(values[i])).collect(),
+        };
+        SuiteReport {
+            suite: name.into(),
+            samples: 10,
+            unit: "windows".into(),
+            metrics: metrics.iter().map(column).collect(),
+            rows: (0..metrics[0].2.len()).map(row).collect(),
+        }
     }
 
     #[test]
-    fn a_loss_that_falls_as_the_score_rises_predicts_it_perfectly() {
-        let points: Vec<(f64, f64)> = (0..6).map(|i| (f64::from(i), -f64::from(i * i))).collect();
-        assert_eq!(-spearman(&points).unwrap(), 1.0);
-        assert_eq!(interval(&points, -1.0), Some((1.0, 1.0)));
+    fn a_loss_that_falls_as_the_score_rises_predicts_it_and_noise_is_told_apart_from_it() {
+        let scores: Vec<f64> = (0..16).map(f64::from).collect();
+        let loss: Vec<f64> = scores.iter().map(|s| -s * s).collect();
+        let noise: Vec<f64> = (0..16).map(|i| f64::from(i * 7 % 16)).collect();
+        let language =
+            suite("text", &[("loss", false, &loss), ("perplexity", false, &loss), ("js_divergence", false, &noise)]);
+        let task = suite("task", &[("f1", true, &scores)]);
+        let all = predictors(&[language, task]);
+        let over_all: Vec<&Predictor> = all.iter().filter(|p| p.within.is_none()).collect();
+        let names: Vec<&str> = over_all.iter().map(|p| p.metric.as_str()).collect();
+        assert_eq!(names, ["loss", "js_divergence"], "perplexity says what loss says");
+        assert_eq!(over_all[0].spearman, 1.0);
+        assert!(over_all[0].p_adjusted.unwrap() < 0.001 && over_all[0].p_to_best.is_none());
+        assert!(over_all[1].p_to_best.unwrap() < 0.05, "{over_all:?}");
+        let within: Vec<(&str, u64)> = all.iter().filter_map(|p| Some((p.within.as_deref()?, p.settings))).collect();
+        assert_eq!(within, [("0.5", 8), ("0.5", 8), ("0.6", 8), ("0.6", 8)]);
+    }
+
+    #[test]
+    fn equal_rankings_are_not_told_apart_and_few_settings_rank_nothing() {
+        let scores: Vec<f64> = (0..8).map(f64::from).collect();
+        let loss: Vec<f64> = scores.iter().map(|s| -s).collect();
+        let twice = suite("text", &[("loss", false, &loss), ("js_divergence", false, &loss)]);
+        let all = predictors(&[twice, suite("task", &[("f1", true, &scores)])]);
+        assert_eq!(all[1].p_to_best, Some(1.0));
+        let few = suite("text", &[("loss", false, &loss[..3])]);
+        assert!(predictors(&[few, suite("task", &[("f1", true, &scores[..3])])]).is_empty());
     }
 }

@@ -1,11 +1,13 @@
 //! What a study leaves: Parquet tables and `run.json`.
 
 mod changes;
+mod contrasts;
 mod differences;
 mod earlier;
 mod entries;
 mod machine;
 mod manifest;
+mod measures;
 mod place;
 mod schema;
 mod shares;
@@ -29,101 +31,35 @@ pub use machine::Machine;
 pub use manifest::{CellCounts, Manifest};
 
 use crate::lock::{Attempt, Lock};
-use crate::metrics::{Estimate, Metric, estimate};
 use crate::pipeline::{Material, Outcome, remove_unfinished};
 use crate::recipe::Recipe;
+use measures::Memory;
 use shares::{Shares, shares};
 
 /// The tables, in the order in which they are written. Metrics come last: a report that is read between two writes has
 /// all else for every cell that it names.
-pub const TABLES: [&str; 5] = ["samples", "layers", "cells", "contrasts", "metrics"];
+pub const TABLES: [&str; 6] = ["samples", "layers", "cells", "contrasts", "settings", "metrics"];
 
-/// A finished cell with its metrics.
+/// A finished cell.
 pub struct Finished {
     pub outcome: Outcome,
-    /// Each metric on each suite, with its interval and its difference to dense.
-    pub metrics: Vec<MetricValue>,
     /// What each sample adds to each metric, by suite.
     shares: IndexMap<String, Shares>,
 }
 
-/// One value of `metrics.parquet`.
-pub struct MetricValue {
-    pub suite: String,
-    pub metric: Metric,
-    pub samples: usize,
-    pub estimate: Estimate,
-}
-
-/// One row of `contrasts.parquet`: what one calibration makes of a pruning, beside what another makes of it.
-pub struct Contrast<'a> {
-    /// Its cell.
-    pub finished: &'a Finished,
-    /// The other calibration.
-    pub other: &'a str,
-    pub value: &'a MetricValue,
-}
-
-/// The metrics of one cell against another, by their ids.
-type Compared = BTreeMap<(String, String), Vec<MetricValue>>;
-
-/// The name of the calibration of either cell, where they differ in nothing else.
-fn calibrations<'a>(a: &'a Finished, b: &'a Finished) -> Option<(&'a str, &'a str)> {
-    let (a, b) = (a.outcome.record.cell.pruning.as_ref()?, b.outcome.record.cell.pruning.as_ref()?);
-    let (from, to) = (a.calibration.as_ref()?, b.calibration.as_ref()?);
-    ((a.method, a.sparsity, from.seed) == (b.method, b.sparsity, to.seed)).then_some((&from.name, &to.name))
-}
-
 impl Finished {
-    /// Computes the metrics that the recipe asks for, against the dense cell; without one, this is it.
-    pub fn new(
-        recipe: &Recipe,
-        materials: &BTreeMap<String, Material>,
-        outcome: Outcome,
-        dense: Option<&Finished>,
-    ) -> Self {
+    pub fn new(recipe: &Recipe, materials: &BTreeMap<String, Material>, outcome: Outcome) -> Self {
         let of_suite = |(name, record)| (String::clone(name), shares(&recipe.suite[name], record, &materials[name]));
-        let mut finished = Self { shares: outcome.suites.iter().map(of_suite).collect(), outcome, metrics: vec![] };
-        finished.metrics = finished.beside(recipe, dense.unwrap_or(&finished));
-        finished
+        Self { shares: outcome.suites.iter().map(of_suite).collect(), outcome }
     }
-
-    /// The metrics that the recipe asks for, against another cell.
-    fn beside(&self, recipe: &Recipe, other: &Finished) -> Vec<MetricValue> {
-        let mut values = Vec::new();
-        for (name, shares) in &self.shares {
-            let Some(others) = other.shares.get(name) else { continue };
-            for metric in recipe.suite[name].metrics() {
-                let estimate = estimate(metric, &shares[&metric], &others[&metric], recipe.seed);
-                values.push(MetricValue { suite: name.clone(), metric, samples: shares[&metric].len(), estimate });
-            }
-        }
-        values
-    }
-}
-
-/// Every pair of finished cells that only differ in their calibration set, metric by metric.
-fn contrasts<'a>(recipe: &Recipe, finished: &[&'a Finished], compared: &'a mut Compared) -> Vec<Contrast<'a>> {
-    let id = |cell: &Finished| cell.outcome.record.cell.id();
-    let pairs = || finished.iter().enumerate().flat_map(|(i, a)| finished[i + 1..].iter().map(move |b| (*a, *b)));
-    let pairs: Vec<(&'a Finished, &'a Finished)> = pairs().filter(|(a, b)| calibrations(a, b).is_some()).collect();
-    for (a, b) in &pairs {
-        compared.entry((id(a), id(b))).or_insert_with(|| a.beside(recipe, b));
-    }
-    let compared: &'a Compared = compared;
-    let of_pair = |(a, b): &(&'a Finished, &'a Finished)| {
-        let (finished, (_, other)) = (*a, calibrations(a, b).expect("only such pairs are left"));
-        compared[&(id(a), id(b))].iter().map(move |value| Contrast { finished, other, value }).collect::<Vec<_>>()
-    };
-    pairs.iter().flat_map(of_pair).collect()
 }
 
 /// A folder of results, to which no other process writes while this lives.
 pub struct Results {
     dir: PathBuf,
     _lock: Lock,
-    /// What was compared for the tables before: with every cell that is done, only its own pairs are new.
-    compared: RefCell<Compared>,
+    /// What was measured for the tables before.
+    memory: RefCell<Memory>,
 }
 
 impl Results {
@@ -137,7 +73,7 @@ impl Results {
         match Lock::take(&dir.join(".lock")).with_context(cannot)? {
             Attempt::Taken(lock) => {
                 remove_unfinished(dir);
-                Ok(Self { dir: dir.to_owned(), _lock: lock, compared: RefCell::default() })
+                Ok(Self { dir: dir.to_owned(), _lock: lock, memory: RefCell::default() })
             }
             Attempt::Held(holder) => bail!(
                 "{} is being written by {}; wait for it to end, or give another folder with --out",
@@ -173,14 +109,14 @@ impl Results {
     /// Writes all tables of the cells finished so far. Each file is replaced whole, so that a reader,
     /// or a run that is killed, never sees half of one.
     pub fn write(&self, recipe: &Recipe, materials: &BTreeMap<String, Material>, finished: &[&Finished]) -> Result<()> {
-        let mut compared = self.compared.borrow_mut();
-        let contrasts = contrasts(recipe, finished, &mut compared);
+        let measures = self.memory.borrow_mut().measure(recipe, finished);
         let batches = [
             tables::samples(recipe, materials, finished)?,
             tables::layers(recipe, finished)?,
             tables::cells(recipe, finished)?,
-            tables::contrasts(recipe, &contrasts)?,
-            tables::metrics(recipe, finished)?,
+            tables::contrasts(recipe, &measures)?,
+            tables::settings(recipe, &measures)?,
+            tables::metrics(recipe, &measures)?,
         ];
         for (name, batch) in TABLES.iter().zip(batches) {
             let bytes = tables::to_parquet(&batch)?;

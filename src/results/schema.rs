@@ -33,7 +33,7 @@ fn list(kind: DataType) -> DataType {
 /// The columns that say which cell a row belongs to, the same in every table.
 fn cell_columns() -> Vec<Field> {
     vec![
-        field("study", TEXT, false, "", "name of the study"),
+        study(),
         field("cell", TEXT, false, "", "name of the cell, unique in its study"),
         field("method", TEXT, false, "", "pruning method, or dense"),
         field("sparsity", REAL, false, "", "fraction of weights asked to be zero"),
@@ -49,44 +49,153 @@ fn cell_columns() -> Vec<Field> {
     ]
 }
 
+/// A table of cells.
 fn schema(description: &str, own: Vec<Field>) -> SchemaRef {
-    let fields: Vec<Field> = cell_columns().into_iter().chain(own).collect();
+    described(description, cell_columns().into_iter().chain(own).collect())
+}
+
+fn described(description: &str, fields: Vec<Field>) -> SchemaRef {
     let metadata = HashMap::from([("description".to_owned(), description.to_owned())]);
     Arc::new(Schema::new_with_metadata(fields, metadata))
 }
 
 /// `metrics.parquet`
 pub fn metrics() -> SchemaRef {
-    schema("one row a cell, suite and metric", value_columns("dense", "the metric of the dense model"))
+    let mut own = measured_columns();
+    own.extend([
+        field(
+            "ci_low",
+            REAL,
+            true,
+            "",
+            "lower end of the 95% interval of value over samples; null where they carry none",
+        ),
+        field("ci_high", REAL, true, "", "upper end of that interval"),
+        field("n", COUNT, false, "samples", "windows or rows of the suite"),
+        field("dense", REAL, false, "", "the metric of the dense model"),
+    ]);
+    own.extend(difference_columns("value - dense"));
+    schema("one row a cell, suite and metric", own)
+}
+
+/// `settings.parquet`
+pub fn settings() -> SchemaRef {
+    let mut fields = vec![study()];
+    fields.extend(setting_columns(""));
+    fields.extend(measured_columns());
+    fields.extend([
+        field("spread", REAL, true, "", "standard deviation of value over seeds; null with one seed"),
+        field(
+            "ci_low",
+            REAL,
+            true,
+            "",
+            "lower end of the 95% interval of value, over samples and, where there are several, over seeds; null where \
+             they carry none",
+        ),
+        field("ci_high", REAL, true, "", "upper end of that interval"),
+        field("n", COUNT, false, "samples", "windows or rows of the suite"),
+        field(
+            "seeds",
+            COUNT,
+            true,
+            "cells",
+            "seeds that value is the mean of; null where the method draws no calibration",
+        ),
+    ]);
+    described(
+        "one row a setting (cells that differ only in the seed), suite and metric; value is the mean over seeds",
+        fields,
+    )
 }
 
 /// `contrasts.parquet`
 pub fn contrasts() -> SchemaRef {
-    let mut own = vec![field("other", TEXT, false, "", "the calibration set that it is compared with")];
-    own.extend(value_columns("other_value", "the metric of the same pruning, calibrated on the other set"));
-    schema("one row a pair of cells that differ only in their calibration set, suite and metric", own)
+    let mut fields = vec![
+        study(),
+        field(
+            "axis",
+            TEXT,
+            false,
+            "",
+            "in what the two differ: dense (one is the dense model), method, calibration, sparsity",
+        ),
+    ];
+    fields.extend(setting_columns(""));
+    fields.extend(setting_columns("other_"));
+    fields.extend([
+        field("suite", TEXT, false, "", "evaluation suite"),
+        field("metric", TEXT, false, "", "loss and divergences in nats, perplexity; all others are fractions"),
+        field("n", COUNT, false, "samples", "windows or rows of the suite, the same of both"),
+        field("seeds", COUNT, true, "cells", "seeds of setting; null where the method draws no calibration"),
+        field("other_seeds", COUNT, true, "cells", "seeds of other"),
+        field("value", REAL, false, "", "the metric of setting, mean over seeds"),
+        field("other_value", REAL, false, "", "the metric of other, mean over seeds"),
+    ]);
+    fields.extend(difference_columns("value - other_value"));
+    fields.extend([
+        field("p_adjusted", REAL, true, "", "p_value by Holm's correction within the family"),
+        field(
+            "margin",
+            REAL,
+            false,
+            "",
+            "differences smaller than this count as none, as the recipe has it; of perplexity a difference of logarithms",
+        ),
+        field("p_margin", REAL, true, "", "p-value of a difference at least as large as the margin (two one-sided tests)"),
+        field("p_margin_adjusted", REAL, true, "", "p_margin by Holm's correction within the family"),
+        field(
+            "verdict",
+            TEXT,
+            false,
+            "",
+            "of setting beside other: better, worse, within the margin, or not told apart; by the adjusted p-values at 0.05",
+        ),
+        field("needed", COUNT, true, "samples", "where n is too few to tell any difference: how many could; else null"),
+        field("family", TEXT, false, "", "the comparisons that the p-values are adjusted for, and how many these are"),
+    ]);
+    described("one row a pair of settings that differ in one thing, suite and metric; paired on samples", fields)
 }
 
-/// The columns of a metric beside another model's, whose value stands in the column `other`.
-fn value_columns(other: &str, of_other: &str) -> Vec<Field> {
+fn study() -> Field {
+    field("study", TEXT, false, "", "name of the study")
+}
+
+/// The columns that say what a setting is; the first is called `setting`, or `other` where the others begin with that.
+fn setting_columns(prefix: &str) -> Vec<Field> {
+    let name = if prefix.is_empty() { "setting" } else { prefix.trim_end_matches('_') };
+    let column = |of: &str| format!("{prefix}{of}");
+    vec![
+        field(name, TEXT, false, "", "name of the setting, unique in its study"),
+        field(&column("method"), TEXT, false, "", "pruning method, or dense"),
+        field(&column("sparsity"), REAL, false, "", "fraction of weights asked to be zero"),
+        field(&column("pattern"), TEXT, false, "", "dense, unstructured, or N:M"),
+        field(&column("calibration"), TEXT, true, "", "calibration set; null where the method needs none"),
+    ]
+}
+
+/// What was measured.
+fn measured_columns() -> Vec<Field> {
     vec![
         field("suite", TEXT, false, "", "evaluation suite"),
         field("metric", TEXT, false, "", "loss and divergences in nats, perplexity; all others are fractions"),
         field("value", REAL, false, "", "the metric over all samples of the suite"),
-        field("ci_low", REAL, true, "", "lower end of the 95% bootstrap interval over samples; null with one sample"),
-        field("ci_high", REAL, true, "", "upper end of that interval"),
-        field("n", COUNT, false, "samples", "windows or rows of the suite"),
-        field(other, REAL, false, "", of_other),
-        field("delta", REAL, false, "", &format!("value - {other}")),
+    ]
+}
+
+/// A difference, and how sure it is.
+fn difference_columns(delta: &str) -> Vec<Field> {
+    vec![
+        field("delta", REAL, false, "", delta),
         field(
             "delta_low",
             REAL,
             true,
             "",
-            "lower end of the 95% interval of delta, both models on the same drawn samples",
+            "lower end of the 95% interval of delta, paired on samples; null where they carry none",
         ),
         field("delta_high", REAL, true, "", "upper end of that interval"),
-        field("p_value", REAL, true, "", "two-sided paired bootstrap p-value of no difference"),
+        field("p_value", REAL, true, "", "two-sided p-value of no difference, by itself"),
     ]
 }
 

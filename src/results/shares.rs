@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::metrics::{Family, Metric, Share, Squad, score_choices, score_text};
+use crate::metrics::{Family, Metric, Squad, score_choices, score_text};
 use crate::pipeline::{Material, SuiteRecord};
 use crate::recipe::Suite;
+use crate::statistics::Share;
 
 /// The shares of each sample, by metric.
 pub type Shares = BTreeMap<Metric, Vec<Share>>;

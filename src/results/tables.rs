@@ -13,12 +13,13 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
+use super::measures::Measures;
 use super::shares::Shares;
-use super::{Contrast, Finished, MetricValue, schema};
+use super::{Finished, schema};
 use crate::data::Prompt;
 use crate::metrics::{Metric, most_likely};
 use crate::pipeline::{CellRecord, Material, Seconds, Status};
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, Setting};
 
 /// The bytes of a Parquet file.
 pub fn to_parquet(batch: &RecordBatch) -> Result<Vec<u8>> {
@@ -82,39 +83,86 @@ fn table(schema: SchemaRef, recipe: &Recipe, cells: &[&CellRecord], own: Vec<Arr
 }
 
 /// `metrics.parquet`
-pub fn metrics(recipe: &Recipe, finished: &[&Finished]) -> Result<RecordBatch> {
-    let rows: Vec<(&CellRecord, &MetricValue)> =
-        finished.iter().flat_map(|f| f.metrics.iter().map(|m| (&f.outcome.record, m))).collect();
-    let cells: Vec<&CellRecord> = rows.iter().map(|r| r.0).collect();
-    let values: Vec<&MetricValue> = rows.iter().map(|r| r.1).collect();
-    table(schema::metrics(), recipe, &cells, value_columns(&values))
+pub fn metrics(recipe: &Recipe, measures: &Measures) -> Result<RecordBatch> {
+    let rows = &measures.cells;
+    let cells: Vec<&CellRecord> = rows.iter().map(|(finished, _)| &finished.outcome.record).collect();
+    let found = || rows.iter().map(|(_, measured)| measured);
+    let (alone, beside) = (|| found().map(|m| &m.found.0), || found().map(|m| &m.found.1));
+    let own = vec![
+        texts(found().map(|m| m.suite.as_str())),
+        texts(found().map(|m| m.metric.as_str())),
+        reals(alone().map(|s| s.value)),
+        some_reals(alone().map(|s| s.interval.map(|i| i.0))),
+        some_reals(alone().map(|s| s.interval.map(|i| i.1))),
+        counts(found().map(|m| m.samples as u64)),
+        reals(beside().map(|c| c.other)),
+        reals(beside().map(|c| c.delta)),
+        some_reals(beside().map(|c| c.interval.map(|i| i.0))),
+        some_reals(beside().map(|c| c.interval.map(|i| i.1))),
+        some_reals(beside().map(|c| c.p_value)),
+    ];
+    table(schema::metrics(), recipe, &cells, own)
+}
+
+/// `settings.parquet`
+pub fn settings(recipe: &Recipe, measures: &Measures) -> Result<RecordBatch> {
+    let rows = &measures.settings;
+    let found = || rows.iter().map(|(_, measured)| measured);
+    let mut columns = vec![texts(rows.iter().map(|_| recipe.name.as_str()))];
+    columns.extend(setting_columns(|| rows.iter().map(|(setting, _)| setting)));
+    columns.extend([
+        texts(found().map(|m| m.suite.as_str())),
+        texts(found().map(|m| m.metric.as_str())),
+        reals(found().map(|m| m.found.value)),
+        some_reals(found().map(|m| m.found.spread)),
+        some_reals(found().map(|m| m.found.interval.map(|i| i.0))),
+        some_reals(found().map(|m| m.found.interval.map(|i| i.1))),
+        counts(found().map(|m| m.samples as u64)),
+        some_counts(rows.iter().map(|(setting, m)| setting.calibration().map(|_| m.found.replicates as u64))),
+    ]);
+    Ok(RecordBatch::try_new(schema::settings(), columns)?)
 }
 
 /// `contrasts.parquet`
-pub fn contrasts(recipe: &Recipe, contrasts: &[Contrast]) -> Result<RecordBatch> {
-    let cells: Vec<&CellRecord> = contrasts.iter().map(|c| &c.finished.outcome.record).collect();
-    let values: Vec<&MetricValue> = contrasts.iter().map(|c| c.value).collect();
-    let mut own = vec![texts(contrasts.iter().map(|c| c.other))];
-    own.extend(value_columns(&values));
-    table(schema::contrasts(), recipe, &cells, own)
+pub fn contrasts(recipe: &Recipe, measures: &Measures) -> Result<RecordBatch> {
+    let rows = &measures.contrasts;
+    let contrast = || rows.iter().map(|row| &row.contrast);
+    let judged = || rows.iter().map(|row| &row.judged);
+    let mut columns =
+        vec![texts(rows.iter().map(|_| recipe.name.as_str())), texts(rows.iter().map(|row| row.axis.as_str()))];
+    columns.extend(setting_columns(|| rows.iter().map(|row| &row.setting)));
+    columns.extend(setting_columns(|| rows.iter().map(|row| &row.other)));
+    columns.extend([
+        texts(rows.iter().map(|row| row.suite.as_str())),
+        texts(rows.iter().map(|row| row.metric.as_str())),
+        counts(rows.iter().map(|row| row.samples as u64)),
+        some_counts(rows.iter().map(|row| row.seeds[0].map(|n| n as u64))),
+        some_counts(rows.iter().map(|row| row.seeds[1].map(|n| n as u64))),
+        reals(contrast().map(|c| c.value)),
+        reals(contrast().map(|c| c.other)),
+        reals(contrast().map(|c| c.delta)),
+        some_reals(contrast().map(|c| c.interval.map(|i| i.0))),
+        some_reals(contrast().map(|c| c.interval.map(|i| i.1))),
+        some_reals(contrast().map(|c| c.p_value)),
+        some_reals(judged().map(|j| j.p_adjusted)),
+        reals(rows.iter().map(|row| row.margin)),
+        some_reals(contrast().map(|c| c.p_margin)),
+        some_reals(judged().map(|j| j.p_margin_adjusted)),
+        texts(judged().map(|j| j.verdict.name())),
+        some_counts(judged().map(|j| j.needed.map(|n| n as u64))),
+        texts(judged().map(|j| j.family.as_str())),
+    ]);
+    Ok(RecordBatch::try_new(schema::contrasts(), columns)?)
 }
 
-/// The columns of a metric beside another model's.
-fn value_columns(values: &[&MetricValue]) -> Vec<ArrayRef> {
-    let estimates = || values.iter().map(|v| &v.estimate);
-    let differences = || estimates().map(|e| e.difference);
+/// The columns that say what a setting is.
+fn setting_columns<'a, I: Iterator<Item = &'a Setting>>(settings: impl Fn() -> I) -> Vec<ArrayRef> {
     vec![
-        texts(values.iter().map(|v| v.suite.as_str())),
-        texts(values.iter().map(|v| v.metric.as_str())),
-        reals(estimates().map(|e| e.value)),
-        some_reals(estimates().map(|e| e.interval.map(|i| i.0))),
-        some_reals(estimates().map(|e| e.interval.map(|i| i.1))),
-        counts(values.iter().map(|v| v.samples as u64)),
-        reals(estimates().map(|e| e.other)),
-        reals(differences().map(|d| d.delta)),
-        some_reals(differences().map(|d| d.interval.map(|i| i.0))),
-        some_reals(differences().map(|d| d.interval.map(|i| i.1))),
-        some_reals(differences().map(|d| d.p_value)),
+        texts(settings().map(Setting::id)),
+        texts(settings().map(Setting::method)),
+        reals(settings().map(Setting::ratio)),
+        texts(settings().map(Setting::pattern)),
+        some_texts(settings().map(|s| s.calibration().map(str::to_owned))),
     ]
 }
 

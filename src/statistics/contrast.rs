@@ -3,7 +3,7 @@
 use super::mean::Sample;
 use super::proportion::{paired, sign_test, within};
 use super::seeds::{Setting, Spread, p_value, widened};
-use super::summary::{figure, is_binary};
+use super::summary::figure;
 use super::{Link, Quantity};
 
 /// How far a setting is from another.
@@ -70,7 +70,7 @@ enum Tested {
 impl Tested {
     fn of(quantity: &Quantity, setting: &Setting, other: &Setting) -> Option<Self> {
         let (own, others) = (setting.averages(), other.averages());
-        if quantity.link == Link::Identity && is_binary(&own) && is_binary(&others) && !own.is_empty() {
+        if setting.is_of_rows(quantity) && other.is_of_rows(quantity) {
             let count = |of: &dyn Fn(f64, f64) -> bool| own.iter().zip(&others).filter(|(a, b)| of(**a, **b)).count();
             let (first, second) = (count(&|a, b| a > b) as u64, count(&|a, b| a < b) as u64);
             return Some(Self::Rows { first, second, all: own.len() as u64 });
@@ -149,7 +149,7 @@ mod tests {
         assert!(found.p_margin.unwrap() < 1e-6);
         // Of few rows that are right or wrong, nobody knows how many more would have differed.
         let rows = fixed(&[1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0]);
-        let found = contrast(&Quantity::MEAN, &rows, &rows, 0.02);
+        let found = contrast(&Quantity::SHARE, &rows, &rows, 0.02);
         assert!(found.p_margin.unwrap() > LEVEL && found.interval.is_some_and(|(low, high)| low < 0.0 && high > 0.0));
     }
 
@@ -158,7 +158,7 @@ mod tests {
         let first: Vec<f64> = (0..40).map(|i| f64::from(i < 30)).collect();
         let second: Vec<f64> = (0..40).map(|i| f64::from(!(18..38).contains(&i))).collect();
         // scipy.stats.binomtest(2, 14).pvalue
-        let found = contrast(&Quantity::MEAN, &fixed(&first), &fixed(&second), 0.02);
+        let found = contrast(&Quantity::SHARE, &fixed(&first), &fixed(&second), 0.02);
         assert!((found.p_value.unwrap() - 0.012939453125).abs() < 1e-12 && found.delta == 0.25, "{found:?}");
         assert!(found.interval.unwrap().0 > 0.0);
     }

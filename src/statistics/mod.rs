@@ -67,6 +67,8 @@ pub struct Quantity {
 impl Quantity {
     /// A mean of anything.
     pub const MEAN: Self = Self { link: Link::Identity, range: (f64::NEG_INFINITY, f64::INFINITY) };
+    /// A mean of scores from 0 to 1, such as rows that are right or wrong.
+    pub const SHARE: Self = Self::MEAN.within(0.0, 1.0);
     /// The exponential of a mean of anything.
     pub const EXP: Self = Self { link: Link::Exp, range: (f64::NEG_INFINITY, f64::INFINITY) };
 

@@ -10,9 +10,9 @@
 //! R − 1 degrees of freedom (Zou & Donner's method of variance estimates recovery, Statistics in Medicine 27, 2008). With degrees
 //! of freedom as few as these, Satterthwaite's approximation gives up to three times as many false alarms as it should.
 
-use super::Share;
 use super::mean::quantile;
 use super::verdict::LEVEL;
+use super::{Quantity, Share};
 
 /// Of what a sample's reaction to a seed adds to the variance of the replicates' means, the part that is taken off. All of it would
 /// leave seeds no variance by chance too often: 6% false alarms with two of them; none, and three seeds that do not differ would
@@ -75,6 +75,15 @@ impl Setting {
         // The mean of equal values is that value, to the last bit.
         let mean = |i: usize| values.iter().map(|of_seed| of_seed[i]).sum::<f64>() / values.len() as f64;
         (0..self.samples()).map(|i| if same(i) { values[0][i] } else { mean(i) }).collect()
+    }
+
+    /// Whether its samples are rows that are right or wrong, and nothing between, whatever the seed.
+    pub(super) fn is_of_rows(&self, quantity: &Quantity) -> bool {
+        let is_row = |share: &Share| share.weight == 1.0;
+        *quantity == Quantity::SHARE
+            && self.samples() > 0
+            && self.replicates.iter().flatten().all(is_row)
+            && self.averages().iter().all(|&value| value == 0.0 || value == 1.0)
     }
 
     /// What seeds add to the variance of the mean over replicates. None where they add nothing, or nobody knows.

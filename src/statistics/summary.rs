@@ -1,9 +1,9 @@
 //! A setting by itself: its figure, and how far it may be from that of all samples and seeds that there could have been.
 
+use super::Quantity;
 use super::mean::Sample;
 use super::proportion::exact;
 use super::seeds::{Setting, variance, widened};
-use super::{Link, Quantity};
 
 /// A figure with its 95% interval.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,9 +45,9 @@ pub(super) fn figure(quantity: &Quantity, setting: &Setting) -> f64 {
 
 fn interval(quantity: &Quantity, setting: &Setting) -> Option<(f64, f64)> {
     let averages = setting.averages();
-    if quantity.link == Link::Identity && is_binary(&averages) {
+    if setting.is_of_rows(quantity) {
         let right = averages.iter().filter(|&&value| value == 1.0).count();
-        return (!averages.is_empty()).then(|| exact(right as u64, averages.len() as u64));
+        return Some(exact(right as u64, averages.len() as u64));
     }
     let sample = Sample::new(averages)?;
     let (low, high) = sample.interval()?;
@@ -57,11 +57,6 @@ fn interval(quantity: &Quantity, setting: &Setting) -> Option<(f64, f64)> {
     let low = (sample.mean - reached(sample.mean - low)).max(least);
     let high = (sample.mean + reached(high - sample.mean)).min(most);
     Some((quantity.of(low), quantity.of(high)))
-}
-
-/// Whether samples are right or wrong, and nothing between.
-pub(super) fn is_binary(values: &[f64]) -> bool {
-    values.iter().all(|&value| value == 0.0 || value == 1.0)
 }
 
 #[cfg(test)]
@@ -75,10 +70,11 @@ mod tests {
 
     #[test]
     fn all_right_is_no_certainty() {
-        let (low, high) = summary(&Quantity::MEAN, &fixed(&[1.0; 40])).interval.unwrap();
+        let (low, high) = summary(&Quantity::SHARE, &fixed(&[1.0; 40])).interval.unwrap();
         assert!((low - 0.9119026971212).abs() < 1e-9 && high == 1.0);
+        // Three seeds that do not differ are no more rows.
         let seeds = Setting::drawn(vec![vec![Share::one(1.0); 40]; 3]);
-        assert_eq!(summary(&Quantity::MEAN, &seeds).interval, Some((low, high)));
+        assert_eq!(summary(&Quantity::SHARE, &seeds).interval, Some((low, high)));
     }
 
     #[test]
@@ -105,7 +101,7 @@ mod tests {
     #[test]
     fn intervals_stay_where_the_mean_can_be() {
         let values = [0.0, 0.02, 0.0, 0.01, 0.0, 0.0, 0.05, 0.0];
-        let (low, high) = summary(&Quantity::MEAN.within(0.0, 1.0), &fixed(&values)).interval.unwrap();
+        let (low, high) = summary(&Quantity::SHARE, &fixed(&values)).interval.unwrap();
         assert!(low == 0.0 && high < 0.1, "{low} {high}");
     }
 
@@ -116,5 +112,7 @@ mod tests {
         assert!(summary(&[f64::NAN; 8]).value.is_nan() && summary(&[]).value.is_nan());
         assert_eq!(summary(&[]).interval, None);
         assert_eq!(summary(&[0.5; 20]).interval, None);
+        // A divergence that is nothing everywhere is no row that is wrong.
+        assert_eq!(summary(&[0.0; 20]).interval, None);
     }
 }

@@ -4,13 +4,13 @@
 //! be zero: whoever sets a margin has said that less than that does not matter. (Wellek, Testing Statistical Hypotheses
 //! of Equivalence and Noninferiority, 2010, §1.)
 
-use serde::{Deserialize, Serialize};
+use serde::{Serialize, Serializer};
 
 /// The level of every test, and of one minus every interval's coverage.
 pub const LEVEL: f64 = 0.05;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+/// Written in JSON by its name, as in the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
     Better,
     Worse,
@@ -49,6 +49,12 @@ pub fn verdict(higher_is_better: bool, delta: f64, p_adjusted: Option<f64>, p_ma
         Verdict::Better
     } else {
         Verdict::Worse
+    }
+}
+
+impl Serialize for Verdict {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
     }
 }
 

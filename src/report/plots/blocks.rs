@@ -1,90 +1,78 @@
-//! Sparsity and relative output error, block by block.
+//! Relative error, block by block.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use anyhow::Result;
 use plotters::style::text_anchor::HPos;
 
+use super::super::text::number;
+use super::super::{Report, Setting};
 use super::canvas::{Axis, Frame, Pixel, SCALE, chart};
-use super::{Group, Look, Names, Plot};
-use crate::report::setting;
-use crate::report::{BlockPoint, Report};
+use super::{Group, Names, Plot, differ};
 
-/// A quantity by block: of a method with a calibration at a sparsity, the mean over its seeds.
-struct Line {
-    look: Look,
-    setting: String,
-    /// By block, the sum and how many were added.
-    sums: BTreeMap<u64, (f64, usize)>,
+/// The errors of a setting, by block.
+struct Line<'a> {
+    setting: &'a Setting,
+    points: Vec<(f64, f64)>,
 }
 
-impl Line {
-    fn points(&self) -> impl DoubleEndedIterator<Item = (f64, f64)> {
-        self.sums.iter().map(|(block, (sum, n))| (*block as f64, sum / *n as f64))
-    }
-}
-
-/// Relative output error and sparsity by block.
+/// A plot a method, so that the lines of many sparsities do not hide each other.
 pub fn plots(report: &Report, names: &Names) -> Result<Vec<Group>> {
-    let mut groups = Vec::new();
-    let error: fn(&BlockPoint) -> Option<f64> = |point| point.relative_error;
-    let sparsity: fn(&BlockPoint) -> Option<f64> = |point| Some(point.sparsity);
-    for (title, log, quantity) in [("relative output error", true, error), ("sparsity", false, sparsity)] {
-        let lines = lines(report, names, quantity);
-        let all = || lines.iter().flat_map(Line::points);
-        let Some(x) = Axis::over("block", false, all().map(|p| p.0)) else { continue };
-        // Sparsities between 0 and 1, lest tiny differences fill the chart.
-        let ends: &[f64] = if log { &[] } else { &[0.0, 1.0] };
-        let Some(y) = Axis::over("", log, all().map(|p| p.1).chain(ends.iter().copied())) else { continue };
-        let mut plots = Vec::new();
-        for (i, method) in names.methods.iter().enumerate() {
-            let lines: Vec<&Line> = lines.iter().filter(|line| line.look.method == i).collect();
-            if !lines.is_empty() {
-                let svg = chart(&format!("{title} by block, {method}"), &x, &y, 28, |frame| draw_lines(frame, &lines))?;
-                plots.push(Plot { title: (*method).to_owned(), note: String::new(), svg });
-            }
-        }
-        let title = if log { format!("{title}, log scale") } else { title.into() };
-        groups.push(Group { title, plots });
+    let lines = lines(report);
+    let points = || lines.iter().flat_map(|line| &line.points);
+    let axes = Axis::over("block", false, points().map(|p| p.0)).zip(Axis::over("", true, points().map(|p| p.1)));
+    let Some((x, y)) = axes else { return Ok(vec![]) };
+    let x = x.with_ticks_at(points().map(|p| p.0));
+    if !differ(points().map(|p| p.0)) || !differ(points().map(|p| p.1)) {
+        return Ok(vec![]);
     }
-    Ok(groups)
+    let mut plots = Vec::new();
+    for method in &names.methods {
+        let lines: Vec<&Line> = lines.iter().filter(|line| line.setting.method == *method).collect();
+        if !lines.is_empty() {
+            let label = format!("Error by block, {method}");
+            let svg = chart(&label, &x, &y, 28, |frame| draw_lines(frame, &lines, names))?;
+            plots.push(Plot { title: (*method).to_owned(), note: String::new(), svg });
+        }
+    }
+    Ok(vec![Group { title: "Error by block, log scale".into(), plots }])
 }
 
-fn lines(report: &Report, names: &Names, quantity: fn(&BlockPoint) -> Option<f64>) -> Vec<Line> {
-    let rows = || report.suites.iter().flat_map(|suite| &suite.rows);
-    let settings: HashMap<&str, String> = rows().map(|r| (r.cell.as_str(), setting(&r.pattern, r.sparsity))).collect();
+fn lines(report: &Report) -> Vec<Line<'_>> {
     let mut lines: Vec<Line> = Vec::new();
-    for point in report.blocks.iter().filter(|point| point.method != "dense") {
-        let Some(value) = quantity(point).filter(|v| v.is_finite()) else { continue };
-        let look = names.look(&point.method, point.calibration.as_deref());
-        let setting = settings.get(point.cell.as_str()).unwrap_or(&point.cell);
-        let same = |line: &Line| line.look == look && line.setting == *setting;
-        let at = lines.iter().position(same).unwrap_or_else(|| {
-            lines.push(Line { look, setting: setting.clone(), sums: BTreeMap::new() });
-            lines.len() - 1
-        });
-        let (sum, n) = lines[at].sums.entry(point.block).or_default();
-        (*sum, *n) = (*sum + value, *n + 1);
+    for point in report.blocks.iter().filter(|point| !point.setting.is_dense()) {
+        let Some(error) = point.relative_error.filter(|error| error.is_finite()) else { continue };
+        let place = (point.block as f64, error);
+        match lines.iter_mut().find(|line| *line.setting == point.setting) {
+            Some(line) => line.points.push(place),
+            None => lines.push(Line { setting: &point.setting, points: vec![place] }),
+        }
     }
+    lines.iter_mut().for_each(|line| line.points.sort_by(|a, b| a.0.total_cmp(&b.0)));
     lines
 }
 
 /// Lines, and at their ends what sparsity they are.
-fn draw_lines(frame: &Frame, lines: &[&Line]) -> Result<()> {
-    let mut ends: BTreeMap<&str, i32> = BTreeMap::new();
+fn draw_lines(frame: &Frame, lines: &[&Line], names: &Names) -> Result<()> {
+    let mut ends: BTreeMap<String, i32> = BTreeMap::new();
     for line in lines {
-        let path: Vec<Pixel> = line.points().filter_map(|(x, y)| frame.at(x, y)).collect();
-        frame.pen.line(&path, line.look.ink(), line.look.dash())?;
+        let look = names.look(line.setting);
+        let path: Vec<Pixel> = line.points.iter().filter_map(|(x, y)| frame.at(*x, *y)).collect();
+        frame.pen.line(&path, look.ink(), look.dash())?;
+        for (block, error) in &line.points {
+            let Some(at) = frame.at(*block, *error) else { continue };
+            frame.pen.hint(at, &format!("{}, block {block}: {}", line.setting.name, number(*error)));
+        }
         if let Some((_, y)) = path.last() {
-            ends.entry(&line.setting).or_insert(*y);
+            ends.entry(line.setting.strength()).or_insert(*y);
         }
     }
-    let mut ends: Vec<(&str, i32)> = ends.into_iter().collect();
+    let mut ends: Vec<(String, i32)> = ends.into_iter().collect();
     ends.sort_by_key(|end| end.1);
     let mut lowest = i32::MIN;
-    for (setting, y) in ends {
-        lowest = y.max(lowest.saturating_add(11 * SCALE));
-        frame.pen.text(setting, (frame.across.1 + 8, lowest - 5 * SCALE), HPos::Left)?;
+    for (strength, y) in ends {
+        lowest = y.max(lowest.saturating_add(13 * SCALE));
+        frame.pen.text(&strength, (frame.across.1 + 8, lowest - 6 * SCALE), HPos::Left)?;
     }
     Ok(())
 }

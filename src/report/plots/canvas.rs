@@ -4,6 +4,8 @@
 //! variables afterwards, and the page chooses them for light, dark and paper; and all is drawn [`SCALE`] times
 //! as large as it is shown.
 
+use std::cell::RefCell;
+
 use anyhow::Result;
 use minijinja::HtmlEscape;
 use plotters::coord::Shift;
@@ -12,7 +14,7 @@ use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use crate::report::html::{number, ratio};
+use super::super::text::{number, strength};
 
 pub const SCALE: i32 = 4;
 /// Colours that the page has for methods.
@@ -20,7 +22,10 @@ pub const COLOURS: usize = 8;
 /// Width and height of a chart, as shown.
 const CHART: (i32, i32) = (340, 290);
 /// Size of text. plotters takes the height of a line, and writes it divided by 1.24.
-const FONT: i32 = (11.0 * 1.24 * SCALE as f64) as i32;
+const FONT: i32 = (13.0 * 1.24 * SCALE as f64) as i32;
+
+/// How near the pointer has to be to a point to have its values said.
+const HINT: i32 = 6 * SCALE;
 
 /// In the drawing, [`SCALE`] a pixel as shown.
 pub type Pixel = (i32, i32);
@@ -56,9 +61,9 @@ impl Axis {
     pub fn with_ticks_at(mut self, values: impl Iterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
-        let room = (self.high - self.low) * 0.08;
+        let room = (self.high - self.low) * 0.1;
         values.dedup_by(|next, kept| *next - *kept < room);
-        self.ticks = values.into_iter().map(|v| (v, ratio(v))).collect();
+        self.ticks = values.into_iter().map(|v| (v, plain(v))).collect();
         self
     }
 
@@ -68,6 +73,11 @@ impl Axis {
         (self.low, self.high) = (self.low - whole * before, self.high + whole * after);
         self
     }
+}
+
+/// A round number without needless zeros.
+fn plain(x: f64) -> String {
+    strength("unstructured", x)
 }
 
 /// Where a value is on an axis; nowhere if it cannot be shown.
@@ -127,7 +137,7 @@ fn log_ticks(low: f64, high: f64) -> Vec<(f64, String)> {
     values
         .into_iter()
         .step_by(every)
-        .map(|v| (v, if (1e-4..1e6).contains(&v) { ratio(v) } else { number(v) }))
+        .map(|v| (v, if (1e-4..1e6).contains(&v) { plain(v) } else { number(v) }))
         .collect()
 }
 
@@ -171,8 +181,10 @@ impl Ink {
 pub fn svg(size: (i32, i32), label: &str, paint: impl FnOnce(&Pen) -> Result<()>) -> Result<String> {
     let (width, height) = ((size.0 * SCALE) as u32, (size.1 * SCALE) as u32);
     let mut drawn = String::new();
+    let hints = RefCell::default();
     {
-        let pen = Pen { root: SVGBackend::with_string(&mut drawn, (width, height)).into_drawing_area() };
+        let root = SVGBackend::with_string(&mut drawn, (width, height)).into_drawing_area();
+        let pen = Pen { root, hints: &hints };
         paint(&pen)?;
         pen.root.present()?;
     }
@@ -183,6 +195,8 @@ pub fn svg(size: (i32, i32), label: &str, paint: impl FnOnce(&Pen) -> Result<()>
     }
     let label = HtmlEscape(label);
     let body = drawn.split_once('>').map_or("", |(_, body)| body);
+    // Above all that is drawn, as plotters has no elements within others.
+    let body = body.replace("</svg>", &(hints.into_inner() + "</svg>"));
     Ok(format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" role=\"img\" \
          aria-label=\"{label}\"><title>{label}</title>{body}"
@@ -196,8 +210,8 @@ pub fn chart(label: &str, x: &Axis, y: &Axis, margin: i32, paint: impl FnOnce(&F
         let mut chart = ChartBuilder::on(&pen.root)
             .margin_top(6 * SCALE)
             .margin_right((6 + margin) * SCALE)
-            .x_label_area_size(34 * SCALE)
-            .y_label_area_size(if y.name.is_empty() { 44 * SCALE } else { 58 * SCALE })
+            .x_label_area_size(40 * SCALE)
+            .y_label_area_size(if y.name.is_empty() { 48 * SCALE } else { 66 * SCALE })
             .build_cartesian_2d(x.clone(), y.clone())?;
         chart
             .configure_mesh()
@@ -246,6 +260,8 @@ impl Frame<'_> {
 #[derive(Clone)]
 pub struct Pen<'a> {
     root: DrawingArea<SVGBackend<'a>, Shift>,
+    /// Elements that say something where the pointer rests on them.
+    hints: &'a RefCell<String>,
 }
 
 impl Pen<'_> {
@@ -274,6 +290,21 @@ impl Pen<'_> {
             self.root.draw(&PathElement::new(path, edge))?;
         }
         Ok(())
+    }
+
+    /// What a browser says where the pointer rests around a point.
+    pub fn hint(&self, at: Pixel, text: &str) {
+        self.hint_along(at, at.0, text);
+    }
+
+    /// The same, along a horizontal line.
+    pub fn hint_along(&self, (left, y): Pixel, right: i32, text: &str) {
+        let (x, y, width, height) = (left - HINT, y - HINT, right - left + 2 * HINT, 2 * HINT);
+        let title = HtmlEscape(text);
+        *self.hints.borrow_mut() += &format!(
+            "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" fill=\"transparent\">\
+             <title>{title}</title></rect>"
+        );
     }
 
     /// A translucent area.

@@ -5,14 +5,11 @@ mod canvas;
 mod scatter;
 mod sparsity;
 
-#[cfg(test)]
-pub mod sample;
-
 use anyhow::Result;
 use serde::Serialize;
 
 use self::canvas::{COLOURS, Ink, Pen, Pixel, svg};
-use super::{CellRow, Report};
+use super::{Report, Setting, Value, text};
 
 /// Metrics that are ratios, so that their axis is logarithmic.
 const LOGARITHMIC: [&str; 1] = ["perplexity"];
@@ -27,7 +24,7 @@ pub struct Plots {
     pub pattern_key: Option<Key>,
     /// A group a suite, a plot a metric.
     pub metrics: Vec<Group>,
-    /// A group a downstream score, a plot an intrinsic metric.
+    /// A group a downstream score, a plot a metric of the model.
     pub scatters: Vec<Group>,
     /// A group a quantity, a plot a method.
     pub blocks: Vec<Group>,
@@ -80,7 +77,7 @@ struct Names<'a> {
     patterns: bool,
 }
 
-/// How cells of a method and calibration look: colour by method, shape and dashes by calibration.
+/// How settings of a method and calibration look: colour by method, shape and dashes by calibration.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Look {
     method: usize,
@@ -89,22 +86,22 @@ struct Look {
 
 impl<'a> Names<'a> {
     fn of(report: &'a Report) -> Self {
-        let rows = || report.suites.iter().flat_map(|suite| &suite.rows).filter(|row| !is_dense(row));
-        let blocks = report.blocks.iter().filter(|point| point.method != "dense");
-        let of_blocks = blocks.map(|point| (&point.method, &point.calibration));
-        let patterns = rows().any(|row| row.pattern != "unstructured");
+        let of_suites = report.suites.iter().flat_map(|suite| &suite.rows).map(|row| &row.setting);
+        let all: Vec<&Setting> = of_suites.chain(report.blocks.iter().map(|point| &point.setting)).collect();
+        let patterns = all.iter().any(|setting| is_n_of_m(setting));
         let mut names = Self { methods: vec![], calibrations: vec![], looks: vec![], patterns };
-        for (method, calibration) in rows().map(|row| (&row.method, &row.calibration)).chain(of_blocks) {
-            let method = place_of(&mut names.methods, method);
-            let calibration = calibration.as_deref().map(|name| place_of(&mut names.calibrations, name));
+        for setting in all.into_iter().filter(|setting| !setting.is_dense()) {
+            let method = place_of(&mut names.methods, &setting.method);
+            let calibration = setting.calibration.as_deref().map(|name| place_of(&mut names.calibrations, name));
             place_of(&mut names.looks, Look { method, calibration });
         }
         names
     }
 
-    fn look(&self, method: &str, calibration: Option<&str>) -> Look {
+    fn look(&self, setting: &Setting) -> Look {
+        let calibration = setting.calibration.as_deref();
         let calibration = calibration.and_then(|name| self.calibrations.iter().position(|known| *known == name));
-        Look { method: self.methods.iter().position(|known| *known == method).unwrap_or(0), calibration }
+        Look { method: self.methods.iter().position(|known| *known == setting.method).unwrap_or(0), calibration }
     }
 }
 
@@ -138,8 +135,15 @@ fn place_of<T: PartialEq>(list: &mut Vec<T>, item: T) -> usize {
     })
 }
 
-fn is_dense(row: &CellRow) -> bool {
-    row.pattern == "dense"
+/// Whether there are different ones of some numbers that can be shown: else a plot of them shows nothing.
+fn differ(values: impl IntoIterator<Item = f64>) -> bool {
+    let mut values = values.into_iter().filter(|v| v.is_finite());
+    values.next().is_some_and(|first| values.any(|v| v != first))
+}
+
+/// A setting's value and interval, as a hint says them.
+fn said(setting: &Setting, value: &Value) -> String {
+    format!("{}: {}", setting.name, text::with_interval(value.value, value.low, value.high))
 }
 
 /// Left end, middle and right end of a key.
@@ -161,8 +165,8 @@ fn keys(names: &Names) -> Result<Vec<Key>> {
     names.looks.iter().map(of).collect()
 }
 
-fn is_n_of_m(pattern: &str) -> bool {
-    pattern != "unstructured"
+fn is_n_of_m(setting: &Setting) -> bool {
+    !["unstructured", "dense"].contains(&setting.pattern.as_str())
 }
 
 fn is_log(metric: &str) -> bool {
@@ -171,6 +175,7 @@ fn is_log(metric: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sample;
     use super::*;
 
     /// All plots of a report, and the keys.
@@ -220,7 +225,10 @@ mod tests {
         for suite in &mut report.suites {
             suite.suite = "<b>&\"".into();
             suite.metrics.iter_mut().for_each(|column| column.name += "</svg>'\"&");
-            suite.rows.iter_mut().for_each(|row| row.calibration = row.calibration.as_ref().map(|_| "<i \"&".into()));
+            for setting in suite.rows.iter_mut().map(|row| &mut row.setting) {
+                setting.calibration = setting.calibration.as_ref().map(|_| "<i \"&".into());
+                setting.name += "</title><script>";
+            }
         }
         for svg in drawn(&report) {
             assert!(is_well_formed(&svg), "{svg}");
@@ -241,12 +249,50 @@ mod tests {
             groups.iter().map(|g| (g.title.clone(), g.plots.iter().map(|p| p.title.clone()).collect())).collect()
         };
         let named = |title: &str, plots: &[&str]| (title.to_owned(), plots.iter().map(|p| p.to_string()).collect());
-        let (language, task) = (["loss", "perplexity", "js_divergence"], ["f1", "rouge1"]);
+        let (language, task) = (["perplexity", "js_divergence"], ["f1", "rouge1"]);
         assert_eq!(titles(&plots.metrics), [named("language", &language), named("task", &task)]);
         let intrinsic = ["perplexity on language", "js_divergence on language"];
         assert_eq!(titles(&plots.scatters), [named("f1 on task", &intrinsic), named("rouge1 on task", &intrinsic)]);
-        let error = named("relative output error, log scale", &["wanda"]);
-        assert_eq!(titles(&plots.blocks), [error, named("sparsity", &["magnitude", "wanda"])]);
+        assert_eq!(titles(&plots.blocks), [named("Error by block, log scale", &["magnitude", "wanda"])]);
+    }
+
+    #[test]
+    fn every_value_is_said_where_the_pointer_rests_on_it() {
+        let report = sample::report();
+        let plots = Plots::of(&report).unwrap();
+        let f1 = &plots.metrics[1].plots[0].svg;
+        for row in &report.suites[1].rows {
+            assert!(f1.contains(&format!("<title>{}</title>", said(&row.setting, &row.values[0]))), "{f1}");
+        }
+        assert!(plots.blocks[0].plots[1].svg.contains("<title>wanda-0.6-prose, block 3: 0.250</title>"));
+        let point = "<title>wanda-0.6-prose\nperplexity: 21.7 [20.0, 23.5]\nf1: 0.45 [0.34, 0.56]</title>";
+        assert!(plots.scatters[0].plots[0].svg.contains(point), "{}", plots.scatters[0].plots[0].svg);
+    }
+
+    #[test]
+    fn there_is_no_plot_where_there_is_nothing_to_show() {
+        let counts_after = |change: &dyn Fn(&mut Report)| {
+            let mut report = sample::report();
+            change(&mut report);
+            let plots = Plots::of(&report).unwrap();
+            [plots.metrics, plots.scatters, plots.blocks]
+                .map(|groups| groups.iter().map(|g| g.plots.len()).sum::<usize>())
+        };
+        let rows = |report: &mut Report, keep: &dyn Fn(&Setting) -> bool| {
+            report.suites.iter_mut().for_each(|suite| suite.rows.retain(|row| keep(&row.setting)));
+            report.blocks.retain(|point| keep(&point.setting));
+        };
+        assert_eq!(counts_after(&|_| ()), [4, 4, 2]);
+        // One sparsity.
+        assert_eq!(counts_after(&|r| rows(r, &|s| s.sparsity != 0.6)), [0, 4, 2]);
+        // One setting, and none.
+        assert_eq!(counts_after(&|r| rows(r, &|s| s.is_dense() || s.name == "magnitude-0.5")), [0, 0, 1]);
+        assert_eq!(counts_after(&|r| rows(r, &Setting::is_dense)), [0; 3]);
+        // All values of rouge1 are equal.
+        let equal = |r: &mut Report| r.suites[1].rows.iter_mut().for_each(|row| row.values[1].value = 0.5);
+        assert_eq!(counts_after(&equal), [3, 2, 2]);
+        // One block.
+        assert_eq!(counts_after(&|r| r.blocks.retain(|point| point.block == 0)), [4, 4, 0]);
     }
 
     #[test]

@@ -1,14 +1,15 @@
-//! Intrinsic metrics against downstream scores.
+//! Metrics of the model against downstream scores.
 
 use anyhow::Result;
 use plotters::style::text_anchor::HPos;
 
+use super::super::predictors::ranks_alike;
+use super::super::text::{counted, with_interval};
+use super::super::{MetricColumn, Report, Setting, SuiteReport, Value};
 use super::canvas::{Axis, Ink, chart};
-use super::{Group, Names, Plot, is_dense, is_log, is_n_of_m};
-use crate::report::html::{interval, number};
-use crate::report::{CellRow, MetricColumn, Report, SuiteReport};
+use super::{Group, Names, Plot, differ, is_log, is_n_of_m};
 
-/// Intrinsic metrics that are set against downstream scores, where there are any of them.
+/// Metrics of the model that are set against downstream scores, where there are any of them.
 const INTRINSIC: [&str; 2] = ["perplexity", "js_divergence"];
 
 /// A metric of a suite.
@@ -27,14 +28,14 @@ impl<'a> Measure<'a> {
         &self.suite.metrics[self.metric]
     }
 
-    /// Cells with their values.
-    fn values(&self) -> impl Iterator<Item = (&'a CellRow, f64)> {
+    /// Settings with their values.
+    fn values(&self) -> impl Iterator<Item = (&'a Setting, &'a Value)> {
         let metric = self.metric;
-        self.suite.rows.iter().filter_map(move |row| Some((row, row.values.get(metric)?.value)))
+        self.suite.rows.iter().filter_map(move |row| Some((&row.setting, row.values.get(metric)?)))
     }
 }
 
-/// Each intrinsic metric against each downstream score, over the cells.
+/// Each metric of the model against each downstream score, over the settings.
 pub fn plots(report: &Report, names: &Names) -> Result<Vec<Group>> {
     let (scores, mut intrinsic): (Vec<_>, Vec<_>) = Measure::all(report).partition(|m| m.column().downstream);
     if intrinsic.iter().any(|m| INTRINSIC.contains(&m.column().name.as_str())) {
@@ -53,32 +54,40 @@ pub fn plots(report: &Report, names: &Names) -> Result<Vec<Group>> {
 }
 
 fn scatter(report: &Report, metric: &Measure, score: &Measure, names: &Names) -> Result<Option<Plot>> {
-    let value = |cell: &str| score.values().find(|(row, _)| row.cell == cell).map(|(_, value)| value);
-    let points: Vec<_> = metric.values().filter_map(|(row, x)| Some((row, x, value(&row.cell)?))).collect();
-    if points.iter().all(|(row, ..)| is_dense(row)) {
+    let of_score = |setting: &Setting| score.values().find(|(other, _)| *other == setting).map(|(_, value)| value);
+    let points: Vec<_> = metric.values().filter_map(|(setting, x)| Some((setting, x, of_score(setting)?))).collect();
+    let pruned = || points.iter().filter(|(setting, ..)| !setting.is_dense());
+    if !differ(pruned().map(|p| p.1.value)) || !differ(pruned().map(|p| p.2.value)) {
         return Ok(None);
     }
     let (name, other) = (&metric.column().name, &score.column().name);
-    let Some(x) = Axis::over(name, is_log(name), points.iter().map(|p| p.1)) else { return Ok(None) };
-    let Some(y) = Axis::over(other, is_log(other), points.iter().map(|p| p.2)) else { return Ok(None) };
+    let Some(x) = Axis::over(name, is_log(name), points.iter().map(|p| p.1.value)) else { return Ok(None) };
+    let Some(y) = Axis::over(other, is_log(other), points.iter().map(|p| p.2.value)) else { return Ok(None) };
     let title = format!("{name} on {}", metric.suite.suite);
     let svg = chart(&format!("{other} on {} against {title}", score.suite.suite), &x, &y, 0, |frame| {
-        for (row, x, y) in &points {
-            let Some(at) = frame.at(*x, *y) else { continue };
-            if is_dense(row) {
+        for (setting, x, y) in &points {
+            let Some(at) = frame.at(x.value, y.value) else { continue };
+            if setting.is_dense() {
                 frame.pen.mark(at, &[], Ink::Faint, false)?;
                 frame.pen.text("dense", (at.0 + 24, at.1 - 24), HPos::Left)?;
             } else {
-                let look = names.look(&row.method, row.calibration.as_deref());
-                frame.pen.mark(at, look.outline(), look.ink(), is_n_of_m(&row.pattern))?;
+                let look = names.look(setting);
+                frame.pen.mark(at, look.outline(), look.ink(), is_n_of_m(setting))?;
             }
+            let said = |v: &Value| with_interval(v.value, v.low, v.high);
+            frame.pen.hint(at, &format!("{}\n{name}: {}\n{other}: {}", setting.name, said(x), said(y)));
         }
         Ok(())
     })?;
     let known = report.predictors.iter().find(|p| {
-        (&p.suite, &p.metric) == (&metric.suite.suite, name)
+        p.within.is_none()
+            && p.suite == metric.suite.suite
+            && ranks_alike(&p.metric, name)
             && (&p.downstream_suite, &p.downstream_metric) == (&score.suite.suite, other)
     });
-    let note = known.map(|p| format!("ρ {}{}, {} cells", number(p.spearman), interval(p.low, p.high), p.cells));
+    let note = known.map(|p| {
+        let correlation = with_interval(p.spearman, p.low, p.high);
+        format!("rank correlation {correlation}, {}", counted(p.settings, "settings"))
+    });
     Ok(Some(Plot { title, note: note.unwrap_or_default(), svg }))
 }

@@ -1,0 +1,78 @@
+//! The table to decide by: every setting by the one metric that the report is about.
+
+use std::collections::HashMap;
+
+use super::{Contrast, Decision, DecisionRow, Setting, SettingRow, SuiteReport};
+use crate::results::Manifest;
+
+/// What the cells of a setting cost, one a seed.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Cost {
+    pub seconds: Vec<f64>,
+    /// Weights that are zero.
+    pub zeros: Vec<f64>,
+}
+
+/// The rows by sparsity, in the order of the recipe, dense first.
+pub fn decision(
+    manifest: &Manifest,
+    suites: &[SuiteReport],
+    contrasts: &[Contrast],
+    costs: &HashMap<String, Cost>,
+) -> Option<Decision> {
+    let (suite, metric) = manifest.recipe.primary()?;
+    let suite = suites.iter().find(|s| s.suite == suite)?;
+    let column = suite.metrics.iter().position(|m| m.name == metric.as_str())?;
+    let rows = by_strength(suite).into_iter().map(|row| DecisionRow {
+        setting: row.setting.clone(),
+        value: row.values[column].clone(),
+        best: is_best(suite, column, row),
+        seconds: costs.get(&row.setting.name).and_then(|cost| mean(&cost.seconds)),
+        parameters: parameters(manifest, &row.setting, costs.get(&row.setting.name)),
+    });
+    let is_told = |c: &&Contrast| c.axis == "dense" && c.suite == suite.suite && c.metric == metric.as_str();
+    Some(Decision {
+        suite: suite.suite.clone(),
+        metric: metric.as_str().to_owned(),
+        higher_is_better: metric.higher_is_better(),
+        samples: suite.samples,
+        unit: suite.unit.clone(),
+        margin: manifest.recipe.report.margin.of(metric),
+        comparisons: contrasts.iter().filter(is_told).count() as u64,
+        rows: rows.collect(),
+    })
+}
+
+/// Settings of one sparsity next to each other.
+fn by_strength(suite: &SuiteReport) -> Vec<&SettingRow> {
+    let mut groups: Vec<(String, Vec<&SettingRow>)> = vec![];
+    for row in &suite.rows {
+        let strength = row.setting.strength();
+        match groups.iter_mut().find(|(name, _)| *name == strength) {
+            Some((_, rows)) => rows.push(row),
+            None => groups.push((strength, vec![row])),
+        }
+    }
+    groups.into_iter().flat_map(|(_, rows)| rows).collect()
+}
+
+/// Whether no setting of the same sparsity has a better mean.
+fn is_best(suite: &SuiteReport, column: usize, row: &SettingRow) -> bool {
+    let higher = suite.metrics[column].higher_is_better;
+    let rank = |row: &SettingRow| if higher { row.values[column].value } else { -row.values[column].value };
+    let rivals = suite.rows.iter().filter(|other| other.setting.strength() == row.setting.strength());
+    !row.setting.is_dense() && !rank(row).is_nan() && rivals.map(rank).all(|other| other.is_nan() || other <= rank(row))
+}
+
+/// Parameters that are not zero: what the model has, without the zeros among the weights of its linears.
+fn parameters(manifest: &Manifest, setting: &Setting, cost: Option<&Cost>) -> Option<u64> {
+    let all = manifest.model.parameters;
+    if setting.is_dense() {
+        return Some(all);
+    }
+    Some(all.saturating_sub(mean(&cost?.zeros)?.round() as u64))
+}
+
+fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}

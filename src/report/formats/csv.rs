@@ -1,0 +1,111 @@
+//! Every value of every setting, in one table for pandas, R or a spreadsheet.
+//!
+//! RFC 4180: commas, quotes where they are needed, a header; nothing where there is no value.
+
+use ::csv::{Terminator, WriterBuilder};
+use anyhow::Result;
+
+use super::super::{Report, SettingRow, SuiteReport};
+
+/// The names of the columns. `delta` and what follows it are of the difference to dense.
+const COLUMNS: [&str; 20] = [
+    "study",
+    "setting",
+    "method",
+    "sparsity",
+    "pattern",
+    "calibration",
+    "suite",
+    "metric",
+    "value",
+    "low",
+    "high",
+    "spread",
+    "seeds",
+    "n",
+    "delta",
+    "delta_low",
+    "delta_high",
+    "p_value",
+    "p_adjusted",
+    "verdict",
+];
+
+/// A row for each suite, setting and metric, with all digits.
+pub fn csv(report: &Report) -> Result<String> {
+    let mut writer = WriterBuilder::new().terminator(Terminator::CRLF).from_writer(vec![]);
+    writer.write_record(COLUMNS)?;
+    for suite in &report.suites {
+        for row in &suite.rows {
+            for metric in 0..suite.metrics.len() {
+                writer.write_record(record(&report.study, suite, row, metric))?;
+            }
+        }
+    }
+    Ok(String::from_utf8(writer.into_inner()?)?)
+}
+
+fn record(study: &str, suite: &SuiteReport, row: &SettingRow, metric: usize) -> [String; 20] {
+    let (setting, v) = (&row.setting, &row.values[metric]);
+    let difference = v.to_dense.as_ref();
+    let maybe = |x: Option<f64>| x.map_or(String::new(), |x| x.to_string());
+    [
+        study.into(),
+        setting.name.clone(),
+        setting.method.clone(),
+        setting.sparsity.to_string(),
+        setting.pattern.clone(),
+        setting.calibration.clone().unwrap_or_default(),
+        suite.suite.clone(),
+        suite.metrics[metric].name.clone(),
+        v.value.to_string(),
+        maybe(v.low),
+        maybe(v.high),
+        maybe(v.spread),
+        v.seeds.to_string(),
+        suite.samples.to_string(),
+        maybe(difference.map(|d| d.delta)),
+        maybe(difference.and_then(|d| d.low)),
+        maybe(difference.and_then(|d| d.high)),
+        maybe(difference.and_then(|d| d.p_value)),
+        maybe(difference.and_then(|d| d.p_adjusted)),
+        difference.map_or(String::new(), |d| d.verdict.name().into()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::sample;
+    use super::*;
+
+    #[test]
+    fn what_is_written_reads_back_to_the_last_digit() {
+        let mut report = sample::report();
+        report.study = "a \"study\", of\ntwo lines".into();
+        report.suites[1].rows[2].values[0].value = 0.1 + 0.2;
+        let text = csv(&report).unwrap();
+        let mut reader = ::csv::Reader::from_reader(text.as_bytes());
+        assert_eq!(reader.headers().unwrap().iter().collect::<Vec<_>>(), COLUMNS);
+        let rows: Vec<::csv::StringRecord> = reader.records().map(Result::unwrap).collect();
+        let mut rows = rows.iter();
+        let number = |text: &str| if text.is_empty() { None } else { Some(text.parse::<f64>().unwrap()) };
+        for suite in &report.suites {
+            for (row, (value, metric)) in
+                suite.rows.iter().flat_map(|row| row.values.iter().zip(&suite.metrics).map(move |v| (row, v)))
+            {
+                let read = rows.next().unwrap();
+                let at = |column: &str| &read[COLUMNS.iter().position(|c| *c == column).unwrap()];
+                assert_eq!(at("study"), report.study);
+                assert_eq!([at("setting"), at("suite"), at("metric")], [&row.setting.name, &suite.suite, &metric.name]);
+                assert_eq!(number(at("value")), Some(value.value));
+                assert_eq!([number(at("low")), number(at("high"))], [value.low, value.high]);
+                assert_eq!([number(at("spread")), number(at("n"))], [value.spread, Some(suite.samples as f64)]);
+                let difference = value.to_dense.as_ref();
+                assert_eq!(number(at("delta")), difference.map(|d| d.delta));
+                assert_eq!(number(at("p_adjusted")), difference.and_then(|d| d.p_adjusted));
+                assert_eq!(at("verdict"), difference.map_or("", |d| d.verdict.name()));
+            }
+        }
+        assert!(rows.next().is_none());
+    }
+}

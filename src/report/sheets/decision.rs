@@ -1,0 +1,93 @@
+//! The table to decide by.
+
+use super::super::text::{counted, duration, short};
+use super::super::{Decision, DecisionRow, Value};
+use super::{Column, Entry, Row, Sheet, by_sparsity, direction};
+
+pub fn sheet(decision: &Decision) -> Sheet {
+    let title = format!("{} on {}", decision.metric, decision.suite);
+    let is_one_seed = decision.rows.iter().all(|row| row.value.seeds == 1);
+    let columns = vec![
+        Column::text("setting"),
+        Column::metric(&decision.metric, decision.higher_is_better),
+        Column::text("verdict"),
+        Column::number("difference to dense"),
+        Column::number("adj. p"),
+        Column::number("seeds"),
+        Column::number(if is_one_seed { "time" } else { "time a seed" }),
+        Column::number("nonzero"),
+    ];
+    let mut sheet = Sheet::new("decision", &title, columns);
+    for group in by_sparsity(&decision.rows, |row| &row.setting) {
+        // Where all are the best, none is.
+        let differ = group.rows.iter().any(|row| !row.best);
+        for (i, row) in group.rows.iter().enumerate() {
+            let (is_best, is_first) = (row.best && differ, group.is_apart && i == 0);
+            sheet.rows.push(Row { entries: entries(row, is_best).into(), is_best, is_first });
+        }
+    }
+    let seeds = sheet.take_constant("seeds");
+    sheet.notes = notes(decision, seeds.as_deref());
+    sheet.without_empty_columns()
+}
+
+fn entries(row: &DecisionRow, is_best: bool) -> [Entry; 8] {
+    let Value { value, low, high, seeds, ref to_dense, .. } = row.value;
+    let difference = to_dense.as_ref();
+    let is_calibrated = row.setting.calibration.is_some();
+    [
+        Entry::text(&row.setting.name),
+        Entry { is_best, ..Entry::measured(value, low, high) },
+        difference.map_or_else(Entry::default, |d| Entry::text(d.verdict.name())),
+        difference.map_or_else(Entry::default, Entry::difference),
+        Entry::p_value(difference.and_then(|d| d.p_adjusted)),
+        // What is not calibrated has no seeds to differ by.
+        if is_calibrated { Entry::count(seeds) } else { Entry::default() },
+        row.seconds.map_or_else(Entry::default, |s| Entry::said(s, duration(s))),
+        row.parameters.map_or_else(Entry::default, |n| Entry::said(n as f64, short(n))),
+    ]
+}
+
+/// What the table rests on; `seeds` is how many each calibrated setting has, where all have as many.
+fn notes(decision: &Decision, seeds: Option<&str>) -> Vec<String> {
+    let samples = counted(decision.samples, &decision.unit);
+    let over = if seeds == Some("1") { "" } else { " over samples and seeds" };
+    let mut notes = vec![format!("{samples}; {}; 95% intervals{over}.", direction(decision.higher_is_better))];
+    notes.push(margin(decision));
+    if decision.comparisons > 1 {
+        notes.push(format!("p and verdicts are adjusted for {} comparisons (Holm).", decision.comparisons));
+    }
+    let is_calibrated = decision.rows.iter().any(|row| row.setting.calibration.is_some());
+    let has_one_seed = |row: &DecisionRow| row.setting.calibration.is_some() && row.value.seeds == 1;
+    match seeds {
+        Some("1") => notes.push("One calibration seed: how far others would differ is unknown.".into()),
+        Some(n) => notes.push(format!("Calibrated settings are means over {n} seeds.")),
+        None if is_calibrated && decision.rows.iter().any(has_one_seed) => {
+            notes.push("Of settings with one seed, how far other seeds would differ is unknown.".into());
+        }
+        None => {}
+    }
+    if decision.rows.iter().any(|row| row.parameters.is_some()) {
+        notes.push("Nonzero: the parameters left.".into());
+    }
+    let needed = decision.rows.iter().filter_map(|row| row.value.to_dense.as_ref()?.needed).max();
+    if let Some(needed) = needed {
+        let needed = counted(needed, &decision.unit);
+        notes.push(format!("{samples} are too few to tell settings apart; {needed} could be enough."));
+    }
+    notes
+}
+
+/// Which differences count as none, in words; those of perplexity are ratios.
+fn margin(decision: &Decision) -> String {
+    let margin = match decision.metric.as_str() {
+        "perplexity" => format!("{}%", rounded(100.0 * decision.margin.exp_m1(), 10.0)),
+        _ => rounded(decision.margin, 1e4).to_string(),
+    };
+    format!("Margin within which a value counts as the dense model's: {margin}.")
+}
+
+/// To so many parts of one; written, it has no more digits than it needs.
+fn rounded(x: f64, parts: f64) -> f64 {
+    (x * parts).round() / parts
+}
