@@ -18,6 +18,7 @@ fn calipr() -> ExitCode {
         Command::Run(args) => args.run(),
         Command::Plan(args) => args.plan(),
         Command::Report(args) => args.report(),
+        Command::Compare(args) => args.compare(),
         Command::Reproduce(args) => args.reproduce(),
         Command::Bench(args) => args.bench(),
         Command::Cache(args) => args.cache(),

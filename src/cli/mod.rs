@@ -2,6 +2,7 @@
 
 mod bench;
 mod cache;
+mod compare;
 mod environment;
 mod line;
 mod plan;
@@ -56,6 +57,10 @@ pub enum Command {
     ///
     /// --to report.html also has plots; .csv is every value in one table, .tex tables for a paper.
     Report(report::ReportArgs),
+    /// Set two or more studies side by side: what was run otherwise, and every setting that they share.
+    ///
+    /// The others are compared with the first, paired where they have the same samples of a suite.
+    Compare(compare::CompareArgs),
     /// Run a study again from its results' run.json, all of it, and compare its values with the recorded ones.
     ///
     /// Exit codes: 0 all values are reproduced, 1 some are not, or the study cannot run.

@@ -3,6 +3,7 @@
 //! A [`Report`] holds numbers and no layout; `sheets` lays it out as tables of text, the same for every format; a file of
 //! [`formats`] writes it as one format has it.
 
+mod compare;
 mod comparison;
 mod decision;
 mod facts;
@@ -21,6 +22,7 @@ mod sample;
 
 use serde::Serialize;
 
+pub use compare::SideBySide;
 pub use comparison::{Apart, Comparison, TOLERANCE};
 pub use read::Wanted;
 

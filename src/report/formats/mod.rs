@@ -1,5 +1,6 @@
 //! A report as each format writes it, a file a format.
 
+mod compare;
 mod csv;
 mod html;
 mod json;
@@ -15,7 +16,7 @@ use clap::ValueEnum;
 
 pub use terminal::summary;
 
-use super::Report;
+use super::{Report, SideBySide};
 
 /// Lists the formats: the endings of files that are written so, and what writes them.
 macro_rules! formats {
@@ -56,6 +57,14 @@ formats! {
 }
 
 impl Format {
+    /// Studies side by side, in this format.
+    ///
+    /// # Errors
+    /// Where it has none for them.
+    pub fn write_side_by_side(self, studies: &SideBySide, columns: Option<usize>) -> Result<String> {
+        compare::compare(self, studies, columns)
+    }
+
     /// The format of a file with this name; None where its ending is none that is known.
     pub fn of(path: &Path) -> Option<Self> {
         let ending = path.extension()?.to_str()?.to_ascii_lowercase();

@@ -2,11 +2,13 @@
 
 mod blocks;
 mod cells;
+mod compare;
 mod contrasts;
 mod decision;
 mod predictors;
 mod suites;
 
+pub use compare::sheets as side_by_side;
 use serde::Serialize;
 
 use super::text::{interval, p_value, signed, within};

@@ -1,0 +1,292 @@
+//! Studies side by side: what differs between them, and every setting that several of them have.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use polars::prelude::*;
+use serde::Serialize;
+
+use super::read::setting_of;
+use super::tables::{Frame, Tables};
+use super::{Difference, Report, SuiteReport, Value, Wanted, facts};
+use crate::fault::Fault;
+use crate::metrics::Metric;
+use crate::recipe::{Suite, Unit, WindowUnit};
+use crate::results::{Manifest, SampleUnit, SuiteEntry};
+use crate::statistics::{self, Share, Verdict, contrast, fewest, holm, verdict};
+
+/// Two or more studies. The first is the one that the others are compared with.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SideBySide {
+    pub studies: Vec<String>,
+    /// What was run otherwise, one entry a study; none where a study has no such thing.
+    pub differs: Vec<Differs>,
+    pub suites: Vec<Compared>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Differs {
+    pub name: String,
+    pub values: Vec<Option<String>>,
+}
+
+/// A suite that several studies have.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Compared {
+    pub suite: String,
+    /// How many samples each study has.
+    pub samples: Vec<Option<u64>>,
+    /// How many of the first study's samples each has too: differences are paired on these.
+    pub shared: Vec<u64>,
+    /// How many differences their p-values are adjusted for.
+    pub comparisons: u64,
+    pub rows: Vec<ComparedRow>,
+}
+
+/// A setting by a metric, in every study that has it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ComparedRow {
+    pub setting: String,
+    pub metric: String,
+    pub values: Vec<Option<Value>>,
+    /// To the first study over the samples that both have, one entry a study; none of the first itself, and where no
+    /// sample is shared.
+    pub differences: Vec<Option<Difference>>,
+}
+
+/// A study that was read.
+struct Study {
+    name: String,
+    report: Report,
+    manifest: Manifest,
+    dir: PathBuf,
+}
+
+/// A setting's replicates on a suite, by metric.
+type Replicates = BTreeMap<(String, &'static str), Vec<Vec<Share>>>;
+
+impl SideBySide {
+    /// Reads the tables of studies.
+    ///
+    /// # Errors
+    /// Where there are fewer than two, or one cannot be read.
+    pub fn read(dirs: &[PathBuf]) -> Result<Self> {
+        if dirs.len() < 2 {
+            return Err(Fault("give two or more folders of results, such as results/a results/b".into()).into());
+        }
+        let studies: Vec<Study> = dirs.iter().map(|dir| Study::read(dir)).collect::<Result<_>>()?;
+        let named = |i: usize| {
+            let shared = studies.iter().filter(|study| study.name == studies[i].name).count() > 1;
+            if shared { studies[i].dir.display().to_string() } else { studies[i].name.clone() }
+        };
+        let mut suites = vec![];
+        for suite in &studies[0].report.suites {
+            suites.extend(compared(&studies, suite)?);
+        }
+        Ok(Self { studies: (0..studies.len()).map(named).collect(), differs: differs(&studies), suites })
+    }
+}
+
+impl Study {
+    fn read(dir: &Path) -> Result<Self> {
+        let report = Report::read(dir, &Wanted { count: 0, ..Wanted::default() })?;
+        let manifest = Manifest::read(dir)?;
+        Ok(Self { name: report.study.clone(), report, manifest, dir: dir.to_owned() })
+    }
+
+    fn suite(&self, name: &str) -> Option<&SuiteReport> {
+        self.report.suites.iter().find(|suite| suite.suite == name)
+    }
+
+    fn value(&self, suite: &str, setting: &str, metric: &str) -> Option<Value> {
+        let suite = self.suite(suite)?;
+        let column = suite.metrics.iter().position(|column| column.name == metric)?;
+        let row = suite.rows.iter().find(|row| row.setting.name == setting)?;
+        Some(row.values[column].clone())
+    }
+
+    /// The samples of a suite, in their order.
+    fn samples(&self, suite: &str) -> Result<Frame> {
+        let name = suite.to_owned();
+        let in_order = |t: LazyFrame| t.filter(col("suite").eq(lit(name))).sort(["cell", "sample"], Default::default());
+        Tables { dir: &self.dir }.query("samples", in_order)
+    }
+}
+
+/// What the studies' facts say otherwise.
+fn differs(studies: &[Study]) -> Vec<Differs> {
+    let facts: Vec<_> = studies.iter().map(|study| facts::facts(&study.manifest)).collect();
+    let mut names: Vec<String> = vec![];
+    for fact in facts.iter().flatten() {
+        if !names.contains(&fact.name) {
+            names.push(fact.name.clone());
+        }
+    }
+    let of = |name: String| {
+        let value =
+            |facts: &Vec<super::Fact>| facts.iter().find(|fact| fact.name == name).map(|fact| fact.value.clone());
+        let values: Vec<Option<String>> = facts.iter().map(value).collect();
+        Differs { name, values }
+    };
+    names.into_iter().map(of).filter(|differs| differs.values.iter().any(|v| *v != differs.values[0])).collect()
+}
+
+/// A suite of the first study, in all that have it.
+fn compared(studies: &[Study], suite: &SuiteReport) -> Result<Option<Compared>> {
+    let name = &suite.suite;
+    if studies.iter().filter(|study| study.suite(name).is_some()).count() < 2 {
+        return Ok(None);
+    }
+    let frames: Vec<Option<Frame>> = studies
+        .iter()
+        .map(|study| study.suite(name).map(|_| study.samples(name)).transpose())
+        .collect::<Result<_>>()?;
+    let mut shared = vec![];
+    for (study, frame) in studies.iter().zip(&frames) {
+        shared.push(match (&frames[0], frame) {
+            (Some(of_first), Some(frame)) => shared_samples(&studies[0], study, name, of_first, frame)?,
+            _ => 0,
+        });
+    }
+    // Of two studies, a sample that only one of them has says nothing.
+    let shares_of = |i: usize, samples: usize| {
+        frames[i].as_ref().map_or_else(|| Ok(Replicates::new()), |f| shares(f, suite, samples))
+    };
+    let mut replicates: Vec<[Replicates; 2]> = vec![];
+    for (i, &samples) in shared.iter().enumerate() {
+        replicates.push([shares_of(i, samples)?, shares_of(0, samples)?]);
+    }
+    let margin = &studies[0].manifest.recipe.report.margin;
+    let mut rows = vec![];
+    for setting in suite.rows.iter().map(|row| &row.setting) {
+        for column in &suite.metrics {
+            let values: Vec<_> = studies.iter().map(|study| study.value(name, &setting.name, &column.name)).collect();
+            if values.iter().flatten().count() < 2 {
+                continue;
+            }
+            let metric = Metric::named(&column.name).expect("the report knows it");
+            let samples = |of: &Replicates| {
+                let found = of.get(&(setting.name.clone(), metric.as_str()))?.clone();
+                let drawn = setting.calibration.is_some();
+                Some(if drawn {
+                    statistics::Setting::drawn(found)
+                } else {
+                    statistics::Setting::fixed(found[0].clone())
+                })
+            };
+            let difference = |i: usize| {
+                let [own, of_first] = &replicates[i];
+                let found = contrast(&metric.quantity(), &samples(own)?, &samples(of_first)?, margin.of(metric));
+                Some((found, shared[i] as u64))
+            };
+            let differences = (0..studies.len()).map(|i| if i == 0 { None } else { difference(i) }).collect();
+            rows.push((setting.name.clone(), metric, values, differences));
+        }
+    }
+    let samples = studies.iter().map(|study| study.suite(name).map(|suite| suite.samples)).collect();
+    Ok(Some(judged(name, samples, shared.iter().map(|&n| n as u64).collect(), rows)))
+}
+
+/// How many samples of a suite two studies share; samples come from the start, so that these are the first ones of each.
+/// Windows are the same where the same tokenizer cut the same rows alike, prompts where their texts are.
+fn shared_samples(first: &Study, other: &Study, suite: &str, of_first: &Frame, of_other: &Frame) -> Result<usize> {
+    let entries = [first, other].map(|study| study.manifest.suites.get(suite));
+    let [Some(one), Some(two)] = entries else { return Ok(0) };
+    let fewest = one.samples.min(two.samples);
+    if one.digest == two.digest {
+        return Ok(fewest);
+    }
+    if one.unit == SampleUnit::Windows && two.unit == SampleUnit::Windows {
+        let made_of = |study: &Study, entry: &SuiteEntry| {
+            let cut = match study.manifest.recipe.suite.get(suite).map(Suite::unit) {
+                Some(Unit::Windows(WindowUnit { packing, length, .. })) => Some((packing, length)),
+                _ => None,
+            };
+            let rows = study.manifest.datasets.get(&entry.data.dataset).map(|data| data.definition.digest());
+            let tokenizer = study.manifest.model.tokenizer.digest.clone();
+            (cut, rows, entry.data.split.clone(), entry.data.digest.clone(), tokenizer)
+        };
+        return Ok(if made_of(first, one) == made_of(other, two) { fewest } else { 0 });
+    }
+    let (one, two) = (texts_of_dense(of_first)?, texts_of_dense(of_other)?);
+    Ok(one.iter().zip(&two).take_while(|(one, two)| one.0.is_some() && one == two).count())
+}
+
+/// The prompts and references of a suite's rows.
+fn texts_of_dense(frame: &Frame) -> Result<Vec<(Option<String>, Option<String>)>> {
+    let cells = frame.texts("cell")?;
+    let rows = frame.some_texts("prompt")?.into_iter().zip(frame.some_texts("reference")?);
+    Ok(cells.iter().zip(rows).filter(|(cell, _)| *cell == "dense").map(|(_, texts)| texts).collect())
+}
+
+/// What each of the first `samples` adds to every metric, cell by cell.
+fn shares(frame: &Frame, suite: &SuiteReport, samples: usize) -> Result<Replicates> {
+    let (cells, seeds) = (frame.texts("cell")?, frame.some_counts("seed")?);
+    let (numbers, positions) = (frame.counts("sample")?, frame.some_counts("positions")?);
+    let mut replicates = Replicates::new();
+    for column in &suite.metrics {
+        let metric = Metric::named(&column.name).expect("the report knows it");
+        let by_itself = if metric == Metric::Perplexity { Metric::Loss } else { metric };
+        let values = frame.reals(by_itself.as_str())?;
+        let mut last: Option<&String> = None;
+        for i in (0..cells.len()).filter(|&i| numbers[i] < samples as u64) {
+            let of_setting = replicates.entry((setting_of(&cells[i], seeds[i]), metric.as_str())).or_default();
+            if last != Some(&cells[i]) {
+                of_setting.push(vec![]);
+                last = Some(&cells[i]);
+            }
+            let weight = if metric.is_downstream() { 1.0 } else { positions[i].map_or(0.0, |n| n as f64) };
+            let share = Share { sum: values[i] * weight, weight };
+            of_setting.last_mut().expect("one was just pushed").push(share);
+        }
+    }
+    Ok(replicates)
+}
+
+type Row = (String, Metric, Vec<Option<Value>>, Vec<Option<(statistics::Contrast, u64)>>);
+
+/// Corrects the differences for all of them that are of one metric.
+fn judged(suite: &str, samples: Vec<Option<u64>>, shared: Vec<u64>, rows: Vec<Row>) -> Compared {
+    let mut families: BTreeMap<Metric, Vec<(usize, usize)>> = BTreeMap::new();
+    for (r, (_, metric, _, differences)) in rows.iter().enumerate() {
+        let found = differences.iter().enumerate().filter(|(_, difference)| difference.is_some()).map(|(i, _)| (r, i));
+        families.entry(*metric).or_default().extend(found);
+    }
+    let comparisons = families.values().map(Vec::len).max().unwrap_or(0);
+    let mut compared: Vec<ComparedRow> = rows
+        .iter()
+        .map(|(setting, metric, values, differences)| ComparedRow {
+            setting: setting.clone(),
+            metric: metric.as_str().to_owned(),
+            values: values.clone(),
+            differences: differences.iter().map(|_| None).collect(),
+        })
+        .collect();
+    for (metric, members) in families {
+        let found = |&(r, i): &(usize, usize)| rows[r].3[i].as_ref().expect("members have one");
+        let adjusted = |p: fn(&statistics::Contrast) -> Option<f64>| {
+            holm(&members.iter().map(|member| p(&found(member).0).unwrap_or(f64::NAN)).collect::<Vec<f64>>())
+        };
+        let (p_adjusted, p_margin) = (adjusted(|c| c.p_value), adjusted(|c| c.p_margin));
+        let known = |p: f64| Some(p).filter(|p| !p.is_nan());
+        for (k, member) in members.iter().enumerate() {
+            let (contrast, samples) = found(member);
+            let (low, high) = contrast.interval.unzip();
+            let needed = Some(fewest(members.len()) as u64).filter(|needed| samples < needed);
+            let verdict: Verdict =
+                verdict(metric.higher_is_better(), contrast.delta, known(p_adjusted[k]), known(p_margin[k]));
+            let difference = Difference {
+                delta: contrast.delta,
+                low,
+                high,
+                p_value: contrast.p_value,
+                p_adjusted: known(p_adjusted[k]),
+                verdict,
+                needed,
+            };
+            compared[member.0].differences[member.1] = Some(difference);
+        }
+    }
+    Compared { suite: suite.to_owned(), samples, shared, comparisons: comparisons as u64, rows: compared }
+}
