@@ -80,6 +80,9 @@ fn the_luckiest_seed_is_not_crowned() {
     let shop = shop(&[]);
     let (printed, _) = shop.succeeds(&["run", "recipe.toml"]);
     assert!(!["-s0", "-s1", "-s2"].iter().any(|seed| printed.contains(seed)), "{printed}");
+    let report = shop.succeeds(&["report", "results/tiny"]).0;
+    let words = report.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("zeros achieved 0.5: 0.") && words.contains("; 2:4: 0.5000 of the linears"), "{report}");
     let metrics = read_table(&shop.path("results/tiny/metrics.parquet"));
     for setting in read_table(&shop.path("results/tiny/settings.parquet")) {
         if setting["seeds"].is_null() || setting["metric"] == "perplexity" {

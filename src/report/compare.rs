@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::read::setting_of;
 use super::tables::{Frame, Tables};
-use super::{Difference, Report, SuiteReport, Value, Wanted, facts};
+use super::{Difference, Report, SuiteReport, Value, Wanted};
 use crate::fault::Fault;
 use crate::metrics::Metric;
 use crate::recipe::{Suite, Unit, WindowUnit};
@@ -116,18 +116,15 @@ impl Study {
 
 /// What the studies' facts say otherwise.
 fn differs(studies: &[Study]) -> Vec<Differs> {
-    let facts: Vec<_> = studies.iter().map(|study| facts::facts(&study.manifest)).collect();
-    let mut names: Vec<String> = vec![];
-    for fact in facts.iter().flatten() {
-        if !names.contains(&fact.name) {
-            names.push(fact.name.clone());
+    let mut names: Vec<&String> = vec![];
+    for fact in studies.iter().flat_map(|study| &study.report.facts) {
+        if !names.contains(&&fact.name) {
+            names.push(&fact.name);
         }
     }
-    let of = |name: String| {
-        let value =
-            |facts: &Vec<super::Fact>| facts.iter().find(|fact| fact.name == name).map(|fact| fact.value.clone());
-        let values: Vec<Option<String>> = facts.iter().map(value).collect();
-        Differs { name, values }
+    let of = |name: &String| {
+        let value = |study: &Study| study.report.facts.iter().find(|f| f.name == *name).map(|f| f.value.clone());
+        Differs { name: name.clone(), values: studies.iter().map(value).collect() }
     };
     names.into_iter().map(of).filter(|differs| differs.values.iter().any(|v| *v != differs.values[0])).collect()
 }

@@ -8,8 +8,11 @@ use super::text::{counted, duration, grouped, list};
 use crate::results::{CalibrationEntry, Manifest, ModelEntry, SampleUnit, SuiteEntry};
 use crate::size::Size;
 
+/// The sparsities that were asked for, as recipes spell them, each with the least and the most that a cell reached.
+pub type Achieved = Vec<(String, [f64; 2])>;
+
 /// One line each; those of calibrations and suites in the order of the recipe.
-pub fn facts(manifest: &Manifest) -> Vec<Fact> {
+pub fn facts(manifest: &Manifest, achieved: &Achieved) -> Vec<Fact> {
     let mut facts = vec![
         fact("model", model(&manifest.model)),
         fact("weights", weights(&manifest.model)),
@@ -17,6 +20,9 @@ pub fn facts(manifest: &Manifest) -> Vec<Fact> {
     ];
     let grid = &manifest.recipe.grid;
     facts.push(fact("pruning", said(&plain(&manifest.recipe.prune))));
+    if !achieved.is_empty() {
+        facts.push(fact("zeros achieved", zeros(achieved)));
+    }
     let options = plain(&manifest.recipe.method);
     let of_method = |name: &str| said(options.get(name).unwrap_or(&Value::Null));
     facts.extend(grid.method.iter().map(|m| fact(&format!("method {}", m.as_str()), of_method(m.as_str()))));
@@ -59,6 +65,16 @@ fn weights(model: &ModelEntry) -> String {
 fn tokenizer(model: &ModelEntry) -> String {
     let tokenizer = &model.tokenizer;
     format!("{}, {} tokens; {}", tokenizer.kind, grouped(tokenizer.tokens as u64), digest(&tokenizer.digest))
+}
+
+/// `0.5: 0.5000; 2:4: 0.5000 to 0.5003`, of the weights in the linears that are pruned.
+fn zeros(achieved: &Achieved) -> String {
+    let range = |[least, most]: [f64; 2]| match [least, most].map(|share| format!("{share:.4}")) {
+        [least, most] if least == most => least,
+        [least, most] => format!("{least} to {most}"),
+    };
+    let each: Vec<String> = achieved.iter().map(|(asked, zeros)| format!("{asked}: {}", range(*zeros))).collect();
+    format!("{} of the linears that are pruned", each.join("; "))
 }
 
 fn drawn(entry: &CalibrationEntry) -> String {
@@ -132,4 +148,15 @@ fn said(options: &Value) -> String {
         None => format!("{key} {value}"),
     };
     options.iter().map(said).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_are_a_range_where_cells_differ() {
+        let achieved = vec![("0.5".to_owned(), [0.5, 0.50001]), ("2:4".to_owned(), [0.4996, 0.5003])];
+        assert_eq!(zeros(&achieved), "0.5: 0.5000; 2:4: 0.4996 to 0.5003 of the linears that are pruned");
+    }
 }

@@ -7,6 +7,7 @@ use anyhow::{Result, bail, ensure};
 use polars::prelude::*;
 
 use super::decision::{Cost, decision};
+use super::facts::Achieved;
 use super::predictors::predictors;
 use super::tables::{Frame, Tables};
 use super::{
@@ -68,7 +69,7 @@ impl Report {
             decision: decision(&manifest, &suites, &contrasts, &costs),
             sentences: vec![],
             warnings: manifest.warnings.clone(),
-            facts: facts::facts(&manifest),
+            facts: facts::facts(&manifest, &tables.achieved()?),
             predictors: predictors(&suites),
             samples: tables.samples(&suites, wanted)?,
             cell_rows: tables.cell_rows(&suites)?,
@@ -245,6 +246,19 @@ impl Tables<'_> {
         };
         let suite = table.some_texts("error_suite")?.into_iter().flatten().next();
         Ok((suite, (0..methods.len()).map(point).collect()))
+    }
+
+    /// How sparse cells became, in the order of the grid.
+    fn achieved(&self) -> Result<Achieved> {
+        let of_pruned = col("achieved_sparsity").is_not_null().and(col("pattern").neq(lit("dense")));
+        let table = self.query("cells", |t| {
+            let zeros = || col("achieved_sparsity");
+            let range = [zeros().min().alias("least"), zeros().max().alias("most")];
+            t.filter(of_pruned).group_by_stable(["pattern", "sparsity"].map(col)).agg(range)
+        })?;
+        let asked = table.texts("pattern")?.into_iter().zip(table.reals("sparsity")?);
+        let range = table.reals("least")?.into_iter().zip(table.reals("most")?);
+        Ok(asked.zip(range).map(|((p, s), (least, most))| (text::strength(&p, s), [least, most])).collect())
     }
 
     fn cell_rows(&self, suites: &[SuiteReport]) -> Result<Vec<CellRow>> {

@@ -77,10 +77,9 @@ impl Tables<'_> {
         }
         let what = if of_text { "answer" } else { "choose in" };
         let how = format!(
-            "{} of the {} of {} that the two {what} differently, those whose {metric} differs most first",
-            differing.len(),
-            text::counted(found as u64, &suite.unit),
-            a.numbers.len()
+            "The two {what} {found} of {} differently; shown are {}, where {metric} differs most first",
+            text::counted(a.numbers.len() as u64, &suite.unit),
+            if differing.len() == found { "all of these".to_owned() } else { format!("{} of these", differing.len()) },
         );
         let sample = |&i: &usize| Sample { sides: [a.sides[i].clone(), b.sides[i].clone()], ..a.samples[i].clone() };
         let samples = differing.iter().map(sample).collect();

@@ -23,7 +23,7 @@ fn best(decision: &Decision) -> Option<String> {
     let of_dense = with_interval(dense.value.value, dense.value.low, dense.value.high);
     if pruned.iter().all(|row| row.value.value == dense.value.value) {
         return Some(format!(
-            "On {suite}, all settings have the same {metric} as the dense model, {of_dense}: {} tell nothing apart.",
+            "On {suite}, all settings have the same {metric} as the dense model, {of_dense}: on {} nothing is told apart.",
             counted(decision.samples, &decision.unit)
         ));
     }
@@ -74,8 +74,9 @@ fn stand(decision: &Decision, pruned: &[&DecisionRow], dense: &DecisionRow) -> S
     let shown = format!("dense ({of_dense})");
     if let Some(needed) = pruned.iter().filter_map(|row| row.value.to_dense.as_ref()?.needed).max() {
         return format!(
-            "{} are too few to tell any of them from {shown}: at least {needed} are needed",
-            counted(decision.samples, &decision.unit)
+            "on {} {} be told from {shown}: at least {needed} are needed",
+            counted(decision.samples, &decision.unit),
+            if pruned.len() == 1 { "it cannot" } else { "none can" }
         );
     }
     let with = |verdict: Verdict| -> Vec<&DecisionRow> {
@@ -278,7 +279,7 @@ mod tests {
             decision.samples = 4;
             decision.rows[1].value.to_dense.as_mut().unwrap().needed = Some(6);
         });
-        assert!(said[0].contains("4 rows are too few to tell any of them from dense (0.61): at least 6"), "{said:?}");
+        assert!(said[0].contains("on 4 rows none can be told from dense (0.61): at least 6"), "{said:?}");
     }
 
     #[test]

@@ -73,7 +73,7 @@ fn notes(decision: &Decision, seeds: Option<&str>) -> Vec<String> {
     let needed = decision.rows.iter().filter_map(|row| row.value.to_dense.as_ref()?.needed).max();
     if let Some(needed) = needed {
         let needed = counted(needed, &decision.unit);
-        notes.push(format!("{samples} are too few to tell settings apart; {needed} could be enough."));
+        notes.push(format!("{samples}: too few to tell settings apart; {needed} could be enough."));
     }
     notes
 }

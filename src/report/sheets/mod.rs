@@ -347,7 +347,7 @@ mod tests {
         let value = &mut report.decision.as_mut().unwrap().rows[1].value;
         value.to_dense.as_mut().unwrap().needed = Some(1200);
         let notes = of("decision", &report).notes.join(" ");
-        assert!(notes.contains("80 rows are too few") && notes.contains("1,200 rows"), "{notes}");
+        assert!(notes.contains("80 rows: too few") && notes.contains("1,200 rows"), "{notes}");
     }
 
     #[test]
