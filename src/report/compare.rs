@@ -14,7 +14,7 @@ use crate::fault::Fault;
 use crate::metrics::Metric;
 use crate::recipe::{Suite, Unit, WindowUnit};
 use crate::results::{Manifest, SampleUnit, SuiteEntry};
-use crate::statistics::{self, Share, Verdict, contrast, fewest, holm, verdict};
+use crate::statistics::{self, Share, contrast, judge};
 
 /// Two or more studies. The first is the one that the others are compared with.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -175,7 +175,7 @@ fn compared(studies: &[Study], suite: &SuiteReport) -> Result<Option<Compared>> 
             let difference = |i: usize| {
                 let [own, of_first] = &replicates[i];
                 let found = contrast(&metric.quantity(), &samples(own)?, &samples(of_first)?, margin.of(metric));
-                Some((found, shared[i] as u64))
+                Some((found, shared[i]))
             };
             let differences = (0..studies.len()).map(|i| if i == 0 { None } else { difference(i) }).collect();
             rows.push((setting.name.clone(), metric, values, differences));
@@ -241,7 +241,7 @@ fn shares(frame: &Frame, suite: &SuiteReport, samples: usize) -> Result<Replicat
     Ok(replicates)
 }
 
-type Row = (String, Metric, Vec<Option<Value>>, Vec<Option<(statistics::Contrast, u64)>>);
+type Row = (String, Metric, Vec<Option<Value>>, Vec<Option<(statistics::Contrast, usize)>>);
 
 /// Corrects the differences for all of them that are of one metric.
 fn judged(suite: &str, samples: Vec<Option<u64>>, shared: Vec<u64>, rows: Vec<Row>) -> Compared {
@@ -261,28 +261,26 @@ fn judged(suite: &str, samples: Vec<Option<u64>>, shared: Vec<u64>, rows: Vec<Ro
         })
         .collect();
     for (metric, members) in families {
-        let found = |&(r, i): &(usize, usize)| rows[r].3[i].as_ref().expect("members have one");
-        let adjusted = |p: fn(&statistics::Contrast) -> Option<f64>| {
-            holm(&members.iter().map(|member| p(&found(member).0).unwrap_or(f64::NAN)).collect::<Vec<f64>>())
-        };
-        let (p_adjusted, p_margin) = (adjusted(|c| c.p_value), adjusted(|c| c.p_margin));
-        let known = |p: f64| Some(p).filter(|p| !p.is_nan());
-        for (k, member) in members.iter().enumerate() {
-            let (contrast, samples) = found(member);
+        let found: Vec<(&statistics::Contrast, usize)> = members
+            .iter()
+            .map(|&(r, i)| {
+                let (contrast, samples) = rows[r].3[i].as_ref().expect("members have one");
+                (contrast, *samples)
+            })
+            .collect();
+        for ((member, (contrast, _)), judged) in
+            members.iter().zip(&found).zip(judge(&found, metric.higher_is_better()))
+        {
             let (low, high) = contrast.interval.unzip();
-            let needed = Some(fewest(members.len()) as u64).filter(|needed| samples < needed);
-            let verdict: Verdict =
-                verdict(metric.higher_is_better(), contrast.delta, known(p_adjusted[k]), known(p_margin[k]));
-            let difference = Difference {
+            compared[member.0].differences[member.1] = Some(Difference {
                 delta: contrast.delta,
                 low,
                 high,
                 p_value: contrast.p_value,
-                p_adjusted: known(p_adjusted[k]),
-                verdict,
-                needed,
-            };
-            compared[member.0].differences[member.1] = Some(difference);
+                p_adjusted: judged.p_adjusted,
+                verdict: judged.verdict,
+                needed: judged.needed.map(|needed| needed as u64),
+            });
         }
     }
     Compared { suite: suite.to_owned(), samples, shared, comparisons: comparisons as u64, rows: compared }

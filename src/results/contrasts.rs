@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::measures::{Group, Measured};
 use crate::metrics::Metric;
 use crate::recipe::{Axis, Recipe, Setting};
-use crate::statistics::{Contrast, Verdict, fewest, holm, verdict};
+use crate::statistics::{Contrast, Judged, judge};
 
 /// One row of `contrasts.parquet`.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,48 +21,32 @@ pub struct ContrastRow {
     /// Of perplexity a difference of logarithms.
     pub margin: f64,
     pub contrast: Contrast,
+    /// The comparisons that it is judged with, in words.
+    pub family: String,
     pub judged: Judged,
 }
 
-/// What is to be made of a difference.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Judged {
-    /// The comparisons that it was looked at with, in words.
-    pub family: String,
-    /// Holm's, within that family.
-    pub p_adjusted: Option<f64>,
-    pub p_margin_adjusted: Option<f64>,
-    pub verdict: Verdict,
-    /// Where the samples are too few to tell any difference among so many comparisons: how many could.
-    pub needed: Option<usize>,
-}
-
 impl ContrastRow {
-    /// Not yet judged.
+    /// Judged by itself.
     pub fn new(recipe: &Recipe, axis: Axis, [setting, other]: [&Group; 2], found: &Measured<Contrast>) -> Self {
-        let nothing = Judged {
-            family: String::new(),
-            p_adjusted: None,
-            p_margin_adjusted: None,
-            verdict: Verdict::NotToldApart,
-            needed: None,
-        };
+        let (contrast, metric, samples) = (found.found.clone(), found.metric, found.samples);
         Self {
             axis,
             setting: setting.setting.clone(),
             other: other.setting.clone(),
             seeds: [setting.seeds(), other.seeds()],
             suite: found.suite.clone(),
-            metric: found.metric,
-            samples: found.samples,
-            margin: recipe.report.margin.of(found.metric),
-            contrast: found.found.clone(),
-            judged: nothing,
+            metric,
+            samples,
+            margin: recipe.report.margin.of(metric),
+            family: String::new(),
+            judged: judge(&[(&contrast, samples)], metric.higher_is_better())[0],
+            contrast,
         }
     }
 }
 
-/// Corrects every difference for those that a table or a sentence looks at with it: all along one axis, on one suite, by one
+/// Judges every difference among those that a table or a sentence looks at with it: all along one axis, on one suite, by one
 /// metric. Loss and perplexity have the same p-values, so that they say the same in their two families.
 pub fn judged(mut rows: Vec<ContrastRow>) -> Vec<ContrastRow> {
     let mut families: BTreeMap<(Axis, String, Metric), Vec<usize>> = BTreeMap::new();
@@ -70,19 +54,10 @@ pub fn judged(mut rows: Vec<ContrastRow>) -> Vec<ContrastRow> {
         families.entry((row.axis, row.suite.clone(), row.metric)).or_default().push(i);
     }
     for ((axis, suite, metric), members) in families {
-        let adjusted = |p: fn(&Contrast) -> Option<f64>| {
-            let p_values: Vec<f64> = members.iter().map(|&i| p(&rows[i].contrast).unwrap_or(f64::NAN)).collect();
-            holm(&p_values)
-        };
-        let (differs, within) = (adjusted(|c| c.p_value), adjusted(|c| c.p_margin));
         let family = format!("{}, on {suite} by {}: {}", axis.comparisons(), metric.as_str(), members.len());
-        for (k, &i) in members.iter().enumerate() {
-            let known = |p: f64| Some(p).filter(|p| !p.is_nan());
-            let (p_adjusted, p_margin_adjusted) = (known(differs[k]), known(within[k]));
-            let delta = rows[i].contrast.delta;
-            let verdict = verdict(metric.higher_is_better(), delta, p_adjusted, p_margin_adjusted);
-            let needed = Some(fewest(members.len())).filter(|&needed| rows[i].samples < needed);
-            rows[i].judged = Judged { family: family.clone(), p_adjusted, p_margin_adjusted, verdict, needed };
+        let contrasts: Vec<_> = members.iter().map(|&i| (&rows[i].contrast, rows[i].samples)).collect();
+        for (i, judged) in members.into_iter().zip(judge(&contrasts, metric.higher_is_better())) {
+            (rows[i].family, rows[i].judged) = (family.clone(), judged);
         }
     }
     rows

@@ -150,7 +150,7 @@ pub fn contrasts(recipe: &Recipe, measures: &Measures) -> Result<RecordBatch> {
         some_reals(judged().map(|j| j.p_margin_adjusted)),
         texts(judged().map(|j| j.verdict.name())),
         some_counts(judged().map(|j| j.needed.map(|n| n as u64))),
-        texts(judged().map(|j| j.family.as_str())),
+        texts(rows.iter().map(|row| row.family.as_str())),
     ]);
     Ok(RecordBatch::try_new(schema::contrasts(), columns)?)
 }

@@ -4,7 +4,7 @@
 //! on the same samples once for each *replicate* (calibration seed). From there:
 //! - [`summary`]: a setting's figure with its 95% interval, over samples and, where there are several, over replicates;
 //! - [`contrast`]: two settings beside each other, paired on samples, with tests of no difference and of a margin;
-//! - [`holm`] corrects p-values for their number, and [`verdict`] says what a corrected one comes to;
+//! - [`judge`]: what contrasts come to that are looked at together, their p-values corrected for their number;
 //! - [`correlation`]: how well one quantity ranks settings as another does.
 //!
 //! Which test and which interval stands where is in `mean` (samples), `seeds` (replicates) and [`proportion`] (rows that are
@@ -13,6 +13,7 @@
 mod contrast;
 pub mod correlation;
 mod exchange;
+mod family;
 mod flips;
 mod holm;
 mod mean;
@@ -24,11 +25,12 @@ mod summary;
 mod tango;
 mod verdict;
 
-pub use contrast::{Contrast, contrast, fewest};
+pub use contrast::{Contrast, contrast};
+pub use family::{Judged, judge};
 pub use holm::holm;
 pub use seeds::Setting;
 pub use summary::{Summary, summary};
-pub use verdict::{LEVEL, Verdict, verdict};
+pub use verdict::{LEVEL, Verdict};
 
 /// What a sample adds to a figure: a sum, and what it is divided by (positions of a window, or 1 for a row).
 #[derive(Debug, Clone, Copy, PartialEq, Default)]

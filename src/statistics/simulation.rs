@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::mean::{Sample, two_sided};
-use super::{LEVEL, Quantity, Setting, Share, Verdict, contrast, holm, summary, verdict};
+use super::{LEVEL, Quantity, Setting, Share, Verdict, contrast, judge, summary};
 
 /// As many samples as studies have.
 const SIZES: [usize; 7] = [6, 8, 12, 16, 30, 60, 500];
@@ -127,8 +127,8 @@ fn of_many_comparisons_none_is_claimed_where_nothing_differs() {
             };
             let dense = model();
             let found: Vec<_> = (0..12).map(|_| contrast(&Quantity::MEAN, &model(), &dense, 0.02)).collect();
-            let adjusted = holm(&found.iter().map(|c| c.p_value.unwrap_or(f64::NAN)).collect::<Vec<_>>());
-            found.iter().zip(adjusted).any(|(c, p)| verdict(false, c.delta, Some(p), None) != Verdict::NotToldApart)
+            let family: Vec<_> = found.iter().map(|contrast| (contrast, n)).collect();
+            judge(&family, false).iter().any(|judged| judged.verdict != Verdict::NotToldApart)
         });
         println!("twelve settings beside dense, {n} samples: {:.1}% with any false claim", 100.0 * claimed);
         assert!(claimed <= allowed(0.055, TIMES), "{n}: {claimed}");
