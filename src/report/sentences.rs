@@ -204,15 +204,23 @@ fn predictor(report: &Report, decision: &Decision) -> Option<String> {
         p.downstream_suite == decision.suite && p.downstream_metric == decision.metric && p.within.is_none()
     };
     let predictors: Vec<&Predictor> = report.predictors.iter().filter(of_score).collect();
-    let (&best, others) = predictors.split_first()?;
+    let &best = predictors.first()?;
+    // Equal correlations have no first and no last.
+    let (ties, others): (Vec<&Predictor>, Vec<&Predictor>) =
+        predictors.iter().partition(|p| p.spearman == best.spearman);
     let named = |p: &Predictor| format!("{} on {}", p.metric, p.suite);
     let is_sure = |p: Option<f64>| p.is_some_and(|p| p < LEVEL);
     let score = &decision.metric;
+    let first = match ties.len() {
+        n if n > NAMED => format!("{n} metrics"),
+        _ => list(&ties.iter().map(|p| named(p)).collect::<Vec<_>>()),
+    };
+    let verb = |verb: &str| if ties.len() == 1 { format!("{verb}s") } else { verb.to_owned() };
     if !is_sure(best.p_adjusted) || best.spearman <= 0.0 {
         return Some(format!(
-            "{} pruned settings do not show that any metric ranks them as {score} does; nearest comes {} (ρ = {}).",
+            "{} pruned settings do not show that any metric ranks them as {score} does; nearest {} {first} (ρ = {}).",
             best.settings,
-            named(best),
+            verb("come"),
             with_interval(best.spearman, best.low, best.high)
         ));
     }
@@ -224,11 +232,11 @@ fn predictor(report: &Report, decision: &Decision) -> Option<String> {
         _ => format!("; {} {what}", list(&predictors.iter().map(|p| named(p)).collect::<Vec<_>>())),
     };
     Some(format!(
-        "{} ranks the {} pruned settings as {score} does (ρ = {}){}{}.",
-        named(best),
+        "{first} {} the {} pruned settings as {score} does (ρ = {}){}{}.",
+        verb("rank"),
         best.settings,
         with_interval(best.spearman, best.low, best.high),
-        clause(&alike, "are not told apart from it"),
+        clause(&alike, if ties.len() == 1 { "are not told apart from it" } else { "are not told apart from them" }),
         clause(&worse, "rank them worse")
     ))
 }
@@ -300,7 +308,16 @@ mod tests {
         let expected = "js_divergence on language ranks the 5 pruned settings as f1 does (ρ = 0.90 [0.40, 0.98]); \
                         perplexity on language is not told apart from it.";
         assert_eq!(said[2], expected);
-        let said = changed(|report| report.predictors[0].p_adjusted = Some(0.2));
+        let said = changed(|report| report.predictors[1].spearman = report.predictors[0].spearman);
+        assert!(
+            said[2].starts_with("js_divergence on language and perplexity on language rank the 5 pruned"),
+            "{said:?}"
+        );
+        let said = changed(|report| {
+            report.predictors[0].p_adjusted = Some(0.2);
+            report.predictors[1].spearman = report.predictors[0].spearman;
+        });
         assert!(said[2].starts_with("5 pruned settings do not show that any metric"), "{said:?}");
+        assert!(said[2].contains("nearest come js_divergence on language and perplexity on language"), "{said:?}");
     }
 }

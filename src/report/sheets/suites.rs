@@ -42,8 +42,10 @@ fn mark(verdict: Verdict) -> &'static str {
 }
 
 fn notes(suite: &SuiteReport) -> Vec<String> {
-    let mut notes =
-        vec![format!("{}; ↑ more is better, ↓ less is better; 95% intervals.", counted(suite.samples, &suite.unit))];
+    let has_seeds = suite.rows.iter().flat_map(|row| &row.values).any(|value| value.seeds > 1);
+    let over = if has_seeds { " over samples and seeds" } else { "" };
+    let samples = counted(suite.samples, &suite.unit);
+    let mut notes = vec![format!("{samples}; ↑ more is better, ↓ less is better; 95% intervals{over}.")];
     let shown = |verdict: &Verdict| {
         let mut differences = suite.rows.iter().flat_map(|row| &row.values).filter_map(|v| v.to_dense.as_ref());
         differences.any(|d| d.verdict == *verdict)

@@ -388,7 +388,11 @@ mod tests {
         assert!(quiz.contains("<b>honey</b> <small>right</small>"), "{quiz}");
         let chosen = ["<b class=\"best\">-3.25</b> <small>chosen", "<b class=\"best\">-8.25</b> <small>chosen"];
         assert!(chosen.iter().all(|text| quiz.contains(text)) && quiz.matches("chosen</small>").count() == 2, "{quiz}");
-        assert!(quiz.contains("The two answer 23 of 80 rows differently; shown are 1") && quiz.contains("log-likelihoods in nats"), "{quiz}");
+        assert!(
+            quiz.contains("The two answer 23 of 80 rows differently; shown are 1")
+                && quiz.contains("log-likelihoods in nats"),
+            "{quiz}"
+        );
         let task = section(&page, "samples-0");
         assert!(task.contains("wanda-0.5-prose-s0, <b>f1 0</b>") && task.contains("The the\nthe."), "{task}");
     }
