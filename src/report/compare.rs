@@ -157,7 +157,8 @@ fn compared(studies: &[Study], suite: &SuiteReport) -> Result<Option<Compared>> 
     let margin = &studies[0].manifest.recipe.report.margin;
     let mut rows = vec![];
     for setting in suite.rows.iter().map(|row| &row.setting) {
-        for column in &suite.metrics {
+        // What a dense model is to itself differs nowhere.
+        for column in suite.metrics.iter().filter(|column| !(column.of_dense && setting.is_dense())) {
             let values: Vec<_> = studies.iter().map(|study| study.value(name, &setting.name, &column.name)).collect();
             if values.iter().flatten().count() < 2 {
                 continue;
