@@ -95,6 +95,34 @@ fn more_windows_are_paired_on_the_first_and_other_windows_are_not() {
 }
 
 #[test]
+fn what_is_counted_by_the_token_is_not_compared_across_tokenizers() {
+    let shop = shop();
+    let other = shop.path("model2");
+    std::fs::create_dir(&other).unwrap();
+    for file in std::fs::read_dir(shop.path("model")).unwrap().map(Result::unwrap) {
+        std::fs::copy(file.path(), other.join(file.file_name())).unwrap();
+    }
+    let mut tokenizer: Value = serde_json::from_slice(&std::fs::read(other.join("tokenizer.json")).unwrap()).unwrap();
+    for id in tokenizer["model"]["vocab"].as_object_mut().unwrap().values_mut() {
+        *id = json!(255 - id.as_u64().unwrap());
+    }
+    std::fs::write(other.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    run(&shop, "other", &["model.source=path:model2"]);
+    let found = compared(&shop, &["a", "other"]);
+    let of = |suite: usize, key: &str| found["suites"][suite][key].clone();
+    assert_eq!([of(0, "shared"), of(1, "shared")], [json!([12, 0]), json!([8, 8])]);
+    assert_eq!(of(1, "same_tokens"), json!([true, false]));
+    let difference = |metric: &str| row(&found, "rows", "dense", metric)["differences"][1].clone();
+    assert!(difference("f1")["delta"].is_number() && difference("loss").is_null(), "{found}");
+    let text = shop.succeeds(&["compare", "a", "other"]).0;
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        words.contains("other has another tokenizer than a: what is counted by the token is not compared."),
+        "{text}"
+    );
+}
+
+#[test]
 fn every_format_has_every_value_and_what_cannot_be_compared_is_refused() {
     let shop = shop();
     run(&shop, "b", &["model.dtype=bf16"]);

@@ -39,6 +39,9 @@ pub struct Compared {
     pub samples: Vec<Option<u64>>,
     /// How many of the first study's samples each has too: differences are paired on these.
     pub shared: Vec<u64>,
+    /// Whether each study's samples are the first one's tokens: what is counted by the token is not compared where they are
+    /// another tokenizer's.
+    pub same_tokens: Vec<bool>,
     /// How many differences their p-values are adjusted for.
     pub comparisons: u64,
     pub rows: Vec<ComparedRow>,
@@ -154,6 +157,7 @@ fn compared(studies: &[Study], suite: &SuiteReport) -> Result<Option<Compared>> 
     for (i, &samples) in shared.iter().enumerate() {
         replicates.push([shares_of(i, samples)?, shares_of(0, samples)?]);
     }
+    let same_tokens: Vec<bool> = studies.iter().map(|study| has_same_tokens(&studies[0], study, name)).collect();
     let margin = &studies[0].manifest.recipe.report.margin;
     let mut rows = vec![];
     for setting in suite.rows.iter().map(|row| &row.setting) {
@@ -174,6 +178,9 @@ fn compared(studies: &[Study], suite: &SuiteReport) -> Result<Option<Compared>> 
                 })
             };
             let difference = |i: usize| {
+                if !metric.is_downstream() && !same_tokens[i] {
+                    return None;
+                }
                 let [own, of_first] = &replicates[i];
                 let found = contrast(&metric.quantity(), &samples(own)?, &samples(of_first)?, margin.of(metric));
                 Some((found, shared[i]))
@@ -183,7 +190,8 @@ fn compared(studies: &[Study], suite: &SuiteReport) -> Result<Option<Compared>> 
         }
     }
     let samples = studies.iter().map(|study| study.suite(name).map(|suite| suite.samples)).collect();
-    Ok(Some(judged(name, samples, shared.iter().map(|&n| n as u64).collect(), rows)))
+    let shared = shared.iter().map(|&n| n as u64).collect();
+    Ok(Some(judged(Compared { suite: name.clone(), samples, shared, same_tokens, comparisons: 0, rows: vec![] }, rows)))
 }
 
 /// How many samples of a suite two studies share; samples come from the start, so that these are the first ones of each.
@@ -209,6 +217,16 @@ fn shared_samples(first: &Study, other: &Study, suite: &str, of_first: &Frame, o
     }
     let (one, two) = (texts_of_dense(of_first)?, texts_of_dense(of_other)?);
     Ok(one.iter().zip(&two).take_while(|(one, two)| one.0.is_some() && one == two).count())
+}
+
+/// Whether two studies cut the same samples of a suite into the same tokens.
+fn has_same_tokens(first: &Study, other: &Study, suite: &str) -> bool {
+    let digests = |study: &Study| {
+        let tokens = study.manifest.suites.get(suite).map(|entry| entry.digest.clone());
+        (tokens, study.manifest.model.tokenizer.digest.clone())
+    };
+    let (one, two) = (digests(first), digests(other));
+    one.0 == two.0 || one.1 == two.1
 }
 
 /// The prompts and references of a suite's rows.
@@ -244,15 +262,15 @@ fn shares(frame: &Frame, suite: &SuiteReport, samples: usize) -> Result<Replicat
 
 type Row = (String, Metric, Vec<Option<Value>>, Vec<Option<(statistics::Contrast, usize)>>);
 
-/// Corrects the differences for all of them that are of one metric.
-fn judged(suite: &str, samples: Vec<Option<u64>>, shared: Vec<u64>, rows: Vec<Row>) -> Compared {
+/// Corrects the differences for all of them that are of one metric. `compared` has no rows yet.
+fn judged(mut compared: Compared, rows: Vec<Row>) -> Compared {
     let mut families: BTreeMap<Metric, Vec<(usize, usize)>> = BTreeMap::new();
     for (r, (_, metric, _, differences)) in rows.iter().enumerate() {
         let found = differences.iter().enumerate().filter(|(_, difference)| difference.is_some()).map(|(i, _)| (r, i));
         families.entry(*metric).or_default().extend(found);
     }
-    let comparisons = families.values().map(Vec::len).max().unwrap_or(0);
-    let mut compared: Vec<ComparedRow> = rows
+    compared.comparisons = families.values().map(Vec::len).max().unwrap_or(0) as u64;
+    compared.rows = rows
         .iter()
         .map(|(setting, metric, values, differences)| ComparedRow {
             setting: setting.clone(),
@@ -273,7 +291,7 @@ fn judged(suite: &str, samples: Vec<Option<u64>>, shared: Vec<u64>, rows: Vec<Ro
             members.iter().zip(&found).zip(judge(&found, metric.higher_is_better()))
         {
             let (low, high) = contrast.interval.unzip();
-            compared[member.0].differences[member.1] = Some(Difference {
+            compared.rows[member.0].differences[member.1] = Some(Difference {
                 delta: contrast.delta,
                 low,
                 high,
@@ -284,5 +302,5 @@ fn judged(suite: &str, samples: Vec<Option<u64>>, shared: Vec<u64>, rows: Vec<Ro
             });
         }
     }
-    Compared { suite: suite.to_owned(), samples, shared, comparisons: comparisons as u64, rows: compared }
+    compared
 }

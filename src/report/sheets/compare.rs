@@ -65,6 +65,13 @@ fn notes(side_by_side: &SideBySide, suite: &Compared) -> Vec<String> {
         };
         notes.push(format!("Differences are to {first}, with 95% intervals{comparisons}."));
     }
+    let has_other_tokens = |i: &usize| suite.shared[*i] > 0 && !suite.same_tokens[*i];
+    for i in (1..side_by_side.studies.len()).filter(has_other_tokens) {
+        notes.push(format!(
+            "{} has another tokenizer than {first}: what is counted by the token is not compared.",
+            side_by_side.studies[i]
+        ));
+    }
     if !unpaired.is_empty() {
         notes.push(format!("No sample of {} is one of {first}, so that nothing is paired.", list(&unpaired)));
     }
