@@ -71,7 +71,7 @@ impl Lock {
             let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
             let mut file = open.with_context(cannot)?;
             let tells = match file.try_lock() {
-                Err(TryLockError::WouldBlock) => return Ok(Attempt::Held(Holder::of(&read(&mut file)))),
+                Err(TryLockError::WouldBlock) => return Ok(Attempt::Held(named(&mut file))),
                 // A file system without locks.
                 Err(TryLockError::Error(_)) => false,
                 Ok(()) => true,
@@ -116,9 +116,22 @@ impl Drop for Lock {
     }
 }
 
+/// The holder of a locked file. It writes its name right after it has taken the lock, and is waited for as long.
+fn named(file: &mut File) -> Option<Holder> {
+    const WAITS: usize = 100;
+    const WAIT: Duration = Duration::from_millis(10);
+    (0..WAITS).find_map(|wait| {
+        if wait > 0 {
+            thread::sleep(WAIT);
+        }
+        Holder::of(&read(file))
+    })
+}
+
+/// All that is in the file.
 fn read(file: &mut File) -> String {
     let mut text = String::new();
-    let _ = file.read_to_string(&mut text);
+    let _ = file.rewind().and_then(|()| file.read_to_string(&mut text));
     text
 }
 
@@ -166,6 +179,22 @@ mod tests {
         drop(lock);
         assert!(!path.exists());
         assert!(taken(&path).is_some());
+    }
+
+    #[test]
+    fn a_holder_that_has_not_written_its_name_yet_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
+        file.lock().unwrap();
+        let writing = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(50));
+            writeln!(file, "{}", serde_json::to_string(&Holder::this()).unwrap()).unwrap();
+            file
+        });
+        let Attempt::Held(holder) = Lock::take(&path).unwrap() else { panic!("taken twice") };
+        assert_eq!(holder, Some(Holder::this()));
+        drop(writing.join());
     }
 
     #[test]
