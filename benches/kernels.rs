@@ -5,7 +5,7 @@
 
 use calipr::linalg::upper_inverse_factor;
 use calipr::metrics::{Prediction, score_positions};
-use calipr::model::{Block, Flow, Generator, Head, Heads, Linear, LinearName, Rope, Sampling, Site, Span};
+use calipr::model::{Block, Flow, Generator, Head, Heads, Linear, LinearSpec, Norm, Rope, Sampling, Span, Spec};
 use calipr::prune::{Accumulator, MethodName, MethodOptions, Sparsity, Statistic, StatisticKind};
 use candle_core::{DType, Device, Tensor};
 use divan::counter::ItemsCount;
@@ -38,36 +38,27 @@ fn random(rows: usize, columns: usize, seed: u32) -> Tensor {
     Tensor::from_vec((0..rows * columns).map(|_| next() * 0.2).collect(), (rows, columns), &Device::Cpu).unwrap()
 }
 
-fn shape(name: LinearName) -> (usize, usize) {
-    match name {
-        LinearName::Q | LinearName::O => (HIDDEN, HIDDEN),
-        LinearName::K | LinearName::V => (HEADS.key_value * HEADS.dim, HIDDEN),
-        LinearName::Gate | LinearName::Up => (FEED_FORWARD, HIDDEN),
-        LinearName::Down => (HIDDEN, FEED_FORWARD),
-    }
-}
-
-fn block(dtype: DType) -> Block {
-    let linear = |name: LinearName| {
-        let (rows, columns) = shape(name);
-        Linear::new(random(rows, columns, name as u32 + 1).to_dtype(dtype).unwrap(), None)
-    };
-    let norm = || Tensor::ones(HIDDEN, DType::F32, &Device::Cpu).unwrap();
-    Block {
-        heads: HEADS,
-        norm_epsilon: 1e-5,
-        attention_norm: norm(),
-        feed_forward_norm: norm(),
-        linears: LinearName::ALL.map(linear),
-    }
-}
-
-fn rope() -> Rope {
+fn model() -> Spec {
     let config = r#"{"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
         "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 2048,
         "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": true}"#;
-    Rope::new(&calipr::model::Config::from_hub(&serde_json::from_str(config).unwrap()).unwrap(), WINDOW, &Device::Cpu)
-        .unwrap()
+    Spec::from_hub(&serde_json::from_str(config).unwrap()).unwrap()
+}
+
+fn norm() -> Norm {
+    Norm { weight: Tensor::ones(HIDDEN, DType::F32, &Device::Cpu).unwrap(), epsilon: 1e-5 }
+}
+
+fn block(dtype: DType) -> Block {
+    let spec = model().blocks[0].clone();
+    let linear = |(index, spec): (usize, &LinearSpec)| {
+        Linear::new(random(spec.rows, spec.columns, index as u32 + 1).to_dtype(dtype).unwrap(), None)
+    };
+    Block { linears: spec.linears.iter().enumerate().map(linear).collect(), norms: [norm(), norm()], spec }
+}
+
+fn rope() -> Rope {
+    Rope::new(&model().ropes[0], WINDOW, &Device::Cpu).unwrap()
 }
 
 fn windows() -> Vec<Span> {
@@ -75,8 +66,8 @@ fn windows() -> Vec<Span> {
 }
 
 /// Floating-point operations of the linears that read a site, or of all.
-fn flops(linears: &[LinearName]) -> usize {
-    linears.iter().map(|&name| shape(name)).map(|(rows, columns)| 2 * TOKENS * rows * columns).sum()
+fn flops(linears: &[LinearSpec]) -> usize {
+    linears.iter().map(|linear| 2 * TOKENS * linear.rows * linear.columns).sum()
 }
 
 #[divan::bench(args = DTYPES)]
@@ -84,7 +75,7 @@ fn block_forward(bencher: Bencher, dtype: DType) {
     let (block, rope, spans) = (block(dtype), rope(), windows());
     let hidden = random(TOKENS, HIDDEN, 9);
     bencher
-        .counter(ItemsCount::new(flops(&LinearName::ALL)))
+        .counter(ItemsCount::new(flops(&block.spec.linears)))
         .bench_local(|| block.forward(black_box(hidden.clone()), &spans, &rope).unwrap());
 }
 
@@ -93,14 +84,14 @@ fn block_forward(bencher: Bencher, dtype: DType) {
 mod site {
     use super::*;
 
-    fn bench(bencher: Bencher, dtype: DType, from: Site, to: Site) {
-        let (block, rope) = (block(dtype), rope());
+    fn bench(bencher: Bencher, dtype: DType, from: usize) {
+        let (block, rope, to) = (block(dtype), rope(), from + 1);
         let mut flow = Flow::new(random(TOKENS, HIDDEN, 9), windows());
-        for site in Site::ALL.into_iter().take_while(|&site| site != to) {
+        for site in 0..to {
             block.advance(site, &mut flow, &rope).unwrap();
         }
         let (hidden, input) = (flow.hidden, flow.input);
-        bencher.counter(ItemsCount::new(flops(from.linears()))).bench_local(|| {
+        bencher.counter(ItemsCount::new(flops(block.spec.readers(from)))).bench_local(|| {
             let mut flow = Flow { hidden: hidden.clone(), input: input.clone(), spans: windows() };
             block.advance(to, &mut flow, &rope).unwrap();
             flow
@@ -109,17 +100,17 @@ mod site {
 
     #[divan::bench(args = DTYPES)]
     fn qkv_and_attention(bencher: Bencher, dtype: DType) {
-        bench(bencher, dtype, Site::AttentionInput, Site::AttentionOutput);
+        bench(bencher, dtype, 0);
     }
 
     #[divan::bench(args = DTYPES)]
     fn o_and_norm(bencher: Bencher, dtype: DType) {
-        bench(bencher, dtype, Site::AttentionOutput, Site::FeedForwardInput);
+        bench(bencher, dtype, 1);
     }
 
     #[divan::bench(args = DTYPES)]
     fn gate_up_and_swiglu(bencher: Bencher, dtype: DType) {
-        bench(bencher, dtype, Site::FeedForwardInput, Site::FeedForwardOutput);
+        bench(bencher, dtype, 2);
     }
 
     #[divan::bench]
@@ -127,18 +118,21 @@ mod site {
         let (block, rope, hidden) = (block(DType::F32), rope(), random(TOKENS, HIDDEN, 9));
         bencher.counter(ItemsCount::new(TOKENS * HIDDEN)).bench_local(|| {
             let mut flow = Flow::new(hidden.clone(), vec![]);
-            block.advance(Site::AttentionInput, &mut flow, &rope).unwrap();
+            block.advance(0, &mut flow, &rope).unwrap();
             flow
         });
     }
 }
 
-#[divan::bench(args = LinearName::ALL)]
-fn linear_bf16(bencher: Bencher, name: LinearName) {
-    let (rows, columns) = shape(name);
+#[divan::bench(args = ["q", "k", "v", "o", "gate", "up", "down"])]
+fn linear_bf16(bencher: Bencher, name: &str) {
+    let model = model();
+    let &LinearSpec { rows, columns, .. } = model.blocks[0].linears.iter().find(|linear| linear.name == name).unwrap();
     let linear = Linear::new(random(rows, columns, 1).to_dtype(DType::BF16).unwrap(), None);
     let x = random(TOKENS, columns, 2);
-    bencher.counter(ItemsCount::new(flops(&[name]))).bench_local(|| linear.forward(black_box(&x)).unwrap());
+    bencher
+        .counter(ItemsCount::new(2 * TOKENS * rows * columns))
+        .bench_local(|| linear.forward(black_box(&x)).unwrap());
 }
 
 /// A bf16 weight in the form that products want.
@@ -215,8 +209,7 @@ fn decode(bencher: Bencher, dtype: DType) {
     const SEQUENCES: usize = 32;
     let blocks = [block(dtype), block(dtype)];
     let embedding = random(VOCABULARY, HIDDEN, 5).to_dtype(dtype).unwrap();
-    let norm = Tensor::ones(HIDDEN, DType::F32, &Device::Cpu).unwrap();
-    let head = Head { norm, norm_epsilon: 1e-5, linear: Linear::new(embedding.clone(), None) };
+    let head = Head { norm: norm(), linear: Linear::new(embedding.clone(), None) };
     let generator = Generator { blocks: &blocks, embedding: &embedding, head: &head, rope: &rope() };
     let prompts: Vec<Vec<u32>> = (0..SEQUENCES as u32).map(|i| (0..32).map(|t| i * 97 + t).collect()).collect();
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();

@@ -178,7 +178,7 @@ fn texts_are_the_cpus() {
         };
         let write = |device: &Device, budget: u64| {
             let model = Model::open(&files, DType::F32, device.clone()).unwrap();
-            let blocks: Vec<Block> = (0..model.config.blocks).map(|i| model.block(i).unwrap()).collect();
+            let blocks: Vec<Block> = (0..model.spec.blocks.len()).map(|i| model.block(i).unwrap()).collect();
             let embedding = model.embedding().unwrap();
             let (head, rope) = (model.head(&embedding).unwrap(), model.rope(100).unwrap());
             let generator = Generator { blocks: &blocks, embedding: &embedding, head: &head, rope: &rope };

@@ -2,7 +2,7 @@
 
 mod common;
 
-use calipr::model::{Flow, Model, Site, Span, embed};
+use calipr::model::{Flow, Model, Span, embed};
 use candle_core::{DType, Device, Tensor};
 use common::{RECIPE, Tiny, Workshop, assert_same_tables, read_table};
 use serde_json::{Value, json};
@@ -106,16 +106,14 @@ fn what_a_pruned_weight_reads_has_passed_through_the_pruned_weights_before_it() 
     for index in 0..tiny.blocks {
         let block = model.block(index).unwrap();
         let mut flow = Flow::new(hidden, vec![Span::window(0..64)]);
-        for site in Site::ALL {
+        for site in 0..block.spec.sites.len() {
             block.advance(site, &mut flow, &rope).unwrap();
-            for &linear in site.linears() {
-                let linear = linear.as_str();
-                let part = if "qkvo".contains(linear) { "self_attn" } else { "mlp" };
-                let name = format!("model.layers.{index}.{part}.{linear}_proj.weight");
+            for linear in block.spec.readers(site) {
+                let name = format!("model.layers.{index}.{}.weight", linear.part);
                 let whole = flow.input.matmul(&dense[&name].t().unwrap()).unwrap();
                 let left = flow.input.matmul(&weights[&name].t().unwrap()).unwrap();
                 let expected = f64::from(squares((&whole - left).unwrap()) / squares(whole));
-                let row = layers.iter().find(|row| row["linear"] == linear && row["block"] == index).unwrap();
+                let row = layers.iter().find(|row| row["linear"] == linear.name && row["block"] == index).unwrap();
                 let measured = row["relative_error"].as_f64().unwrap();
                 assert!((measured - expected).abs() < 1e-4 * measured, "{name}: {measured}, expected {expected}");
             }

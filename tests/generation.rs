@@ -16,7 +16,7 @@ struct Whole {
 impl Whole {
     fn open(files: &ModelFiles) -> Self {
         let model = Model::open(files, DType::F32, Device::Cpu).unwrap();
-        let blocks = (0..model.config.blocks).map(|i| model.block(i).unwrap()).collect();
+        let blocks = (0..model.spec.blocks.len()).map(|i| model.block(i).unwrap()).collect();
         Self { model, blocks }
     }
 

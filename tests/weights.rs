@@ -61,7 +61,7 @@ impl Folder {
     }
 
     fn refusal(&self) -> String {
-        format!("{:#}", ModelFiles::at(self.path()).and_then(|files| files.config()).unwrap_err())
+        format!("{:#}", ModelFiles::at(self.path()).and_then(|files| files.spec()).unwrap_err())
     }
 }
 
@@ -173,8 +173,8 @@ fn tied_weights_are_tied_as_transformers_ties_them() {
     both.insert(HEAD.into(), other.clone());
     untied.save("model.safetensors", &both);
     assert_eq!(differ.logits(), untied.logits());
-    let config = ModelFiles::at(differ.path()).unwrap().config().unwrap();
-    assert!(config.remarks[0].contains("differ"), "{:?}", config.remarks);
+    let spec = ModelFiles::at(differ.path()).unwrap().spec().unwrap();
+    assert!(spec.remarks[0].contains("differ"), "{:?}", spec.remarks);
     // A head that is nowhere is not made up.
     let said = with(&|_| {}).configure("tie_word_embeddings", json!(false)).refusal();
     assert!(said.contains("lm_head.weight") && said.contains("tie_word_embeddings"), "{said}");
@@ -203,7 +203,7 @@ fn weights_in_eight_bits_are_read_with_their_scales_or_refused() {
     let folder = Folder::new(&tiny);
     folder.save("model.safetensors", &stored).configure("quantization_config", quantised.clone());
     assert_eq!(folder.logits(), expected);
-    let remarks = ModelFiles::at(folder.path()).unwrap().config().unwrap().remarks;
+    let remarks = ModelFiles::at(folder.path()).unwrap().spec().unwrap().remarks;
     assert!(remarks[0].contains("8 bits (compressed-tensors)"), "{remarks:?}");
 
     let said = Folder::new(&tiny).save("model.safetensors", &stored).refusal();
@@ -269,7 +269,7 @@ fn a_split_gguf_is_the_whole_whichever_part_is_named() {
         assert_eq!(logits(&part(named)), expected);
         assert_eq!(ModelFiles::at(&part(named)).unwrap().list().unwrap(), [part(0), part(1)]);
     }
-    let refusal = |path: &Path| format!("{:#}", ModelFiles::at(path).unwrap().config().unwrap_err());
+    let refusal = |path: &Path| format!("{:#}", ModelFiles::at(path).unwrap().spec().unwrap_err());
     write(1, (1, 3));
     assert!(refusal(&part(0)).contains("part 2 of 3, where part 2 of 2 is expected"), "{}", refusal(&part(0)));
     std::fs::remove_file(part(1)).unwrap();
@@ -332,7 +332,7 @@ fn the_rotary_embedding_of_a_gguf_is_llama_cpps() {
         }
     }
     let window = gguf_with(dir.path(), &[("llama.attention.sliding_window", U32(64))], &[], None);
-    assert_eq!(window.config().unwrap().reach.unwrap().tokens, 64);
+    assert_eq!(window.spec().unwrap().reach.unwrap().tokens, 64);
 }
 
 #[test]
@@ -351,18 +351,18 @@ fn a_gguf_that_is_another_model_than_calipr_computes_is_refused_by_name() {
         ("llama.rope.scaling.attn_factor", F32(0.5), "attn_factor"),
         ("general.architecture", Text("gemma3".into()), "gemma3"),
     ] {
-        let said = format!("{:#}", gguf_with(dir.path(), &[(key, value)], &[], None).config().unwrap_err());
+        let said = format!("{:#}", gguf_with(dir.path(), &[(key, value)], &[], None).spec().unwrap_err());
         assert!(said.contains(says) && said.contains("changed.gguf"), "{said}");
     }
     let epsilon = "llama.attention.layer_norm_rms_epsilon";
-    let said = format!("{:#}", gguf_with(dir.path(), &[], &[epsilon], None).config().unwrap_err());
+    let said = format!("{:#}", gguf_with(dir.path(), &[], &[epsilon], None).spec().unwrap_err());
     assert!(said.contains(epsilon), "{said}");
-    let said = format!("{:#}", gguf_with(dir.path(), &[], &[], Some("blk.0.attn_q_norm.weight")).config().unwrap_err());
+    let said = format!("{:#}", gguf_with(dir.path(), &[], &[], Some("blk.0.attn_q_norm.weight")).spec().unwrap_err());
     assert!(said.contains("blk.0.attn_q_norm.weight"), "{said}");
     // A file that ends before its tensors do.
     let path = dir.path().join("whole.gguf");
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() - 5000]).unwrap();
-    let said = format!("{:#}", ModelFiles::at(&path).unwrap().config().unwrap_err());
+    let said = format!("{:#}", ModelFiles::at(&path).unwrap().spec().unwrap_err());
     assert!(said.contains("beyond the end of the file"), "{said}");
 }

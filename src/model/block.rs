@@ -1,84 +1,28 @@
 //! One decoder block, in steps that can be watched from outside.
 //!
-//! Pruning needs what each linear reads. A block has four such places, its [`Site`]s; [`Block::advance`]
-//! takes a batch from one to the next, and whoever walks the block may look at the input there, or
-//! replace the weights that are about to read it, before going on.
+//! Pruning needs what each linear reads. The places where linears read are the block's sites; [`Block::advance`] takes a
+//! batch from one to the next, and whoever walks the block may look at the input there, or replace the weights that are
+//! about to read it, before going on.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor};
 
-use super::attention::{Cache, Heads, Precision, Span, attention, cached_attention};
-use super::kernels;
+use super::attention::{Cache, Precision, Span, attention, cached_attention};
 use super::linear::Linear;
+use super::parts::{Norm, elementwise};
 use super::rope::Rope;
-
-/// A weight matrix that pruning may touch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum LinearName {
-    Q,
-    K,
-    V,
-    O,
-    Gate,
-    Up,
-    Down,
-}
-
-impl LinearName {
-    pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
-
-    /// As tables spell it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Q => "q",
-            Self::K => "k",
-            Self::V => "v",
-            Self::O => "o",
-            Self::Gate => "gate",
-            Self::Up => "up",
-            Self::Down => "down",
-        }
-    }
-}
-
-/// A place in a block whose value one or more linears read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Site {
-    /// The normed residual, read by q, k and v.
-    AttentionInput,
-    /// The heads' outputs side by side, read by o.
-    AttentionOutput,
-    /// The normed residual after attention, read by gate and up.
-    FeedForwardInput,
-    /// silu(gate)·up, read by down.
-    FeedForwardOutput,
-}
-
-impl Site {
-    /// In the order in which a token passes them.
-    pub const ALL: [Self; 4] =
-        [Self::AttentionInput, Self::AttentionOutput, Self::FeedForwardInput, Self::FeedForwardOutput];
-
-    /// The linears that read this site.
-    pub fn linears(self) -> &'static [LinearName] {
-        match self {
-            Self::AttentionInput => &[LinearName::Q, LinearName::K, LinearName::V],
-            Self::AttentionOutput => &[LinearName::O],
-            Self::FeedForwardInput => &[LinearName::Gate, LinearName::Up],
-            Self::FeedForwardOutput => &[LinearName::Down],
-        }
-    }
-}
+use super::spec::{BlockSpec, Place};
 
 /// The weights of one block.
 #[derive(Clone)]
 pub struct Block {
-    pub heads: Heads,
-    pub norm_epsilon: f32,
-    pub attention_norm: Tensor, // (hidden)
-    pub feed_forward_norm: Tensor,
-    pub linears: [Linear; 7], // in the order of LinearName::ALL
+    pub spec: Arc<BlockSpec>,
+    /// In the order of the spec.
+    pub linears: Vec<Linear>,
+    /// In front of attention, and of the feed-forward.
+    pub norms: [Norm; 2],
 }
 
 /// A batch of windows on its way through a block.
@@ -100,44 +44,38 @@ impl Flow {
 }
 
 impl Block {
-    pub fn linear(&self, name: LinearName) -> &Linear {
-        &self.linears[name as usize]
-    }
-
-    pub fn linear_mut(&mut self, name: LinearName) -> &mut Linear {
-        &mut self.linears[name as usize]
-    }
-
     /// Takes a batch from the site before `site` to it.
-    pub fn advance(&self, site: Site, flow: &mut Flow, rope: &Rope) -> Result<()> {
+    pub fn advance(&self, site: usize, flow: &mut Flow, rope: &Rope) -> Result<()> {
         let spans = flow.spans.clone();
-        let is_bf16 = self.linear(LinearName::Q).weight().dtype() == DType::BF16;
+        let heads = self.spec.attention.heads;
+        let is_bf16 = self.linears[self.spec.attention.inputs[0]].weight().dtype() == DType::BF16;
         let how = (rope, if is_bf16 { Precision::Bf16 } else { Precision::F32 });
-        self.advance_by(site, flow, |q, k, v| attention(q, k, v, &spans, self.heads, how))
+        self.advance_by(site, flow, |q, k, v| attention(q, k, v, &spans, heads, how))
     }
 
     /// As [`Block::advance`], where `attend` turns q, k and v into the heads' outputs.
     fn advance_by(
         &self,
-        site: Site,
+        site: usize,
         flow: &mut Flow,
         attend: impl FnOnce(&Tensor, &Tensor, &Tensor) -> Result<Tensor>,
     ) -> Result<()> {
-        let linear = |name| self.linear(name);
+        let linear = |index: usize| &self.linears[index];
+        let (attention, feed_forward) = (&self.spec.attention, &self.spec.feed_forward);
         let x = &flow.input;
-        flow.input = match site {
-            Site::AttentionInput => self.norm(&flow.hidden, &self.attention_norm)?,
-            Site::AttentionOutput => {
-                let [q, k, v] = Linear::forward_all([LinearName::Q, LinearName::K, LinearName::V].map(linear), x)?;
+        flow.input = match self.spec.sites[site].place {
+            Place::AttentionInput => self.norms[0].forward(&flow.hidden)?,
+            Place::AttentionOutput => {
+                let [q, k, v] = Linear::forward_all(attention.inputs.map(linear), x)?;
                 attend(&q, &k, &v)?
             }
-            Site::FeedForwardInput => {
-                flow.hidden = kernels::add(&flow.hidden, &linear(LinearName::O).forward(x)?)?;
-                self.norm(&flow.hidden, &self.feed_forward_norm)?
+            Place::FeedForwardInput => {
+                flow.hidden = elementwise::add(&flow.hidden, &linear(attention.output).forward(x)?)?;
+                self.norms[1].forward(&flow.hidden)?
             }
-            Site::FeedForwardOutput => {
-                let [gate, up] = Linear::forward_all([LinearName::Gate, LinearName::Up].map(linear), x)?;
-                kernels::swiglu(&gate, &up)?
+            Place::FeedForwardOutput => {
+                let [gate, up] = Linear::forward_all([feed_forward.gate, feed_forward.up].map(linear), x)?;
+                elementwise::swiglu(&gate, &up)?
             }
         };
         Ok(())
@@ -145,13 +83,13 @@ impl Block {
 
     /// The block's output, from a batch at the last site.
     pub fn finish(&self, flow: Flow) -> Result<Tensor> {
-        kernels::add(&flow.hidden, &self.linear(LinearName::Down).forward(&flow.input)?)
+        elementwise::add(&flow.hidden, &self.linears[self.spec.feed_forward.down].forward(&flow.input)?)
     }
 
     /// The whole block: (tokens, hidden) → (tokens, hidden).
     pub fn forward(&self, hidden: Tensor, spans: &[Span], rope: &Rope) -> Result<Tensor> {
         let mut flow = Flow::new(hidden, spans.to_vec());
-        for site in Site::ALL {
+        for site in 0..self.spec.sites.len() {
             self.advance(site, &mut flow, rope)?;
         }
         self.finish(flow)
@@ -161,14 +99,11 @@ impl Block {
     /// `caches[i]` holds, and are added to it. (tokens, hidden) → (tokens, hidden)
     pub fn decode(&self, hidden: Tensor, own: &[Range<usize>], caches: &mut [Cache], rope: &Rope) -> Result<Tensor> {
         let mut flow = Flow::new(hidden, vec![]);
-        for site in Site::ALL {
+        let heads = self.spec.attention.heads;
+        for site in 0..self.spec.sites.len() {
             let here = (own, &mut *caches);
-            self.advance_by(site, &mut flow, |q, k, v| cached_attention(q, k, v, here, self.heads, rope))?;
+            self.advance_by(site, &mut flow, |q, k, v| cached_attention(q, k, v, here, heads, rope))?;
         }
         self.finish(flow)
-    }
-
-    fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-        kernels::rms_norm(x, weight, self.norm_epsilon)
     }
 }

@@ -141,7 +141,7 @@ impl Generator<'_> {
         let common = |a: &[u32], b: &[u32]| a.iter().zip(b).take_while(|(a, b)| a == b).count();
         let shortest = prompts.iter().map(|p| p.len() - 1).min().unwrap_or(0);
         let shared = prompts.iter().map(|p| common(p, prompts[0])).min().unwrap_or(0).min(shortest);
-        let mut caches: Vec<Cache> = self.blocks.iter().map(|b| Cache::new(b.heads, shared)).collect();
+        let mut caches: Vec<Cache> = self.blocks.iter().map(|b| Cache::new(b.spec.attention.heads, shared)).collect();
         if prompts.len() > 1 && shared > 0 {
             self.forward(&prompts[0][..shared], std::slice::from_ref(&(0..shared)), &mut [&mut caches])?;
         }
@@ -167,7 +167,8 @@ impl Generator<'_> {
     fn bytes(&self, tokens: usize) -> u64 {
         // On the CPU in f32, on a device as the model is held.
         let held = if self.embedding.device().is_cpu() { DType::F32 } else { self.embedding.dtype() }.size_in_bytes();
-        let a_token: usize = self.blocks.iter().map(|b| 2 * b.heads.key_value * b.heads.dim * held).sum();
+        let values = |block: &Block| 2 * block.spec.attention.heads.key_value * block.spec.attention.heads.dim;
+        let a_token: usize = self.blocks.iter().map(|block| values(block) * held).sum();
         a_token as u64 * tokens as u64
     }
 

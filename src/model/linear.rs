@@ -136,8 +136,8 @@ pub fn embed(table: &Tensor, ids: &[u32]) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::kernels::tests::{close, random};
     use super::*;
+    use crate::model::parts::elementwise::tests::{close, random};
 
     #[test]
     fn a_bf16_weight_multiplies_as_in_f32_but_for_rounding() {

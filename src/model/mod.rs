@@ -1,15 +1,16 @@
-//! A Llama-like language model: its shape, weights, decoder block, head and tokenizer.
+//! A language model: what it computes, its weights, decoder block, head and tokenizer.
 
+mod arch;
 mod attention;
 mod block;
-mod config;
 pub mod device;
 mod generate;
 mod generation_config;
 mod json_file;
-mod kernels;
 mod linear;
+mod parts;
 mod rope;
+mod spec;
 mod stored;
 mod tokenizer;
 mod weights;
@@ -22,15 +23,17 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
+pub use attention::Span;
 #[cfg(test)]
 pub use attention::{Cache, Precision, attention, cached_attention};
-pub use attention::{Heads, Span};
-pub use block::{Block, Flow, LinearName, Site};
-pub use config::{AttentionBias, Config, Reach};
+pub use block::{Block, Flow};
 pub use generate::{Generation, Generator, Sampling};
 pub use generation_config::GenerationConfig;
 pub use linear::{Linear, embed};
-pub use rope::{Rope, RopeScaling};
+pub use parts::Norm;
+pub use rope::{Rope, RopeScaling, RopeSpec};
+pub use spec::{BlockSpec, Heads, LinearSpec, Reach, SiteSpec, Spec};
+use spec::{Name, NormSpec};
 pub use stored::Stored;
 pub use tokenizer::{Conversation, Tokenizer};
 use weights::{GgufFile, SafetensorsDir, Weights};
@@ -40,7 +43,7 @@ use crate::tensors;
 
 /// A model whose weights stay in their files until a block is asked for.
 pub struct Model {
-    pub config: Config,
+    pub spec: Spec,
     /// The precision that weights are held in: loaded weights are rounded to it, and so are pruned ones.
     pub dtype: DType,
     pub device: Device,
@@ -106,55 +109,55 @@ impl ModelFiles {
         }
     }
 
-    /// The model's shape, which the files' headers are compared with: every tensor is there, and as it should be.
+    /// What the model computes, which the files' headers are compared with: every tensor is there, and as it should be.
     ///
     /// # Errors
     /// Where the files are not those of a model that calipr runs.
-    pub fn config(&self) -> Result<Config> {
+    pub fn spec(&self) -> Result<Spec> {
         Ok(self.open()?.0)
     }
 
-    /// The shape, and the weights behind it.
-    fn open(&self) -> Result<(Config, Box<dyn Weights>)> {
-        let (config, weights): (Config, Box<dyn Weights>) = match self {
+    /// What the model computes, and the weights behind it.
+    fn open(&self) -> Result<(Spec, Box<dyn Weights>)> {
+        let (spec, weights): (Spec, Box<dyn Weights>) = match self {
             Self::Gguf(path) => {
                 let mut file = GgufFile::open(path)?;
-                let config = file.config()?;
-                let left = file.left_over(&names(&config));
+                let spec = file.spec()?;
+                let left = file.left_over(&names(&spec));
                 // As in llama.cpp: a tensor that the model does not take makes it another model.
                 ensure!(
                     left.is_empty(),
                     "{} has {} tensors that architecture \"{}\" does not take: {}",
                     path.display(),
                     left.len(),
-                    config.architecture,
+                    spec.architecture,
                     some_of(&left)
                 );
-                (config, Box::new(file))
+                (spec, Box::new(file))
             }
             Self::Hub(dir) => {
-                let mut config = hub_config(dir)?;
-                let mut weights = SafetensorsDir::open(dir, config.tied, config.quantization.clone())?;
-                config.remarks.extend(weights.settle_ties()?);
-                config.tied = weights.is_tied();
+                let mut spec = hub_spec(dir)?;
+                let mut weights = SafetensorsDir::open(dir, &spec)?;
+                spec.remarks.extend(weights.settle_ties()?);
+                spec.head.tied = weights.is_tied();
                 if dir.join("adapter_config.json").is_file() {
                     let said = "an adapter lies beside it (adapter_config.json), which is not applied; merge it into the \
                                 model, and save that, where it is meant";
-                    config.remarks.push(said.into());
+                    spec.remarks.push(said.into());
                 }
-                let left = weights.left_over(&names(&config));
+                let left = weights.left_over(&names(&spec));
                 if !left.is_empty() {
-                    config.remarks.push(format!(
+                    spec.remarks.push(format!(
                         "{} tensors take no part, as in transformers: {}",
                         left.len(),
                         some_of(&left)
                     ));
                 }
-                (config, Box::new(weights))
+                (spec, Box::new(weights))
             }
         };
-        check_headers(&config, &*weights)?;
-        Ok((config, weights))
+        check_headers(&spec, &*weights)?;
+        Ok((spec, weights))
     }
 
     /// An error where the model's tokenizer cannot be read, as far as a glance at its files tells.
@@ -177,9 +180,9 @@ impl ModelFiles {
 
     /// How the files hold the weights.
     pub fn stored(&self) -> Result<Stored> {
-        let (config, weights) = self.open()?;
+        let (spec, weights) = self.open()?;
         let mut stored = Stored::default();
-        for (name, shape) in config.tensors() {
+        for (name, shape) in spec.tensors() {
             stored.add(weights.format(&name)?, shape.iter().map(|&n| n as u64).product());
         }
         Ok(stored)
@@ -211,14 +214,14 @@ impl ModelFiles {
     }
 }
 
-fn hub_config(dir: &Path) -> Result<Config> {
+fn hub_spec(dir: &Path) -> Result<Spec> {
     let path = dir.join("config.json");
     let config = json_file::parse(&path, &json_file::text(&path)?)?;
-    Config::from_hub(&config).with_context(|| format!("in {}", path.display()))
+    Spec::from_hub(&config).with_context(|| format!("in {}", path.display()))
 }
 
-fn names(config: &Config) -> Vec<String> {
-    config.tensors().into_iter().map(|(name, _)| name).collect()
+fn names(spec: &Spec) -> Vec<Name> {
+    spec.tensors().into_iter().map(|(name, _)| name).collect()
 }
 
 /// The first of a list of names, and how many more there are.
@@ -232,9 +235,9 @@ fn some_of(names: &[String]) -> String {
 }
 
 /// An error where a tensor is missing, is no weights, or has another shape than the config calls for.
-fn check_headers(config: &Config, weights: &dyn Weights) -> Result<()> {
+fn check_headers(spec: &Spec, weights: &dyn Weights) -> Result<()> {
     let mut wrong = Vec::new();
-    for (name, expected) in config.tensors() {
+    for (name, expected) in spec.tensors() {
         match weights.shape(&name) {
             Err(error) => wrong.push(format!("{error:#}")),
             Ok(shape) if shape != expected => wrong.push(format!(
@@ -252,8 +255,7 @@ fn check_headers(config: &Config, weights: &dyn Weights) -> Result<()> {
 
 /// Everything that is applied after the last block.
 pub struct Head {
-    pub norm: Tensor, // (hidden)
-    pub norm_epsilon: f32,
+    pub norm: Norm,
     /// (vocabulary, hidden)
     pub linear: Linear,
 }
@@ -266,19 +268,19 @@ impl Head {
 
     /// The final norm: what logits are a product of. (tokens, hidden) → (tokens, hidden)
     pub fn normed(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
-        kernels::rms_norm(hidden, &self.norm, self.norm_epsilon)
+        self.norm.forward(hidden)
     }
 }
 
 impl Model {
     /// Opens the files; weights are read when they are asked for.
     pub fn open(files: &ModelFiles, dtype: DType, device: Device) -> Result<Self> {
-        let (config, weights) = files.open()?;
+        let (spec, weights) = files.open()?;
         let (ModelFiles::Gguf(path) | ModelFiles::Hub(path)) = files;
         // The rest is for activations and statistics. On the host the system keeps what it has read of files.
-        let bytes = (config.blocks * config.linear_parameters() * dtype.size_in_bytes()) as u64;
-        let kept = device::has_room(&device, bytes).then(|| (0..config.blocks).map(|_| OnceLock::new()).collect());
-        Ok(Self { config, dtype, device, weights, path: path.clone(), kept })
+        let bytes = (spec.linear_parameters() * dtype.size_in_bytes()) as u64;
+        let kept = device::has_room(&device, bytes).then(|| spec.blocks.iter().map(|_| OnceLock::new()).collect());
+        Ok(Self { spec, dtype, device, weights, path: path.clone(), kept })
     }
 
     /// What products are computed in.
@@ -298,7 +300,7 @@ impl Model {
         if stays { Ok(rounded) } else { tensors::to_dtype(&rounded, DType::F32) }
     }
 
-    fn tensor(&self, name: &str, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
+    fn tensor(&self, name: &Name, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
         let tensor = self.weights.tensor(name)?;
         let shape = shape.into();
         ensure!(
@@ -324,28 +326,30 @@ impl Model {
     }
 
     fn read_block(&self, index: usize) -> Result<Block> {
-        let c = &self.config;
-        let prefix = format!("model.layers.{index}");
-        let linear = |name: LinearName| -> Result<Linear> {
-            let (part, (rows, columns), biased) = c.linear(name);
-            let weight = self.tensor(&format!("{prefix}.{part}.weight"), (rows, columns))?;
-            let bias = biased.then(|| self.tensor(&format!("{prefix}.{part}.bias"), rows)).transpose()?;
+        let (spec, own) = (self.spec.blocks[index].clone(), self.spec.name_of_block(index));
+        let read = |linear: &LinearSpec| -> Result<Linear> {
+            let name = own.under(&linear.part);
+            let weight = self.tensor(&name.of("weight"), (linear.rows, linear.columns))?;
+            let weight = self.weights.in_order(weight, linear)?;
+            let bias = linear.bias.then(|| self.tensor(&name.of("bias"), linear.rows)).transpose()?;
+            let bias = bias.map(|bias| self.weights.in_order(bias, linear)).transpose()?;
             Ok(Linear::new(weight, bias))
         };
-        let linears: Vec<Linear> = LinearName::ALL.into_par_iter().map(linear).collect::<Result<_>>()?;
-        Ok(Block {
-            heads: Heads { query: c.heads, key_value: c.key_value_heads, dim: c.head_dim },
-            norm_epsilon: c.norm_epsilon as f32,
-            attention_norm: self.tensor(&format!("{prefix}.input_layernorm.weight"), c.hidden)?,
-            feed_forward_norm: self.tensor(&format!("{prefix}.post_attention_layernorm.weight"), c.hidden)?,
-            linears: linears.try_into().ok().expect("one for each name"),
-        })
+        let linears = spec.linears.par_iter().map(read).collect::<Result<_>>()?;
+        let [attention, feed_forward] = &spec.norms;
+        let norm = |norm: &NormSpec| self.norm(&own.under(&norm.name), norm);
+        Ok(Block { linears, norms: [norm(attention)?, norm(feed_forward)?], spec })
+    }
+
+    fn norm(&self, name: &Name, spec: &NormSpec) -> Result<Norm> {
+        let weight = self.tensor(&name.of("weight"), self.spec.hidden)?;
+        Ok(Norm { weight, epsilon: spec.epsilon as f32 })
     }
 
     /// An error where a weight is NaN or infinite, or becomes so in the precision that the model is held in.
     /// Reads all of the model once.
     pub fn check_finite(&self) -> Result<()> {
-        self.config.tensors().into_par_iter().try_for_each(|(name, _)| {
+        self.spec.tensors().into_par_iter().try_for_each(|(name, _)| {
             let stored = self.weights.tensor(&name)?;
             let described = |what: &str| format!("tensor `{name}` of {}{what}", self.path.display());
             tensors::finite(&stored, &described(""))?;
@@ -362,23 +366,22 @@ impl Model {
 
     /// The embedding table, (vocabulary, hidden).
     pub fn embedding(&self) -> Result<Tensor> {
-        self.tensor("model.embed_tokens.weight", (self.config.vocabulary, self.config.hidden))
+        self.tensor(&self.spec.embedding.name.of("weight"), (self.spec.vocabulary, self.spec.hidden))
     }
 
     /// The final norm and the language-model head, which may be the embedding.
     pub fn head(&self, embedding: &Tensor) -> Result<Head> {
-        let c = &self.config;
-        let weight = match c.tied {
+        let head = &self.spec.head;
+        let weight = match head.tied {
             true => embedding.clone(),
-            false => self.tensor("lm_head.weight", (c.vocabulary, c.hidden))?,
+            false => self.tensor(&head.name.of("weight"), (self.spec.vocabulary, self.spec.hidden))?,
         };
-        let norm = self.tensor("model.norm.weight", c.hidden)?;
-        Ok(Head { norm, norm_epsilon: c.norm_epsilon as f32, linear: Linear::new(weight, None) })
+        Ok(Head { norm: self.norm(&head.norm.name, &head.norm)?, linear: Linear::new(weight, None) })
     }
 
     /// The rotary table for windows of up to `positions` tokens.
     pub fn rope(&self, positions: usize) -> Result<Rope> {
-        Ok(Rope::new(&self.config, positions, &self.device)?)
+        Ok(Rope::new(&self.spec.ropes[0], positions, &self.device)?)
     }
 
     /// Logits (tokens × vocabulary) of windows that lie one after the other in `ids`, all at once:
@@ -388,7 +391,7 @@ impl Model {
         let spans: Vec<Span> = windows.iter().cloned().map(Span::window).collect();
         let embedding = self.embedding()?;
         let mut hidden = embed(&embedding, ids)?;
-        for index in 0..self.config.blocks {
+        for index in 0..self.spec.blocks.len() {
             hidden = self.block(index)?.forward(hidden, &spans, &rope)?;
         }
         Ok(self.head(&embedding)?.logits(&hidden)?)

@@ -6,7 +6,21 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor, bail};
 use serde::Serialize;
 
-use super::Config;
+/// A rotary embedding of positions.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RopeSpec {
+    pub theta: f32,
+    /// Values of a head that are turned.
+    pub dim: usize,
+    pub scaling: RopeScaling,
+}
+
+impl RopeSpec {
+    /// The dim / 2 angles per position.
+    pub fn frequencies(&self) -> Vec<f32> {
+        self.scaling.frequencies(self.theta, self.dim)
+    }
+}
 
 /// How the rotary frequencies differ from θ^(−2i/d), each as transformers computes it (its `modeling_rope_utils`).
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -73,8 +87,7 @@ impl Yarn {
 }
 
 impl RopeScaling {
-    /// The head_dim / 2 angles per position.
-    pub fn frequencies(&self, theta: f32, head_dim: usize) -> Vec<f32> {
+    fn frequencies(&self, theta: f32, head_dim: usize) -> Vec<f32> {
         let base = (0..head_dim / 2).map(|i| theta.powf((2 * i) as f32 / head_dim as f32).recip());
         match self {
             Self::None => base.collect(),
@@ -129,9 +142,9 @@ pub struct Rope {
 
 impl Rope {
     /// The table for positions `0 .. positions`, computed in f32 as transformers does.
-    pub fn new(config: &Config, positions: usize, device: &Device) -> Result<Self> {
-        let frequencies = config.rope_scaling.frequencies(config.rope_theta, config.head_dim);
-        let scale = config.rope_scaling.attention_factor();
+    pub fn new(spec: &RopeSpec, positions: usize, device: &Device) -> Result<Self> {
+        let frequencies = spec.frequencies();
+        let scale = spec.scaling.attention_factor();
         let angles: Vec<f32> = (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f)).collect();
         let shape = (positions, frequencies.len());
         let table = |f: fn(f32) -> f32| {

@@ -69,13 +69,13 @@ pub fn stages(
     (windows, length): (usize, usize),
     watch: &dyn Watch,
 ) -> Result<Vec<Measured>> {
-    model.config.blocks = model.config.blocks.min(BLOCKS);
-    let config = model.config.clone();
+    model.spec.blocks.truncate(BLOCKS);
+    let spec = model.spec.clone();
     let folder = tempfile::tempdir().context("cannot make a folder for what stages cache")?;
     let cache = Cache::in_dir(folder.path());
     let mut random = ChaCha8Rng::seed_from_u64(0);
     let passages: Vec<Passage> = (0..windows)
-        .map(|_| (0..length).map(|_| random.random_range(0..config.vocabulary as u32)).collect::<Vec<u32>>())
+        .map(|_| (0..length).map(|_| random.random_range(0..spec.vocabulary as u32)).collect::<Vec<u32>>())
         .map(|ids| Passage::window(&ids))
         .collect();
     let tokens = windows * length;
@@ -115,8 +115,8 @@ pub fn stages(
             StatisticKind::ColumnNorms => "pass, norms of inputs",
             StatisticKind::Gram => "pass, Gram matrices",
         };
-        let passing = calibration.map_or(0.0, |_| work::calibration(&config, recipe.prune, kind, tokens, length));
-        let solving = work::solving(&config, kind);
+        let passing = calibration.map_or(0.0, |_| work::calibration(&spec, recipe.prune, kind, tokens, length));
+        let solving = work::solving(&spec, kind);
         let (pass, prune) = (format!("{name}: {way}"), format!("{name}: pruning to {sparsity}"));
         measured.push(Measured { name: pass, work: passing, dtype, seconds: seconds.calibrate });
         // Factors and compensation are computed in f32, whatever the model is.
@@ -129,7 +129,7 @@ pub fn stages(
     }
     let suites = suite(passages.as_slice());
     let suite = Walk { suites, ..walk("dense") }.run()?.suites.into_iter().next().context("a suite went along")?;
-    let forward = work::forward(&config, tokens, length);
+    let forward = work::forward(&spec, tokens, length);
     measured.push(Measured { name: "suites: pass".into(), work: forward, dtype, seconds: suite.seconds });
 
     let head = model.head(&embedding)?;
@@ -137,7 +137,7 @@ pub fn stages(
     let states: Vec<Tensor> = suite.stream.hidden().map(|h| Ok(head.normed(h)?)).collect::<Result<_>>()?;
     let states = Tensor::cat(&states, 0)?.narrow(0, 0, positions)?;
     let predictions: Vec<Prediction> =
-        (0..positions).map(|row| Prediction { sample: 0, id: row as u32 % config.vocabulary as u32 }).collect();
+        (0..positions).map(|row| Prediction { sample: 0, id: row as u32 % spec.vocabulary as u32 }).collect();
     let score = |count: usize| {
         let states = states.narrow(0, 0, count)?;
         score_positions(&predictions[..count], 1, Some(&states), &states, &head.linear)
@@ -147,7 +147,7 @@ pub fn stages(
     let started = Instant::now();
     score(positions)?;
     let seconds = started.elapsed().as_secs_f64();
-    let work = work::scoring(&config, positions);
+    let work = work::scoring(&spec, positions);
     measured.push(Measured { name: "suites: scores".into(), work, dtype, seconds });
     Ok(measured)
 }

@@ -12,7 +12,7 @@ use crate::data::{Asked, Library, Order, Packing, Part, Prompting, Rows, are_eno
 use crate::digest::{self, Digest};
 use crate::fault::{At, Fault};
 use crate::metrics::Family;
-use crate::model::{Config, Model, ModelFiles, Tokenizer};
+use crate::model::{Model, ModelFiles, Spec, Tokenizer};
 use crate::prune::StatisticKind;
 use crate::recipe::{Cell, Layers, Problems, Propagation, Recipe, Suite, Unit, WindowUnit, cells, check_against_model};
 use crate::source::Fetcher;
@@ -24,7 +24,7 @@ pub struct Inputs {
     /// Of each of the model's files, by its name.
     pub model_files: Vec<(String, Digest)>,
     pub model_digest: Digest,
-    pub config: Config,
+    pub spec: Spec,
     /// What the model's folder wants: the logits of tokens that are there already are divided by it.
     pub repetition_penalty: f32,
     pub calibrations: IndexMap<String, InputPart>,
@@ -138,9 +138,9 @@ impl Inputs {
         // A recipe that does not fit the model is wrong whatever else is missing.
         let no_model = |e: Error| Problems(vec![layers.problem(&["model", "source"], format!("{e:#}"), None)]);
         let model = path.map(|path| ModelFiles::at(&path).map_err(no_model)).transpose()?;
-        let config = model.as_ref().map(ModelFiles::config).transpose()?;
-        config.as_ref().map_or(Ok(()), |config| check_against_model(recipe, config, layers))?;
-        config.iter().flat_map(|config| &config.remarks).for_each(|remark| tracing::warn!("the model: {remark}"));
+        let spec = model.as_ref().map(ModelFiles::spec).transpose()?;
+        spec.as_ref().map_or(Ok(()), |spec| check_against_model(recipe, spec, layers))?;
+        spec.iter().flat_map(|spec| &spec.remarks).for_each(|remark| tracing::warn!("the model: {remark}"));
         let mut files = Vec::new();
         let fault = |error: Error| Fault(format!("{error:#}")).into();
         for (axis, name, dataset, part) in parts(recipe, library)? {
@@ -149,7 +149,7 @@ impl Inputs {
                 files.push((axis, name, part, file));
             }
         }
-        let (Some(model), Some(config), true) = (model, config, lacking.is_empty()) else {
+        let (Some(model), Some(spec), true) = (model, spec, lacking.is_empty()) else {
             let lacking = lacking.join("\nerror: ");
             return Err(if only_faults { Fault(lacking).into() } else { Error::msg(lacking) });
         };
@@ -191,7 +191,7 @@ impl Inputs {
                 );
             }
         }
-        Ok(Self { model, model_files, model_digest, config, repetition_penalty, calibrations, suites, shots, device })
+        Ok(Self { model, model_files, model_digest, spec, repetition_penalty, calibrations, suites, shots, device })
     }
 
     /// Whether everything is here already; reaches out to nothing.
@@ -237,7 +237,7 @@ impl Inputs {
             shots: unit.shots,
             seed: if unit.shots > 0 { recipe.seed } else { 0 },
             chat: unit.chat,
-            context: self.config.context,
+            context: self.spec.context,
             new_tokens: if suite.wants(Family::Text) { unit.decoding.max_new_tokens } else { 0 },
         })
     }

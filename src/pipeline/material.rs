@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use crate::data::{Has, Passage, Prompt, Windows};
 use crate::digest::Digest;
 use crate::metrics::Family;
-use crate::model::Config;
+use crate::model::Spec;
 use crate::recipe::{Suite, Unit};
 
 /// Whether a row has what the metrics of its suite compare with.
@@ -33,14 +33,14 @@ pub fn check(suite: &Suite, has: &Has) -> Result<()> {
 }
 
 /// Whether the model can read a prompt as its suite asks.
-pub fn check_tokens(suite: &Suite, prompt: &Prompt, config: &Config) -> Result<()> {
+pub fn check_tokens(suite: &Suite, prompt: &Prompt, model: &Spec) -> Result<()> {
     if suite.is_scored() {
-        prompt.check_scored(config.vocabulary)?;
+        prompt.check_scored(model.vocabulary)?;
     }
     if suite.wants(Family::Text) {
-        prompt.check_answered(config.vocabulary)?;
+        prompt.check_answered(model.vocabulary)?;
     }
-    if let Some(reach) = config.reach {
+    if let Some(reach) = model.reach {
         let scored = prompt.passage().filter(|_| suite.is_scored()).map_or(0, |passage| passage.longest());
         let answered = match new_tokens(suite) {
             0 => 0,
@@ -77,10 +77,10 @@ impl Material {
     ///
     /// # Errors
     /// Where a row lacks what the suite's metrics compare with, or the model cannot read it.
-    pub fn of_prompts(name: &str, suite: &Suite, prompts: Vec<Prompt>, config: &Config) -> Result<Self> {
+    pub fn of_prompts(name: &str, suite: &Suite, prompts: Vec<Prompt>, model: &Spec) -> Result<Self> {
         for prompt in &prompts {
             check(suite, &prompt.has())?;
-            check_tokens(suite, prompt, config)?;
+            check_tokens(suite, prompt, model)?;
         }
         let passages = if suite.is_scored() { prompts.iter().filter_map(Prompt::passage).collect() } else { vec![] };
         let cut = prompts.iter().filter(|p| p.cut).count();

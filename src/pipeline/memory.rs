@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use crate::model::Config;
+use super::work;
+use crate::model::Spec;
 use crate::prune::StatisticKind;
 
 /// The most memory that this process has held, in bytes, where the system tells.
@@ -81,15 +82,14 @@ pub struct Load {
 
 /// Bytes that a cell surely needs on the CPU, at once, beyond what is loaded with the model: hidden states, what the
 /// widest linear reads of the calibration, a block before and after, and the statistic with its factors.
-pub fn needed_bytes(config: &Config, load: &Load) -> u64 {
-    let c = config;
-    let widest = c.feed_forward.max(c.hidden).max(c.heads * c.head_dim) as f64;
-    let hidden = (load.suites + load.calibration) as f64 * c.hidden as f64;
+pub fn needed_bytes(model: &Spec, load: &Load) -> u64 {
+    let widest = work::columns(model).max().unwrap_or(0) as f64;
+    let hidden = (load.suites + load.calibration) as f64 * model.hidden as f64;
     let inputs = load.calibration as f64 * widest;
-    let block = c.linear_parameters() as f64;
-    let blocks = if load.keeps_blocks { c.blocks as f64 } else { 2.0 };
+    let largest = || model.blocks.iter().map(|block| block.linear_parameters()).max().unwrap_or(0);
+    let blocks = if load.keeps_blocks { model.linear_parameters() } else { 2 * largest() } as f64;
     let statistic = if load.statistic == StatisticKind::Gram { 2.0 * widest * widest } else { 0.0 };
-    (4.0 * (hidden + inputs + blocks * block + statistic)) as u64
+    (4.0 * (hidden + inputs + blocks + statistic)) as u64
 }
 
 #[cfg(test)]
@@ -111,13 +111,13 @@ mod tests {
         let json = r#"{"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
             "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32000, "max_position_embeddings": 4096,
             "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": false}"#;
-        let config = Config::from_hub(&serde_json::from_str(json).unwrap()).unwrap();
+        let model = Spec::from_hub(&serde_json::from_str(json).unwrap()).unwrap();
         let tokens = 128 * 2048;
         let load = Load { statistic: StatisticKind::Gram, calibration: tokens, suites: 0, keeps_blocks: false };
         // 4.3 GB of hidden states, 11.5 GB of inputs to down, 1.6 GB of a block twice, 1 GB of a Gram matrix twice.
         let expected = 4.0 * (tokens as f64 * (4096.0 + 11008.0) + 2.0 * 202_375_168.0 + 2.0 * 11008f64.powi(2));
-        assert_eq!(needed_bytes(&config, &load), expected as u64);
-        let whole = needed_bytes(&config, &Load { calibration: 0, keeps_blocks: true, ..load });
+        assert_eq!(needed_bytes(&model, &load), expected as u64);
+        let whole = needed_bytes(&model, &Load { calibration: 0, keeps_blocks: true, ..load });
         assert!((26e9..28e9).contains(&(whole as f64)), "{whole}");
     }
 

@@ -13,7 +13,7 @@ use super::{material, work};
 use crate::data::{Asked, Prompt, prompts};
 use crate::fault::At;
 use crate::metrics::Family;
-use crate::model::{Config, LinearName, Tokenizer};
+use crate::model::{Spec, Tokenizer};
 use crate::prune::StatisticKind;
 use crate::recipe::{Cell, Drawn, Propagation, Pruning, Recipe, Unit, WindowUnit, cells};
 
@@ -90,7 +90,7 @@ pub fn plan(recipe: &Recipe, inputs: Option<&Inputs>, cache: &Cache) -> Plan {
 /// Where a row of a calibration set or a suite cannot be used, or a suite asks for what its rows do not have.
 pub fn check_data(recipe: &Recipe, inputs: &Inputs, cache: &Cache) -> Result<()> {
     let tokenizer = inputs.model.tokenizer()?.on(recipe.model.date);
-    let vocabulary = inputs.config.vocabulary;
+    let vocabulary = inputs.spec.vocabulary;
     for (name, suite) in recipe.suite.iter().filter(|(name, _)| !cache.contains(inputs.suite_key(recipe, name))) {
         let checked = match suite.unit() {
             Unit::Windows(WindowUnit { packing, length, windows }) => {
@@ -115,16 +115,16 @@ pub fn check_data(recipe: &Recipe, inputs: &Inputs, cache: &Cache) -> Result<()>
 }
 
 fn check_prompts(recipe: &Recipe, name: &str, inputs: &Inputs, tokenizer: &Tokenizer) -> Result<()> {
-    let (config, suite) = (&inputs.config, &recipe.suite[name]);
+    let (model, suite) = (&inputs.spec, &recipe.suite[name]);
     let Some(how) = inputs.prompting(recipe, name) else { return Ok(()) };
     let asked = inputs.asked(name, &how, tokenizer)?;
     asked.iter().try_for_each(|asked| material::check(suite, &asked.has()))?;
-    let beyond = tokenizer.largest_id() as usize >= config.vocabulary;
-    let is_far = |asked: &Asked| config.reach.is_some_and(|r| asked.most_tokens() + how.new_tokens > r.tokens);
-    let is_doubtful = |asked: &Asked| beyond || asked.is_doubtful(config.context) || is_far(asked);
+    let beyond = tokenizer.largest_id() as usize >= model.vocabulary;
+    let is_far = |asked: &Asked| model.reach.is_some_and(|r| asked.most_tokens() + how.new_tokens > r.tokens);
+    let is_doubtful = |asked: &Asked| beyond || asked.is_doubtful(model.context) || is_far(asked);
     let doubtful = asked.into_iter().filter(is_doubtful).collect();
     for prompt in prompts(doubtful, tokenizer, &how)? {
-        material::check_tokens(suite, &prompt, config)?;
+        material::check_tokens(suite, &prompt, model)?;
     }
     Ok(())
 }
@@ -175,7 +175,7 @@ impl Planner<'_> {
                 Some(Work::default()),
             ));
         }
-        let config = self.inputs.map(|i| &i.config);
+        let model = self.inputs.map(|i| &i.spec);
         if let Some(pruning) = &cell.pruning {
             let prune = self.pruning(cell, pruning);
             let drawn = drawn.filter(|_| self.shares_statistics());
@@ -187,7 +187,7 @@ impl Planner<'_> {
         }
         for (name, suite) in &self.recipe.suite {
             let tokens = self.sizes[name.as_str()].tokens;
-            let both = tokens.zip(config);
+            let both = tokens.zip(model);
             let length = match suite.unit() {
                 Unit::Windows(unit) => unit.length,
                 // A row's share of the tokens.
@@ -269,10 +269,10 @@ impl Planner<'_> {
     /// The pruning of a cell, which a suite that is new to a finished cell needs again where its blocks have made room
     /// for others.
     fn pruning(&self, cell: &Cell, pruning: &Pruning) -> PlannedStage {
-        let config = self.inputs.map(|i| &i.config);
+        let model = self.inputs.map(|i| &i.spec);
         let key = self.inputs.map(|i| i.pruned_key(self.recipe, cell));
-        let work = config.map(|config| self.pruning_work(pruning, config));
-        let bytes = config.map(|config| self.kept_bytes(pruning, config));
+        let work = model.map(|model| self.pruning_work(pruning, model));
+        let bytes = model.map(|model| self.kept_bytes(pruning, model));
         let mut stage = self.stage(format!("prune {}", cell.id()), Stage::Pruned, key, bytes, work);
         let has = |key: Option<Key>| key.is_none_or(|key| self.cache.contains(key));
         let done = |i: &Inputs, name: &str| {
@@ -282,9 +282,9 @@ impl Planner<'_> {
         let all_done = self.inputs.is_some_and(|i| {
             has(i.errors_key(self.recipe, cell)) && self.recipe.suite.keys().all(|name| done(i, name))
         });
-        let all_kept = key.zip(config).is_some_and(|(key, config)| {
+        let all_kept = key.zip(model).is_some_and(|(key, model)| {
             let progress = Progress::of(self.cache, key, None);
-            (0..config.blocks).all(|index| progress.has_block(index))
+            (0..model.blocks.len()).all(|index| progress.has_block(index))
         });
         stage.cached = stage.cached.map(|cached| all_kept || (cached && all_done));
         stage
@@ -294,35 +294,35 @@ impl Planner<'_> {
     /// with each dense weight and with the pruned one.
     fn errors(&self, cell: &Cell, suite: &str) -> PlannedStage {
         let key = self.inputs.and_then(|i| i.errors_key(self.recipe, cell));
-        let config = self.inputs.map(|i| &i.config);
-        let work = |c: &Config| Work::walking(3.0 * work::forward(c, ERROR_TOKENS, ERROR_TOKENS_OF_PASSAGE));
-        let bytes = |c: &Config| 20 * (c.blocks * LinearName::ALL.len()) as u64;
+        let model = self.inputs.map(|i| &i.spec);
+        let work = |c: &Spec| Work::walking(3.0 * work::forward(c, ERROR_TOKENS, ERROR_TOKENS_OF_PASSAGE));
+        let bytes = |c: &Spec| 20 * c.blocks.iter().map(|block| block.linears.len()).sum::<usize>() as u64;
         let name = format!("errors of {} on {suite}", cell.id());
-        self.stage(name, Stage::Errors, key, config.map(bytes), config.map(work))
+        self.stage(name, Stage::Errors, key, model.map(bytes), model.map(work))
     }
 
     /// Bytes of a cell's pruned blocks: a bit a weight, and what SparseGPT made of those that are left.
-    fn kept_bytes(&self, pruning: &Pruning, config: &Config) -> u64 {
-        let weights = (config.blocks * config.linear_parameters()) as f64;
+    fn kept_bytes(&self, pruning: &Pruning, model: &Spec) -> u64 {
+        let weights = model.linear_parameters() as f64;
         let changes = self.recipe.method.get(pruning.method).statistic() == StatisticKind::Gram;
         let width = candle_core::DType::from(self.recipe.model.dtype).size_in_bytes() as f64;
         let values = if changes { (1.0 - pruning.sparsity.ratio()) * width } else { 0.0 };
         (weights * (0.125 + values)) as u64
     }
 
-    fn pruning_work(&self, pruning: &Pruning, config: &Config) -> Work {
+    fn pruning_work(&self, pruning: &Pruning, model: &Spec) -> Work {
         let Some(drawn) = &pruning.calibration else { return Work::default() };
         let kind = self.recipe.method.get(pruning.method).statistic();
-        let solving = Work::walking(work::solving(config, kind));
+        let solving = Work::walking(work::solving(model, kind));
         match self.shares_statistics() {
             true => solving,
-            false => Work::walking(solving.walking + self.calibrating_work(kind, drawn, config)),
+            false => Work::walking(solving.walking + self.calibrating_work(kind, drawn, model)),
         }
     }
 
-    fn calibrating_work(&self, kind: StatisticKind, drawn: &Drawn, config: &Config) -> f64 {
+    fn calibrating_work(&self, kind: StatisticKind, drawn: &Drawn, model: &Spec) -> f64 {
         let c = &self.recipe.calibration[&drawn.name];
-        work::calibration(config, self.recipe.prune, kind, c.windows.saturating_mul(c.length), c.length)
+        work::calibration(model, self.recipe.prune, kind, c.windows.saturating_mul(c.length), c.length)
     }
 
     /// Whether the dense model feeds all statistics, so that cells of a calibration share them. Otherwise they share the
@@ -335,23 +335,22 @@ impl Planner<'_> {
     fn statistics(&self, cell: &Cell, pruning: &Pruning, drawn: &Drawn) -> PlannedStage {
         let kind = self.recipe.method.get(pruning.method).statistic();
         let what = if kind == StatisticKind::Gram { "Gram matrices" } else { "norms" };
-        let config = self.inputs.map(|i| &i.config);
-        let bytes = |config: &Config| {
+        let model = self.inputs.map(|i| &i.spec);
+        let bytes = |model: &Spec| {
             let of_site = |d: usize| if kind == StatisticKind::Gram { d * d } else { d };
-            let of_block: usize = work::sites(config).map(of_site).iter().sum();
-            4 * (config.blocks * of_block) as u64
+            4 * work::columns(model).map(of_site).sum::<usize>() as u64
         };
-        let is_cached = |(inputs, config): (&Inputs, &Config)| {
+        let is_cached = |(inputs, model): (&Inputs, &Spec)| {
             let progress =
                 Progress::of(self.cache, inputs.pruned_key(self.recipe, cell), inputs.statistics(self.recipe, cell));
-            (0..config.blocks).all(|index| progress.has_statistics(index))
+            (0..model.blocks.len()).all(|index| progress.has_statistics(index, model.blocks[index].sites.len()))
         };
         PlannedStage {
             name: format!("{what} of calibration {}, seed {}", drawn.name, drawn.seed),
             stage: Stage::Statistic,
-            cached: self.inputs.zip(config).map(is_cached),
-            bytes: config.map(bytes),
-            work: config.map(|config| Work::walking(self.calibrating_work(kind, drawn, config))),
+            cached: self.inputs.zip(model).map(is_cached),
+            bytes: model.map(bytes),
+            work: model.map(|model| Work::walking(self.calibrating_work(kind, drawn, model))),
         }
     }
 }

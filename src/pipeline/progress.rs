@@ -17,7 +17,7 @@ use super::stream::Stream;
 use crate::digest::Digest;
 use crate::guard::defect;
 use crate::linalg::CHUNK;
-use crate::model::{Block, Linear, Model, Site};
+use crate::model::{Block, Linear, Model};
 use crate::tensors;
 
 /// A cell's place in the cache.
@@ -88,13 +88,13 @@ impl<'a> Progress<'a> {
     }
 
     /// The entry of a site's statistic as the dense model gives it; None where the cell has no calibration.
-    pub fn statistics_key(&self, index: usize, site: Site) -> Option<Key> {
-        Some(Stage::Statistic.key(&(self.statistics?, index, site as usize)))
+    pub fn statistics_key(&self, index: usize, site: usize) -> Option<Key> {
+        Some(Stage::Statistic.key(&(self.statistics?, index, site)))
     }
 
-    /// Whether the statistics of all of a block's sites are there.
-    pub fn has_statistics(&self, index: usize) -> bool {
-        Site::ALL.into_iter().all(|site| self.statistics_key(index, site).is_some_and(|key| self.has_entry(key)))
+    /// Whether the statistics of all of the sites of a block, so many, are there.
+    pub fn has_statistics(&self, index: usize, sites: usize) -> bool {
+        (0..sites).all(|site| self.statistics_key(index, site).is_some_and(|key| self.has_entry(key)))
     }
 
     /// Whether an entry is there.

@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use super::{Watch, stop_if_interrupted};
 use crate::data::{Passage, Target};
 use crate::metrics::Prediction;
-use crate::model::{Block, Flow, Rope, Site, Span, device, embed};
+use crate::model::{Block, Flow, Rope, Span, device, embed};
 
 /// Tokens that go through a block at once: of the CPU as many as its caches have use for, of a device as many as keep
 /// it busy.
@@ -60,7 +60,7 @@ impl Stream {
     }
 
     /// Takes every batch to the next site of a block.
-    pub fn advance(&mut self, site: Site, block: &Block, rope: &Rope, watch: &dyn Watch) -> Result<()> {
+    pub fn advance(&mut self, site: usize, block: &Block, rope: &Rope, watch: &dyn Watch) -> Result<()> {
         self.each(watch, |flow| {
             let mut flow = flow.clone();
             block.advance(site, &mut flow, rope)?;

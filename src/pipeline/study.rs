@@ -27,7 +27,7 @@ use crate::digest::Digest;
 use crate::fault::At;
 use crate::guard;
 use crate::metrics::{Family, Scores, log_likelihoods, score_positions};
-use crate::model::{Block, Generator, Head, Model, Rope, Site, Tokenizer, device};
+use crate::model::{Block, Generator, Head, Model, Rope, Tokenizer, device};
 use crate::prune::StatisticKind;
 use crate::recipe::{Cell, Recipe, Unit, WindowUnit};
 use crate::size::Size;
@@ -154,8 +154,9 @@ impl<'a> Study<'a> {
             keys.push(inputs.pruned_key(recipe, cell));
             keys.extend(inputs.errors_key(recipe, cell));
             let progress = self.progress(cell);
-            for index in (0..self.model.config.blocks).filter(|&index| sees_dense(recipe.prune, index)) {
-                keys.extend(Site::ALL.into_iter().filter_map(|site| progress.statistics_key(index, site)));
+            for index in (0..self.model.spec.blocks.len()).filter(|&index| sees_dense(recipe.prune, index)) {
+                let sites = 0..self.model.spec.blocks[index].sites.len();
+                keys.extend(sites.filter_map(|site| progress.statistics_key(index, site)));
             }
             for name in recipe.suite.keys() {
                 keys.push(inputs.scores_key(recipe, cell, name));
@@ -168,7 +169,7 @@ impl<'a> Study<'a> {
     /// The entries that a cell needs until it is done.
     pub fn progress_entries(&self, cell: &Cell) -> Vec<Key> {
         let progress = self.progress(cell);
-        (0..self.model.config.blocks).map(|index| progress.block_key(index)).chain([progress.walk_key()]).collect()
+        (0..self.model.spec.blocks.len()).map(|index| progress.block_key(index)).chain([progress.walk_key()]).collect()
     }
 
     /// A cell that was finished before.
@@ -329,7 +330,7 @@ impl<'a> Study<'a> {
     fn ensure_memory(&self, walk: &Walk) -> Result<()> {
         let Some(available) = memory::available_bytes().filter(|_| self.model.device.is_cpu()) else { return Ok(()) };
         let tokens = |passages: &[Passage]| passages.iter().map(|p| p.ids.len()).sum::<usize>();
-        let prunes = !(0..self.model.config.blocks).all(|index| walk.progress.has_block(index));
+        let prunes = !(0..self.model.spec.blocks.len()).all(|index| walk.progress.has_block(index));
         let pruner = walk.pruner.as_ref().filter(|_| prunes);
         let load = Load {
             statistic: pruner.map_or(StatisticKind::None, |pruner| pruner.method.statistic()),
@@ -337,7 +338,7 @@ impl<'a> Study<'a> {
             suites: walk.suites.iter().map(|(_, passages)| tokens(passages)).sum(),
             keeps_blocks: walk.keep,
         };
-        let needed = memory::needed_bytes(&self.model.config, &load);
+        let needed = memory::needed_bytes(&self.model.spec, &load);
         ensure!(
             needed <= available,
             "it needs at least {} of memory, and {} are free; fewer or shorter windows need less ({} tokens of \
@@ -487,7 +488,7 @@ impl<'a> Study<'a> {
             }
         }
         let states = match parts.is_empty() {
-            true => Tensor::zeros((0, self.model.config.hidden), DType::F32, &Device::Cpu)?,
+            true => Tensor::zeros((0, self.model.spec.hidden), DType::F32, &Device::Cpu)?,
             false => Tensor::cat(&parts, 0)?,
         };
         let key = self.inputs.teacher_key(self.recipe, suite);
@@ -517,15 +518,15 @@ impl<'a> Study<'a> {
             let windows = self.windows(key, input, (packing, length, windows), Order::Given, &mut None)?;
             return Ok(Material::of_windows(&windows));
         }
-        let config = &self.model.config;
+        let spec = &self.model.spec;
         if let Some(prompts) = self.cache.read_json(key) {
-            return Material::of_prompts(name, suite, prompts, config);
+            return Material::of_prompts(name, suite, prompts, spec);
         }
         let how = self.inputs.prompting(self.recipe, name).expect("a suite of rows has prompts");
         let asked = self.inputs.asked(name, &how, &self.tokenizer)?;
         let made: Vec<Prompt> = prompts(asked, &self.tokenizer, &how)?;
         self.cache.write_json(key, &made)?;
-        Material::of_prompts(name, suite, made, config)
+        Material::of_prompts(name, suite, made, spec)
     }
 
     /// A calibration set as drawn by a seed; its `rows` are read where they are needed and were not read before.
@@ -547,7 +548,7 @@ impl<'a> Study<'a> {
         if let Some((ids, ends)) = self.cache.read_json(key) {
             return Windows::new(ids, ends);
         }
-        let vocabulary = self.model.config.vocabulary;
+        let vocabulary = self.model.spec.vocabulary;
         if rows.is_none() {
             *rows = Some(input.checked(&self.tokenizer, vocabulary)?);
         }

@@ -16,7 +16,7 @@ use super::stream::Stream;
 use super::{Doing, Watch, stop_if_interrupted};
 use crate::data::Passage;
 use crate::digest::Digest;
-use crate::model::{Block, LinearName, Model, Rope, Site};
+use crate::model::{Block, Model, Rope};
 use crate::prune::{Accumulator, Method, Sparsity, Statistic, StatisticKind};
 use crate::recipe::{Propagation, PruneSpec, Schedule};
 use crate::tensors;
@@ -122,11 +122,12 @@ impl Walk<'_> {
     }
 
     fn walk(&self, saver: &mut Saver) -> Result<Walked> {
-        let blocks = self.model.config.blocks;
+        let blocks = self.model.spec.blocks.len();
         let mut standing = self.progress.resume(self.start()?, &self.model.device)?;
         let is_pruned = |from: usize| self.pruner.is_some() && (from..blocks).all(|i| self.progress.has_block(i));
         let of_dense = self.pruner.as_ref().is_some_and(|p| p.spec.propagation == Propagation::Dense);
-        let is_known = |from: usize| of_dense && (from..blocks).all(|i| self.progress.has_statistics(i));
+        let sites = |index: usize| self.model.spec.blocks[index].sites.len();
+        let is_known = |from: usize| of_dense && (from..blocks).all(|i| self.progress.has_statistics(i, sites(i)));
         let needs_calibration = |from| self.calibration.is_some() && !is_pruned(from) && !is_known(from);
         if standing.calibration.is_none() && needs_calibration(standing.next) {
             standing = self.start()?;
@@ -204,7 +205,7 @@ impl Walk<'_> {
         saver: &mut Saver,
         seconds: &mut BlockSeconds,
     ) -> Result<Made> {
-        let blocks = self.model.config.blocks;
+        let blocks = self.model.spec.blocks.len();
         self.watch.progress(index, blocks, Doing::Prune);
         let started = Instant::now();
         let dense = self.model.block(index)?;
@@ -263,8 +264,9 @@ impl BlockPruner<'_> {
     /// Prunes the block and takes the calibration stream through it (not through the `last` one:
     /// nothing comes after it).
     fn prune(&mut self, block: &mut Block, calibration: Option<&mut Stream>, last: bool) -> Result<()> {
+        let sites = 0..block.spec.sites.len();
         let Some(stream) = calibration else {
-            return Site::ALL.into_iter().try_for_each(|site| {
+            return sites.into_iter().try_for_each(|site| {
                 let known = self.known(site)?;
                 self.prune_site(block, site, known)
             });
@@ -273,7 +275,7 @@ impl BlockPruner<'_> {
         let propagation = self.pruner.spec.propagation;
 
         if prunes_within(self.pruner.spec) {
-            for site in Site::ALL {
+            for site in sites.clone() {
                 stream.advance(site, block, rope, watch)?;
                 let observed = self.observe(site, stream)?;
                 self.prune_site(block, site, observed)?;
@@ -282,13 +284,14 @@ impl BlockPruner<'_> {
         }
 
         // Every site is seen with the block still dense.
-        let mut seen = Vec::with_capacity(Site::ALL.len());
-        let are_known = sees_dense(self.pruner.spec, self.index) && self.walk.progress.has_statistics(self.index);
+        let mut seen = Vec::with_capacity(sites.len());
+        let are_known =
+            sees_dense(self.pruner.spec, self.index) && self.walk.progress.has_statistics(self.index, sites.len());
         if are_known && propagation == Propagation::Pruned {
-            seen = Site::ALL.into_iter().map(|site| self.known(site)).collect::<Result<_>>()?;
+            seen = sites.clone().map(|site| self.known(site)).collect::<Result<_>>()?;
         } else {
             let mut watched = stream.clone();
-            for site in Site::ALL {
+            for site in sites.clone() {
                 watched.advance(site, block, rope, watch)?;
                 seen.push(self.observe(site, &mut watched)?);
             }
@@ -297,7 +300,7 @@ impl BlockPruner<'_> {
                 *stream = watched;
             }
         }
-        for (site, observed) in Site::ALL.into_iter().zip(seen) {
+        for (site, observed) in sites.zip(seen) {
             self.prune_site(block, site, observed)?;
         }
         if propagation == Propagation::Pruned && !last {
@@ -308,7 +311,7 @@ impl BlockPruner<'_> {
 
     /// What is known of a site without looking at inputs: nothing where the method asks for nothing, else what another
     /// cell has left.
-    fn known(&self, site: Site) -> Result<Statistic> {
+    fn known(&self, site: usize) -> Result<Statistic> {
         let kind = self.pruner.method.statistic();
         if kind == StatisticKind::None {
             return Ok(Statistic::None);
@@ -321,10 +324,10 @@ impl BlockPruner<'_> {
 
     /// Gathers the statistic of what the linears of a site, where the stream is, are about to read. Where the dense
     /// model feeds them, other cells of the calibration see the same: it is gathered for all.
-    fn observe(&self, site: Site, stream: &mut Stream) -> Result<Statistic> {
+    fn observe(&self, site: usize, stream: &mut Stream) -> Result<Statistic> {
         let kind = self.pruner.method.statistic();
         let spec = self.pruner.spec;
-        let is_shared = sees_dense(spec, self.index) && (site == Site::ALL[0] || !prunes_within(spec));
+        let is_shared = sees_dense(spec, self.index) && (site == 0 || !prunes_within(spec));
         let progress = &self.walk.progress;
         let key = progress.statistics_key(self.index, site).filter(|_| is_shared);
         if key.is_some_and(|key| progress.has_entry(key)) {
@@ -344,16 +347,18 @@ impl BlockPruner<'_> {
     }
 
     /// Prunes the linears that read a site.
-    fn prune_site(&mut self, block: &mut Block, site: Site, statistic: Statistic) -> Result<()> {
+    fn prune_site(&mut self, block: &mut Block, site: usize, statistic: Statistic) -> Result<()> {
         // A GPU may still be at what was before, which is not the method's time.
         self.walk.model.device.synchronize()?;
         let mut started = Instant::now();
-        let in_linear = |name: LinearName| format!("linear {}", name.as_str());
+        let spec = block.spec.clone();
+        let in_linear = |index: usize| format!("linear {}", spec.linears[index].name);
+        let linears = spec.sites[site].linears.clone();
         let prune = self.pruner.method.pruner(&statistic, self.pruner.sparsity);
-        let prune = prune.with_context(|| in_linear(site.linears()[0]))?;
-        for &name in site.linears() {
+        let prune = prune.with_context(|| in_linear(linears.start))?;
+        for index in linears {
             stop_if_interrupted(self.walk.watch)?;
-            let pruned = prune(block.linear(name).weight()).with_context(|| in_linear(name))?;
+            let pruned = prune(block.linears[index].weight()).with_context(|| in_linear(index))?;
             let weight = self.walk.model.round(&pruned.weight)?;
             self.walk.model.device.synchronize()?;
             // What the linears of a site share counts for the first.
@@ -362,10 +367,10 @@ impl BlockPruner<'_> {
             let (zeros, weights) = zeros(&weight)?;
             (self.zeros, self.weights) = (self.zeros + zeros, self.weights + weights);
             let (rows, columns) = weight.dims2()?;
-            block.linear_mut(name).set_weight(weight);
+            block.linears[index].set_weight(weight);
             self.layers.push(LayerRecord {
                 block: self.index,
-                linear: name.as_str().into(),
+                linear: spec.linears[index].name.into(),
                 rows,
                 columns,
                 sparsity: zeros as f64 / weights as f64,

@@ -4,12 +4,14 @@ use std::collections::HashSet;
 use std::fmt::Display;
 use std::path::PathBuf;
 
+use indexmap::IndexSet;
+
 use super::problem::{Problem, Problems};
 use super::{Layers, Recipe, ReportSpec, Suite, Unit};
 use crate::data::Library;
 use crate::fault::is_of_the_machine;
 use crate::metrics::Family;
-use crate::model::Config;
+use crate::model::Spec;
 use crate::prune::{Sparsity, StatisticKind};
 use crate::source::{Fetcher, Source};
 use crate::words;
@@ -41,7 +43,7 @@ pub fn check(recipe: &Recipe, library: &Library, layers: &Layers) -> Result<(), 
 }
 
 /// Checks a recipe against the model's shape: windows that fit its context, patterns that fit its columns.
-pub fn check_against_model(recipe: &Recipe, config: &Config, layers: &Layers) -> Result<(), Problems> {
+pub fn check_against_model(recipe: &Recipe, model: &Spec, layers: &Layers) -> Result<(), Problems> {
     let mut checker = Checker { layers, problems: vec![] };
     let calibrations = recipe.calibration.iter().map(|(name, c)| ("calibration", name, c.length));
     let suites = recipe.suite.iter().filter_map(|(name, s)| match s.unit() {
@@ -51,27 +53,24 @@ pub fn check_against_model(recipe: &Recipe, config: &Config, layers: &Layers) ->
     for (name, suite) in &recipe.suite {
         if let Unit::Rows(unit) = suite.unit()
             && suite.wants(Family::Text)
-            && unit.decoding.max_new_tokens >= config.context
+            && unit.decoding.max_new_tokens >= model.context
         {
             let tokens = unit.decoding.max_new_tokens;
-            let message = format!("{tokens} new tokens leave no room for a prompt in a context of {}", config.context);
+            let message = format!("{tokens} new tokens leave no room for a prompt in a context of {}", model.context);
             checker.add(&["suite", name, "max_new_tokens"], message, None);
         }
     }
     for (kind, name, length) in calibrations.chain(suites) {
-        if length > config.context {
+        if length > model.context {
             let message =
-                format!("windows of {length} tokens are longer than the model's context of {}", config.context);
+                format!("windows of {length} tokens are longer than the model's context of {}", model.context);
             checker.add(&[kind, name, "length"], message, None);
-        } else if let Some(reach) = config.reach.filter(|reach| length > reach.tokens) {
+        } else if let Some(reach) = model.reach.filter(|reach| length > reach.tokens) {
             checker.add(&[kind, name, "length"], reach.refusal(&format!("windows of {length} tokens are")), None);
         }
     }
-    let columns = [
-        ("hidden", config.hidden),
-        ("attention", config.heads * config.head_dim),
-        ("feed-forward", config.feed_forward),
-    ];
+    let sites = model.blocks.iter().flat_map(|block| &block.sites);
+    let columns: IndexSet<(&str, usize)> = sites.map(|site| (site.place.of_columns(), site.columns)).collect();
     for (i, sparsity) in recipe.grid.sparsity.iter().enumerate() {
         if let Sparsity::NOfM { m, .. } = sparsity {
             for (what, columns) in columns.iter().filter(|(_, columns)| columns % m != 0) {

@@ -38,7 +38,7 @@ pub struct ModelEntry {
     pub tokenizer: TokenizerEntry,
     /// The chat templates, in full, by their names; what `chat = true` and conversations take.
     pub chat_templates: BTreeMap<String, String>,
-    /// The model's shape, as calipr read it.
+    /// What the model computes, as calipr read it.
     pub config: Value,
 }
 
@@ -133,10 +133,10 @@ impl ModelEntry {
             source: recipe.model.source.to_string(),
             digest: inputs.model_digest.to_string(),
             files: inputs.model_files.iter().map(|(name, digest)| (name.clone(), digest.to_string())).collect(),
-            architecture: inputs.config.architecture.clone(),
+            architecture: inputs.spec.architecture.clone(),
             parameters: stored.parameters(),
-            prunable_parameters: (inputs.config.blocks * inputs.config.linear_parameters()) as u64,
-            vocabulary: inputs.config.vocabulary,
+            prunable_parameters: inputs.spec.linear_parameters() as u64,
+            vocabulary: inputs.spec.vocabulary,
             dtype: recipe.model.dtype,
             computed_in: model.computed_in().as_str().to_owned(),
             stored,
@@ -146,7 +146,7 @@ impl ModelEntry {
                 digest: inputs.model.tokenizer_digest()?.to_string(),
             },
             chat_templates: study.tokenizer().chat_templates(),
-            config: serde_json::to_value(&inputs.config).expect("a config is plain data"),
+            config: inputs.spec.described(),
         })
     }
 }

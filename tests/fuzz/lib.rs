@@ -17,7 +17,7 @@ pub fn read_model(path: &Path) {
         return;
     };
     let _ = model.embedding().and_then(|embedding| model.head(&embedding));
-    for index in 0..model.config.blocks.min(4) {
+    for index in 0..model.spec.blocks.min(4) {
         let _ = model.block(index);
     }
 }

@@ -13,8 +13,8 @@ use memmap2::Mmap;
 use super::gguf_header::unreadable_tensor;
 use super::{Weights, let_go, no_pointer};
 use crate::guard::guarded;
-use crate::model::config::Config;
 use crate::model::rope::RopeScaling;
+use crate::model::spec::{LinearSpec, Name, Spec};
 
 /// A memory-mapped GGUF model.
 pub struct GgufFile {
@@ -22,19 +22,14 @@ pub struct GgufFile {
     parts: Vec<Part>,
     /// The part of every tensor.
     places: HashMap<String, usize>,
-    /// llama.cpp stores the q and k of Llama models with the rows of a head interleaved.
-    interleaved: Option<Heads>,
+    /// Whether the model takes [`ROPE_FACTORS`].
+    takes_factors: bool,
 }
 
 struct Part {
     content: Content,
     map: Mmap,
     path: PathBuf,
-}
-
-struct Heads {
-    query: usize,
-    key_value: usize,
 }
 
 /// Divides the frequencies of the rotary embedding; no tensor of Hugging Face's.
@@ -161,7 +156,7 @@ impl GgufFile {
                 places.len()
             );
         }
-        Ok(Self { parts, places, interleaved: None })
+        Ok(Self { parts, places, takes_factors: false })
     }
 
     /// Every file of the model.
@@ -183,31 +178,30 @@ impl GgufFile {
         Some((part, part.content.tensor_infos.get(name)?))
     }
 
-    /// The model's shape; from here on, q and k come in Hugging Face's row order.
-    pub fn config(&mut self) -> Result<Config> {
+    /// What the model computes.
+    pub fn spec(&mut self) -> Result<Spec> {
         let shape = |name: &str| self.info(name).map(|(_, info)| info.shape.dims().to_vec());
-        let config = Config::from_gguf(&self.parts[0].content, &shape);
-        let mut config = config.with_context(|| format!("in {}", self.path().display()))?;
-        if config.architecture == "llama" {
-            self.interleaved = Some(Heads { query: config.heads, key_value: config.key_value_heads });
-        }
-        if self.interleaved.is_some() && self.places.contains_key(ROPE_FACTORS) {
+        let spec = Spec::from_gguf(&self.parts[0].content, &shape);
+        let mut spec = spec.with_context(|| format!("in {}", self.path().display()))?;
+        self.takes_factors = spec.architecture == "llama"; // Llama's alone
+        if self.takes_factors && self.places.contains_key(ROPE_FACTORS) {
             let factors = self.read(ROPE_FACTORS)?.flatten_all()?.to_vec1::<f32>()?;
+            let rope = &mut spec.ropes[0];
             ensure!(
-                factors.len() == config.head_dim / 2,
+                factors.len() == rope.dim / 2,
                 "`{ROPE_FACTORS}` of {} has {} values, not half of the head size of {}",
                 self.path().display(),
                 factors.len(),
-                config.head_dim
+                rope.dim
             );
             ensure!(
-                config.rope_scaling == RopeScaling::None,
+                rope.scaling == RopeScaling::None,
                 "{} has both `{ROPE_FACTORS}` and a rope scaling; calipr runs one of them",
                 self.path().display()
             );
-            config.rope_scaling = RopeScaling::Factors(factors);
+            rope.scaling = RopeScaling::Factors(factors);
         }
-        Ok(config)
+        Ok(spec)
     }
 
     /// A string of the metadata.
@@ -218,9 +212,13 @@ impl GgufFile {
         }
     }
 
+    /// As [`GgufFile::info`], of a tensor that has to be there.
+    fn there(&self, name: &str) -> Result<(&Part, &TensorInfo)> {
+        self.info(name).with_context(|| format!("tensor `{name}` of {} is missing", self.path().display()))
+    }
+
     fn read(&self, name: &str) -> Result<Tensor> {
-        let (part, info) =
-            self.info(name).with_context(|| format!("tensor `{name}` of {} is missing", self.path().display()))?;
+        let (part, info) = self.there(name)?;
         let read = || {
             let stored = part.content.tensor(&mut Cursor::new(&part.map[..]), name, &Device::Cpu)?;
             let_go(part.bytes_of(name, info)?);
@@ -231,94 +229,35 @@ impl GgufFile {
 }
 
 impl Weights for GgufFile {
-    fn tensor(&self, name: &str) -> Result<Tensor> {
-        let tensor = self.read(&gguf_name(name)?)?;
-        let heads = match &self.interleaved {
-            Some(heads) if name.contains(".q_proj.") => heads.query,
-            Some(heads) if name.contains(".k_proj.") => heads.key_value,
-            _ => return Ok(tensor),
-        };
+    fn tensor(&self, name: &Name) -> Result<Tensor> {
+        self.read(&name.gguf)
+    }
+
+    fn in_order(&self, tensor: Tensor, linear: &LinearSpec) -> Result<Tensor> {
+        let Some(heads) = linear.paired_heads else { return Ok(tensor) };
         // (heads, dim/2, 2, …) → (heads, 2, dim/2, …): the halves of a head apart, as Hugging Face has them.
-        let rows = tensor.dim(0)?;
-        ensure!(
-            rows > 0 && rows % (2 * heads) == 0,
-            "`{name}` of {} has {rows} rows for {heads} heads",
-            self.path().display()
-        );
+        let rows = linear.rows;
         let split = tensor.reshape((heads, rows / heads / 2, 2, tensor.elem_count() / rows))?;
         Ok(split.transpose(1, 2)?.reshape(tensor.shape())?.contiguous()?)
     }
 
-    fn shape(&self, name: &str) -> Result<Vec<usize>> {
-        let own = gguf_name(name)?;
-        let info =
-            self.info(&own).with_context(|| format!("tensor `{own}` of {} is missing", self.path().display()))?;
-        Ok(info.1.shape.dims().to_vec())
+    fn shape(&self, name: &Name) -> Result<Vec<usize>> {
+        Ok(self.there(&name.gguf)?.1.shape.dims().to_vec())
     }
 
-    fn format(&self, name: &str) -> Result<String> {
-        let own = gguf_name(name)?;
-        let info =
-            self.info(&own).with_context(|| format!("tensor `{own}` of {} is missing", self.path().display()))?;
+    fn format(&self, name: &Name) -> Result<String> {
         // candle's Q4K is llama.cpp's Q4_K.
-        let format = format!("{:?}", info.1.ggml_dtype);
+        let format = format!("{:?}", self.there(&name.gguf)?.1.ggml_dtype);
         Ok(format.strip_suffix('K').map_or(format.clone(), |bits| format!("{bits}_K")))
     }
 
-    fn left_over(&self, names: &[String]) -> Vec<String> {
-        let mut taken: HashSet<String> = names.iter().filter_map(|name| gguf_name(name).ok()).collect();
-        if self.interleaved.is_some() {
-            taken.insert(ROPE_FACTORS.into()); // Llama's alone
+    fn left_over(&self, names: &[Name]) -> Vec<String> {
+        let mut taken: HashSet<&str> = names.iter().map(|name| name.gguf.as_str()).collect();
+        if self.takes_factors {
+            taken.insert(ROPE_FACTORS);
         }
-        let mut left: Vec<String> = self.places.keys().filter(|name| !taken.contains(*name)).cloned().collect();
+        let mut left: Vec<String> = self.places.keys().filter(|name| !taken.contains(name.as_str())).cloned().collect();
         left.sort_unstable();
         left
-    }
-}
-
-/// `model.layers.3.self_attn.q_proj.weight` → `blk.3.attn_q.weight`
-fn gguf_name(name: &str) -> Result<String> {
-    let outer = |name| match name {
-        "model.embed_tokens.weight" => Some("token_embd.weight"),
-        "model.norm.weight" => Some("output_norm.weight"),
-        "lm_head.weight" => Some("output.weight"),
-        _ => None,
-    };
-    if let Some(name) = outer(name) {
-        return Ok(name.into());
-    }
-    let inner = |part| match part {
-        "input_layernorm" => Some("attn_norm"),
-        "post_attention_layernorm" => Some("ffn_norm"),
-        "self_attn.q_proj" => Some("attn_q"),
-        "self_attn.k_proj" => Some("attn_k"),
-        "self_attn.v_proj" => Some("attn_v"),
-        "self_attn.o_proj" => Some("attn_output"),
-        "mlp.gate_proj" => Some("ffn_gate"),
-        "mlp.up_proj" => Some("ffn_up"),
-        "mlp.down_proj" => Some("ffn_down"),
-        _ => None,
-    };
-    let parts = || {
-        let (block, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
-        let (part, kind) = rest.rsplit_once('.')?;
-        Some(format!("blk.{block}.{}.{kind}", inner(part)?))
-    };
-    match parts() {
-        Some(name) => Ok(name),
-        None => bail!("`{name}` has no name in GGUF"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_translate() {
-        assert_eq!(gguf_name("model.layers.3.self_attn.q_proj.weight").unwrap(), "blk.3.attn_q.weight");
-        assert_eq!(gguf_name("model.layers.12.mlp.down_proj.bias").unwrap(), "blk.12.ffn_down.bias");
-        assert_eq!(gguf_name("lm_head.weight").unwrap(), "output.weight");
-        assert!(gguf_name("model.layers.3.experts.weight").is_err());
     }
 }

@@ -11,6 +11,8 @@ use candle_core::Tensor;
 pub use gguf::GgufFile;
 pub use safetensors::SafetensorsDir;
 
+use super::spec::{LinearSpec, Name};
+
 /// Lets go of the memory that the pages of a mapped file take, which was read and is not needed soon; read again, they
 /// come from the system's cache of files, as long as it has room.
 fn let_go(mapped: &[u8]) {
@@ -43,27 +45,29 @@ fn no_pointer(path: &std::path::Path) -> Result<()> {
     Ok(())
 }
 
-/// A source of tensors under the names that Hugging Face gives them (`model.layers.0.self_attn.q_proj.weight`).
+/// A source of tensors.
 pub trait Weights: Send + Sync {
-    /// The tensor on the CPU, in the precision that it is stored in (f32 where it is quantised), rows in Hugging Face's
-    /// order.
+    /// The tensor on the CPU, in the precision that it is stored in (f32 where it is quantised).
     ///
     /// # Errors
     /// Where the file lacks it, or it is damaged.
-    fn tensor(&self, name: &str) -> Result<Tensor>;
+    fn tensor(&self, name: &Name) -> Result<Tensor>;
+
+    /// The weight or the bias of a linear, with its rows in Hugging Face's order.
+    fn in_order(&self, tensor: Tensor, linear: &LinearSpec) -> Result<Tensor>;
 
     /// The tensor's shape, from the file's header.
     ///
     /// # Errors
     /// Where the file lacks it, or holds it in a form that is no weights.
-    fn shape(&self, name: &str) -> Result<Vec<usize>>;
+    fn shape(&self, name: &Name) -> Result<Vec<usize>>;
 
     /// The format that the tensor is stored in, as the file calls it: `Q4_1`, `BF16`, `F8_E4M3`.
     ///
     /// # Errors
     /// Where the file lacks it.
-    fn format(&self, name: &str) -> Result<String>;
+    fn format(&self, name: &Name) -> Result<String>;
 
     /// What the file has beyond the tensors of these names that a model might be meant to have, as the file calls it.
-    fn left_over(&self, names: &[String]) -> Vec<String>;
+    fn left_over(&self, names: &[Name]) -> Vec<String>;
 }

@@ -13,22 +13,21 @@ use serde::Deserialize;
 use super::scaled::Scales;
 use super::{Weights, let_go, no_pointer};
 use crate::guard::guarded;
-use crate::model::config::Quantization;
-
-const EMBEDDING: &str = "model.embed_tokens.weight";
-const HEAD: &str = "lm_head.weight";
-/// By which the names' prefix is found: every model that calipr runs has it.
-const FIRST_NORM: &str = "layers.0.input_layernorm.weight";
+use crate::model::arch::Quantization;
+use crate::model::spec::{LinearSpec, Name, Spec};
 
 /// The tensors of a directory of safetensors files.
 pub struct SafetensorsDir {
     files: Vec<(PathBuf, MmapedSafetensors)>,
     /// The file of every tensor, by the name that it has there.
     places: HashMap<String, usize>,
-    /// What stands where transformers has `model.`: nothing in a bare model, more in a wrapped one.
-    prefix: String,
-    /// What the head is called.
-    head: String,
+    /// What transformers puts in front of all but the head, `model.` for one; and what stands there in these files:
+    /// nothing in a bare model, more in a wrapped one.
+    prefix: (String, String),
+    /// What transformers calls the embedding.
+    embedding: String,
+    /// What transformers calls the head, and what these files do.
+    head: (String, String),
     /// The head is the embedding, of which the files have one or both.
     tied: bool,
     quantization: Option<Quantization>,
@@ -105,8 +104,8 @@ impl SafetensorsDir {
         }
     }
 
-    /// Maps the files; nothing is read but their headers. `tied` is what the config says of head and embedding.
-    pub fn open(dir: &Path, tied: bool, quantization: Option<Quantization>) -> Result<Self> {
+    /// Maps the files of a model; nothing is read but their headers.
+    pub fn open(dir: &Path, spec: &Spec) -> Result<Self> {
         let map = |path: PathBuf| {
             // SAFETY: as for every memory-mapped file, it must not be changed while it is mapped; calipr
             // only reads models, and says so where a digest no longer fits.
@@ -126,14 +125,27 @@ impl SafetensorsDir {
             }
         }
         let index = index(dir)?.map_or_else(HashMap::new, |index| index.weight_map);
-        let (prefix, head) = (prefix(&places, dir)?, head(&places));
-        Ok(Self { files, places, prefix, head, tied, quantization, index, dir: dir.to_owned() })
+        let head = spec.head.name.of("weight").hub;
+        let head = (head.clone(), own_head(&places, head));
+        let first = spec.name_of_block(0).under(&spec.blocks[0].norms[0].name).of("weight").hub;
+        let base = spec.layers.hub.split_inclusive('.').next().unwrap_or_default();
+        Ok(Self {
+            prefix: (base.to_owned(), prefix(&places, base, &first[base.len()..], dir)?),
+            files,
+            places,
+            embedding: spec.embedding.name.of("weight").hub,
+            head,
+            tied: spec.head.tied,
+            quantization: spec.quantization.clone(),
+            index,
+            dir: dir.to_owned(),
+        })
     }
 
     /// Whether the head is the embedding, and what is to be said about that. As in transformers 5: a config that ties
     /// them is wrong where the file has both and they differ.
     pub fn settle_ties(&mut self) -> Result<Option<String>> {
-        let (embedding, head) = (self.own_name(EMBEDDING), self.head.clone());
+        let (embedding, head) = (self.own_name(&self.embedding), self.head.1.clone());
         if !self.tied || !self.places.contains_key(&embedding) || !self.places.contains_key(&head) {
             return Ok(None);
         }
@@ -156,9 +168,9 @@ impl SafetensorsDir {
 
     /// What the files call a tensor.
     fn own_name(&self, name: &str) -> String {
-        match name.strip_prefix("model.") {
-            Some(rest) => format!("{}{rest}", self.prefix),
-            None if name == HEAD => self.head.clone(),
+        match name.strip_prefix(&self.prefix.0) {
+            Some(rest) => format!("{}{rest}", self.prefix.1),
+            None if name == self.head.0 => self.head.1.clone(),
             None => name.to_owned(),
         }
     }
@@ -169,17 +181,19 @@ impl SafetensorsDir {
         if self.places.contains_key(&own) {
             return Ok(own);
         }
-        if name == EMBEDDING && self.tied && self.places.contains_key(&self.head) {
-            return Ok(self.head.clone());
+        let (dir, head) = (self.dir.display(), &self.head.1);
+        if name == self.embedding && self.tied && self.places.contains_key(head) {
+            return Ok(head.clone());
         }
-        let dir = self.dir.display();
         if let Some(file) = self.index.get(&own) {
             bail!("tensor `{own}` of {dir} is missing: the index says that it is in {file}, which lacks it");
         }
         let there = match name {
-            HEAD => "; config.json says that the head is not the embedding (`tie_word_embeddings`)".to_owned(),
-            EMBEDDING if self.places.contains_key(&self.head) => {
-                format!("; there is `{}`, but config.json does not tie it to the embedding", self.head)
+            _ if name == self.head.0 => {
+                "; config.json says that the head is not the embedding (`tie_word_embeddings`)".to_owned()
+            }
+            _ if name == self.embedding && self.places.contains_key(head) => {
+                format!("; there is `{head}`, but config.json does not tie it to the embedding")
             }
             _ => String::new(),
         };
@@ -251,13 +265,14 @@ fn signed(bytes: &[u8]) -> Vec<f32> {
     bytes.iter().map(|&byte| f32::from(byte.cast_signed())).collect()
 }
 
-/// What stands before the names of blocks.
-fn prefix(places: &HashMap<String, usize>, dir: &Path) -> Result<String> {
-    let mut found: Vec<&str> = places.keys().filter_map(|name| name.strip_suffix(FIRST_NORM)).collect();
+/// What stands in front of the names of blocks: `base`, as transformers has it, or else whatever stands in front of the
+/// tensor `first` of the first block.
+fn prefix(places: &HashMap<String, usize>, base: &str, first: &str, dir: &Path) -> Result<String> {
+    let mut found: Vec<&str> = places.keys().filter_map(|name| name.strip_suffix(first)).collect();
     found.retain(|prefix| prefix.is_empty() || prefix.ends_with('.'));
     found.sort_unstable();
-    if found.contains(&"model.") {
-        return Ok("model.".into());
+    if found.contains(&base) {
+        return Ok(base.into());
     }
     match found.as_slice() {
         [one] => Ok((*one).to_owned()),
@@ -266,7 +281,7 @@ fn prefix(places: &HashMap<String, usize>, dir: &Path) -> Result<String> {
             names.sort_unstable();
             let some = names.iter().take(3).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
             bail!(
-                "{} has no tensor `model.{FIRST_NORM}`, under whatever prefix; it has {} others{}{some}",
+                "{} has no tensor `{base}{first}`, under whatever prefix; it has {} others{}{some}",
                 dir.display(),
                 names.len(),
                 if names.is_empty() { "" } else { ", such as " }
@@ -280,19 +295,19 @@ fn prefix(places: &HashMap<String, usize>, dir: &Path) -> Result<String> {
     }
 }
 
-/// What the head is called: wrapped models have it under a prefix.
-fn head(places: &HashMap<String, usize>) -> String {
-    let ends = format!(".{HEAD}");
+/// What the files call the head: wrapped models have it under a prefix.
+fn own_head(places: &HashMap<String, usize>, head: String) -> String {
+    let ends = format!(".{head}");
     let mut wrapped = places.keys().filter(|name| name.ends_with(&ends));
-    match (places.contains_key(HEAD), wrapped.next(), wrapped.next()) {
+    match (places.contains_key(&head), wrapped.next(), wrapped.next()) {
         (false, Some(one), None) => one.clone(),
-        _ => HEAD.into(),
+        _ => head,
     }
 }
 
 impl Weights for SafetensorsDir {
-    fn tensor(&self, name: &str) -> Result<Tensor> {
-        let stored = self.stored_name(name)?;
+    fn tensor(&self, name: &Name) -> Result<Tensor> {
+        let stored = self.stored_name(&name.hub)?;
         let read = || {
             let view = self.view(&stored)?;
             let scales = self.scales(&stored, &view)?;
@@ -312,8 +327,12 @@ impl Weights for SafetensorsDir {
         guarded(read).with_context(|| format!("tensor `{stored}` of {}", self.dir.display()))
     }
 
-    fn shape(&self, name: &str) -> Result<Vec<usize>> {
-        let stored = self.stored_name(name)?;
+    fn in_order(&self, tensor: Tensor, _: &LinearSpec) -> Result<Tensor> {
+        Ok(tensor)
+    }
+
+    fn shape(&self, name: &Name) -> Result<Vec<usize>> {
+        let stored = self.stored_name(&name.hub)?;
         let read = || {
             let view = self.view(&stored)?;
             let is_scaled = self.scales(&stored, &view)?.is_some();
@@ -328,18 +347,18 @@ impl Weights for SafetensorsDir {
         guarded(read).with_context(|| format!("tensor `{stored}` of {}", self.dir.display()))
     }
 
-    fn format(&self, name: &str) -> Result<String> {
-        Ok(format!("{:?}", self.view(&self.stored_name(name)?)?.dtype()))
+    fn format(&self, name: &Name) -> Result<String> {
+        Ok(format!("{:?}", self.view(&self.stored_name(&name.hub)?)?.dtype()))
     }
 
-    fn left_over(&self, names: &[String]) -> Vec<String> {
+    fn left_over(&self, names: &[Name]) -> Vec<String> {
         // Tables that older versions stored, and what belongs to quantised weights.
         let known = |name: &str| {
             let ends = ["rotary_emb.inv_freq", "_scale", "_scale_inv", "_zero_point", "_shape", "_g_idx"];
             ends.iter().any(|end| name.ends_with(end))
         };
-        let taken: HashSet<String> = names.iter().map(|name| self.own_name(name)).collect();
-        let is_head = |name: &String| self.tied && *name == self.head;
+        let taken: HashSet<String> = names.iter().map(|name| self.own_name(&name.hub)).collect();
+        let is_head = |name: &String| self.tied && *name == self.head.1;
         let others = self.places.keys().filter(|name| !taken.contains(*name) && !is_head(name));
         let mut left: Vec<String> = others.filter(|name| !known(name)).cloned().collect();
         left.sort_unstable();

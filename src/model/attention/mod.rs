@@ -10,19 +10,12 @@ use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, T
 use rayon::prelude::*;
 
 use super::rope::{Rope, RopeValues};
+use super::spec::Heads;
 #[cfg(feature = "cuda")]
 use crate::gpu;
 use crate::linalg::bf16::{self, Packed, Rounded};
 use crate::linalg::{Mat, MatMut, Threads, product, simd};
 use crate::tensors;
-
-/// How the columns of q, k and v divide into heads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Heads {
-    pub query: usize,
-    pub key_value: usize,
-    pub dim: usize,
-}
 
 /// Consecutive tokens of a batch that see each other causally, and before them those of a prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -499,12 +492,12 @@ fn softmax(row: &mut [f32]) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::kernels::tests::{close, random};
     use super::*;
-    use crate::model::RopeScaling;
+    use crate::model::parts::elementwise::tests::{close, random};
+    use crate::model::{RopeScaling, RopeSpec};
 
     fn rope(positions: usize, dim: usize) -> Rope {
-        let frequencies = RopeScaling::None.frequencies(10_000.0, dim);
+        let frequencies = RopeSpec { theta: 10_000.0, dim, scaling: RopeScaling::None }.frequencies();
         let angles: Vec<f32> = (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f)).collect();
         let angles = Tensor::from_vec(angles, (positions, dim / 2), &Device::Cpu).unwrap();
         Rope::of(angles.cos().unwrap(), angles.sin().unwrap()).unwrap()

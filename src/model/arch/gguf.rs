@@ -1,10 +1,13 @@
-//! The metadata of a GGUF file, read as llama.cpp reads it (`llama_model::load_hparams`).
+//! The metadata of a GGUF file, read as llama.cpp reads it (`llama_model::load_hparams`), and put into the words of a
+//! `config.json`.
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::quantized::gguf_file::{Content, Value};
 
-use super::{AttentionBias, Config, Reach};
-use crate::model::rope::{RopeScaling, Yarn};
+use serde_json::{Map, Value as Json, json};
+
+use super::keys;
+use crate::model::rope::Yarn;
 
 /// The keys of one architecture.
 struct Keys<'a> {
@@ -42,67 +45,76 @@ impl Keys<'_> {
     }
 }
 
-impl Config {
-    /// From the metadata of a GGUF file; `shape` knows its tensors.
-    ///
-    /// # Errors
-    /// Where a key is missing or of the wrong type, or the architecture is not one that calipr runs.
-    pub fn from_gguf(content: &Content, shape: &dyn Fn(&str) -> Option<Vec<usize>>) -> Result<Self> {
-        let architecture = match content.metadata.get("general.architecture") {
-            Some(Value::String(name)) => name.clone(),
-            _ => bail!("the metadata lacks `general.architecture`"),
-        };
-        ensure!(
-            ["llama", "qwen2"].contains(&architecture.as_str()),
-            "architecture \"{architecture}\" is not supported; calipr runs llama (also mistral) and qwen2"
-        );
-        let keys = Keys { content, architecture: &architecture };
-        refuse_what_is_not_computed(&keys)?;
-        let embedding = shape("token_embd.weight").context("the file lacks the tensor `token_embd.weight`")?;
-        ensure!(embedding.len() == 2, "`token_embd.weight` has the shape {embedding:?}");
-        let (hidden, heads) = (keys.count("embedding_length")?, keys.count("attention.head_count")?);
-        let head_dim = keys.integer("attention.key_length")?.unwrap_or(hidden / heads.max(1));
-        for key in ["attention.value_length", "rope.dimension_count"] {
-            if let Some(other) = keys.integer(key)?.filter(|&n| n != head_dim) {
-                bail!("`{}` is {other} where heads have {head_dim} values, which calipr does not run", keys.name(key));
-            }
+/// A GGUF file's metadata, and the names and shapes of its tensors.
+pub struct Header<'a> {
+    content: &'a Content,
+    architecture: &'a str,
+    shape: &'a dyn Fn(&str) -> Option<Vec<usize>>,
+}
+
+impl Header<'_> {
+    /// Whether the file has a tensor of this name.
+    pub fn has(&self, tensor: &str) -> bool {
+        (self.shape)(tensor).is_some()
+    }
+}
+
+/// The architecture that a file says it is of.
+pub fn architecture(content: &Content) -> Result<&str> {
+    match content.metadata.get("general.architecture") {
+        Some(Value::String(name)) => Ok(name),
+        _ => bail!("the metadata lacks `general.architecture`"),
+    }
+}
+
+/// Hands what the file says, in the words of a `config.json`, to `read`.
+///
+/// # Errors
+/// Where a key is missing, of the wrong type, or of a value that calipr does not compute with; those of `read`.
+pub fn read<T>(
+    content: &Content,
+    shape: &dyn Fn(&str) -> Option<Vec<usize>>,
+    read: impl FnOnce(&keys::Keys) -> Result<T>,
+) -> Result<T> {
+    let header = Header { content, architecture: architecture(content)?, shape };
+    let config = as_config(&header)?;
+    read(&keys::Keys { of: &config, prefix: "", gguf: Some(&header) })
+}
+
+/// The metadata as `config.json` would have it. What llama.cpp needs is there, so that no default of transformers counts.
+fn as_config(header: &Header) -> Result<Map<String, Json>> {
+    let keys = Keys { content: header.content, architecture: header.architecture };
+    refuse_what_is_not_computed(&keys)?;
+    let embedding = (header.shape)("token_embd.weight").context("the file lacks the tensor `token_embd.weight`")?;
+    ensure!(embedding.len() == 2, "`token_embd.weight` has the shape {embedding:?}");
+    let (hidden, heads) = (keys.count("embedding_length")?, keys.count("attention.head_count")?);
+    let head_dim = keys.integer("attention.key_length")?.unwrap_or(hidden / heads.max(1));
+    for key in ["attention.value_length", "rope.dimension_count"] {
+        if let Some(other) = keys.integer(key)?.filter(|&n| n != head_dim) {
+            bail!("`{}` is {other} where heads have {head_dim} values, which calipr does not run", keys.name(key));
         }
-        let context = keys.count("context_length")?;
-        let epsilon = "attention.layer_norm_rms_epsilon";
-        let rope_theta = keys.float("rope.freq_base")?.unwrap_or(10_000.0);
-        let has = |tensor: &str| shape(tensor).is_some();
-        Self {
-            hidden,
-            feed_forward: keys.count("feed_forward_length")?,
-            blocks: keys.count("block_count")?,
-            heads,
-            key_value_heads: keys.integer("attention.head_count_kv")?.unwrap_or(heads),
-            head_dim,
-            vocabulary: vocabulary(&keys, embedding[0])?,
-            context,
-            // llama.cpp itself attends to all of a longer context in these architectures.
-            reach: keys
-                .integer("attention.sliding_window")?
-                .filter(|&tokens| tokens > 0 && tokens < context)
-                .map(|tokens| Reach { tokens, because: "sliding window (`attention.sliding_window`)" }),
-            norm_epsilon: f64::from(keys.need(epsilon, keys.float(epsilon))?),
-            rope_theta,
-            rope_scaling: rope_scaling(&keys, context)?,
-            attention_bias: match (architecture.as_str(), has("blk.0.attn_output.bias")) {
-                ("qwen2", _) => AttentionBias::Inputs,
-                (_, true) => AttentionBias::All,
-                _ if ["q", "k", "v"].iter().any(|name| has(&format!("blk.0.attn_{name}.bias"))) => {
-                    AttentionBias::Inputs
-                }
-                _ => AttentionBias::None,
-            },
-            feed_forward_bias: has("blk.0.ffn_down.bias"),
-            tied: !has("output.weight"),
-            quantization: None,
-            remarks: vec![],
-            architecture,
-        }
-        .checked()
+    }
+    let context = keys.count("context_length")?;
+    let epsilon = "attention.layer_norm_rms_epsilon";
+    let epsilon = keys.need(epsilon, keys.float(epsilon))?;
+    let config = json!({
+        "model_type": header.architecture,
+        "hidden_size": hidden,
+        "intermediate_size": keys.count("feed_forward_length")?,
+        "num_hidden_layers": keys.count("block_count")?,
+        "num_attention_heads": heads,
+        "num_key_value_heads": keys.integer("attention.head_count_kv")?.unwrap_or(heads),
+        "head_dim": head_dim,
+        "vocab_size": vocabulary(&keys, embedding[0])?,
+        "max_position_embeddings": context,
+        "sliding_window": keys.integer("attention.sliding_window")?,
+        "rms_norm_eps": epsilon,
+        "rope_parameters": rope(&keys, context)?,
+        "tie_word_embeddings": !header.has("output.weight"),
+    });
+    match config {
+        Json::Object(config) => Ok(config),
+        _ => unreachable!("it was just made as an object"),
     }
 }
 
@@ -147,7 +159,8 @@ fn vocabulary(keys: &Keys, rows: usize) -> Result<usize> {
 }
 
 /// llama.cpp: a factor without a type is linear, and a factor of 0 is none.
-fn rope_scaling(keys: &Keys, context: usize) -> Result<RopeScaling> {
+fn rope(keys: &Keys, context: usize) -> Result<Json> {
+    let theta = keys.float("rope.freq_base")?.unwrap_or(10_000.0);
     let kind = match keys.get("rope.scaling.type") {
         None => "linear",
         Some(Value::String(kind)) => kind,
@@ -166,11 +179,10 @@ fn rope_scaling(keys: &Keys, context: usize) -> Result<RopeScaling> {
     }
     match kind {
         "yarn" => {
-            let original = keys.integer("rope.scaling.original_context_length")?.unwrap_or(context) as f64;
+            let original = keys.integer("rope.scaling.original_context_length")?.unwrap_or(context);
             let attention_factor = Yarn::sharpness(f64::from(factor), None) as f32 * sharper;
-            let (factor, original_context) = (f64::from(factor), original);
-            let (beta_fast, beta_slow, truncate) = (32.0, 1.0, true);
-            Ok(RopeScaling::Yarn(Yarn { factor, attention_factor, original_context, beta_fast, beta_slow, truncate }))
+            Ok(json!({"rope_theta": theta, "rope_type": "yarn", "factor": factor, "attention_factor": attention_factor,
+                      "original_max_position_embeddings": original}))
         }
         "none" | "linear" => {
             ensure!(
@@ -178,7 +190,10 @@ fn rope_scaling(keys: &Keys, context: usize) -> Result<RopeScaling> {
                 "`{}` is {sharper}; calipr knows it with yarn",
                 keys.name("rope.scaling.attn_factor")
             );
-            Ok(if kind == "none" || factor == 1.0 { RopeScaling::None } else { RopeScaling::Linear(factor) })
+            Ok(match kind == "none" || factor == 1.0 {
+                true => json!({"rope_theta": theta}),
+                false => json!({"rope_theta": theta, "rope_type": "linear", "factor": factor}),
+            })
         }
         other => bail!(
             "`{}` \"{other}\" is not supported; calipr knows none, linear and yarn",

@@ -1,0 +1,180 @@
+//! The architectures that calipr runs: a file each, which translates a config into a [`Spec`].
+//!
+//! To add one, write the file and add its line to `architectures!` below.
+
+mod draft;
+mod gguf;
+mod keys;
+mod quantization;
+mod rope;
+
+use anyhow::{Context, Result, bail};
+use candle_core::quantized::gguf_file::Content;
+use serde_json::Value;
+
+use super::spec::Spec;
+use keys::Keys;
+pub use quantization::Quantization;
+
+/// A family of models that are computed alike.
+pub struct Architecture {
+    /// `model_type` in a `config.json`.
+    pub name: &'static str,
+    /// `general.architecture` in GGUF; None where calipr does not read it from there.
+    pub gguf: Option<&'static str>,
+    /// What a config says.
+    pub spec: fn(&Keys) -> Result<Spec>,
+}
+
+/// Declares the architectures.
+macro_rules! architectures {
+    ($($module:ident),+ $(,)?) => {
+        $(mod $module;)+
+
+        /// All of them.
+        pub const ALL: &[Architecture] = &[$($module::ARCHITECTURE),+];
+    };
+}
+
+architectures! {
+    llama,
+    mistral,
+    qwen2,
+}
+
+/// "a, b and c"
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.collect();
+    match names.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
+        _ => names.concat(),
+    }
+}
+
+impl Spec {
+    /// From a Hugging Face `config.json`.
+    ///
+    /// # Errors
+    /// Where it is not what such a file holds, or names an architecture or option that calipr lacks.
+    pub fn from_hub(config: &Value) -> Result<Spec> {
+        let Value::Object(of) = config else { bail!("it is no JSON object") };
+        let keys = Keys { of, prefix: "", gguf: None };
+        let runs = || listed(ALL.iter().map(|architecture| architecture.name));
+        let Some(name) = of.get("model_type").and_then(Value::as_str) else {
+            bail!("it has no `model_type`, which says what the model computes; calipr runs {}", runs())
+        };
+        let architecture = ALL.iter().find(|architecture| architecture.name == name);
+        let architecture =
+            architecture.with_context(|| format!("model_type \"{name}\" is not supported; calipr runs {}", runs()))?;
+        draft::refuse_what_is_not_computed(&keys)?;
+        (architecture.spec)(&keys)
+    }
+
+    /// From the metadata of a GGUF file; `shape` knows its tensors.
+    ///
+    /// # Errors
+    /// Where a key is missing or of the wrong type, or the architecture is not one that calipr runs.
+    pub fn from_gguf(content: &Content, shape: &dyn Fn(&str) -> Option<Vec<usize>>) -> Result<Spec> {
+        let name = gguf::architecture(content)?;
+        let architecture = ALL.iter().find(|architecture| architecture.gguf == Some(name)).with_context(|| {
+            let runs = listed(ALL.iter().filter_map(|architecture| architecture.gguf));
+            format!("architecture \"{name}\" is not supported; calipr runs {runs}")
+        })?;
+        gguf::read(content, shape, architecture.spec)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::rope::RopeScaling;
+    use serde_json::json;
+
+    fn base(keys: Value) -> Value {
+        let mut config = json!({"model_type": "llama", "hidden_size": 64, "intermediate_size": 128,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100, "max_position_embeddings": 256});
+        config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        config
+    }
+
+    /// The figures are transformers' own (tests/scripts/config_json.py).
+    #[test]
+    fn a_config_is_read_as_transformers_reads_it_or_refused() {
+        let cases = std::fs::read_to_string("tests/fixtures/config_json.json").unwrap();
+        let cases: Vec<Value> = serde_json::from_str(&cases).unwrap();
+        assert!(cases.len() > 100);
+        for case in cases {
+            let (read, made) = (Spec::from_hub(&case["config"]), &case["made"]);
+            if made.is_null() {
+                assert!(read.is_err(), "{}: transformers cannot make it", case["config"]);
+                continue;
+            }
+            let read = read.unwrap_or_else(|e| panic!("{}: {e:#}", case["config"]));
+            let number = |key: &str| made[key].as_u64().map(|n| n as usize);
+            let (rope, block) = (&read.ropes[0], &read.blocks[0]);
+            let frequencies = rope.frequencies();
+            let expected: Vec<f64> =
+                made["inverse_frequencies"].as_array().unwrap().iter().map(|f| f.as_f64().unwrap()).collect();
+            assert_eq!(frequencies.len(), expected.len(), "{}", case["config"]);
+            for (ours, theirs) in frequencies.iter().zip(&expected) {
+                let apart = (f64::from(*ours) - theirs).abs();
+                assert!(apart <= 1e-6 * theirs, "{}: {frequencies:?} for {expected:?}", case["config"]);
+            }
+            let scaling = f64::from(rope.scaling.attention_factor());
+            assert!((scaling - made["attention_scaling"].as_f64().unwrap()).abs() < 1e-6, "{}", case["config"]);
+            assert_eq!(Some(block.attention.heads.dim), number("head_dim"));
+            assert_eq!(Some(block.attention.heads.key_value), number("key_value_heads"), "{}", case["config"]);
+            assert_eq!(Some(read.context), number("context"), "{}", case["config"]);
+            assert_eq!(Some(block.norms[0].epsilon), made["norm_epsilon"].as_f64(), "{}", case["config"]);
+            assert_eq!(Some(read.head.tied), made["tied"].as_bool(), "{}", case["config"]);
+            let biases = ["q", "o", "down"].map(|name| block.linears.iter().any(|l| l.name == name && l.bias));
+            assert_eq!(json!(biases), made["biases"], "{}", case["config"]);
+            if !matches!(rope.scaling, RopeScaling::LongRope { .. }) {
+                assert_eq!(read.reach.map(|reach| reach.tokens), number("window"), "{}", case["config"]);
+            }
+        }
+    }
+
+    #[test]
+    fn longrope_is_computed_up_to_its_original_context() {
+        let factors: Vec<f32> = vec![1.5; 8];
+        let rope = json!({"rope_type": "longrope", "short_factor": factors, "long_factor": factors,
+                          "original_max_position_embeddings": 32});
+        let reach = Spec::from_hub(&base(json!({"rope_scaling": rope}))).unwrap().reach.unwrap();
+        assert_eq!(reach.tokens, 32);
+        assert!(reach.refusal("windows of 33 tokens are").contains("longrope"));
+    }
+
+    #[test]
+    fn what_is_not_computed_is_refused_by_name() {
+        for (keys, says) in [
+            (json!({"rope_scaling": {"type": "ntk", "factor": 2.0}}), "\"ntk\""),
+            (json!({"rope_scaling": {"type": "linear"}}), "`rope_scaling` lacks `factor`"),
+            (json!({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}), "full_attention"),
+            (json!({"rope_scaling": {"type": "linear", "factor": 2, "partial_rotary_factor": 0.5}}), "partial_rotary"),
+            (json!({"quantization_config": {"quant_method": "awq"}}), "awq"),
+            (json!({"head_dim": 15}), "even head size"),
+            (json!({"hidden_act": "gelu"}), "gelu"),
+            (json!({"is_causal": false}), "is_causal"),
+            (json!({"transformers_weights": "other.safetensors"}), "other.safetensors"),
+            (json!({"hidden_size": null}), "`hidden_size` is null; expected a whole number"),
+            (json!({"rms_norm_eps": "1e-5"}), "`rms_norm_eps` is \"1e-5\""),
+            (json!({"model_type": "gpt2"}), "gpt2"),
+            (json!({"model_type": null}), "model_type"),
+            (
+                json!({"model_type": "qwen2", "num_key_value_heads": 4, "layer_types": ["full_attention", "chunked_attention"]}),
+                "chunked",
+            ),
+        ] {
+            let error = Spec::from_hub(&base(keys)).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_the_architecture_ignores_is_remarked_on() {
+        let read = Spec::from_hub(&base(json!({"partial_rotary_factor": 0.5}))).unwrap();
+        assert!(read.remarks[0].contains("partial_rotary_factor"), "{:?}", read.remarks);
+        assert!(Spec::from_hub(&base(json!({}))).unwrap().remarks.is_empty());
+    }
+}

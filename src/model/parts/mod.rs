@@ -1,0 +1,6 @@
+//! What blocks are made of beside linears and attention.
+
+pub mod elementwise;
+mod norm;
+
+pub use norm::Norm;
