@@ -5,7 +5,7 @@
 
 use calipr::linalg::upper_inverse_factor;
 use calipr::metrics::{Prediction, score_positions};
-use calipr::model::{Block, Flow, Generator, Head, Heads, Linear, LinearSpec, Norm, Rope, Sampling, Span, Spec};
+use calipr::model::{Block, Flow, Generator, Head, Linear, LinearSpec, Norm, Rope, Sampling, Span, Spec};
 use calipr::prune::{Accumulator, MethodName, MethodOptions, Sparsity, Statistic, StatisticKind};
 use candle_core::{DType, Device, Tensor};
 use divan::counter::ItemsCount;
@@ -23,7 +23,6 @@ const WINDOW: usize = 512;
 const HIDDEN: usize = 576;
 const FEED_FORWARD: usize = 1536;
 const VOCABULARY: usize = 49_152;
-const HEADS: Heads = Heads { query: 9, key_value: 3, dim: 64 };
 const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
 
 /// Values of the size that weights have.

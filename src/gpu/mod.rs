@@ -3,21 +3,19 @@
 //! The kernels are the text `kernels.cu`, compiled by NVRTC at run time for the device at hand. Their callers are candle
 //! operations beside the code for the CPU that they agree with ([`crate::prune`], [`crate::model`]).
 
-mod plan;
-mod views;
+#[cfg(any(feature = "cuda", test))]
+pub mod views;
 
-#[cfg(feature = "cuda")]
-mod attention;
 #[cfg(feature = "cuda")]
 mod elementwise;
 #[cfg(feature = "cuda")]
-mod kernels;
+pub mod kernels;
 #[cfg(feature = "cuda")]
 pub mod memory;
 #[cfg(feature = "cuda")]
 mod packing;
 #[cfg(feature = "cuda")]
-mod products;
+pub mod products;
 #[cfg(feature = "cuda")]
 mod pruning;
 #[cfg(feature = "cuda")]
@@ -29,7 +27,6 @@ mod tests;
 
 #[cfg(feature = "cuda")]
 pub use {
-    attention::{CausalAttention, DecodeAttention, OnDevice, SpanAttention},
     elementwise::Swiglu,
     kernels::{copied, view},
     packing::pack_left,

@@ -12,7 +12,7 @@ use super::KERNELS;
 use super::views::{Call, View};
 use crate::linalg::{Mat, MatMut, Threads, product, upper_inverse_factor};
 use crate::metrics::{Prediction, log_likelihoods, score_positions};
-use crate::model::{Cache, Heads, Linear, Rope, cached_attention};
+use crate::model::{Attention, Heads, KvCache, Linear, Precision, Rope};
 use crate::prune::{MethodName, MethodOptions, Sparsity, Statistic};
 use crate::tensors;
 
@@ -326,17 +326,18 @@ fn decoding_attends_to_what_it_attends_to_on_the_cpu() {
             |rows: usize, columns: usize, seed: f32| tensor(&noise(rows * columns, seed, 1e6), (rows, columns));
         let angles = random(room, dim / 2, 0.5);
         let rope = Rope::of(angles.cos().unwrap(), angles.sin().unwrap()).unwrap();
+        let attention = Attention { heads, scale: heads.scale(), rope, precision: Precision::F32 };
         let [q, k, v] =
             [(query, 0.1), (key_value, 0.2), (key_value, 0.3)].map(|(n, seed)| random(sequences, n * dim, seed));
         // What came before goes through the CPU's attention, and into the kernel's caches as that has rotated it.
         let (mut caches, mut held) = (Vec::new(), Vec::new());
         for (s, &position) in positions.iter().enumerate() {
-            let mut cache = [Cache::new(heads, room)];
+            let mut cache = [KvCache::new(heads, room)];
             let [q, k, v] = [(query, 0.4), (key_value, 0.6), (key_value, 0.7)]
                 .map(|(n, seed)| random(position.max(1), n * dim, seed + s as f32));
             if position > 0 {
                 let own = 0..position;
-                cached_attention(&q, &k, &v, (std::slice::from_ref(&own), &mut cache), heads, &rope).unwrap();
+                attention.after(&q, &k, &v, (std::slice::from_ref(&own), &mut cache)).unwrap();
             }
             for of in 0..2 {
                 for (keys, values) in cache[0].on_host() {
@@ -348,13 +349,13 @@ fn decoding_attends_to_what_it_attends_to_on_the_cpu() {
             caches.extend(cache);
         }
         let own: Vec<_> = (0..sequences).map(|s| s..s + 1).collect();
-        let expected = cached_attention(&q, &k, &v, (&own, &mut caches), heads, &rope).unwrap();
+        let expected = attention.after(&q, &k, &v, (&own, &mut caches)).unwrap();
         let numbers: Vec<usize> = [query, key_value, room].into_iter().chain(positions.iter().copied()).collect();
         let flat = |t: &Tensor| tensors::values(t).unwrap();
         let out = emulator.run(
             "decode",
             &numbers,
-            &[&flat(&q), &flat(&k), &flat(&v), &flat(&rope.cos), &flat(&rope.sin), &held],
+            &[&flat(&q), &flat(&k), &flat(&v), &flat(&attention.rope.cos), &flat(&attention.rope.sin), &held],
         );
         let (out, held) = out.split_at(sequences * query * dim);
         for (a, b) in out.iter().zip(flat(&expected)) {

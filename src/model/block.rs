@@ -7,9 +7,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 
-use super::attention::{Cache, Precision, Span, attention, cached_attention};
+use super::attention::{Attention, KvCache, Span};
 use super::linear::Linear;
 use super::parts::{Norm, elementwise};
 use super::rope::Rope;
@@ -46,11 +46,12 @@ impl Flow {
 impl Block {
     /// Takes a batch from the site before `site` to it.
     pub fn advance(&self, site: usize, flow: &mut Flow, rope: &Rope) -> Result<()> {
-        let spans = flow.spans.clone();
-        let heads = self.spec.attention.heads;
-        let is_bf16 = self.linears[self.spec.attention.inputs[0]].weight().dtype() == DType::BF16;
-        let how = (rope, if is_bf16 { Precision::Bf16 } else { Precision::F32 });
-        self.advance_by(site, flow, |q, k, v| attention(q, k, v, &spans, heads, how))
+        let (spans, attention) = (flow.spans.clone(), self.attention(rope));
+        self.advance_by(site, flow, |q, k, v| attention.within(q, k, v, &spans))
+    }
+
+    fn attention(&self, rope: &Rope) -> Attention {
+        Attention::new(&self.spec.attention, rope, self.linears[self.spec.attention.inputs[0]].weight().dtype())
     }
 
     /// As [`Block::advance`], where `attend` turns q, k and v into the heads' outputs.
@@ -97,12 +98,12 @@ impl Block {
 
     /// The whole block for the next tokens of sequences: the rows `own` of sequence i follow what
     /// `caches[i]` holds, and are added to it. (tokens, hidden) → (tokens, hidden)
-    pub fn decode(&self, hidden: Tensor, own: &[Range<usize>], caches: &mut [Cache], rope: &Rope) -> Result<Tensor> {
+    pub fn decode(&self, hidden: Tensor, own: &[Range<usize>], caches: &mut [KvCache], rope: &Rope) -> Result<Tensor> {
         let mut flow = Flow::new(hidden, vec![]);
-        let heads = self.spec.attention.heads;
+        let attention = self.attention(rope);
         for site in 0..self.spec.sites.len() {
             let here = (own, &mut *caches);
-            self.advance_by(site, &mut flow, |q, k, v| cached_attention(q, k, v, here, heads, rope))?;
+            self.advance_by(site, &mut flow, |q, k, v| attention.after(q, k, v, here))?;
         }
         self.finish(flow)
     }

@@ -13,7 +13,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::attention::Cache;
+use super::attention::KvCache;
 use super::{Block, Head, Rope, embed};
 use crate::tensors;
 
@@ -58,7 +58,7 @@ const PREFILL_TOKENS: usize = 2048;
 struct Sequence {
     index: usize,
     /// One a block.
-    caches: Vec<Cache>,
+    caches: Vec<KvCache>,
     /// Tokens that its caches have room for.
     room: usize,
     /// What goes through the model next: the prompt, then the token before.
@@ -137,11 +137,12 @@ impl Generator<'_> {
 
     /// The caches of the tokens that all prompts begin with, such as an instruction or a template; at least one
     /// token of each prompt is left to predict from.
-    fn shared_prefix(&self, prompts: &[&[u32]]) -> Result<Vec<Cache>> {
+    fn shared_prefix(&self, prompts: &[&[u32]]) -> Result<Vec<KvCache>> {
         let common = |a: &[u32], b: &[u32]| a.iter().zip(b).take_while(|(a, b)| a == b).count();
         let shortest = prompts.iter().map(|p| p.len() - 1).min().unwrap_or(0);
         let shared = prompts.iter().map(|p| common(p, prompts[0])).min().unwrap_or(0).min(shortest);
-        let mut caches: Vec<Cache> = self.blocks.iter().map(|b| Cache::new(b.spec.attention.heads, shared)).collect();
+        let mut caches: Vec<KvCache> =
+            self.blocks.iter().map(|b| KvCache::new(b.spec.attention.heads, shared)).collect();
         if prompts.len() > 1 && shared > 0 {
             self.forward(&prompts[0][..shared], std::slice::from_ref(&(0..shared)), &mut [&mut caches])?;
         }
@@ -152,13 +153,13 @@ impl Generator<'_> {
         &self,
         index: usize,
         prompt: &[u32],
-        (shared, room): (&[Cache], usize),
+        (shared, room): (&[KvCache], usize),
         sampling: &Sampling,
     ) -> Result<Sequence> {
         let mut random = ChaCha8Rng::seed_from_u64(sampling.seed);
         random.set_stream(index as u64);
         let caches = shared.iter().map(|cache| Ok(cache.with_room(room)?)).collect::<Result<_>>()?;
-        let known = shared.first().map_or(0, Cache::tokens);
+        let known = shared.first().map_or(0, KvCache::tokens);
         let seen = if sampling.repetition_penalty == 1.0 { HashSet::new() } else { prompt.iter().copied().collect() };
         Ok(Sequence { index, caches, room, next: prompt[known..].to_vec(), ids: vec![], seen, random })
     }
@@ -180,7 +181,7 @@ impl Generator<'_> {
         let ids: Vec<u32> = sequences.iter().flat_map(|s| s.next.iter().copied()).collect();
         let mut at = 0;
         let own: Vec<Range<usize>> = sequences.iter().map(|s| (at, at += s.next.len(), at)).map(|r| r.0..r.2).collect();
-        let mut caches: Vec<&mut Vec<Cache>> = sequences.iter_mut().map(|s| &mut s.caches).collect();
+        let mut caches: Vec<&mut Vec<KvCache>> = sequences.iter_mut().map(|s| &mut s.caches).collect();
         let hidden = self.forward(&ids, &own, &mut caches)?;
         let last: Vec<u32> = own.iter().map(|range| range.end as u32 - 1).collect();
         let last = hidden.index_select(&Tensor::new(last, hidden.device())?, 0)?;
@@ -205,11 +206,11 @@ impl Generator<'_> {
 
     /// Takes the next tokens of sequences, the ranges `own` of `ids`, through all blocks: (tokens, hidden). The
     /// caches are one a block for each sequence.
-    fn forward(&self, ids: &[u32], own: &[Range<usize>], caches: &mut [&mut Vec<Cache>]) -> Result<Tensor> {
+    fn forward(&self, ids: &[u32], own: &[Range<usize>], caches: &mut [&mut Vec<KvCache>]) -> Result<Tensor> {
         let mut hidden = embed(self.embedding, ids)?;
         for (i, block) in self.blocks.iter().enumerate() {
             // The caches of this block, side by side while it is passed.
-            let mut here: Vec<Cache> = caches.iter_mut().map(|caches| std::mem::take(&mut caches[i])).collect();
+            let mut here: Vec<KvCache> = caches.iter_mut().map(|caches| std::mem::take(&mut caches[i])).collect();
             hidden = block.decode(hidden, own, &mut here, self.rope)?;
             caches.iter_mut().zip(here).for_each(|(caches, cache)| caches[i] = cache);
         }

@@ -25,7 +25,7 @@ use rayon::prelude::*;
 
 pub use attention::Span;
 #[cfg(test)]
-pub use attention::{Cache, Precision, attention, cached_attention};
+pub use attention::{Attention, KvCache, Precision};
 pub use block::{Block, Flow};
 pub use generate::{Generation, Generator, Sampling};
 pub use generation_config::GenerationConfig;

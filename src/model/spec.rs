@@ -254,6 +254,8 @@ impl LinearSpec {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AttentionSpec {
     pub heads: Heads,
+    /// Products of queries and keys are multiplied by it.
+    pub scale: f32,
     /// Which of [`Spec::ropes`] turns queries and keys.
     pub rope: usize,
     /// The linears q, k and v.
@@ -270,6 +272,13 @@ pub struct Heads {
     pub query: usize,
     pub key_value: usize,
     pub dim: usize,
+}
+
+impl Heads {
+    /// 1/√dim, by which most attention scales.
+    pub fn scale(self) -> f32 {
+        (self.dim as f32).sqrt().recip()
+    }
 }
 
 /// silu(gate)·up, through down: the block's linears of these names.

@@ -146,7 +146,7 @@ pub fn llama_block(sizes: &Sizes, biases: Biases, paired: bool, epsilon: f64) ->
     draft.site(Place::FeedForwardOutput, feed_forward);
     let down = draft.linear("down", ("mlp.down_proj", "ffn_down"), hidden, biases.feed_forward);
     Ok(draft.finish(
-        AttentionSpec { heads, rope: 0, inputs: [q, k, v], output },
+        AttentionSpec { heads, scale: heads.scale(), rope: 0, inputs: [q, k, v], output },
         FeedForwardSpec { gate, up, down },
         [norm(("input_layernorm", "attn_norm"), epsilon)?, norm(("post_attention_layernorm", "ffn_norm"), epsilon)?],
     ))

@@ -1,5 +1,5 @@
-//! Attention on a device. Within the spans of a batch and after cached keys it goes piece by piece ([`super::plan`]);
-//! decoding, where every sequence has one new token, has kernels of its own.
+//! Attention on CUDA devices. Within the spans of a batch and after cached keys it goes piece by piece
+//! ([`super::pieces`]); decoding, where every sequence has one new token, has kernels of its own.
 
 use std::ops::Range;
 
@@ -8,10 +8,44 @@ use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, DevicePtr, PushKernelArg};
 use candle_core::{CpuStorage, CudaDevice, CudaStorage, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
 
-use super::kernels::{NONE, WARP, count, grid, kernel, view};
-use super::plan::{Piece, Places, causal_pieces, span_pieces};
-use super::products::{Matrix, MatrixMut, Value, by_dtype, product};
-use super::views::View;
+use super::kv::KvCache;
+use super::pieces::{Piece, Places, causal_pieces, span_pieces};
+use super::{Attention, Span, composed};
+use crate::gpu::kernels::{NONE, WARP, count, grid, kernel, view};
+use crate::gpu::products::{Matrix, MatrixMut, Value, by_dtype, product};
+use crate::gpu::views::View;
+use crate::model::spec::Heads;
+
+/// [`Attention::within`].
+pub fn within(how: &Attention, q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span]) -> Result<Tensor> {
+    q.contiguous()?.apply_op3_no_bwd(&k.contiguous()?, &v.contiguous()?, &OnDevice(WithinSpans { how, spans }))
+}
+
+/// [`Attention::after`]: all sequences at once where each has one new token, else one after the other.
+pub fn after(
+    how: &Attention,
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    (own, caches): (&[Range<usize>], &mut [KvCache]),
+) -> Result<Tensor> {
+    if own.iter().any(|own| own.len() != 1) {
+        return composed::after(how, q, k, v, (own, caches));
+    }
+    let held = caches.iter_mut().map(|cache| cache.on_device(k, how.heads)).collect::<Result<_>>()?;
+    let positions = caches.iter().map(|cache| cache.tokens as u32).collect();
+    let decode = Decode { how, caches: held, positions };
+    let out = q.contiguous()?.apply_op3_no_bwd(&k.contiguous()?, &v.contiguous()?, &OnDevice(decode))?;
+    caches.iter_mut().for_each(|cache| cache.tokens += 1);
+    Ok(out)
+}
+
+/// Attention of q (1, query, len, dim), the last of the positions of k and v (1, key_value, all, dim), all of them turned,
+/// to those up to its own: (1, query, len, dim).
+pub fn causal(how: &Attention, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    let [q, k, v] = [q, k, v].map(|x| x.squeeze(0)?.contiguous());
+    q?.apply_op3_no_bwd(&k?, &v?, &OnDevice(Turned { how }))?.unsqueeze(0)
+}
 
 /// Softmax attention, piece by piece; scores and softmax are in f32.
 fn attend<T: Value>(
@@ -19,13 +53,13 @@ fn attend<T: Value>(
     (q, k, v): (&CudaView<T>, &CudaView<T>, &CudaView<T>),
     out: &mut CudaSlice<T>,
     (places, pieces): &(Places, Vec<Piece>),
-    key_values: usize,
+    how: &Attention,
 ) -> Result<()> {
     let most = pieces.iter().map(|piece| key_values * piece.rows * piece.stride()).max().unwrap_or(0);
     // SAFETY: products write the scores that the softmax reads, and that the weights which products read.
     let (mut scores, mut weights) = unsafe { (device.alloc::<f32>(most)?, device.alloc::<T>(most)?) };
     let softmax = kernel(device, "causal_softmax", &[("STORED", T::STORED)])?;
-    let scale = (places.dim as f32).sqrt().recip();
+    let (key_values, scale) = (how.heads.key_value, how.scale);
     for piece in pieces {
         let (rows, stride) = (piece.rows, piece.stride());
         let step = rows * stride;
@@ -80,16 +114,16 @@ fn attend<T: Value>(
 type Given<'a> = (&'a CudaStorage, &'a Layout);
 
 /// A kind of attention of q to k and v, whose result has the shape of q.
-pub trait Attention {
+trait Kind {
     const NAME: &'static str;
 
     fn attend<T: Value>(&self, q: Given, k: Given, v: Given) -> Result<CudaStorage>;
 }
 
 /// An attention as candle's operation, on CUDA devices only: the CPU has an attention of its own.
-pub struct OnDevice<A>(pub A);
+struct OnDevice<A>(A);
 
-impl<A: Attention> CustomOp3 for OnDevice<A> {
+impl<A: Kind> CustomOp3 for OnDevice<A> {
     fn name(&self) -> &'static str {
         A::NAME
     }
@@ -122,48 +156,46 @@ impl<A: Attention> CustomOp3 for OnDevice<A> {
 
 /// Softmax attention of q (query heads × len × dim) to k and v (key-value heads × seen × dim): (query heads × len × dim).
 /// Row i sees all but the last len − 1 − i positions. Scores and softmax are in f32, products of what the tensors hold.
-pub struct CausalAttention;
+struct Turned<'a> {
+    how: &'a Attention,
+}
 
-impl Attention for CausalAttention {
+impl Kind for Turned<'_> {
     const NAME: &'static str = "causal_attention";
 
     fn attend<T: Value>(&self, (q, ql): Given, (k, kl): Given, (v, vl): Given) -> Result<CudaStorage> {
-        let ((queries, len, dim), (key_values, all, _)) = (ql.shape().dims3()?, kl.shape().dims3()?);
-        let plan = causal_pieces(len, all, (queries, key_values, dim));
+        let ((queries, len, dim), (_, all, _)) = (ql.shape().dims3()?, kl.shape().dims3()?);
+        let plan = causal_pieces(len, all, self.how.heads);
         // SAFETY: every row of every head is one of a piece, which writes it.
         let mut out = unsafe { q.device.alloc::<T>(queries * len * dim)? };
         let given = (&view::<T>(q, ql)?, &view::<T>(k, kl)?, &view::<T>(v, vl)?);
-        attend(&q.device, given, &mut out, &plan, key_values)?;
+        attend(&q.device, given, &mut out, &plan, self.how)?;
         Ok(CudaStorage::wrap_cuda_slice(out, q.device.clone()))
     }
 }
 
 /// Rotary embedding and attention within the spans of a batch: q (tokens × query heads·dim), k and v (tokens ×
 /// key-value heads·dim) → (tokens × query heads·dim).
-pub struct SpanAttention {
-    /// The rows of each span's prefix, which may be empty, and its own; together all tokens are in one span's own.
-    pub spans: Vec<(Range<usize>, Range<usize>)>,
-    /// Query heads, key-value heads, and values of a head.
-    pub heads: (usize, usize, usize),
-    /// The rotary table, (positions × dim / 2) each.
-    pub cos: Tensor,
-    pub sin: Tensor,
+struct WithinSpans<'a> {
+    how: &'a Attention,
+    /// Together all tokens are in one span's own.
+    spans: &'a [Span],
 }
 
-impl Attention for SpanAttention {
+impl Kind for WithinSpans<'_> {
     const NAME: &'static str = "span_attention";
 
     fn attend<T: Value>(&self, (q, ql): Given, (k, kl): Given, (v, vl): Given) -> Result<CudaStorage> {
         let device = &q.device;
         let (tokens, _) = ql.shape().dims2()?;
-        let (query, key_value, dim) = self.heads;
+        let Heads { query, key_value, dim } = self.how.heads;
         let mut positions = vec![0u32; tokens];
-        for (prefix, own) in &self.spans {
+        for Span { prefix, own } in self.spans {
             let from = prefix.len() as u32;
             positions[own.clone()].iter_mut().zip(from..).for_each(|(at, position)| *at = position);
         }
         let positions = device.clone_htod(&positions)?;
-        let (cos, sin) = (on_table(&self.cos)?, on_table(&self.sin)?);
+        let (cos, sin) = (on_table(&self.how.rope.cos)?, on_table(&self.how.rope.sin)?);
         let split = kernel(device, "split_heads", &[("STORED", T::STORED), ("DIM", dim)])?;
         let split = |x: &CudaView<T>, heads: usize, is_rotated: bool| -> Result<CudaSlice<T>> {
             // SAFETY: the kernel writes all of it.
@@ -181,8 +213,8 @@ impl Attention for SpanAttention {
         let v = split(&view::<T>(v, vl)?, key_value, false)?;
         // SAFETY: every token is in a span, whose pieces write it.
         let mut out = unsafe { device.alloc::<T>(tokens * query * dim)? };
-        let plan = span_pieces(&self.spans, tokens, self.heads);
-        attend(device, (&q.slice(..), &k.slice(..), &v.slice(..)), &mut out, &plan, key_value)?;
+        let plan = span_pieces(self.spans, tokens, self.how.heads);
+        attend(device, (&q.slice(..), &k.slice(..), &v.slice(..)), &mut out, &plan, self.how)?;
         Ok(CudaStorage::wrap_cuda_slice(out, device.clone()))
     }
 }
@@ -197,31 +229,27 @@ fn on_table(table: &Tensor) -> Result<u64> {
 /// Attention of one new token of each sequence, of q (sequences × query heads·dim), k and v (sequences × key-value
 /// heads·dim), not rotated yet, to what its caches hold and itself: (sequences × query heads·dim). The caches then hold
 /// the token too.
-pub struct DecodeAttention {
+struct Decode<'a> {
+    how: &'a Attention,
     /// Keys and values of each sequence, (key-value heads × room × dim) each.
-    pub caches: Vec<(Tensor, Tensor)>,
-    /// Where each new token stands: within the room of its caches, and of the table.
-    pub positions: Vec<u32>,
-    /// The rotary table, (positions × dim / 2) each.
-    pub cos: Tensor,
-    pub sin: Tensor,
-    pub key_values: usize,
+    caches: Vec<(Tensor, Tensor)>,
+    /// Where each new token stands: within the room of its caches, and of the rotary table.
+    positions: Vec<u32>,
 }
 
-impl Attention for DecodeAttention {
+impl Kind for Decode<'_> {
     const NAME: &'static str = "decode_attention";
 
     fn attend<T: Value>(&self, (q, ql): Given, (k, kl): Given, (v, vl): Given) -> Result<CudaStorage> {
         let device = &q.device;
         let stream = device.cuda_stream();
         let (sequences, columns) = ql.shape().dims2()?;
-        let dim = kl.shape().dims2()?.1 / self.key_values;
+        let Heads { key_value, dim, .. } = self.how.heads;
         let mut pointers = Vec::with_capacity(2 * sequences);
         let mut rooms = Vec::with_capacity(sequences);
         for ((keys, values), position) in self.caches.iter().zip(&self.positions) {
             let (heads, room, width) = keys.dims3()?;
-            if (heads, width) != (self.key_values, dim) || *position as usize >= room || keys.shape() != values.shape()
-            {
+            if (heads, width) != (key_value, dim) || *position as usize >= room || keys.shape() != values.shape() {
                 bail!("a cache of {:?} has no room for a token at {position}", keys.shape());
             }
             rooms.push(count(room)?);
@@ -232,7 +260,7 @@ impl Attention for DecodeAttention {
                 pointers.push(view::<T>(storage, layout)?.device_ptr(&stream).0);
             }
         }
-        let (cos, sin) = (on_table(&self.cos)?, on_table(&self.sin)?);
+        let (cos, sin) = (on_table(&self.how.rope.cos)?, on_table(&self.how.rope.sin)?);
         let (pointers, rooms) = (device.clone_htod(&pointers)?, device.clone_htod(&rooms)?);
         let positions = device.clone_htod(&self.positions)?;
         let (q, k, v) = (view::<T>(q, ql)?, view::<T>(k, kl)?, view::<T>(v, vl)?);
@@ -241,7 +269,7 @@ impl Attention for DecodeAttention {
         let keep = kernel(device, "keep_token", &constants)?;
         let mut launch = keep.builder();
         launch.arg(&k).arg(&v).arg(&pointers).arg(&positions).arg(&rooms).arg(&cos).arg(&sin);
-        let mut a_warp = grid(self.key_values, sequences)?;
+        let mut a_warp = grid(key_value, sequences)?;
         a_warp.block_dim.0 = WARP as u32;
         // SAFETY: the arguments are those of the kernel; each cache was seen to have room for the token, and the caches
         // belong to their sequences alone, so nothing else reads them meanwhile.
@@ -250,7 +278,7 @@ impl Attention for DecodeAttention {
         // SAFETY: the kernel writes all of it.
         let mut out = unsafe { device.alloc::<T>(sequences * columns)? };
         let attend = kernel(device, "decode_attention", &constants)?;
-        let (key_values, scale) = (count(self.key_values)?, (dim as f32).sqrt().recip());
+        let (key_values, scale) = (count(key_value)?, self.how.scale);
         let mut launch = attend.builder();
         launch.arg(&q).arg(&mut out).arg(&pointers).arg(&positions).arg(&rooms).arg(&cos).arg(&sin);
         launch.arg(&key_values).arg(&scale);

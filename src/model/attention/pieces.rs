@@ -3,6 +3,9 @@
 
 use std::ops::Range;
 
+use super::Span;
+use crate::model::spec::Heads;
+
 /// Rows of queries whose scores exist at once.
 const QUERY_ROWS: usize = 256;
 
@@ -82,11 +85,7 @@ fn pieces(
 
 /// The places of queries (heads × tokens × dim) and keys alike, and outputs of all heads side by side; the pieces of all
 /// spans of such a batch.
-pub fn span_pieces(
-    spans: &[(Range<usize>, Range<usize>)],
-    tokens: usize,
-    (query, key_value, dim): (usize, usize, usize),
-) -> (Places, Vec<Piece>) {
+pub fn span_pieces(spans: &[Span], tokens: usize, Heads { query, key_value, dim }: Heads) -> (Places, Vec<Piece>) {
     let group = query / key_value;
     let places = Places {
         dim,
@@ -95,14 +94,13 @@ pub fn span_pieces(
         out_stride: query * dim,
         out_step: group * dim,
     };
-    let of_span =
-        |(prefix, own): &(Range<usize>, Range<usize>)| pieces((prefix, own), 0, group, places, (tokens * dim, dim));
+    let of_span = |Span { prefix, own }: &Span| pieces((prefix, own), 0, group, places, (tokens * dim, dim));
     (places, spans.iter().flat_map(of_span).collect())
 }
 
 /// The places of queries (heads × len × dim), keys (heads × all × dim) and outputs as the queries; the pieces, where the
 /// queries are the last of all positions.
-pub fn causal_pieces(len: usize, all: usize, (query, key_value, dim): (usize, usize, usize)) -> (Places, Vec<Piece>) {
+pub fn causal_pieces(len: usize, all: usize, Heads { query, key_value, dim }: Heads) -> (Places, Vec<Piece>) {
     let group = query / key_value;
     let places = Places {
         dim,
@@ -117,7 +115,8 @@ pub fn causal_pieces(len: usize, all: usize, (query, key_value, dim): (usize, us
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Heads, Precision, Rope, Span, attention};
+    use crate::model::attention::{Attention, Precision};
+    use crate::model::rope::Rope;
     use candle_core::{Device, Tensor};
 
     fn random(rows: usize, columns: usize, seed: f32) -> Tensor {
@@ -171,9 +170,9 @@ mod tests {
         // The table of no rotation: what is rotated is tested with the kernel that does it.
         let table = |value: f32| Tensor::full(value, (tokens, dim / 2), &Device::Cpu).unwrap();
         let rope = Rope::of(table(1.0), table(0.0)).unwrap();
-        let expected = flat(&attention(&q, &k, &v, &spans, heads, (&rope, Precision::F32)).unwrap());
-        let ranges: Vec<_> = spans.iter().map(|span| (span.prefix.clone(), span.own.clone())).collect();
-        let plan = span_pieces(&ranges, tokens, (query, key_value, dim));
+        let how = Attention { heads, scale: heads.scale(), rope, precision: Precision::F32 };
+        let expected = flat(&how.within(&q, &k, &v, &spans).unwrap());
+        let plan = span_pieces(&spans, tokens, heads);
         let mut out = vec![0f32; expected.len()];
         let split = [flat(&split(&q, query)), flat(&split(&k, key_value)), flat(&split(&v, key_value))];
         carry_out(&plan, [&split[0], &split[1], &split[2]], &mut out, key_value);
@@ -185,7 +184,7 @@ mod tests {
         let rows = |x: &Tensor, n: usize| split_rows(x, n, &window);
         let (keys, values) = (rows(&k, key_value), rows(&v, key_value));
         let queries = split_rows(&q, query, &(window.end - len..window.end));
-        let plan = causal_pieces(len, window.len(), (query, key_value, dim));
+        let plan = causal_pieces(len, window.len(), heads);
         let mut out = vec![0f32; queries.len()];
         carry_out(&plan, [&queries, &keys, &values], &mut out, key_value);
         for head in 0..query {
