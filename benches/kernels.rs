@@ -5,7 +5,9 @@
 
 use calipr::linalg::upper_inverse_factor;
 use calipr::metrics::{Prediction, score_positions};
-use calipr::model::{Block, Flow, Generator, Head, Linear, LinearSpec, Norm, Rope, Sampling, Span, Spec};
+use calipr::model::{
+    Block, BlockNorms, Embedding, Flow, Generator, Head, Linear, LinearSpec, Norm, Ropes, Sampling, Span, Spec,
+};
 use calipr::prune::{Accumulator, MethodName, MethodOptions, Sparsity, Statistic, StatisticKind};
 use candle_core::{DType, Device, Tensor};
 use divan::counter::ItemsCount;
@@ -45,7 +47,7 @@ fn model() -> Spec {
 }
 
 fn norm() -> Norm {
-    Norm { weight: Tensor::ones(HIDDEN, DType::F32, &Device::Cpu).unwrap(), epsilon: 1e-5 }
+    Norm::rms(Tensor::ones(HIDDEN, DType::F32, &Device::Cpu).unwrap(), 1e-5)
 }
 
 fn block(dtype: DType) -> Block {
@@ -53,11 +55,13 @@ fn block(dtype: DType) -> Block {
     let linear = |(index, spec): (usize, &LinearSpec)| {
         Linear::new(random(spec.rows, spec.columns, index as u32 + 1).to_dtype(dtype).unwrap(), None)
     };
-    Block { linears: spec.linears.iter().enumerate().map(linear).collect(), norms: [norm(), norm()], spec }
+    let (before_attention, before_feed_forward) = (Some(norm()), Some(norm()));
+    let norms = BlockNorms { before_attention, before_feed_forward, ..BlockNorms::default() };
+    Block { linears: spec.linears.iter().enumerate().map(linear).collect(), norms, experts: None, spec }
 }
 
-fn rope() -> Rope {
-    Rope::new(&model().ropes[0], WINDOW, &Device::Cpu).unwrap()
+fn ropes() -> Ropes {
+    Ropes::new(&model().ropes, WINDOW, &Device::Cpu).unwrap()
 }
 
 fn windows() -> Vec<Span> {
@@ -71,11 +75,11 @@ fn flops(linears: &[LinearSpec]) -> usize {
 
 #[divan::bench(args = DTYPES)]
 fn block_forward(bencher: Bencher, dtype: DType) {
-    let (block, rope, spans) = (block(dtype), rope(), windows());
+    let (block, ropes, spans) = (block(dtype), ropes(), windows());
     let hidden = random(TOKENS, HIDDEN, 9);
     bencher
         .counter(ItemsCount::new(flops(&block.spec.linears)))
-        .bench_local(|| block.forward(black_box(hidden.clone()), &spans, &rope).unwrap());
+        .bench_local(|| block.forward(black_box(hidden.clone()), &spans, &ropes).unwrap());
 }
 
 /// From a site to the next one: the linears that read it, and what is between.
@@ -84,15 +88,14 @@ mod site {
     use super::*;
 
     fn bench(bencher: Bencher, dtype: DType, from: usize) {
-        let (block, rope, to) = (block(dtype), rope(), from + 1);
+        let (block, ropes, to) = (block(dtype), ropes(), from + 1);
         let mut flow = Flow::new(random(TOKENS, HIDDEN, 9), windows());
         for site in 0..to {
-            block.advance(site, &mut flow, &rope).unwrap();
+            block.advance(site, &mut flow, &ropes).unwrap();
         }
-        let (hidden, input) = (flow.hidden, flow.input);
         bencher.counter(ItemsCount::new(flops(block.spec.readers(from)))).bench_local(|| {
-            let mut flow = Flow { hidden: hidden.clone(), input: input.clone(), spans: windows() };
-            block.advance(to, &mut flow, &rope).unwrap();
+            let mut flow = flow.clone();
+            block.advance(to, &mut flow, &ropes).unwrap();
             flow
         });
     }
@@ -114,10 +117,10 @@ mod site {
 
     #[divan::bench]
     fn norm(bencher: Bencher) {
-        let (block, rope, hidden) = (block(DType::F32), rope(), random(TOKENS, HIDDEN, 9));
+        let (block, ropes, hidden) = (block(DType::F32), ropes(), random(TOKENS, HIDDEN, 9));
         bencher.counter(ItemsCount::new(TOKENS * HIDDEN)).bench_local(|| {
             let mut flow = Flow::new(hidden.clone(), vec![]);
-            block.advance(0, &mut flow, &rope).unwrap();
+            block.advance(0, &mut flow, &ropes).unwrap();
             flow
         });
     }
@@ -194,7 +197,7 @@ fn prune_gate<const IS_PATTERN: bool>(bencher: Bencher, method: MethodName) {
 #[divan::bench(args = DTYPES)]
 fn scores(bencher: Bencher, dtype: DType) {
     const POSITIONS: usize = 256;
-    let head = Linear::new(random(VOCABULARY, HIDDEN, 5).to_dtype(dtype).unwrap(), None);
+    let head = Head::of(Linear::new(random(VOCABULARY, HIDDEN, 5).to_dtype(dtype).unwrap(), None));
     let (dense, pruned) = (random(POSITIONS, HIDDEN, 6), random(POSITIONS, HIDDEN, 7));
     let predictions: Vec<Prediction> = (0..POSITIONS).map(|i| Prediction { sample: 0, id: i as u32 }).collect();
     bencher
@@ -207,9 +210,9 @@ fn scores(bencher: Bencher, dtype: DType) {
 fn decode(bencher: Bencher, dtype: DType) {
     const SEQUENCES: usize = 32;
     let blocks = [block(dtype), block(dtype)];
-    let embedding = random(VOCABULARY, HIDDEN, 5).to_dtype(dtype).unwrap();
-    let head = Head { norm: norm(), linear: Linear::new(embedding.clone(), None) };
-    let generator = Generator { blocks: &blocks, embedding: &embedding, head: &head, rope: &rope() };
+    let embedding = Embedding::plain(random(VOCABULARY, HIDDEN, 5).to_dtype(dtype).unwrap());
+    let head = Head { norm: Some(norm()), ..Head::of(Linear::new(embedding.table.clone(), None)) };
+    let generator = Generator { blocks: &blocks, embedding: &embedding, head: &head, ropes: &ropes() };
     let prompts: Vec<Vec<u32>> = (0..SEQUENCES as u32).map(|i| (0..32).map(|t| i * 97 + t).collect()).collect();
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
     let sampling =

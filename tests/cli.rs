@@ -440,7 +440,7 @@ fn results_that_cannot_be_written_are_an_error_that_says_where() {
 fn a_damaged_model_is_an_error_that_names_it() {
     for (file, content, says) in [
         ("model/model.safetensors", "not tensors", "safetensors"),
-        ("model/config.json", "{\"model_type\": \"gpt2\"}", "gpt2"),
+        ("model/config.json", "{\"model_type\": \"mamba\"}", "mamba"),
         ("model/config.json", "{", "config.json"),
         ("model/tokenizer.json", "{}", "tokenizer.json"),
     ] {

@@ -4,7 +4,7 @@
 mod common;
 
 use calipr::metrics::{Prediction, log_likelihoods, score_positions};
-use calipr::model::{Block, Generator, Linear, Model, Sampling, device};
+use calipr::model::{Block, Generator, Head, Linear, Model, Sampling, device};
 use calipr::prune::{Accumulator, MethodName, MethodOptions, Sparsity, Statistic, StatisticKind};
 use candle_core::{DType, Device, Tensor};
 use common::{Tiny, Workshop};
@@ -142,7 +142,7 @@ fn scores_are_the_cpus() {
         (0..positions).map(|i| Prediction { sample: i / 100, id: (i * 37 % vocabulary) as u32 }).collect();
     let score = |device: &Device| {
         let [pruned, head] = [&pruned, &head].map(|t| t.to_device(device).unwrap());
-        let head = Linear::new(head, None);
+        let head = Head::of(Linear::new(head, None));
         // The teacher's states come from the cache, on the host.
         let scores = score_positions(&predictions, 3, Some(&dense), &pruned, &head).unwrap();
         (scores, log_likelihoods(&predictions, 3, &pruned, &head).unwrap())
@@ -180,8 +180,8 @@ fn texts_are_the_cpus() {
             let model = Model::open(&files, DType::F32, device.clone()).unwrap();
             let blocks: Vec<Block> = (0..model.spec.blocks.len()).map(|i| model.block(i).unwrap()).collect();
             let embedding = model.embedding().unwrap();
-            let (head, rope) = (model.head(&embedding).unwrap(), model.rope(100).unwrap());
-            let generator = Generator { blocks: &blocks, embedding: &embedding, head: &head, rope: &rope };
+            let (head, ropes) = (model.head(&embedding).unwrap(), model.ropes(100).unwrap());
+            let generator = Generator { blocks: &blocks, embedding: &embedding, head: &head, ropes: &ropes };
             generator.generate(&prompts, &sampling, budget, &|_, _| false, |_| Ok(())).unwrap().ids
         };
         let expected = write(&Device::Cpu, u64::MAX);

@@ -2,7 +2,7 @@
 
 mod common;
 
-use calipr::model::{Flow, Model, Span, embed};
+use calipr::model::{Flow, Model, Span};
 use candle_core::{DType, Device, Tensor};
 use common::{RECIPE, Tiny, Workshop, assert_same_tables, read_table};
 use serde_json::{Value, json};
@@ -99,15 +99,15 @@ fn what_a_pruned_weight_reads_has_passed_through_the_pruned_weights_before_it() 
     candle_core::safetensors::save(&weights, shop.path("pruned/model.safetensors")).unwrap();
     let model = Model::open(&files, DType::F32, Device::Cpu).unwrap();
     let ids: Vec<u32> = text.bytes().take(64).map(u32::from).collect();
-    let mut hidden = embed(&model.embedding().unwrap(), &ids).unwrap();
-    let rope = model.rope(64).unwrap();
+    let mut hidden = model.embedding().unwrap().embed(&ids, 0..ids.len()).unwrap();
+    let ropes = model.ropes(64).unwrap();
     let layers = layers(&shop, "results/tiny");
     let squares = |x: Tensor| x.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
     for index in 0..tiny.blocks {
         let block = model.block(index).unwrap();
         let mut flow = Flow::new(hidden, vec![Span::window(0..64)]);
         for site in 0..block.spec.sites.len() {
-            block.advance(site, &mut flow, &rope).unwrap();
+            block.advance(site, &mut flow, &ropes).unwrap();
             for linear in block.spec.readers(site) {
                 let name = format!("model.layers.{index}.{}.weight", linear.part);
                 let whole = flow.input.matmul(&dense[&name].t().unwrap()).unwrap();

@@ -22,8 +22,8 @@ impl Whole {
 
     fn generate(&self, prompts: &[Vec<u32>], sampling: &Sampling, budget: u64) -> Generation {
         let embedding = self.model.embedding().unwrap();
-        let (head, rope) = (self.model.head(&embedding).unwrap(), self.model.rope(100).unwrap());
-        let generator = Generator { blocks: &self.blocks, embedding: &embedding, head: &head, rope: &rope };
+        let (head, ropes) = (self.model.head(&embedding).unwrap(), self.model.ropes(100).unwrap());
+        let generator = Generator { blocks: &self.blocks, embedding: &embedding, head: &head, ropes: &ropes };
         let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
         generator.generate(&prompts, sampling, budget, &|_, _| false, |_| Ok(())).unwrap()
     }
@@ -82,8 +82,8 @@ fn an_empty_prompt_and_no_new_tokens_are_no_panic() {
     assert_eq!(whole.generate(&[vec![1]], &greedy(0, vec![]), 0).ids, [Vec::<u32>::new()]);
     assert_eq!(whole.generate(&[], &greedy(5, vec![]), 0).ids.len(), 0);
     let embedding = whole.model.embedding().unwrap();
-    let (head, rope) = (whole.model.head(&embedding).unwrap(), whole.model.rope(100).unwrap());
-    let generator = Generator { blocks: &whole.blocks, embedding: &embedding, head: &head, rope: &rope };
+    let (head, ropes) = (whole.model.head(&embedding).unwrap(), whole.model.ropes(100).unwrap());
+    let generator = Generator { blocks: &whole.blocks, embedding: &embedding, head: &head, ropes: &ropes };
     let empty: [&[u32]; 1] = [&[]];
     assert!(generator.generate(&empty, &greedy(5, vec![]), 0, &|_, _| false, |_| Ok(())).is_err());
 }

@@ -12,7 +12,7 @@ use super::KERNELS;
 use super::views::{Call, View};
 use crate::linalg::{Mat, MatMut, Threads, product, upper_inverse_factor};
 use crate::metrics::{Prediction, log_likelihoods, score_positions};
-use crate::model::{Attention, Heads, KvCache, Linear, Precision, Rope};
+use crate::model::{Attention, Head, Heads, KvCache, Linear, Precision, Rope};
 use crate::prune::{MethodName, MethodOptions, Sparsity, Statistic};
 use crate::tensors;
 
@@ -237,7 +237,8 @@ fn logits_are_scored_as_on_the_cpu() {
             let predictions: Vec<Prediction> =
                 ids.iter().enumerate().map(|(sample, &id)| Prediction { sample, id: id as u32 }).collect();
             // A head that is the identity makes the states their own logits.
-            let head = Linear::new(Tensor::eye(vocabulary, candle_core::DType::F32, &Device::Cpu).unwrap(), None);
+            let head =
+                Head::of(Linear::new(Tensor::eye(vocabulary, candle_core::DType::F32, &Device::Cpu).unwrap(), None));
             let of = |values: &[f32]| tensor(values, (3, vocabulary));
             let expected = score_positions(&predictions, 3, Some(&of(&dense)), &of(&pruned), &head).unwrap();
             let scores = emulator.run("compare_logits", &numbers, &[&dense, &pruned]);
@@ -326,7 +327,7 @@ fn decoding_attends_to_what_it_attends_to_on_the_cpu() {
             |rows: usize, columns: usize, seed: f32| tensor(&noise(rows * columns, seed, 1e6), (rows, columns));
         let angles = random(room, dim / 2, 0.5);
         let rope = Rope::of(angles.cos().unwrap(), angles.sin().unwrap()).unwrap();
-        let attention = Attention { heads, scale: heads.scale(), rope, precision: Precision::F32 };
+        let attention = Attention::plain(heads, rope.clone(), Precision::F32);
         let [q, k, v] =
             [(query, 0.1), (key_value, 0.2), (key_value, 0.3)].map(|(n, seed)| random(sequences, n * dim, seed));
         // What came before goes through the CPU's attention, and into the kernel's caches as that has rotated it.
@@ -355,7 +356,7 @@ fn decoding_attends_to_what_it_attends_to_on_the_cpu() {
         let out = emulator.run(
             "decode",
             &numbers,
-            &[&flat(&q), &flat(&k), &flat(&v), &flat(&attention.rope.cos), &flat(&attention.rope.sin), &held],
+            &[&flat(&q), &flat(&k), &flat(&v), &flat(&rope.cos), &flat(&rope.sin), &held],
         );
         let (out, held) = out.split_at(sequences * query * dim);
         for (a, b) in out.iter().zip(flat(&expected)) {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::on_device;
 use crate::linalg::simd::{self, LANES};
-use crate::model::{Linear, device};
+use crate::model::{Head, device};
 use crate::tensors;
 
 /// Scores summed over positions: of one sample, or of many.
@@ -60,7 +60,7 @@ pub fn score_positions(
     samples: usize,
     dense: Option<&Tensor>,
     pruned: &Tensor,
-    head: &Linear,
+    head: &Head,
 ) -> Result<Vec<Scores>> {
     let mut scores = vec![Scores::default(); samples];
     let Some(dense) = dense else {
@@ -70,7 +70,7 @@ pub fn score_positions(
         })?;
         return Ok(scores);
     };
-    if !head.weight().device().is_cpu() {
+    if !head.device().is_cpu() {
         each_chunk_on_device(predictions, pruned, head, |first, predictions, ids, logits| {
             let dense = logits_on_device(&dense.narrow(0, first, ids.len())?, head)?;
             let scored = on_device::compare(&dense, logits, ids)?;
@@ -79,7 +79,7 @@ pub fn score_positions(
         })?;
         return Ok(scores);
     }
-    let vocabulary = head.weight().dim(0)?;
+    let vocabulary = head.vocabulary();
     let mut dense_logits = vec![0f32; CHUNK.min(predictions.len()) * vocabulary];
     each_chunk(predictions, pruned, head, |first, predictions, logits| {
         let dense_logits = &mut dense_logits[..logits.len()];
@@ -98,7 +98,7 @@ pub fn score_positions(
 
 /// The log-likelihood of `samples` texts in nats, summed over their tokens; the arguments are as for
 /// [`score_positions`].
-pub fn log_likelihoods(predictions: &[Prediction], samples: usize, states: &Tensor, head: &Linear) -> Result<Vec<f64>> {
+pub fn log_likelihoods(predictions: &[Prediction], samples: usize, states: &Tensor, head: &Head) -> Result<Vec<f64>> {
     let mut sums = vec![0.0; samples];
     each_likelihood(predictions, states, head, |prediction, likelihood| sums[prediction.sample] += likelihood)?;
     Ok(sums)
@@ -108,16 +108,16 @@ pub fn log_likelihoods(predictions: &[Prediction], samples: usize, states: &Tens
 fn each_likelihood(
     predictions: &[Prediction],
     states: &Tensor,
-    head: &Linear,
+    head: &Head,
     mut f: impl FnMut(&Prediction, f64),
 ) -> Result<()> {
-    if !head.weight().device().is_cpu() {
+    if !head.device().is_cpu() {
         return each_chunk_on_device(predictions, states, head, |_, predictions, ids, logits| {
             on_device::likelihoods(logits, ids)?.iter().zip(predictions).for_each(|(l, p)| f(p, *l));
             Ok(())
         });
     }
-    let vocabulary = head.weight().dim(0)?;
+    let vocabulary = head.vocabulary();
     each_chunk(predictions, states, head, |_, predictions, logits| {
         let likelihoods: Vec<f64> = logits
             .par_chunks(vocabulary)
@@ -136,10 +136,10 @@ fn each_likelihood(
 fn each_chunk(
     predictions: &[Prediction],
     states: &Tensor,
-    head: &Linear,
+    head: &Head,
     mut f: impl FnMut(usize, &[Prediction], &[f32]) -> Result<()>,
 ) -> Result<()> {
-    let vocabulary = head.weight().dim(0)?;
+    let vocabulary = head.vocabulary();
     let mut logits = vec![0f32; CHUNK.min(predictions.len()) * vocabulary];
     for (chunk, predictions) in predictions.chunks(CHUNK).enumerate() {
         let logits = &mut logits[..predictions.len() * vocabulary];
@@ -154,10 +154,10 @@ fn each_chunk(
 fn each_chunk_on_device(
     predictions: &[Prediction],
     states: &Tensor,
-    head: &Linear,
+    head: &Head,
     mut f: impl FnMut(usize, &[Prediction], &[u32], &Tensor) -> Result<()>,
 ) -> Result<()> {
-    let logits_bytes = head.weight().dim(0)? * size_of::<f32>();
+    let logits_bytes = head.vocabulary() * size_of::<f32>();
     let (mut at, mut size) = (0, (DEVICE_CHUNK_BYTES / logits_bytes.max(1)).max(CHUNK));
     while at < predictions.len() {
         let here = &predictions[at..predictions.len().min(at + size)];
@@ -176,16 +176,15 @@ fn each_chunk_on_device(
     Ok(())
 }
 
-fn logits_on_device(states: &Tensor, head: &Linear) -> Result<Tensor> {
-    let weight = head.weight();
+fn logits_on_device(states: &Tensor, head: &Head) -> Result<Tensor> {
     // The rows alone: as a part of a larger tensor, all of that would be taken to the device.
-    let states = tensors::to_dtype(&states.force_contiguous()?, weight.dtype())?.to_device(weight.device())?;
-    Ok(head.forward_in_f32(&states)?)
+    let states = tensors::to_dtype(&states.force_contiguous()?, head.linear.weight().dtype())?;
+    Ok(head.logits_of_normed(&states.to_device(head.device())?)?)
 }
 
-/// `states` (rows × hidden) · headᵀ into `logits` (rows × vocabulary).
-fn recompute_logits(states: &Tensor, head: &Linear, logits: &mut [f32]) -> Result<()> {
-    Ok(tensors::with_values(states, |states| head.multiply(states, logits))??)
+/// Logits of `states` (rows × hidden) into `logits` (rows × vocabulary).
+fn recompute_logits(states: &Tensor, head: &Head, logits: &mut [f32]) -> Result<()> {
+    Ok(tensors::with_values(states, |states| head.write_logits(states, logits))??)
 }
 
 /// The float that a comparison is computed in: f32 with vector functions for studies, f64 with the
@@ -371,6 +370,7 @@ fn exponentials<T: Real>(logits: &[T], out: &mut Vec<T>) -> (T, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Linear;
     use candle_core::Device;
 
     impl Real for f64 {
@@ -463,8 +463,11 @@ mod tests {
         let head: Vec<f32> = (0..vocabulary * hidden).map(|i| (i as f32 * 0.77).cos()).collect();
         let (dense, pruned) = (states(0.0), states(0.4));
         let tensor = |v: &[f32], rows| Tensor::from_slice(v, (rows, hidden), &Device::Cpu).unwrap();
-        let (d, p, h) =
-            (tensor(&dense, positions), tensor(&pruned, positions), Linear::new(tensor(&head, vocabulary), None));
+        let (d, p, h) = (
+            tensor(&dense, positions),
+            tensor(&pruned, positions),
+            Head::of(Linear::new(tensor(&head, vocabulary), None)),
+        );
         let scored = score_positions(&predictions, 3, Some(&d), &p, &h).unwrap();
         let itself = score_positions(&predictions, 3, None, &p, &h).unwrap();
         assert_eq!(itself, score_positions(&predictions, 3, Some(&p), &p, &h).unwrap());

@@ -8,21 +8,21 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use anyhow::{Result, ensure};
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::attention::KvCache;
-use super::{Block, Head, Rope, embed};
+use super::{Block, Embedding, Head, Ropes};
 use crate::tensors;
 
 /// A whole model in memory, ready to write.
 pub struct Generator<'a> {
     pub blocks: &'a [Block],
-    pub embedding: &'a Tensor,
+    pub embedding: &'a Embedding,
     pub head: &'a Head,
-    pub rope: &'a Rope,
+    pub ropes: &'a Ropes,
 }
 
 /// How the next token is chosen, and when a sequence ends.
@@ -140,7 +140,11 @@ impl Generator<'_> {
     fn shared_prefix(&self, prompts: &[&[u32]]) -> Result<Vec<KvCache>> {
         let common = |a: &[u32], b: &[u32]| a.iter().zip(b).take_while(|(a, b)| a == b).count();
         let shortest = prompts.iter().map(|p| p.len() - 1).min().unwrap_or(0);
-        let shared = prompts.iter().map(|p| common(p, prompts[0])).min().unwrap_or(0).min(shortest);
+        let mut shared = prompts.iter().map(|p| common(p, prompts[0])).min().unwrap_or(0).min(shortest);
+        // A prompt may be so long that its rotary tables are others, those of what it shares too.
+        if prompts.iter().any(|p| p.len() > self.ropes.alike_up_to()) {
+            shared = 0;
+        }
         let mut caches: Vec<KvCache> =
             self.blocks.iter().map(|b| KvCache::new(b.spec.attention.heads, shared)).collect();
         if prompts.len() > 1 && shared > 0 {
@@ -166,8 +170,7 @@ impl Generator<'_> {
 
     /// Bytes of keys and values of this many tokens, over all blocks.
     fn bytes(&self, tokens: usize) -> u64 {
-        // On the CPU in f32, on a device as the model is held.
-        let held = if self.embedding.device().is_cpu() { DType::F32 } else { self.embedding.dtype() }.size_in_bytes();
+        let held = self.embedding.dtype().size_in_bytes();
         let values = |block: &Block| 2 * block.spec.attention.heads.key_value * block.spec.attention.heads.dim;
         let a_token: usize = self.blocks.iter().map(|block| values(block) * held).sum();
         a_token as u64 * tokens as u64
@@ -207,11 +210,13 @@ impl Generator<'_> {
     /// Takes the next tokens of sequences, the ranges `own` of `ids`, through all blocks: (tokens, hidden). The
     /// caches are one a block for each sequence.
     fn forward(&self, ids: &[u32], own: &[Range<usize>], caches: &mut [&mut Vec<KvCache>]) -> Result<Tensor> {
-        let mut hidden = embed(self.embedding, ids)?;
+        let before = |sequence: usize| caches[sequence].first().map_or(0, KvCache::tokens);
+        let positions = own.iter().enumerate().flat_map(|(i, own)| (0..own.len()).map(move |at| before(i) + at));
+        let mut hidden = self.embedding.embed(ids, positions)?;
         for (i, block) in self.blocks.iter().enumerate() {
             // The caches of this block, side by side while it is passed.
             let mut here: Vec<KvCache> = caches.iter_mut().map(|caches| std::mem::take(&mut caches[i])).collect();
-            hidden = block.decode(hidden, own, &mut here, self.rope)?;
+            hidden = block.decode(hidden, own, &mut here, self.ropes)?;
             caches.iter_mut().zip(here).for_each(|(caches, cache)| caches[i] = cache);
         }
         Ok(hidden)

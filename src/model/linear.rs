@@ -128,12 +128,6 @@ impl Linear {
     }
 }
 
-/// The hidden states that a model begins with: the rows `ids` of the embedding table. (tokens, hidden); f32 on the CPU.
-pub fn embed(table: &Tensor, ids: &[u32]) -> Result<Tensor> {
-    let hidden = table.index_select(&Tensor::new(ids, table.device())?, 0)?;
-    if table.device().is_cpu() { tensors::to_dtype(&hidden, DType::F32) } else { Ok(hidden) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

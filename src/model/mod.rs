@@ -4,8 +4,10 @@ mod arch;
 mod attention;
 mod block;
 pub mod device;
+mod embedding;
 mod generate;
 mod generation_config;
+mod head;
 mod json_file;
 mod linear;
 mod parts;
@@ -26,14 +28,17 @@ use rayon::prelude::*;
 pub use attention::Span;
 #[cfg(test)]
 pub use attention::{Attention, KvCache, Precision};
-pub use block::{Block, Flow};
+pub use block::{Block, BlockNorms, Flow};
+pub use embedding::{Embedding, positions};
 pub use generate::{Generation, Generator, Sampling};
 pub use generation_config::GenerationConfig;
-pub use linear::{Linear, embed};
+pub use head::Head;
+pub use linear::Linear;
+use parts::Experts;
 pub use parts::Norm;
-pub use rope::{Rope, RopeScaling, RopeSpec};
-pub use spec::{BlockSpec, Heads, LinearSpec, Reach, SiteSpec, Spec};
-use spec::{Name, NormSpec};
+pub use rope::{Rope, RopeScaling, RopeSpec, Ropes};
+use spec::{AttentionSpec, FeedForwardSpec, Name, NormSpec, Over, PositionsSpec};
+pub use spec::{BlockSpec, Heads, LinearSpec, Place, Reach, SiteSpec, Spec};
 pub use stored::Stored;
 pub use tokenizer::{Conversation, Tokenizer};
 use weights::{GgufFile, SafetensorsDir, Weights};
@@ -253,25 +258,6 @@ fn check_headers(spec: &Spec, weights: &dyn Weights) -> Result<()> {
     }
 }
 
-/// Everything that is applied after the last block.
-pub struct Head {
-    pub norm: Norm,
-    /// (vocabulary, hidden)
-    pub linear: Linear,
-}
-
-impl Head {
-    /// Logits of hidden states, in f32: (tokens, hidden) → (tokens, vocabulary)
-    pub fn logits(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
-        self.linear.forward_in_f32(&self.normed(hidden)?)
-    }
-
-    /// The final norm: what logits are a product of. (tokens, hidden) → (tokens, hidden)
-    pub fn normed(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
-        self.norm.forward(hidden)
-    }
-}
-
 impl Model {
     /// Opens the files; weights are read when they are asked for.
     pub fn open(files: &ModelFiles, dtype: DType, device: Device) -> Result<Self> {
@@ -329,21 +315,64 @@ impl Model {
         let (spec, own) = (self.spec.blocks[index].clone(), self.spec.name_of_block(index));
         let read = |linear: &LinearSpec| -> Result<Linear> {
             let name = own.under(&linear.part);
-            let weight = self.tensor(&name.of("weight"), (linear.rows, linear.columns))?;
-            let weight = self.weights.in_order(weight, linear)?;
+            let weight = self.tensor(&name.of("weight"), linear.stored_shape())?;
+            let weight = match linear.stored {
+                spec::Stored::Transposed => weight.t()?.contiguous()?,
+                _ => self.weights.in_order(weight, linear)?,
+            };
             let bias = linear.bias.then(|| self.tensor(&name.of("bias"), linear.rows)).transpose()?;
             let bias = bias.map(|bias| self.weights.in_order(bias, linear)).transpose()?;
             Ok(Linear::new(weight, bias))
         };
         let linears = spec.linears.par_iter().map(read).collect::<Result<_>>()?;
-        let [attention, feed_forward] = &spec.norms;
-        let norm = |norm: &NormSpec| self.norm(&own.under(&norm.name), norm);
-        Ok(Block { linears, norms: [norm(attention)?, norm(feed_forward)?], spec })
+        let AttentionSpec { heads, q_norm, k_norm, .. } = &spec.attention;
+        let around = |norm: &Option<NormSpec>| self.norm(&own, norm, self.spec.hidden);
+        let of_heads = |norm: &Option<NormSpec>, count: usize| {
+            let width = |norm: &NormSpec| if norm.over == Over::Head { heads.dim } else { count * heads.dim };
+            self.norm(&own, norm, norm.as_ref().map_or(0, width))
+        };
+        let norms = BlockNorms {
+            before_attention: around(&spec.norms.before_attention)?,
+            after_attention: around(&spec.norms.after_attention)?,
+            before_feed_forward: around(&spec.norms.before_feed_forward)?,
+            after_feed_forward: around(&spec.norms.after_feed_forward)?,
+            q: of_heads(q_norm, heads.query)?,
+            k: of_heads(k_norm, heads.key_value)?,
+        };
+        let experts = match &spec.feed_forward {
+            FeedForwardSpec::One(_) => None,
+            FeedForwardSpec::Experts(experts) => {
+                let router = |name: &Name, rows: usize| {
+                    Ok::<_, anyhow::Error>(Linear::new(
+                        self.tensor(&own.under(name).of("weight"), (rows, self.spec.hidden))?,
+                        None,
+                    ))
+                };
+                let shared = experts.shared.as_ref().and_then(|shared| shared.router.as_ref());
+                Some(Experts {
+                    router: router(&experts.router, experts.count)?,
+                    shared: shared.map(|name| router(name, 1)).transpose()?,
+                })
+            }
+        };
+        Ok(Block { linears, norms, experts, spec })
     }
 
-    fn norm(&self, name: &Name, spec: &NormSpec) -> Result<Norm> {
-        let weight = self.tensor(&name.of("weight"), self.spec.hidden)?;
-        Ok(Norm { weight, epsilon: spec.epsilon as f32 })
+    /// A norm of `width` values whose name stands under `outer`; None of none.
+    fn norm(&self, outer: &Name, spec: &Option<NormSpec>, width: usize) -> Result<Option<Norm>> {
+        let Some(spec) = spec else { return Ok(None) };
+        let tensors = spec.tensors(outer, width);
+        let of_kind = |kind: &str| -> Result<Option<Tensor>> {
+            let own = tensors.iter().filter(|(name, _)| name.hub.ends_with(kind));
+            let own: Vec<Tensor> = own.map(|(name, shape)| self.tensor(name, shape.clone())).collect::<Result<_>>()?;
+            Ok(match own.as_slice() {
+                [] => None,
+                [one] => Some(one.clone()),
+                several => Some(Tensor::stack(several, 0)?),
+            })
+        };
+        let (weight, bias) = (of_kind(".weight")?, of_kind(".bias")?);
+        Ok(Some(Norm { kind: spec.kind, epsilon: spec.epsilon as f32, weight, bias }))
     }
 
     /// An error where a weight is NaN or infinite, or becomes so in the precision that the model is held in.
@@ -364,35 +393,60 @@ impl Model {
         })
     }
 
-    /// The embedding table, (vocabulary, hidden).
-    pub fn embedding(&self) -> Result<Tensor> {
-        self.tensor(&self.spec.embedding.name.of("weight"), (self.spec.vocabulary, self.spec.hidden))
-    }
-
-    /// The final norm and the language-model head, which may be the embedding.
-    pub fn head(&self, embedding: &Tensor) -> Result<Head> {
-        let head = &self.spec.head;
-        let weight = match head.tied {
-            true => embedding.clone(),
-            false => self.tensor(&head.name.of("weight"), (self.spec.vocabulary, self.spec.hidden))?,
+    /// The embedding, with what is done to its rows.
+    pub fn embedding(&self) -> Result<Embedding> {
+        let spec = &self.spec.embedding;
+        let (hidden, width) = (self.spec.hidden, spec.width);
+        let matrix = |name: &Name, shape: (usize, usize)| self.tensor(&name.of("weight"), shape);
+        let positions = |positions: &PositionsSpec| {
+            Ok::<_, anyhow::Error>((matrix(&positions.name, (positions.rows, hidden))?, positions.first))
         };
-        Ok(Head { norm: self.norm(&head.norm.name, &head.norm)?, linear: Linear::new(weight, None) })
+        Ok(Embedding {
+            table: matrix(&spec.name, (self.spec.vocabulary, width))?,
+            scale: spec.scale,
+            norm: self.norm(&Name::default(), &spec.norm, width)?,
+            projection: self.projection(&spec.projection, (hidden, width))?,
+            positions: spec.positions.as_ref().map(positions).transpose()?,
+        })
     }
 
-    /// The rotary table for windows of up to `positions` tokens.
-    pub fn rope(&self, positions: usize) -> Result<Rope> {
-        Ok(Rope::new(&self.spec.ropes[0], positions, &self.device)?)
+    fn projection(&self, name: &Option<Name>, shape: (usize, usize)) -> Result<Option<Linear>> {
+        let linear = |name: &Name| Ok(Linear::new(self.tensor(&name.of("weight"), shape)?, None));
+        name.as_ref().map(linear).transpose()
+    }
+
+    /// The language-model head, which may be the embedding, and what is in front of it.
+    pub fn head(&self, embedding: &Embedding) -> Result<Head> {
+        let (spec, vocabulary) = (&self.spec.head, self.spec.vocabulary);
+        let (hidden, width) = (self.spec.hidden, self.spec.embedding.width);
+        let weight = match spec.tied {
+            true => embedding.table.clone(),
+            false => self.tensor(&spec.name.of("weight"), (vocabulary, width))?,
+        };
+        Ok(Head {
+            norm: self.norm(&Name::default(), &spec.norm, hidden)?,
+            projection: self.projection(&spec.projection, (width, hidden))?,
+            linear: Linear::new(weight, None),
+            bias: spec.bias.then(|| self.tensor(&spec.name.of("bias"), vocabulary)).transpose()?,
+            scale: spec.scale,
+            cap: spec.cap,
+        })
+    }
+
+    /// The rotary tables for windows of up to `positions` tokens.
+    pub fn ropes(&self, positions: usize) -> Result<Ropes> {
+        Ok(Ropes::new(&self.spec.ropes, positions, &self.device)?)
     }
 
     /// Logits (tokens × vocabulary) of windows that lie one after the other in `ids`, all at once:
     /// for short inputs. Studies walk the blocks instead.
     pub fn logits(&self, ids: &[u32], windows: &[Range<usize>]) -> Result<Tensor> {
-        let rope = self.rope(windows.iter().map(|w| w.len()).max().unwrap_or(0))?;
+        let ropes = self.ropes(windows.iter().map(|w| w.len()).max().unwrap_or(0))?;
         let spans: Vec<Span> = windows.iter().cloned().map(Span::window).collect();
         let embedding = self.embedding()?;
-        let mut hidden = embed(&embedding, ids)?;
+        let mut hidden = embedding.embed(ids, positions(&spans))?;
         for index in 0..self.spec.blocks.len() {
-            hidden = self.block(index)?.forward(hidden, &spans, &rope)?;
+            hidden = self.block(index)?.forward(hidden, &spans, &ropes)?;
         }
         Ok(self.head(&embedding)?.logits(&hidden)?)
     }

@@ -3,15 +3,17 @@
 use std::f32::consts::PI;
 use std::sync::Arc;
 
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor};
 use serde::Serialize;
 
 /// A rotary embedding of positions.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RopeSpec {
     pub theta: f32,
-    /// Values of a head that are turned.
+    /// Values of a head that are turned: the first ones.
     pub dim: usize,
+    /// Neighbours are turned together, (x₀, x₁), (x₂, x₃) …, instead of the halves, (x₀, x_{dim/2}) …
+    pub interleaved: bool,
     pub scaling: RopeScaling,
 }
 
@@ -38,10 +40,12 @@ pub enum RopeScaling {
     },
     /// YaRN (Peng et al. 2023, arXiv 2309.00071): a ramp over dimensions, and attention made sharper.
     Yarn(Yarn),
-    /// LongRoPE (Ding et al. 2024, arXiv 2402.13753), as it is within the original context: each frequency divided by
-    /// its short factor.
+    /// LongRoPE (Ding et al. 2024, arXiv 2402.13753): each frequency divided by its short factor in windows up to the
+    /// original context, by its long factor in longer ones.
     LongRope {
         short_factors: Vec<f32>,
+        long_factors: Vec<f32>,
+        original_context: usize,
         attention_factor: f32,
     },
     /// Each frequency divided by its own factor (GGUF's `rope_freqs.weight`).
@@ -131,45 +135,100 @@ impl RopeScaling {
     }
 }
 
-/// cos and sin of position × frequency, (positions × head_dim / 2) each.
+/// cos and sin of position × frequency, (positions × dim / 2) each.
 #[derive(Debug, Clone)]
 pub struct Rope {
     pub cos: Tensor,
     pub sin: Tensor,
+    /// As in [`RopeSpec`].
+    pub interleaved: bool,
     /// The same numbers, for loops on the host.
     values: Arc<RopeValues>,
+    /// The table of longer windows, where it is another, and the longest that has this one.
+    beyond: Option<(usize, Arc<Self>)>,
 }
 
 impl Rope {
     /// The table for positions `0 .. positions`, computed in f32 as transformers does.
     pub fn new(spec: &RopeSpec, positions: usize, device: &Device) -> Result<Self> {
-        let frequencies = spec.frequencies();
+        let mut rope = Self::of_frequencies(spec, &spec.frequencies(), positions, device)?;
+        if let RopeScaling::LongRope { long_factors, original_context, .. } = &spec.scaling
+            && positions > *original_context
+        {
+            let long = RopeScaling::Factors(long_factors.clone()).frequencies(spec.theta, spec.dim);
+            let long = Self::of_frequencies(spec, &long, positions, device)?;
+            rope.beyond = Some((*original_context, Arc::new(long)));
+        }
+        Ok(rope)
+    }
+
+    fn of_frequencies(spec: &RopeSpec, frequencies: &[f32], positions: usize, device: &Device) -> Result<Self> {
         let scale = spec.scaling.attention_factor();
         let angles: Vec<f32> = (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f)).collect();
         let shape = (positions, frequencies.len());
         let table = |f: fn(f32) -> f32| {
             Tensor::from_vec(angles.iter().map(|&a| f(a) * scale).collect::<Vec<f32>>(), shape, device)
         };
-        Self::of(table(f32::cos)?, table(f32::sin)?)
+        Ok(Self { interleaved: spec.interleaved, ..Self::of(table(f32::cos)?, table(f32::sin)?)? })
     }
 
-    /// Of cos and sin, (positions × head_dim / 2) each.
+    /// Of cos and sin, (positions × dim / 2) each.
     pub fn of(cos: Tensor, sin: Tensor) -> Result<Self> {
         let values = RopeValues { cos: cos.flatten_all()?.to_vec1()?, sin: sin.flatten_all()?.to_vec1()? };
-        Ok(Self { cos, sin, values: Arc::new(values) })
+        Ok(Self { cos, sin, interleaved: false, values: Arc::new(values), beyond: None })
     }
 
-    /// An error where the table has fewer than `positions`.
-    pub fn check(&self, positions: usize) -> Result<()> {
-        match positions > self.cos.dim(0)? {
-            true => bail!("a window of {positions} tokens is longer than the rotary table"),
-            false => Ok(()),
+    /// The table that counts in a window of so many tokens.
+    pub fn in_window(&self, tokens: usize) -> &Self {
+        match &self.beyond {
+            Some((longest, beyond)) if tokens > *longest => beyond,
+            _ => self,
         }
     }
 
+    /// The longest window that has the table of the shortest.
+    pub fn alike_up_to(&self) -> usize {
+        self.beyond.as_ref().map_or(usize::MAX, |(longest, _)| *longest)
+    }
+
+    /// Values of a head that are turned.
+    pub fn dim(&self) -> usize {
+        2 * self.cos.dims()[1]
+    }
+
     /// The numbers, for loops on the host.
-    pub fn values(&self) -> Arc<RopeValues> {
-        self.values.clone()
+    pub fn values(&self) -> &RopeValues {
+        &self.values
+    }
+}
+
+/// The rotary embeddings of a model, for positions up to a number.
+#[derive(Debug, Clone)]
+pub struct Ropes {
+    tables: Vec<Rope>,
+    positions: usize,
+}
+
+impl Ropes {
+    /// The tables for positions `0 .. positions`.
+    pub fn new(specs: &[RopeSpec], positions: usize, device: &Device) -> Result<Self> {
+        let tables = specs.iter().map(|spec| Rope::new(spec, positions, device)).collect::<Result<_>>()?;
+        Ok(Self { tables, positions })
+    }
+
+    /// The one of an index that a block names.
+    pub fn get(&self, index: usize) -> &Rope {
+        &self.tables[index]
+    }
+
+    /// Positions that there are tables for.
+    pub fn positions(&self) -> usize {
+        self.positions
+    }
+
+    /// The longest window all of whose tables are those of the shortest.
+    pub fn alike_up_to(&self) -> usize {
+        self.tables.iter().map(Rope::alike_up_to).min().unwrap_or(usize::MAX)
     }
 }
 

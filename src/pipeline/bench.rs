@@ -79,11 +79,11 @@ pub fn stages(
         .map(|ids| Passage::window(&ids))
         .collect();
     let tokens = windows * length;
-    let (embedding, rope) = (model.embedding()?, model.rope(length)?);
+    let (embedding, ropes) = (model.embedding()?, model.ropes(length)?);
     let walk = |name: &str| Walk {
         model: &model,
         embedding: &embedding,
-        rope: &rope,
+        ropes: &ropes,
         watch,
         pruner: None,
         calibration: None,
@@ -140,7 +140,7 @@ pub fn stages(
         (0..positions).map(|row| Prediction { sample: 0, id: row as u32 % spec.vocabulary as u32 }).collect();
     let score = |count: usize| {
         let states = states.narrow(0, 0, count)?;
-        score_positions(&predictions[..count], 1, Some(&states), &states, &head.linear)
+        score_positions(&predictions[..count], 1, Some(&states), &states, &head)
     };
     // Packs the head, as a study does once.
     score(if is_device { positions } else { 1 })?;

@@ -76,6 +76,9 @@ pub struct LayerRecord {
     pub sparsity: f64,
     /// The damping that the factorisation took.
     pub damping: Option<f64>,
+    /// Calibration tokens that were routed to it, where it is an expert's and was pruned from inputs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routed: Option<u64>,
     /// Time of the method itself, without statistics and forward passes, when the weight was pruned.
     pub seconds: f64,
 }

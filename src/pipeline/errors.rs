@@ -10,7 +10,7 @@ use super::stream::Stream;
 use crate::data::Passage;
 use crate::digest::Digest;
 use crate::linalg::CHUNK;
-use crate::model::{Block, Linear, Rope};
+use crate::model::{Block, Linear, Ropes};
 use crate::tensors;
 
 /// Tokens that output errors are measured on, at most.
@@ -45,14 +45,18 @@ pub struct HeldOut {
 
 impl HeldOut {
     /// Takes the tokens through a pruned block, and measures at each site what its linears lost of their outputs.
-    pub fn pass(&mut self, dense: &Block, pruned: &Block, rope: &Rope, watch: &dyn Watch) -> Result<()> {
+    pub fn pass(&mut self, dense: &Block, pruned: &Block, ropes: &Ropes, watch: &dyn Watch) -> Result<()> {
         for (site, spec) in pruned.spec.sites.iter().enumerate() {
-            self.stream.advance(site, pruned, rope, watch)?;
+            self.stream.advance(site, pruned, ropes, watch)?;
             let inputs: Vec<Tensor> = self.stream.flows().map(|flow| flow.input.clone()).collect();
             let x = Tensor::cat(&inputs, 0)?;
             for index in spec.linears.clone() {
-                let error = relative_error(&x, &dense.linears[index], &pruned.linears[index])?;
-                self.errors.relative.push(Some(error).filter(|error| error.is_finite()));
+                // None of the tokens may have been routed to an expert.
+                let error = match x.dim(0)? {
+                    0 => None,
+                    _ => Some(relative_error(&x, &dense.linears[index], &pruned.linears[index])?),
+                };
+                self.errors.relative.push(error.filter(|error| error.is_finite()));
             }
         }
         self.stream.finish(pruned, watch)?;

@@ -343,7 +343,7 @@ impl Planner<'_> {
         let is_cached = |(inputs, model): (&Inputs, &Spec)| {
             let progress =
                 Progress::of(self.cache, inputs.pruned_key(self.recipe, cell), inputs.statistics(self.recipe, cell));
-            (0..model.blocks.len()).all(|index| progress.has_statistics(index, model.blocks[index].sites.len()))
+            (0..model.blocks.len()).all(|index| progress.has_statistics(index, model.blocks[index].read_sites()))
         };
         PlannedStage {
             name: format!("{what} of calibration {}, seed {}", drawn.name, drawn.seed),

@@ -92,9 +92,9 @@ impl<'a> Progress<'a> {
         Some(Stage::Statistic.key(&(self.statistics?, index, site)))
     }
 
-    /// Whether the statistics of all of the sites of a block, so many, are there.
-    pub fn has_statistics(&self, index: usize, sites: usize) -> bool {
-        (0..sites).all(|site| self.statistics_key(index, site).is_some_and(|key| self.has_entry(key)))
+    /// Whether the statistics of these sites of a block are there.
+    pub fn has_statistics(&self, index: usize, mut sites: impl Iterator<Item = usize>) -> bool {
+        sites.all(|site| self.statistics_key(index, site).is_some_and(|key| self.has_entry(key)))
     }
 
     /// Whether an entry is there.
@@ -102,17 +102,15 @@ impl<'a> Progress<'a> {
         self.cache.contains(key)
     }
 
-    /// Keeps a site's statistic, for other cells.
-    pub fn save_statistic(&self, key: Key, statistic: &Tensor) -> Result<()> {
-        self.cache.write_tensors(key, &(), std::slice::from_ref(statistic))
+    /// Keeps a site's statistic, for other cells, and how many tokens were routed there, where it is an expert's.
+    pub fn save_statistic(&self, key: Key, statistic: &Tensor, routed: Option<u64>) -> Result<()> {
+        self.cache.write_tensors(key, &routed, std::slice::from_ref(statistic))
     }
 
     /// A statistic as it was saved under its key; None where the entry is lost.
-    pub fn statistic(&self, key: Key) -> Option<Tensor> {
-        self.cache
-            .read_tensors(key)
-            .and_then(|((), parts)| <[Tensor; 1]>::try_from(parts).ok())
-            .map(|[statistic]| statistic)
+    pub fn statistic(&self, key: Key) -> Option<(Tensor, Option<u64>)> {
+        let (routed, parts) = self.cache.read_tensors(key)?;
+        <[Tensor; 1]>::try_from(parts).ok().map(|[statistic]| (statistic, routed))
     }
 
     /// What is to be kept of a pruned block: which weights of `dense` are left, and, where the method changed them, their

@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use super::{Watch, stop_if_interrupted};
 use crate::data::{Passage, Target};
 use crate::metrics::Prediction;
-use crate::model::{Block, Flow, Rope, Span, device, embed};
+use crate::model::{Block, Embedding, Flow, Ropes, device, positions};
 
 /// Tokens that go through a block at once: of the CPU as many as its caches have use for, of a device as many as keep
 /// it busy.
@@ -33,7 +33,7 @@ pub struct Batch {
 
 impl Stream {
     /// The passages' embeddings, in batches of about as many tokens as go through a block at once, one passage at least.
-    pub fn embed(passages: &[Passage], embedding: &Tensor) -> Result<Self> {
+    pub fn embed(passages: &[Passage], embedding: &Embedding) -> Result<Self> {
         let at_once = tokens_at_once(embedding.device());
         let mut batches = Vec::new();
         let mut rest = passages;
@@ -44,26 +44,27 @@ impl Stream {
             let mut at = 0;
             let starts: Vec<usize> = here.iter().map(|p| (at, at += p.ids.len()).0).collect();
             let ids: Vec<u32> = here.iter().flat_map(|p| p.ids.iter().copied()).collect();
-            let spans = here.iter().zip(&starts).flat_map(|(p, &start)| p.spans_at(start)).collect();
-            batches.push(Batch { flow: Flow::new(embed(embedding, &ids)?, spans), starts });
+            let spans: Vec<_> = here.iter().zip(&starts).flat_map(|(p, &start)| p.spans_at(start)).collect();
+            let hidden = embedding.embed(&ids, positions(&spans))?;
+            batches.push(Batch { flow: Flow::new(hidden, spans), starts });
             rest = after;
         }
         Ok(Self { batches })
     }
 
     /// Takes every batch through a whole block.
-    pub fn pass(&mut self, block: &Block, rope: &Rope, watch: &dyn Watch) -> Result<()> {
+    pub fn pass(&mut self, block: &Block, ropes: &Ropes, watch: &dyn Watch) -> Result<()> {
         self.each(watch, |flow| {
-            let hidden = block.forward(flow.hidden.clone(), &flow.spans, rope)?;
+            let hidden = block.forward(flow.hidden.clone(), &flow.spans, ropes)?;
             Ok(Flow::new(hidden, flow.spans.clone()))
         })
     }
 
     /// Takes every batch to the next site of a block.
-    pub fn advance(&mut self, site: usize, block: &Block, rope: &Rope, watch: &dyn Watch) -> Result<()> {
+    pub fn advance(&mut self, site: usize, block: &Block, ropes: &Ropes, watch: &dyn Watch) -> Result<()> {
         self.each(watch, |flow| {
             let mut flow = flow.clone();
-            block.advance(site, &mut flow, rope)?;
+            block.advance(site, &mut flow, ropes)?;
             Ok(flow)
         })
     }
@@ -183,14 +184,7 @@ impl Batch {
         let (first, second) = self.starts.split_at(self.starts.len() / 2);
         let (cut, all) = (second[0], self.tokens());
         let part = |from: usize, to: usize, starts: &[usize]| -> Result<Self> {
-            // A copy of its own, so that the whole goes when the halves have gone on.
-            let rows = |t: &Tensor| t.narrow(0, from, to - from)?.force_contiguous();
-            let spans = self.flow.spans.iter().filter(|span| (from..to).contains(&span.own.start));
-            let moved =
-                |range: &std::ops::Range<usize>| range.start.saturating_sub(from)..range.end.saturating_sub(from);
-            let spans = spans.map(|span| Span { prefix: moved(&span.prefix), own: moved(&span.own) }).collect();
-            let flow = Flow { hidden: rows(&self.flow.hidden)?, input: rows(&self.flow.input)?, spans };
-            Ok(Self { flow, starts: starts.iter().map(|start| start - from).collect() })
+            Ok(Self { flow: self.flow.part(from..to)?, starts: starts.iter().map(|start| start - from).collect() })
         };
         Ok(Some((part(0, cut, first)?, part(cut, all, second)?)))
     }
@@ -235,7 +229,7 @@ mod tests {
         let embedding = Tensor::arange(0f32, 8.0, &Device::Cpu).unwrap().reshape((4, 2)).unwrap();
         let ids = |n: usize| (0..n).map(|i| (i * i % 4) as u32).collect::<Vec<u32>>();
         let passages: Vec<Passage> = lengths.iter().map(|&n| Passage::window(&ids(n))).collect();
-        Stream::embed(&passages, &embedding).unwrap()
+        Stream::embed(&passages, &Embedding::plain(embedding)).unwrap()
     }
 
     fn starts(stream: &Stream) -> Vec<&[usize]> {

@@ -27,7 +27,7 @@ use crate::digest::Digest;
 use crate::fault::At;
 use crate::guard;
 use crate::metrics::{Family, Scores, log_likelihoods, score_positions};
-use crate::model::{Block, Generator, Head, Model, Rope, Tokenizer, device};
+use crate::model::{Block, Embedding, Generator, Head, Model, Ropes, Tokenizer, device};
 use crate::prune::StatisticKind;
 use crate::recipe::{Cell, Recipe, Unit, WindowUnit};
 use crate::size::Size;
@@ -71,9 +71,9 @@ pub struct DrawnWindows {
 
 /// What stands before the first block and after the last.
 struct Ends {
-    embedding: Tensor,
+    embedding: Embedding,
     head: Head,
-    rope: Rope,
+    ropes: Ropes,
 }
 
 /// A suite of which the cache lacks something.
@@ -155,7 +155,7 @@ impl<'a> Study<'a> {
             keys.extend(inputs.errors_key(recipe, cell));
             let progress = self.progress(cell);
             for index in (0..self.model.spec.blocks.len()).filter(|&index| sees_dense(recipe.prune, index)) {
-                let sites = 0..self.model.spec.blocks[index].sites.len();
+                let sites = self.model.spec.blocks[index].read_sites();
                 keys.extend(sites.filter_map(|site| progress.statistics_key(index, site)));
             }
             for name in recipe.suite.keys() {
@@ -270,7 +270,7 @@ impl<'a> Study<'a> {
         let walk = Walk {
             model: &self.model,
             embedding: &ends.embedding,
-            rope: &ends.rope,
+            ropes: &ends.ropes,
             watch: self.watch,
             pruner,
             calibration: calibration.as_deref(),
@@ -370,7 +370,7 @@ impl<'a> Study<'a> {
     /// Scores a suite sample by sample, against the teacher (the dense model is its own): the language scores,
     /// and log-likelihoods of the choices where they are asked for.
     fn score(&self, suite: &str, is_dense: bool, batches: &[Batch]) -> Result<(Vec<Scores>, Vec<Vec<f64>>)> {
-        let head = &self.ends()?.head.linear;
+        let head = &self.ends()?.head;
         let teacher = if is_dense { None } else { Some(self.teacher(suite)?) };
         let wants_choices = self.recipe.suite[suite].wants(Family::Choice);
         let (mut scores, mut choices) = (Vec::new(), Vec::new());
@@ -414,9 +414,9 @@ impl<'a> Study<'a> {
             unreachable!("only suites of rows have answers");
         };
         let separator = &self.inputs.suites[name].part.separator;
-        let Ends { embedding, head, rope, .. } = self.ends()?;
+        let Ends { embedding, head, ropes, .. } = self.ends()?;
         let answerer = Answerer {
-            generator: Generator { blocks, embedding, head, rope },
+            generator: Generator { blocks, embedding, head, ropes },
             tokenizer: &self.tokenizer,
             repetition_penalty: self.inputs.repetition_penalty,
             watch: self.watch,
@@ -437,8 +437,8 @@ impl<'a> Study<'a> {
         });
         let longest = drawn.map(|(_, c)| c.length).chain(suites).max().unwrap_or(0);
         let embedding = self.model.embedding()?;
-        let (head, rope) = (self.model.head(&embedding)?, self.model.rope(longest)?);
-        Ok(self.ends.get_or_init(|| Ends { embedding, head, rope }))
+        let (head, ropes) = (self.model.head(&embedding)?, self.model.ropes(longest)?);
+        Ok(self.ends.get_or_init(|| Ends { embedding, head, ropes }))
     }
 
     /// The dense model's hidden states where a suite is scored (positions, hidden), from the dense cell, which
@@ -458,7 +458,7 @@ impl<'a> Study<'a> {
         let walk = Walk {
             model: &self.model,
             embedding: &ends.embedding,
-            rope: &ends.rope,
+            ropes: &ends.ropes,
             watch: self.watch,
             pruner: None,
             calibration: None,
@@ -488,7 +488,7 @@ impl<'a> Study<'a> {
             }
         }
         let states = match parts.is_empty() {
-            true => Tensor::zeros((0, self.model.spec.hidden), DType::F32, &Device::Cpu)?,
+            true => Tensor::zeros((0, self.model.spec.embedding.width), DType::F32, &Device::Cpu)?,
             false => Tensor::cat(&parts, 0)?,
         };
         let key = self.inputs.teacher_key(self.recipe, suite);

@@ -16,7 +16,7 @@ use super::stream::Stream;
 use super::{Doing, Watch, stop_if_interrupted};
 use crate::data::Passage;
 use crate::digest::Digest;
-use crate::model::{Block, Model, Rope};
+use crate::model::{Block, Embedding, Model, Ropes, SiteSpec};
 use crate::prune::{Accumulator, Method, Sparsity, Statistic, StatisticKind};
 use crate::recipe::{Propagation, PruneSpec, Schedule};
 use crate::tensors;
@@ -31,8 +31,8 @@ pub struct Pruner<'a> {
 /// A walk over a model.
 pub struct Walk<'a> {
     pub model: &'a Model,
-    pub embedding: &'a Tensor,
-    pub rope: &'a Rope,
+    pub embedding: &'a Embedding,
+    pub ropes: &'a Ropes,
     pub watch: &'a dyn Watch,
     /// None leaves the model dense.
     pub pruner: Option<Pruner<'a>>,
@@ -126,7 +126,7 @@ impl Walk<'_> {
         let mut standing = self.progress.resume(self.start()?, &self.model.device)?;
         let is_pruned = |from: usize| self.pruner.is_some() && (from..blocks).all(|i| self.progress.has_block(i));
         let of_dense = self.pruner.as_ref().is_some_and(|p| p.spec.propagation == Propagation::Dense);
-        let sites = |index: usize| self.model.spec.blocks[index].sites.len();
+        let sites = |index: usize| self.model.spec.blocks[index].read_sites();
         let is_known = |from: usize| of_dense && (from..blocks).all(|i| self.progress.has_statistics(i, sites(i)));
         let needs_calibration = |from| self.calibration.is_some() && !is_pruned(from) && !is_known(from);
         if standing.calibration.is_none() && needs_calibration(standing.next) {
@@ -156,13 +156,13 @@ impl Walk<'_> {
             self.watch.progress(index, blocks, Doing::Evaluate);
             if let Some(held_out) = &mut standing.held_out {
                 let started = Instant::now();
-                held_out.pass(&dense, &block, self.rope, self.watch)?;
+                held_out.pass(&dense, &block, self.ropes, self.watch)?;
                 seconds.errors += started.elapsed().as_secs_f64();
             }
             drop(dense);
             for suite in &mut standing.suites {
                 let started = Instant::now();
-                suite.stream.pass(&block, self.rope, self.watch)?;
+                suite.stream.pass(&block, self.ropes, self.watch)?;
                 self.model.device.synchronize()?;
                 suite.seconds += started.elapsed().as_secs_f64();
             }
@@ -175,6 +175,7 @@ impl Walk<'_> {
         let streams = standing.calibration.iter().chain(standing.suites.iter().map(|suite| &suite.stream));
         let batch_tokens = streams.map(|stream| stream.batch_tokens() as u64).max();
         let (record, suites) = (standing.record, standing.suites);
+        warn_of_idle_experts(&record);
         let errors = standing.held_out.map(|held_out| held_out.errors);
         Ok(Walked { record, seconds, batch_tokens, suites, errors, blocks: kept })
     }
@@ -248,6 +249,25 @@ struct Made {
     record: BlockRecord,
 }
 
+/// What is known of the inputs of a site's linears.
+struct Observed {
+    statistic: Statistic,
+    /// Calibration tokens that were routed there, where it is an expert's.
+    routed: Option<u64>,
+}
+
+impl Observed {
+    const NOTHING: Self = Self { statistic: Statistic::None, routed: None };
+}
+
+/// Tokens below which an expert is pruned from the statistic of all tokens: of so few, a column's norm is off by an eighth.
+const FEWEST_ROUTED: u64 = 32;
+
+/// Whether too few tokens were routed to an expert to prune it from them.
+pub fn is_too_few(routed: u64) -> bool {
+    routed < FEWEST_ROUTED
+}
+
 /// Prunes one block.
 struct BlockPruner<'a> {
     walk: &'a Walk<'a>,
@@ -271,13 +291,13 @@ impl BlockPruner<'_> {
                 self.prune_site(block, site, known)
             });
         };
-        let (rope, watch) = (self.walk.rope, self.walk.watch);
+        let (ropes, watch) = (self.walk.ropes, self.walk.watch);
         let propagation = self.pruner.spec.propagation;
 
         if prunes_within(self.pruner.spec) {
             for site in sites.clone() {
-                stream.advance(site, block, rope, watch)?;
-                let observed = self.observe(site, stream)?;
+                stream.advance(site, block, ropes, watch)?;
+                let observed = self.observe(block, site, stream)?;
                 self.prune_site(block, site, observed)?;
             }
             return if last { Ok(()) } else { stream.finish(block, watch) };
@@ -285,15 +305,15 @@ impl BlockPruner<'_> {
 
         // Every site is seen with the block still dense.
         let mut seen = Vec::with_capacity(sites.len());
-        let are_known =
-            sees_dense(self.pruner.spec, self.index) && self.walk.progress.has_statistics(self.index, sites.len());
+        let are_known = sees_dense(self.pruner.spec, self.index)
+            && self.walk.progress.has_statistics(self.index, block.spec.read_sites());
         if are_known && propagation == Propagation::Pruned {
             seen = sites.clone().map(|site| self.known(site)).collect::<Result<_>>()?;
         } else {
             let mut watched = stream.clone();
             for site in sites.clone() {
-                watched.advance(site, block, rope, watch)?;
-                seen.push(self.observe(site, &mut watched)?);
+                watched.advance(site, block, ropes, watch)?;
+                seen.push(self.observe(block, site, &mut watched)?);
             }
             if propagation == Propagation::Dense && !last {
                 watched.finish(block, watch)?;
@@ -304,56 +324,70 @@ impl BlockPruner<'_> {
             self.prune_site(block, site, observed)?;
         }
         if propagation == Propagation::Pruned && !last {
-            stream.pass(block, rope, watch)?;
+            stream.pass(block, ropes, watch)?;
         }
         Ok(())
     }
 
-    /// What is known of a site without looking at inputs: nothing where the method asks for nothing, else what another
-    /// cell has left.
-    fn known(&self, site: usize) -> Result<Statistic> {
+    /// What is known of a site without looking at inputs: nothing where the method asks for nothing, or nothing reads the
+    /// site, else what another cell has left.
+    fn known(&self, site: usize) -> Result<Observed> {
         let kind = self.pruner.method.statistic();
-        if kind == StatisticKind::None {
-            return Ok(Statistic::None);
+        let is_read = !self.walk.model.spec.blocks[self.index].sites[site].linears.is_empty();
+        if kind == StatisticKind::None || !is_read {
+            return Ok(Observed::NOTHING);
         }
         let progress = &self.walk.progress;
         let key = progress.statistics_key(self.index, site).context("the cell has no calibration")?;
-        let statistic = progress.statistic(key).ok_or(Lost(key))?;
-        Ok(Statistic::of(kind, statistic.to_device(&self.walk.model.device)?))
+        let (statistic, routed) = progress.statistic(key).ok_or(Lost(key))?;
+        Ok(Observed { statistic: Statistic::of(kind, statistic.to_device(&self.walk.model.device)?), routed })
     }
 
     /// Gathers the statistic of what the linears of a site, where the stream is, are about to read. Where the dense
-    /// model feeds them, other cells of the calibration see the same: it is gathered for all.
-    fn observe(&self, site: usize, stream: &mut Stream) -> Result<Statistic> {
+    /// model feeds them, other cells of the calibration see the same: it is gathered for all. An expert that too few tokens
+    /// are routed to is given all of them.
+    fn observe(&self, block: &Block, site: usize, stream: &mut Stream) -> Result<Observed> {
         let kind = self.pruner.method.statistic();
         let spec = self.pruner.spec;
+        let SiteSpec { place, columns, linears } = &block.spec.sites[site];
+        if linears.is_empty() {
+            return Ok(Observed::NOTHING);
+        }
         let is_shared = sees_dense(spec, self.index) && (site == 0 || !prunes_within(spec));
         let progress = &self.walk.progress;
         let key = progress.statistics_key(self.index, site).filter(|_| is_shared);
         if key.is_some_and(|key| progress.has_entry(key)) {
             return self.known(site);
         }
-        let columns = stream.flows().next().context("there are windows to calibrate on")?.input.dim(1)?;
-        let mut accumulator = Accumulator::new(kind, columns, self.walk.model.dtype, &self.walk.model.device)?;
+        let routed = place.expert().map(|_| stream.flows().map(|flow| flow.input.dims()[0] as u64).sum::<u64>());
+        let takes_all = routed.is_some_and(is_too_few);
+        let mut accumulator = Accumulator::new(kind, *columns, self.walk.model.dtype, &self.walk.model.device)?;
         stream.look(self.walk.watch, |flow| {
-            let windows: Vec<_> = flow.spans.iter().map(|s| s.own.clone()).collect();
-            Ok(accumulator.add(&flow.input, &windows)?)
+            match takes_all {
+                true => accumulator.add(&block.input_of_all(site, flow)?, &flow.windows_of_all())?,
+                false => accumulator.add(&flow.input, &flow.windows())?,
+            }
+            Ok(())
         })?;
         let statistic = accumulator.finish()?;
         if let (Some(key), Some(statistic)) = (key, statistic.tensor()) {
-            progress.save_statistic(key, statistic)?;
+            progress.save_statistic(key, statistic, routed)?;
         }
-        Ok(statistic)
+        Ok(Observed { statistic, routed: routed.filter(|_| kind != StatisticKind::None) })
     }
 
     /// Prunes the linears that read a site.
-    fn prune_site(&mut self, block: &mut Block, site: usize, statistic: Statistic) -> Result<()> {
+    fn prune_site(&mut self, block: &mut Block, site: usize, observed: Observed) -> Result<()> {
+        let Observed { statistic, routed } = observed;
         // A GPU may still be at what was before, which is not the method's time.
         self.walk.model.device.synchronize()?;
         let mut started = Instant::now();
         let spec = block.spec.clone();
         let in_linear = |index: usize| format!("linear {}", spec.linears[index].name);
         let linears = spec.sites[site].linears.clone();
+        if linears.is_empty() {
+            return Ok(());
+        }
         let prune = self.pruner.method.pruner(&statistic, self.pruner.sparsity);
         let prune = prune.with_context(|| in_linear(linears.start))?;
         for index in linears {
@@ -370,16 +404,30 @@ impl BlockPruner<'_> {
             block.linears[index].set_weight(weight);
             self.layers.push(LayerRecord {
                 block: self.index,
-                linear: spec.linears[index].name.into(),
+                linear: spec.linears[index].name.clone(),
                 rows,
                 columns,
                 sparsity: zeros as f64 / weights as f64,
                 damping: pruned.damping,
+                routed,
                 seconds: seconds.as_secs_f64(),
             });
             started = Instant::now();
         }
         Ok(())
+    }
+}
+
+/// Says how many experts were pruned from the statistic of all tokens.
+fn warn_of_idle_experts(record: &PrunedRecord) {
+    let experts = record.layers.iter().filter(|layer| layer.linear.ends_with(".down")).filter_map(|layer| layer.routed);
+    let (mut all, mut idle) = (0, 0);
+    experts.for_each(|routed| (all, idle) = (all + 1, idle + usize::from(is_too_few(routed))));
+    if idle > 0 {
+        tracing::warn!(
+            "{idle} of {all} experts were routed fewer than {FEWEST_ROUTED} calibration tokens, and are pruned from the \
+             statistic of all tokens (`routed_tokens` in layers.parquet); more or longer windows would reach them"
+        );
     }
 }
 

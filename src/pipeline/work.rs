@@ -15,7 +15,9 @@ pub fn forward(model: &Spec, tokens: usize, length: usize) -> f64 {
 /// Their pass through one block.
 fn through(block: &BlockSpec, tokens: usize, length: usize) -> f64 {
     let heads = block.attention.heads;
-    let linears = 2.0 * block.linear_parameters() as f64;
+    let at =
+        |site: usize| block.share(site) * block.readers(site).iter().map(LinearSpec::parameters).sum::<usize>() as f64;
+    let linears = 2.0 * (0..block.sites.len()).map(at).sum::<f64>();
     // q·k and weights·v, over the half of the positions that causality leaves.
     let attention = 2.0 * (heads.query * heads.dim * length) as f64;
     tokens as f64 * (linears + attention)
@@ -31,7 +33,8 @@ pub fn calibration(model: &Spec, spec: PruneSpec, kind: StatisticKind, tokens: u
     let pass = forward(model, tokens, length);
     let last = model.blocks.last().map_or(0.0, |block| {
         let readers: usize = block.readers(block.sites.len() - 1).iter().map(LinearSpec::parameters).sum();
-        (passes - 1.0) * through(block, tokens, length) + 2.0 * (tokens * readers) as f64
+        let outward = block.share(block.sites.len() - 1) * (tokens * readers) as f64;
+        (passes - 1.0) * through(block, tokens, length) + 2.0 * outward
     });
     let statistics = |d: usize| match kind {
         StatisticKind::None => 0.0,
@@ -39,7 +42,10 @@ pub fn calibration(model: &Spec, spec: PruneSpec, kind: StatisticKind, tokens: u
         // Half of 2·d² a token.
         StatisticKind::Gram => (d * d) as f64,
     };
-    let statistics: f64 = columns(model).map(statistics).sum();
+    let of_block = |block: &BlockSpec| {
+        block.read_sites().map(|site| block.share(site) * statistics(block.sites[site].columns)).sum::<f64>()
+    };
+    let statistics: f64 = model.blocks.iter().map(|block| of_block(block)).sum();
     passes * pass - last + tokens as f64 * statistics
 }
 
@@ -64,5 +70,5 @@ pub fn scoring(model: &Spec, positions: usize) -> f64 {
 
 /// The columns of what the linears of each site of each block read.
 pub fn columns(model: &Spec) -> impl Iterator<Item = usize> {
-    model.blocks.iter().flat_map(|block| block.sites.iter().map(|site| site.columns))
+    model.blocks.iter().flat_map(|block| block.read_sites().map(|site| block.sites[site].columns))
 }

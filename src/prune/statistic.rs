@@ -90,6 +90,9 @@ impl Accumulator {
     /// Adds a batch of inputs (tokens × columns), which holds these windows one after the other; nothing where it fails.
     pub fn add(&mut self, inputs: &Tensor, windows: &[Range<usize>]) -> candle_core::Result<()> {
         let d = self.columns;
+        if inputs.dim(0)? == 0 {
+            return Ok(());
+        }
         match &mut self.sums {
             Sums::Nothing => {}
             Sums::Squares(mean) => tensors::with_values(inputs, |x| {

@@ -259,7 +259,13 @@ pub fn layers() -> SchemaRef {
         "one row a pruned weight matrix",
         vec![
             field("block", COUNT, false, "", "decoder block, from 0"),
-            field("linear", TEXT, false, "", "q, k, v, o, gate, up or down"),
+            field(
+                "linear",
+                TEXT,
+                false,
+                "",
+                "q, k, v, o, gate, up or down; qkv and gate_up where these are one matrix; experts.N.up, shared.up and so on",
+            ),
             field("rows", COUNT, false, "", "outputs"),
             field("columns", COUNT, false, "", "inputs"),
             field("achieved_sparsity", REAL, false, "", "fraction of zeros"),
@@ -278,6 +284,14 @@ pub fn layers() -> SchemaRef {
                 true,
                 "",
                 "fraction of the mean diagonal that was added to the Gram matrix; null where the method has none",
+            ),
+            field(
+                "routed_tokens",
+                COUNT,
+                true,
+                "tokens",
+                "calibration tokens that were routed to the expert, which below 32 is pruned from the statistic of all; null \
+                 where it is no expert's, or the method looks at no inputs",
             ),
             field("seconds", REAL, false, "s", "the method itself"),
         ],

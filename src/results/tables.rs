@@ -220,6 +220,7 @@ pub fn layers(recipe: &Recipe, finished: &[&Finished]) -> Result<RecordBatch> {
         some_reals(errors()),
         some_texts(errors().map(suite)),
         some_reals(layers().map(|l| l.damping)),
+        some_counts(layers().map(|l| l.routed)),
         reals(layers().map(|l| l.seconds)),
     ];
     table(schema::layers(), recipe, &cells, own)

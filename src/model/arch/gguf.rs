@@ -78,7 +78,7 @@ pub fn read<T>(
 ) -> Result<T> {
     let header = Header { content, architecture: architecture(content)?, shape };
     let config = as_config(&header)?;
-    read(&keys::Keys { of: &config, prefix: "", gguf: Some(&header) })
+    read(&keys::Keys { of: &config, prefix: "", aliases: &[], gguf: Some(&header) })
 }
 
 /// The metadata as `config.json` would have it. What llama.cpp needs is there, so that no default of transformers counts.

@@ -10,14 +10,28 @@ pub struct Keys<'a> {
     pub of: &'a Map<String, Value>,
     /// What the object is called in messages, with a dot behind it.
     pub prefix: &'static str,
+    /// Names that an architecture has for keys that others call otherwise: (as others do, as it does). Both count, as in
+    /// transformers (`attribute_map`).
+    pub aliases: &'static [(&'static str, &'static str)],
     /// The GGUF file that it was made of.
     pub gguf: Option<&'a gguf::Header<'a>>,
 }
 
-impl Keys<'_> {
+impl<'a> Keys<'a> {
+    /// With names of an architecture's own.
+    pub fn with_aliases(&self, aliases: &'static [(&'static str, &'static str)]) -> Self {
+        Keys { aliases, ..*self }
+    }
+
     /// The value under a key, null too.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.of.get(key)
+        self.of.get(self.called(key))
+    }
+
+    /// What the object calls a key.
+    fn called<'k>(&self, key: &'k str) -> &'k str {
+        let own = self.aliases.iter().find(|(standard, _)| *standard == key).map(|(_, own)| *own);
+        own.filter(|own| self.of.contains_key(*own)).unwrap_or(key)
     }
 
     /// `model_type`.
@@ -28,7 +42,7 @@ impl Keys<'_> {
     /// What a key holds is not what it should.
     pub fn wrong(&self, key: &str, expected: &str) -> anyhow::Error {
         let found = self.get(key).map_or("nothing".into(), Value::to_string);
-        anyhow::anyhow!("`{}{key}` is {found}; expected {expected}", self.prefix)
+        anyhow::anyhow!("`{}{}` is {found}; expected {expected}", self.prefix, self.called(key))
     }
 
     pub fn count(&self, key: &str, default: usize) -> Result<usize> {
@@ -71,7 +85,7 @@ impl Keys<'_> {
         match self.get(key) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::Object(of)) => {
-                Ok(Some(Keys { of, prefix, gguf: self.gguf }).filter(|keys| !keys.of.is_empty()))
+                Ok(Some(Keys { of, prefix, aliases: &[], gguf: self.gguf }).filter(|keys| !keys.of.is_empty()))
             }
             Some(_) => Err(self.wrong(key, "an object")),
         }

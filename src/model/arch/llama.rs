@@ -3,45 +3,57 @@
 use anyhow::Result;
 
 use super::Architecture;
-use super::draft::{Biases, Defaults, Sizes, llama_block, model, unused_window};
+use super::draft::{Defaults, Draft, Sizes, activation, blocks, llama_norms, model, norm, rms_epsilon, unused_window};
 use super::keys::Keys;
 use super::rope;
-use crate::model::spec::Spec;
+use crate::model::spec::{Activation, BlockSpec, FeedForwardSpec, Inputs, Spec, Stored};
 
 pub const ARCHITECTURE: Architecture = Architecture { name: "llama", gguf: Some("llama"), spec };
 
 fn spec(keys: &Keys) -> Result<Spec> {
-    let sizes = Sizes::read(
-        keys,
-        &Defaults {
-            hidden: 4096,
-            feed_forward: 11_008,
-            blocks: 32,
-            heads: 32,
-            key_value_heads: None,
-            vocabulary: 32_000,
-            context: 2048,
-        },
-    )?;
+    let sizes = Sizes::read(keys, &Defaults::default())?;
     let biases = match keys.gguf {
         // llama.cpp takes what biases there are.
         Some(file) => {
-            let all = file.has("blk.0.attn_output.bias");
-            let inputs = ["q", "k", "v"].iter().any(|name| file.has(&format!("blk.0.attn_{name}.bias")));
-            let feed_forward = file.has("blk.0.ffn_down.bias");
-            Biases { attention_inputs: all || inputs, attention_output: all, feed_forward }
+            let output = file.has("blk.0.attn_output.bias");
+            let inputs = output || ["q", "k", "v"].iter().any(|name| file.has(&format!("blk.0.attn_{name}.bias")));
+            Biases { inputs, output, feed_forward: file.has("blk.0.ffn_down.bias") }
         }
         None => {
             let attention = keys.flag("attention_bias", false)?;
-            let feed_forward = keys.flag("mlp_bias", false)?;
-            Biases { attention_inputs: attention, attention_output: attention, feed_forward }
+            Biases { inputs: attention, output: attention, feed_forward: keys.flag("mlp_bias", false)? }
         }
     };
-    let mut remarks = Vec::new();
-    let (rope, longest) = rope::read(keys, sizes.context, sizes.heads.dim, &mut remarks)?;
-    let epsilon = keys.number("rms_norm_eps")?.unwrap_or(1e-6);
-    let block = llama_block(&sizes, biases, keys.gguf.is_some(), epsilon)?;
+    let epsilon = rms_epsilon(keys, 1e-6)?;
+    let block = block(keys, &sizes, biases, epsilon)?;
+    let rope = rope::read(keys, sizes.context, sizes.heads, rope::WHOLE)?;
+    let blocks = blocks(sizes.blocks, |_| Ok(block.clone()))?;
+    let mut model = model(keys, &sizes, vec![rope], blocks, norm(("model.norm", "output_norm"), epsilon)?, false)?;
     // transformers' code has no windows.
-    let reach = unused_window(keys, sizes.context)?.or(longest);
-    model(keys, &sizes, (rope, reach), block, epsilon, remarks)
+    model.reach = unused_window(keys, sizes.context)?;
+    Ok(model)
+}
+
+/// What linears have beyond their weights.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Biases {
+    /// Of q, k and v.
+    pub inputs: bool,
+    /// Of o.
+    pub output: bool,
+    pub feed_forward: bool,
+}
+
+/// Llama's block, which others have taken over.
+pub fn block(keys: &Keys, sizes: &Sizes, biases: Biases, epsilon: f64) -> Result<BlockSpec> {
+    let mut draft = Draft::new(sizes);
+    let inputs = draft.queries_keys_values(biases.inputs);
+    if keys.gguf.is_some() && keys.architecture()? == "llama" {
+        draft.stored(inputs[0], Stored::Paired(sizes.heads.query));
+        draft.stored(inputs[1], Stored::Paired(sizes.heads.key_value));
+    }
+    let attention =
+        draft.attention(Inputs::Separate(inputs), ("self_attn.o_proj", "attn_output"), biases.output);
+    let feed = draft.gated(activation(keys, "hidden_act", Activation::Silu)?, biases.feed_forward);
+    Ok(draft.finish(attention, FeedForwardSpec::One(feed), llama_norms(epsilon)?))
 }

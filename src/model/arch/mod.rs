@@ -8,7 +8,7 @@ mod keys;
 mod quantization;
 mod rope;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::quantized::gguf_file::Content;
 use serde_json::Value;
 
@@ -37,9 +37,36 @@ macro_rules! architectures {
 }
 
 architectures! {
+    bloom,
+    cohere,
+    cohere2,
+    falcon,
+    gemma,
+    gemma2,
+    gemma3,
+    gemma3_text,
+    glm,
+    glm4,
+    gpt2,
+    gpt_neox,
+    granite,
     llama,
+    ministral,
     mistral,
+    mixtral,
+    olmo,
+    olmo2,
+    olmo3,
+    opt,
+    phi,
+    phi3,
     qwen2,
+    qwen2_moe,
+    qwen3,
+    qwen3_moe,
+    smollm3,
+    stablelm,
+    starcoder2,
 }
 
 /// "a, b and c"
@@ -58,7 +85,7 @@ impl Spec {
     /// Where it is not what such a file holds, or names an architecture or option that calipr lacks.
     pub fn from_hub(config: &Value) -> Result<Spec> {
         let Value::Object(of) = config else { bail!("it is no JSON object") };
-        let keys = Keys { of, prefix: "", gguf: None };
+        let keys = Keys { of, prefix: "", aliases: &[], gguf: None };
         let runs = || listed(ALL.iter().map(|architecture| architecture.name));
         let Some(name) = of.get("model_type").and_then(Value::as_str) else {
             bail!("it has no `model_type`, which says what the model computes; calipr runs {}", runs())
@@ -67,7 +94,14 @@ impl Spec {
         let architecture =
             architecture.with_context(|| format!("model_type \"{name}\" is not supported; calipr runs {}", runs()))?;
         draft::refuse_what_is_not_computed(&keys)?;
-        (architecture.spec)(&keys)
+        ensure!(
+            name == "gemma3" || of.get("text_config").is_none_or(Value::is_null),
+            "`text_config` makes it the config of a model around a language model; give the language model a folder of its own"
+        );
+        let mut spec = (architecture.spec)(&keys)?;
+        let turns_all = spec.ropes.iter().all(|rope| rope.dim == spec.blocks[0].attention.heads.dim);
+        spec.remarks.extend(rope::ignored_part(&keys).filter(|_| turns_all));
+        Ok(spec)
     }
 
     /// From the metadata of a GGUF file; `shape` knows its tensors.
@@ -87,7 +121,6 @@ impl Spec {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::rope::RopeScaling;
     use serde_json::json;
 
     fn base(keys: Value) -> Value {
@@ -125,24 +158,18 @@ mod tests {
             assert_eq!(Some(block.attention.heads.dim), number("head_dim"));
             assert_eq!(Some(block.attention.heads.key_value), number("key_value_heads"), "{}", case["config"]);
             assert_eq!(Some(read.context), number("context"), "{}", case["config"]);
-            assert_eq!(Some(block.norms[0].epsilon), made["norm_epsilon"].as_f64(), "{}", case["config"]);
+            assert_eq!(
+                block.norms.before_attention.as_ref().map(|norm| norm.epsilon),
+                made["norm_epsilon"].as_f64(),
+                "{}",
+                case["config"]
+            );
             assert_eq!(Some(read.head.tied), made["tied"].as_bool(), "{}", case["config"]);
             let biases = ["q", "o", "down"].map(|name| block.linears.iter().any(|l| l.name == name && l.bias));
             assert_eq!(json!(biases), made["biases"], "{}", case["config"]);
-            if !matches!(rope.scaling, RopeScaling::LongRope { .. }) {
-                assert_eq!(read.reach.map(|reach| reach.tokens), number("window"), "{}", case["config"]);
-            }
+            let window = read.blocks.iter().filter_map(|block| block.attention.window).min();
+            assert_eq!(window, number("window"), "{}", case["config"]);
         }
-    }
-
-    #[test]
-    fn longrope_is_computed_up_to_its_original_context() {
-        let factors: Vec<f32> = vec![1.5; 8];
-        let rope = json!({"rope_type": "longrope", "short_factor": factors, "long_factor": factors,
-                          "original_max_position_embeddings": 32});
-        let reach = Spec::from_hub(&base(json!({"rope_scaling": rope}))).unwrap().reach.unwrap();
-        assert_eq!(reach.tokens, 32);
-        assert!(reach.refusal("windows of 33 tokens are").contains("longrope"));
     }
 
     #[test]
@@ -154,12 +181,14 @@ mod tests {
             (json!({"rope_scaling": {"type": "linear", "factor": 2, "partial_rotary_factor": 0.5}}), "partial_rotary"),
             (json!({"quantization_config": {"quant_method": "awq"}}), "awq"),
             (json!({"head_dim": 15}), "even head size"),
-            (json!({"hidden_act": "gelu"}), "gelu"),
+            (json!({"hidden_act": "mish"}), "mish"),
             (json!({"is_causal": false}), "is_causal"),
             (json!({"transformers_weights": "other.safetensors"}), "other.safetensors"),
             (json!({"hidden_size": null}), "`hidden_size` is null; expected a whole number"),
             (json!({"rms_norm_eps": "1e-5"}), "`rms_norm_eps` is \"1e-5\""),
-            (json!({"model_type": "gpt2"}), "gpt2"),
+            (json!({"model_type": "mamba"}), "mamba"),
+            (json!({"text_config": {}}), "text_config"),
+            (json!({"sliding_window": 0, "model_type": "mistral", "num_key_value_heads": 4}), "`sliding_window` is 0"),
             (json!({"model_type": null}), "model_type"),
             (
                 json!({"model_type": "qwen2", "num_key_value_heads": 4, "layer_types": ["full_attention", "chunked_attention"]}),

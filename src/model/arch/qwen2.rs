@@ -4,8 +4,9 @@
 use anyhow::Result;
 
 use super::Architecture;
-use super::draft::{Biases, Defaults, Sizes, llama_block, model, reach, unused_window, windows};
+use super::draft::{Defaults, Sizes, blocks, model, norm, rms_epsilon, unused_window, windows};
 use super::keys::Keys;
+use super::llama::{self, Biases};
 use super::rope;
 use crate::model::spec::Spec;
 
@@ -15,27 +16,34 @@ fn spec(keys: &Keys) -> Result<Spec> {
     let sizes = Sizes::read(
         keys,
         &Defaults {
-            hidden: 4096,
             feed_forward: 22_016,
-            blocks: 32,
-            heads: 32,
             key_value_heads: Some(32),
             vocabulary: 151_936,
             context: 32_768,
+            ..Defaults::default()
         },
     )?;
-    let mut remarks = Vec::new();
-    let (rope, longest) = rope::read(keys, sizes.context, sizes.heads.dim, &mut remarks)?;
+    let windows = later_windows(keys, sizes.blocks)?;
+    let epsilon = rms_epsilon(keys, 1e-6)?;
+    // llama.cpp takes a bias of what follows attention where there is one.
+    let feed_forward = keys.gguf.is_some_and(|file| file.has("blk.0.ffn_down.bias"));
+    let biases = Biases { inputs: true, output: false, feed_forward };
+    let blocks = blocks(sizes.blocks, |index| {
+        let mut block = llama::block(keys, &sizes, biases, epsilon)?;
+        block.attention.window = windows[index];
+        Ok(block)
+    })?;
+    let rope = rope::read(keys, sizes.context, sizes.heads, rope::WHOLE)?;
+    let mut model = model(keys, &sizes, vec![rope], blocks, norm(("model.norm", "output_norm"), epsilon)?, false)?;
+    model.reach = unused_window(keys, sizes.context)?;
+    Ok(model)
+}
+
+/// The window of each block, where `use_sliding_window` asks for windows: without `layer_types`, of the blocks from
+/// `max_window_layers` on.
+pub fn later_windows(keys: &Keys, blocks: usize) -> Result<Vec<Option<usize>>> {
     let slides = keys.flag("use_sliding_window", false)?;
     let window = keys.optional_count("sliding_window", Some(4096))?.filter(|_| slides);
     let first = keys.count("max_window_layers", 28)?;
-    let said = "`use_sliding_window` and `sliding_window`";
-    let windows = windows(keys, window, sizes.blocks, |index| index >= first, said)?;
-    let epsilon = keys.number("rms_norm_eps")?.unwrap_or(1e-6);
-    // llama.cpp takes a bias of what follows attention where there is one.
-    let feed_forward = keys.gguf.is_some_and(|file| file.has("blk.0.ffn_down.bias"));
-    let biases = Biases { attention_inputs: true, attention_output: false, feed_forward };
-    let block = llama_block(&sizes, biases, false, epsilon)?;
-    let reach = unused_window(keys, sizes.context)?.or_else(|| reach(&windows, longest));
-    model(keys, &sizes, (rope, reach), block, epsilon, remarks)
+    windows(keys, window, blocks, |index| index >= first, "`use_sliding_window` and `sliding_window`")
 }

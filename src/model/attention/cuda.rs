@@ -195,7 +195,7 @@ impl Kind for WithinSpans<'_> {
             positions[own.clone()].iter_mut().zip(from..).for_each(|(at, position)| *at = position);
         }
         let positions = device.clone_htod(&positions)?;
-        let (cos, sin) = (on_table(&self.how.rope.cos)?, on_table(&self.how.rope.sin)?);
+        let (cos, sin) = tables(self.how)?;
         let split = kernel(device, "split_heads", &[("STORED", T::STORED), ("DIM", dim)])?;
         let split = |x: &CudaView<T>, heads: usize, is_rotated: bool| -> Result<CudaSlice<T>> {
             // SAFETY: the kernel writes all of it.
@@ -216,6 +216,14 @@ impl Kind for WithinSpans<'_> {
         let plan = span_pieces(self.spans, tokens, self.how.heads);
         attend(device, (&q.slice(..), &k.slice(..), &v.slice(..)), &mut out, &plan, self.how)?;
         Ok(CudaStorage::wrap_cuda_slice(out, device.clone()))
+    }
+}
+
+/// Where cos and sin lie.
+fn tables(how: &Attention) -> Result<(u64, u64)> {
+    match &how.rope {
+        Some(rope) => Ok((on_table(&rope.cos)?, on_table(&rope.sin)?)),
+        None => bail!("the kernels turn what they attend to"),
     }
 }
 
@@ -260,7 +268,7 @@ impl Kind for Decode<'_> {
                 pointers.push(view::<T>(storage, layout)?.device_ptr(&stream).0);
             }
         }
-        let (cos, sin) = (on_table(&self.how.rope.cos)?, on_table(&self.how.rope.sin)?);
+        let (cos, sin) = tables(self.how)?;
         let (pointers, rooms) = (device.clone_htod(&pointers)?, device.clone_htod(&rooms)?);
         let positions = device.clone_htod(&self.positions)?;
         let (q, k, v) = (view::<T>(q, ql)?, view::<T>(k, kl)?, view::<T>(v, vl)?);

@@ -170,7 +170,7 @@ mod tests {
         // The table of no rotation: what is rotated is tested with the kernel that does it.
         let table = |value: f32| Tensor::full(value, (tokens, dim / 2), &Device::Cpu).unwrap();
         let rope = Rope::of(table(1.0), table(0.0)).unwrap();
-        let how = Attention { heads, scale: heads.scale(), rope, precision: Precision::F32 };
+        let how = Attention::plain(heads, rope, Precision::F32);
         let expected = flat(&how.within(&q, &k, &v, &spans).unwrap());
         let plan = span_pieces(&spans, tokens, heads);
         let mut out = vec![0f32; expected.len()];

@@ -1,6 +1,9 @@
 //! What blocks are made of beside linears and attention.
 
+mod activation;
 pub mod elementwise;
+mod experts;
 mod norm;
 
+pub use experts::{Experts, Routed, Routing};
 pub use norm::Norm;

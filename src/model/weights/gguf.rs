@@ -14,7 +14,7 @@ use super::gguf_header::unreadable_tensor;
 use super::{Weights, let_go, no_pointer};
 use crate::guard::guarded;
 use crate::model::rope::RopeScaling;
-use crate::model::spec::{LinearSpec, Name, Spec};
+use crate::model::spec::{LinearSpec, Name, Spec, Stored};
 
 /// A memory-mapped GGUF model.
 pub struct GgufFile {
@@ -234,7 +234,7 @@ impl Weights for GgufFile {
     }
 
     fn in_order(&self, tensor: Tensor, linear: &LinearSpec) -> Result<Tensor> {
-        let Some(heads) = linear.paired_heads else { return Ok(tensor) };
+        let Stored::Paired(heads) = linear.stored else { return Ok(tensor) };
         // (heads, dim/2, 2, …) → (heads, 2, dim/2, …): the halves of a head apart, as Hugging Face has them.
         let rows = linear.rows;
         let split = tensor.reshape((heads, rows / heads / 2, 2, tensor.elem_count() / rows))?;

@@ -127,7 +127,7 @@ impl SafetensorsDir {
         let index = index(dir)?.map_or_else(HashMap::new, |index| index.weight_map);
         let head = spec.head.name.of("weight").hub;
         let head = (head.clone(), own_head(&places, head));
-        let first = spec.name_of_block(0).under(&spec.blocks[0].norms[0].name).of("weight").hub;
+        let first = spec.name_of_block(0).under(&spec.blocks[0].linears[0].part).of("weight").hub;
         let base = spec.layers.hub.split_inclusive('.').next().unwrap_or_default();
         Ok(Self {
             prefix: (base.to_owned(), prefix(&places, base, &first[base.len()..], dir)?),

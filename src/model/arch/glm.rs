@@ -1,0 +1,13 @@
+//! GLM-4 9B as transformers first had it: GLM-4 0414 without norms behind attention and feed-forward.
+
+use anyhow::Result;
+
+use super::keys::Keys;
+use super::{Architecture, glm4};
+use crate::model::spec::{Norms, Spec};
+
+pub const ARCHITECTURE: Architecture = Architecture { name: "glm", gguf: None, spec };
+
+fn spec(keys: &Keys) -> Result<Spec> {
+    glm4::of_norms(keys, |_| Ok(Norms::default()))
+}
