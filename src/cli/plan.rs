@@ -55,6 +55,9 @@ impl StudyArgs {
             }
         }
         let mut text = format!("{}: {} cells\n\n{}\n", recipe.name, plan.cells.len(), table.fitting(columns()));
+        if let Some((dense, all)) = inputs.as_ref().map(|inputs| inputs.skip.count()).filter(|(dense, _)| *dense > 0) {
+            text += &format!("{dense} of {all} linears stay dense (prune.skip)\n");
+        }
         text += &match inputs {
             Some(_) if left == 0 => "all of it is done\n".into(),
             Some(_) => {

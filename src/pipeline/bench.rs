@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use candle_core::{DType, Device, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -16,7 +16,7 @@ use crate::digest::Digest;
 use crate::metrics::{Prediction, score_positions};
 use crate::model::{Linear, Model};
 use crate::prune::StatisticKind;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, Skip};
 use crate::tensors;
 
 /// What was done in how many seconds.
@@ -71,6 +71,7 @@ pub fn stages(
 ) -> Result<Vec<Measured>> {
     model.spec.blocks.truncate(BLOCKS);
     let spec = model.spec.clone();
+    let skip = Skip::of(&spec, &[]).map_err(|_| anyhow!("a model without linears"))?;
     let folder = tempfile::tempdir().context("cannot make a folder for what stages cache")?;
     let cache = Cache::in_dir(folder.path());
     let mut random = ChaCha8Rng::seed_from_u64(0);
@@ -103,7 +104,7 @@ pub fn stages(
         let (method, name) = (recipe.method.get(name), name.as_str());
         let kind = method.statistic();
         let sparsity = recipe.grid.sparsity[0];
-        let pruner = || Some(Pruner { method, sparsity, spec: recipe.prune });
+        let pruner = || Some(Pruner { method, sparsity, spec: &recipe.prune, skip: &skip });
         let of = |passages| (kind != StatisticKind::None).then_some(passages);
         if is_device {
             Walk { pruner: pruner(), calibration: of(&passages[..1]), ..walk(&format!("first {name}")) }.run()?;
@@ -115,7 +116,7 @@ pub fn stages(
             StatisticKind::ColumnNorms => "pass, norms of inputs",
             StatisticKind::Gram => "pass, Gram matrices",
         };
-        let passing = calibration.map_or(0.0, |_| work::calibration(&spec, recipe.prune, kind, tokens, length));
+        let passing = calibration.map_or(0.0, |_| work::calibration(&spec, &recipe.prune, kind, tokens, length));
         let solving = work::solving(&spec, kind);
         let (pass, prune) = (format!("{name}: {way}"), format!("{name}: pruning to {sparsity}"));
         measured.push(Measured { name: pass, work: passing, dtype, seconds: seconds.calibrate });

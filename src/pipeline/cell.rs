@@ -79,6 +79,9 @@ pub struct LayerRecord {
     /// Calibration tokens that were routed to it, where it is an expert's and was pruned from inputs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routed: Option<u64>,
+    /// The recipe leaves it dense.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skipped: bool,
     /// Time of the method itself, without statistics and forward passes, when the weight was pruned.
     pub seconds: f64,
 }

@@ -14,7 +14,9 @@ use crate::fault::{At, Fault};
 use crate::metrics::Family;
 use crate::model::{Model, ModelFiles, Spec, Tokenizer};
 use crate::prune::StatisticKind;
-use crate::recipe::{Cell, Layers, Problems, Propagation, Recipe, Suite, Unit, WindowUnit, cells, check_against_model};
+use crate::recipe::{
+    Cell, Layers, Problems, Propagation, Recipe, Skip, Suite, Unit, WindowUnit, cells, check_against_model,
+};
 use crate::source::Fetcher;
 use crate::warnings::LEAK;
 
@@ -25,6 +27,8 @@ pub struct Inputs {
     pub model_files: Vec<(String, Digest)>,
     pub model_digest: Digest,
     pub spec: Spec,
+    /// What of it stays dense.
+    pub skip: Skip,
     /// What the model's folder wants: the logits of tokens that are there already are divided by it.
     pub repetition_penalty: f32,
     pub calibrations: IndexMap<String, InputPart>,
@@ -139,7 +143,7 @@ impl Inputs {
         let no_model = |e: Error| Problems(vec![layers.problem(&["model", "source"], format!("{e:#}"), None)]);
         let model = path.map(|path| ModelFiles::at(&path).map_err(no_model)).transpose()?;
         let spec = model.as_ref().map(ModelFiles::spec).transpose()?;
-        spec.as_ref().map_or(Ok(()), |spec| check_against_model(recipe, spec, layers))?;
+        let skip = spec.as_ref().map(|spec| check_against_model(recipe, spec, layers)).transpose()?;
         spec.iter().flat_map(|spec| &spec.remarks).for_each(|remark| tracing::warn!("the model: {remark}"));
         let mut files = Vec::new();
         let fault = |error: Error| Fault(format!("{error:#}")).into();
@@ -149,7 +153,7 @@ impl Inputs {
                 files.push((axis, name, part, file));
             }
         }
-        let (Some(model), Some(spec), true) = (model, spec, lacking.is_empty()) else {
+        let (Some(model), Some((spec, skip)), true) = (model, spec.zip(skip), lacking.is_empty()) else {
             let lacking = lacking.join("\nerror: ");
             return Err(if only_faults { Fault(lacking).into() } else { Error::msg(lacking) });
         };
@@ -191,7 +195,18 @@ impl Inputs {
                 );
             }
         }
-        Ok(Self { model, model_files, model_digest, spec, repetition_penalty, calibrations, suites, shots, device })
+        Ok(Self {
+            model,
+            model_files,
+            model_digest,
+            spec,
+            skip,
+            repetition_penalty,
+            calibrations,
+            suites,
+            shots,
+            device,
+        })
     }
 
     /// Whether everything is here already; reaches out to nothing.
@@ -264,7 +279,10 @@ impl Inputs {
             ));
             (method, calibration, walk)
         });
-        Stage::Pruned.key(&(self.model_key(recipe), pruning))
+        match pruning.is_some() && !recipe.prune.skip.is_empty() {
+            true => Stage::Pruned.key(&(self.model_key(recipe), pruning, &recipe.prune.skip)),
+            false => Stage::Pruned.key(&(self.model_key(recipe), pruning)),
+        }
     }
 
     /// The statistics of a cell's calibration as the dense model gives them, which cells share; None where there are

@@ -322,7 +322,7 @@ impl Planner<'_> {
 
     fn calibrating_work(&self, kind: StatisticKind, drawn: &Drawn, model: &Spec) -> f64 {
         let c = &self.recipe.calibration[&drawn.name];
-        work::calibration(model, self.recipe.prune, kind, c.windows.saturating_mul(c.length), c.length)
+        work::calibration(model, &self.recipe.prune, kind, c.windows.saturating_mul(c.length), c.length)
     }
 
     /// Whether the dense model feeds all statistics, so that cells of a calibration share them. Otherwise they share the
@@ -343,7 +343,8 @@ impl Planner<'_> {
         let is_cached = |(inputs, model): (&Inputs, &Spec)| {
             let progress =
                 Progress::of(self.cache, inputs.pruned_key(self.recipe, cell), inputs.statistics(self.recipe, cell));
-            (0..model.blocks.len()).all(|index| progress.has_statistics(index, model.blocks[index].read_sites()))
+            (0..model.blocks.len())
+                .all(|index| progress.has_statistics(index, inputs.skip.sites(index, &model.blocks[index])))
         };
         PlannedStage {
             name: format!("{what} of calibration {}, seed {}", drawn.name, drawn.seed),

@@ -154,8 +154,8 @@ impl<'a> Study<'a> {
             keys.push(inputs.pruned_key(recipe, cell));
             keys.extend(inputs.errors_key(recipe, cell));
             let progress = self.progress(cell);
-            for index in (0..self.model.spec.blocks.len()).filter(|&index| sees_dense(recipe.prune, index)) {
-                let sites = self.model.spec.blocks[index].read_sites();
+            for index in (0..self.model.spec.blocks.len()).filter(|&index| sees_dense(&recipe.prune, index)) {
+                let sites = self.inputs.skip.sites(index, &self.model.spec.blocks[index]);
                 keys.extend(sites.filter_map(|site| progress.statistics_key(index, site)));
             }
             for name in recipe.suite.keys() {
@@ -257,7 +257,8 @@ impl<'a> Study<'a> {
         let pruner = cell.pruning.as_ref().map(|p| Pruner {
             method: self.recipe.method.get(p.method),
             sparsity: p.sparsity,
-            spec: self.recipe.prune,
+            spec: &self.recipe.prune,
+            skip: &self.inputs.skip,
         });
         let calibration = match cell.pruning.as_ref().and_then(|p| p.calibration.as_ref()) {
             Some(drawn) => Some(self.calibration_windows(&drawn.name, drawn.seed, &mut None)?.passages()),

@@ -18,14 +18,16 @@ use crate::data::Passage;
 use crate::digest::Digest;
 use crate::model::{Block, Embedding, Model, Ropes, SiteSpec};
 use crate::prune::{Accumulator, Method, Sparsity, Statistic, StatisticKind};
-use crate::recipe::{Propagation, PruneSpec, Schedule};
+use crate::recipe::{Propagation, PruneSpec, Schedule, Skip};
 use crate::tensors;
 
 /// How a walk prunes.
 pub struct Pruner<'a> {
     pub method: &'a dyn Method,
     pub sparsity: Sparsity,
-    pub spec: PruneSpec,
+    pub spec: &'a PruneSpec,
+    /// What stays dense.
+    pub skip: &'a Skip,
 }
 
 /// A walk over a model.
@@ -87,12 +89,12 @@ impl std::fmt::Display for Lost {
 impl std::error::Error for Lost {}
 
 /// Whether the inputs of a block are the dense model's, whatever is pruned: then cells of one calibration share them.
-pub fn sees_dense(spec: PruneSpec, index: usize) -> bool {
+pub fn sees_dense(spec: &PruneSpec, index: usize) -> bool {
     spec.propagation == Propagation::Dense || index == 0
 }
 
 /// Whether the later sites of a block see what its pruned linears make.
-fn prunes_within(spec: PruneSpec) -> bool {
+fn prunes_within(spec: &PruneSpec) -> bool {
     spec.propagation == Propagation::Pruned && spec.schedule == Schedule::Linear
 }
 
@@ -126,8 +128,11 @@ impl Walk<'_> {
         let mut standing = self.progress.resume(self.start()?, &self.model.device)?;
         let is_pruned = |from: usize| self.pruner.is_some() && (from..blocks).all(|i| self.progress.has_block(i));
         let of_dense = self.pruner.as_ref().is_some_and(|p| p.spec.propagation == Propagation::Dense);
-        let sites = |index: usize| self.model.spec.blocks[index].read_sites();
-        let is_known = |from: usize| of_dense && (from..blocks).all(|i| self.progress.has_statistics(i, sites(i)));
+        let has_statistics = |index: usize| {
+            let sites = |pruner: &Pruner| pruner.skip.sites(index, &self.model.spec.blocks[index]).collect::<Vec<_>>();
+            self.progress.has_statistics(index, self.pruner.as_ref().map(sites).unwrap_or_default().into_iter())
+        };
+        let is_known = |from: usize| of_dense && (from..blocks).all(has_statistics);
         let needs_calibration = |from| self.calibration.is_some() && !is_pruned(from) && !is_known(from);
         if standing.calibration.is_none() && needs_calibration(standing.next) {
             standing = self.start()?;
@@ -306,7 +311,7 @@ impl BlockPruner<'_> {
         // Every site is seen with the block still dense.
         let mut seen = Vec::with_capacity(sites.len());
         let are_known = sees_dense(self.pruner.spec, self.index)
-            && self.walk.progress.has_statistics(self.index, block.spec.read_sites());
+            && self.walk.progress.has_statistics(self.index, self.pruner.skip.sites(self.index, &block.spec));
         if are_known && propagation == Propagation::Pruned {
             seen = sites.clone().map(|site| self.known(site)).collect::<Result<_>>()?;
         } else {
@@ -333,8 +338,8 @@ impl BlockPruner<'_> {
     /// site, else what another cell has left.
     fn known(&self, site: usize) -> Result<Observed> {
         let kind = self.pruner.method.statistic();
-        let is_read = !self.walk.model.spec.blocks[self.index].sites[site].linears.is_empty();
-        if kind == StatisticKind::None || !is_read {
+        let is_wanted = self.pruner.skip.is_pruned_at(self.index, &self.walk.model.spec.blocks[self.index], site);
+        if kind == StatisticKind::None || !is_wanted {
             return Ok(Observed::NOTHING);
         }
         let progress = &self.walk.progress;
@@ -349,8 +354,8 @@ impl BlockPruner<'_> {
     fn observe(&self, block: &Block, site: usize, stream: &mut Stream) -> Result<Observed> {
         let kind = self.pruner.method.statistic();
         let spec = self.pruner.spec;
-        let SiteSpec { place, columns, linears } = &block.spec.sites[site];
-        if linears.is_empty() {
+        let SiteSpec { place, columns, .. } = &block.spec.sites[site];
+        if !self.pruner.skip.is_pruned_at(self.index, &block.spec, site) {
             return Ok(Observed::NOTHING);
         }
         let is_shared = sees_dense(spec, self.index) && (site == 0 || !prunes_within(spec));
@@ -385,15 +390,23 @@ impl BlockPruner<'_> {
         let spec = block.spec.clone();
         let in_linear = |index: usize| format!("linear {}", spec.linears[index].name);
         let linears = spec.sites[site].linears.clone();
-        if linears.is_empty() {
-            return Ok(());
-        }
-        let prune = self.pruner.method.pruner(&statistic, self.pruner.sparsity);
-        let prune = prune.with_context(|| in_linear(linears.start))?;
+        let prune = match self.pruner.skip.is_pruned_at(self.index, &spec, site) {
+            true => {
+                let prune = self.pruner.method.pruner(&statistic, self.pruner.sparsity);
+                Some(prune.with_context(|| in_linear(linears.start))?)
+            }
+            false => None,
+        };
         for index in linears {
             stop_if_interrupted(self.walk.watch)?;
-            let pruned = prune(block.linears[index].weight()).with_context(|| in_linear(index))?;
-            let weight = self.walk.model.round(&pruned.weight)?;
+            let dense = block.linears[index].weight();
+            let (weight, damping) = match prune.as_ref().filter(|_| !self.pruner.skip.has(self.index, index)) {
+                Some(prune) => {
+                    let pruned = prune(dense).with_context(|| in_linear(index))?;
+                    (self.walk.model.round(&pruned.weight)?, pruned.damping)
+                }
+                None => (dense.clone(), None),
+            };
             self.walk.model.device.synchronize()?;
             // What the linears of a site share counts for the first.
             let seconds = started.elapsed();
@@ -401,15 +414,18 @@ impl BlockPruner<'_> {
             let (zeros, weights) = zeros(&weight)?;
             (self.zeros, self.weights) = (self.zeros + zeros, self.weights + weights);
             let (rows, columns) = weight.dims2()?;
-            block.linears[index].set_weight(weight);
+            if !self.pruner.skip.has(self.index, index) {
+                block.linears[index].set_weight(weight);
+            }
             self.layers.push(LayerRecord {
                 block: self.index,
                 linear: spec.linears[index].name.clone(),
                 rows,
                 columns,
                 sparsity: zeros as f64 / weights as f64,
-                damping: pruned.damping,
+                damping,
                 routed,
+                skipped: self.pruner.skip.has(self.index, index),
                 seconds: seconds.as_secs_f64(),
             });
             started = Instant::now();

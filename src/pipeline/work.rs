@@ -24,7 +24,7 @@ fn through(block: &BlockSpec, tokens: usize, length: usize) -> f64 {
 }
 
 /// The calibration windows' way through all blocks, with the statistics of their inputs on it.
-pub fn calibration(model: &Spec, spec: PruneSpec, kind: StatisticKind, tokens: usize, length: usize) -> f64 {
+pub fn calibration(model: &Spec, spec: &PruneSpec, kind: StatisticKind, tokens: usize, length: usize) -> f64 {
     let passes = match (spec.schedule, spec.propagation) {
         (Schedule::Block, Propagation::Pruned) => 2.0,
         _ => 1.0,

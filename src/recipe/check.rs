@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use indexmap::IndexSet;
 
 use super::problem::{Problem, Problems};
-use super::{Layers, Recipe, ReportSpec, Suite, Unit};
+use super::{Layers, Recipe, ReportSpec, Skip, Suite, Unit, Unskippable};
 use crate::data::Library;
 use crate::fault::is_of_the_machine;
 use crate::metrics::Family;
@@ -43,7 +43,7 @@ pub fn check(recipe: &Recipe, library: &Library, layers: &Layers) -> Result<(), 
 }
 
 /// Checks a recipe against the model's shape: windows that fit its context, patterns that fit its columns.
-pub fn check_against_model(recipe: &Recipe, model: &Spec, layers: &Layers) -> Result<(), Problems> {
+pub fn check_against_model(recipe: &Recipe, model: &Spec, layers: &Layers) -> Result<Skip, Problems> {
     let mut checker = Checker { layers, problems: vec![] };
     let calibrations = recipe.calibration.iter().map(|(name, c)| ("calibration", name, c.length));
     let suites = recipe.suite.iter().filter_map(|(name, s)| match s.unit() {
@@ -79,7 +79,26 @@ pub fn check_against_model(recipe: &Recipe, model: &Spec, layers: &Layers) -> Re
             }
         }
     }
-    checker.finish()
+    let skip = Skip::of(model, &recipe.prune.skip);
+    match &skip {
+        Ok(_) => {}
+        Err(Unskippable::Nothing { number, meant }) => {
+            let pattern = &recipe.prune.skip[*number];
+            let block = &model.blocks[0];
+            let (own, part) = (&block.linears[0].name, &block.linears[0].part);
+            let message = format!(
+                "\"{pattern}\" names none of the model's linears; they are called block.0.{own} or {}.{part}, and so on",
+                model.name_of_block(0)
+            );
+            let hint = meant.as_ref().map(|meant| format!("did you mean \"{meant}\"?"));
+            checker.add(&["prune", "skip", &number.to_string()], message, hint);
+        }
+        Err(Unskippable::Everything) => {
+            checker.add(&["prune", "skip"], "it leaves nothing to prune", None);
+        }
+    }
+    checker.finish()?;
+    Ok(skip.unwrap_or_else(|_| unreachable!("it was just said what is wrong with it")))
 }
 
 /// What is not wrong with a recipe, but probably not meant: keys that change nothing.

@@ -8,6 +8,7 @@ pub mod keys;
 mod layers;
 mod problem;
 mod report;
+mod skip;
 mod suite;
 
 use std::path::Path;
@@ -23,6 +24,7 @@ pub use grid::{Axis, Cell, Drawn, Pruning, Setting, cells};
 pub use layers::Layers;
 pub use problem::Problems;
 pub use report::{Margin, ReportSpec};
+pub use skip::{Skip, Unskippable};
 pub use suite::{Decoding, RowUnit, Suite, Unit, WindowUnit};
 
 use crate::data::{Library, Packing};
@@ -145,12 +147,15 @@ pub struct Grid {
     pub seed: Option<Vec<u64>>,
 }
 
-/// How the blocks of a model are walked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+/// How the blocks of a model are walked, and what is pruned of them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PruneSpec {
     pub schedule: Schedule,
     pub propagation: Propagation,
+    /// Linears that stay dense, by patterns of their names: "block.0", "block.3.q", "*.down_proj".
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub skip: Vec<String>,
 }
 
 /// Which inputs a linear is pruned from, within its block.

@@ -38,7 +38,10 @@ pub fn changed(table: &str, was: &Value, is: &Value) -> Option<String> {
     let keys: BTreeSet<&String> = keys.collect();
     let differ = keys.into_iter().filter(|key| was[key.as_str()] != is[key.as_str()]);
     let said: Vec<String> = differ
-        .map(|key| format!("{table}.{key} is {}, not {}", shown(&is[key.as_str()]), shown(&was[key.as_str()])))
+        .map(|key| match (&is[key.as_str()], &was[key.as_str()]) {
+            (is, Value::Null) => format!("{table}.{key} is {}, and was not set", shown(is)),
+            (is, was) => format!("{table}.{key} is {}, not {}", shown(is), shown(was)),
+        })
         .collect();
     (!said.is_empty()).then(|| said.join(", "))
 }

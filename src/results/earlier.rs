@@ -125,8 +125,10 @@ impl Intended<'_> {
             return Some(said);
         }
         let is_informed = is.method.get(pruning.method).statistic() != StatisticKind::None;
-        let walk = |recipe: &Recipe| serde_json::to_value(recipe.prune).unwrap_or_default();
-        if let Some(said) = changed("prune", &walk(was), &walk(is)).filter(|_| is_informed) {
+        let walk = |recipe: &Recipe| serde_json::to_value(&recipe.prune).unwrap_or_default();
+        if let Some(said) =
+            changed("prune", &walk(was), &walk(is)).filter(|_| is_informed || was.prune.skip != is.prune.skip)
+        {
             return Some(said);
         }
         let name = &pruning.calibration.as_ref()?.name;

@@ -19,6 +19,7 @@ fn field(name: &str, kind: DataType, nullable: bool, unit: &str, description: &s
 const TEXT: DataType = DataType::Utf8;
 const REAL: DataType = DataType::Float64;
 const COUNT: DataType = DataType::UInt64;
+const FLAG: DataType = DataType::Boolean;
 
 /// What a list of values of this type has in each place: never null.
 pub fn element(kind: DataType) -> Arc<Field> {
@@ -209,7 +210,7 @@ pub fn cells() -> SchemaRef {
             field("achieved_sparsity", REAL, true, "", "fraction of zeros among the weights of all linears"),
             field(
                 "from_cache",
-                DataType::Boolean,
+                FLAG,
                 false,
                 "",
                 "whether an earlier run computed all of it: then what follows, which tells of the last run, is null",
@@ -256,7 +257,7 @@ pub fn cells() -> SchemaRef {
 /// `layers.parquet`
 pub fn layers() -> SchemaRef {
     schema(
-        "one row a pruned weight matrix",
+        "one row a weight matrix that pruning may touch",
         vec![
             field("block", COUNT, false, "", "decoder block, from 0"),
             field(
@@ -269,6 +270,7 @@ pub fn layers() -> SchemaRef {
             field("rows", COUNT, false, "", "outputs"),
             field("columns", COUNT, false, "", "inputs"),
             field("achieved_sparsity", REAL, false, "", "fraction of zeros"),
+            field("skipped", FLAG, false, "", "whether the recipe's prune.skip leaves it dense"),
             field(
                 "relative_error",
                 REAL,

@@ -217,6 +217,7 @@ pub fn layers(recipe: &Recipe, finished: &[&Finished]) -> Result<RecordBatch> {
         counts(layers().map(|l| l.rows as u64)),
         counts(layers().map(|l| l.columns as u64)),
         reals(layers().map(|l| l.sparsity)),
+        Arc::new(layers().map(|l| Some(l.skipped)).collect::<BooleanArray>()),
         some_reals(errors()),
         some_texts(errors().map(suite)),
         some_reals(layers().map(|l| l.damping)),
