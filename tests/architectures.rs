@@ -7,10 +7,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use calipr::model::{Block, Generator, Model, ModelFiles, Sampling};
+use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 use candle_core::{DType, Device, Tensor};
 use common::{Tiny, Workshop, read_table};
 use rayon::prelude::*;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 /// A file of tests/fixtures/architectures.
@@ -27,8 +29,8 @@ struct Fixture {
     pruned: BTreeMap<String, f64>,
 }
 
-fn fixtures() -> Vec<(String, Fixture)> {
-    let files = std::fs::read_dir("tests/fixtures/architectures").unwrap().map(|entry| entry.unwrap().path());
+fn fixtures<T: DeserializeOwned>(folder: &str) -> Vec<(String, T)> {
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let mut fixtures: Vec<_> = files
         .map(|path| {
             let fixture = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
@@ -89,7 +91,7 @@ fn loss(logits: &[Vec<f32>], ids: &[u32]) -> f64 {
 
 /// What is wrong, of all fixtures at once.
 fn each(check: impl Fn(&str, &Fixture, &Path) -> Result<(), String> + Sync) {
-    let wrong: Vec<String> = fixtures()
+    let wrong: Vec<String> = fixtures::<Fixture>("tests/fixtures/architectures")
         .par_iter()
         .filter_map(|(name, fixture)| {
             let dir = tempfile::tempdir().unwrap();
@@ -107,20 +109,84 @@ fn open(dir: &Path) -> Result<Model, String> {
 
 #[test]
 fn logits_are_those_of_transformers() {
-    each(|_, fixture, dir| {
-        let model = open(dir)?;
-        let ids = ids(0..300, fixture.vocabulary());
-        let logits = model.logits(&ids, std::slice::from_ref(&(0..300))).map_err(|error| format!("{error:#}"))?;
-        let logits = logits.to_vec2::<f32>().unwrap();
-        let loss = loss(&logits, &ids);
-        let apart = (loss / fixture.loss - 1.0).abs();
-        let rows = fixture.positions.iter().zip(&fixture.logits).flat_map(|(&at, row)| logits[at].iter().zip(row));
-        let furthest = rows.map(|(ours, theirs)| (f64::from(*ours) - theirs).abs()).fold(0.0, f64::max);
-        match apart < 2e-6 && furthest < 2e-4 {
-            true => Ok(()),
-            false => Err(format!("loss {loss}, expected {}; logits up to {furthest} apart", fixture.loss)),
-        }
-    });
+    each(|_, fixture, dir| compare(&open(dir)?, fixture.loss, &fixture.positions, &fixture.logits));
+}
+
+/// Whether a model has this loss, and these logits at these positions.
+fn compare(model: &Model, expected: f64, positions: &[usize], expected_logits: &[Vec<f64>]) -> Result<(), String> {
+    let ids = ids(0..300, expected_logits[0].len());
+    let logits = model.logits(&ids, std::slice::from_ref(&(0..300))).map_err(|error| format!("{error:#}"))?;
+    let logits = logits.to_vec2::<f32>().unwrap();
+    let loss = loss(&logits, &ids);
+    let rows = positions.iter().zip(expected_logits).flat_map(|(&at, row)| logits[at].iter().zip(row));
+    let furthest = rows.map(|(ours, theirs)| (f64::from(*ours) - theirs).abs()).fold(0.0, f64::max);
+    match (loss / expected - 1.0).abs() < 2e-6 && furthest < 2e-4 {
+        true => Ok(()),
+        false => Err(format!("loss {loss}, expected {expected}; logits up to {furthest} apart")),
+    }
+}
+
+/// A file of tests/fixtures/architectures_gguf: what llama.cpp's converter makes of a model.
+#[derive(Deserialize)]
+struct GgufFixture {
+    /// By key: the type, and the value.
+    metadata: BTreeMap<String, (Value, Value)>,
+    tensors: BTreeMap<String, Vec<usize>>,
+    /// Tensors that are made of the config, not of weights.
+    factors: BTreeMap<String, Vec<f32>>,
+    loss: f64,
+    positions: Vec<usize>,
+    logits: Vec<Vec<f64>>,
+}
+
+impl GgufFixture {
+    fn write(&self, path: &Path) {
+        let tensor = |(name, shape): (&String, &Vec<usize>)| {
+            let values = match self.factors.get(name) {
+                Some(factors) => Tensor::new(factors.as_slice(), &Device::Cpu).unwrap(),
+                None => values(name, shape),
+            };
+            (name.clone(), QTensor::quantize(&values, GgmlDType::F32).unwrap())
+        };
+        let tensors: Vec<(String, QTensor)> = self.tensors.iter().map(tensor).collect();
+        let value = |kind: &str, value: &Value| match kind {
+            "STRING" => gguf_file::Value::String(value.as_str().unwrap().to_owned()),
+            "UINT32" => gguf_file::Value::U32(value.as_u64().unwrap() as u32),
+            "INT32" => gguf_file::Value::I32(value.as_i64().unwrap() as i32),
+            "FLOAT32" => gguf_file::Value::F32(value.as_f64().unwrap() as f32),
+            "BOOL" => gguf_file::Value::Bool(value.as_bool().unwrap()),
+            other => panic!("{other}"),
+        };
+        let metadata = self.metadata.iter().map(|(key, (kind, given))| {
+            let value = match kind {
+                Value::String(kind) => value(kind, given),
+                kinds => {
+                    let of = kinds[1].as_str().unwrap();
+                    gguf_file::Value::Array(given.as_array().unwrap().iter().map(|one| value(of, one)).collect())
+                }
+            };
+            (key.clone(), value)
+        });
+        let metadata: Vec<(String, gguf_file::Value)> = metadata.collect();
+        let metadata: Vec<(&str, &gguf_file::Value)> = metadata.iter().map(|(k, v)| (k.as_str(), v)).collect();
+        let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(k, v)| (k.as_str(), v)).collect();
+        gguf_file::write(&mut std::fs::File::create(path).unwrap(), &metadata, &tensors).unwrap();
+    }
+}
+
+#[test]
+fn what_llama_cpps_converter_makes_of_a_model_is_the_model() {
+    let fixtures = fixtures::<GgufFixture>("tests/fixtures/architectures_gguf");
+    assert!(fixtures.len() > 30);
+    let check = |fixture: &GgufFixture| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.gguf");
+        fixture.write(&path);
+        compare(&open(&path)?, fixture.loss, &fixture.positions, &fixture.logits)
+    };
+    let wrong = fixtures.par_iter().filter_map(|(name, f)| check(f).err().map(|error| format!("{name}: {error}")));
+    let wrong: Vec<String> = wrong.collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
@@ -202,4 +268,22 @@ fn pruned_models_have_the_loss_that_the_published_code_leaves_them() {
         }
         Ok(())
     });
+}
+
+/// README's list is the registry's, whatever its lines.
+#[test]
+fn readme_lists_the_models_that_there_are() {
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let readme = words(&std::fs::read_to_string("README.md").unwrap());
+    let models = calipr::model::models();
+    assert!(readme.contains(&words(&models)), "README.md should have:\n{models}");
+}
+
+/// The guide's example is a file that there is.
+#[test]
+fn the_guide_shows_a_file_as_it_is() {
+    let guide = std::fs::read_to_string("docs/add-architecture.md").unwrap();
+    let (_, rest) = guide.split_once("```rust\n").unwrap();
+    let (shown, _) = rest.split_once("```").unwrap();
+    assert_eq!(shown, std::fs::read_to_string("src/model/arch/olmo.rs").unwrap());
 }

@@ -25,6 +25,7 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
+pub use arch::models;
 pub use attention::Span;
 #[cfg(test)]
 pub use attention::{Attention, KvCache, Precision};
@@ -128,6 +129,7 @@ impl ModelFiles {
             Self::Gguf(path) => {
                 let mut file = GgufFile::open(path)?;
                 let spec = file.spec()?;
+                check_headers(&spec, &file)?;
                 let left = file.left_over(&names(&spec));
                 // As in llama.cpp: a tensor that the model does not take makes it another model.
                 ensure!(
@@ -158,10 +160,10 @@ impl ModelFiles {
                         some_of(&left)
                     ));
                 }
+                check_headers(&spec, &weights)?;
                 (spec, Box::new(weights))
             }
         };
-        check_headers(&spec, &*weights)?;
         Ok((spec, weights))
     }
 
@@ -315,10 +317,13 @@ impl Model {
         let (spec, own) = (self.spec.blocks[index].clone(), self.spec.name_of_block(index));
         let read = |linear: &LinearSpec| -> Result<Linear> {
             let name = own.under(&linear.part);
-            let weight = self.tensor(&name.of("weight"), linear.stored_shape())?;
+            let stored = || self.tensor(&name.of("weight"), linear.stored_shape());
             let weight = match linear.stored {
-                spec::Stored::Transposed => weight.t()?.contiguous()?,
-                _ => self.weights.in_order(weight, linear)?,
+                spec::Stored::Transposed => stored()?.t()?.contiguous()?,
+                spec::Stored::Expert { index, count } => {
+                    self.round(&self.weights.part(&name.of("weight"), index, count)?)?
+                }
+                _ => self.weights.in_order(stored()?, linear)?,
             };
             let bias = linear.bias.then(|| self.tensor(&name.of("bias"), linear.rows)).transpose()?;
             let bias = bias.map(|bias| self.weights.in_order(bias, linear)).transpose()?;
@@ -342,16 +347,17 @@ impl Model {
         let experts = match &spec.feed_forward {
             FeedForwardSpec::One(_) => None,
             FeedForwardSpec::Experts(experts) => {
-                let router = |name: &Name, rows: usize| {
-                    Ok::<_, anyhow::Error>(Linear::new(
-                        self.tensor(&own.under(name).of("weight"), (rows, self.spec.hidden))?,
-                        None,
-                    ))
+                let hidden = self.spec.hidden;
+                let router = |name: &Name, shape: Vec<usize>| -> Result<Linear> {
+                    let weight = self.tensor(&own.under(name).of("weight"), shape)?;
+                    // In the precision of other matrices, whatever its shape in the files.
+                    let weight = self.round(&weight.reshape(((), hidden))?)?;
+                    Ok(Linear::new(weight, None))
                 };
                 let shared = experts.shared.as_ref().and_then(|shared| shared.router.as_ref());
                 Some(Experts {
-                    router: router(&experts.router, experts.count)?,
-                    shared: shared.map(|name| router(name, 1)).transpose()?,
+                    router: router(&experts.router, vec![experts.count, hidden])?,
+                    shared: shared.map(|name| router(name, experts.shared_router_shape(hidden))).transpose()?,
                 })
             }
         };

@@ -32,6 +32,8 @@ pub struct Spec {
     pub blocks: Vec<Arc<BlockSpec>>,
     pub head: HeadSpec,
     pub quantization: Option<Quantization>,
+    /// Tensors of a GGUF file that were taken beside those of weights.
+    pub also: &'static [&'static str],
     /// What a person should know of how the files are read.
     pub remarks: Vec<String>,
 }
@@ -69,9 +71,11 @@ impl Spec {
             if let FeedForwardSpec::Experts(experts) = &block.feed_forward {
                 tensors.push((own.under(&experts.router).of("weight"), vec![experts.count, hidden]));
                 let gate = experts.shared.iter().filter_map(|shared| shared.router.as_ref());
-                tensors.extend(gate.map(|name| (own.under(name).of("weight"), vec![1, hidden])));
+                tensors.extend(gate.map(|name| (own.under(name).of("weight"), experts.shared_router_shape(hidden))));
             }
-            for linear in &block.linears {
+            // What several experts have in one tensor stands with the first of them.
+            let is_first = |linear: &&LinearSpec| !matches!(linear.stored, Stored::Expert { index: 1.., .. });
+            for linear in block.linears.iter().filter(is_first) {
                 let name = own.under(&linear.part);
                 tensors.push((name.of("weight"), linear.stored_shape()));
                 if linear.bias {
@@ -409,6 +413,8 @@ pub enum Stored {
     Transposed,
     /// In GGUF, the rows of each of so many heads are in pairs, (x₀, x_{d/2}), (x₁, x_{d/2+1}) …
     Paired(usize),
+    /// In GGUF, beside those of the other experts: (count, rows, columns)
+    Expert { index: usize, count: usize },
 }
 
 impl LinearSpec {
@@ -420,6 +426,7 @@ impl LinearSpec {
     pub fn stored_shape(&self) -> Vec<usize> {
         match self.stored {
             Stored::Transposed => vec![self.columns, self.rows],
+            Stored::Expert { count, .. } => vec![count, self.rows, self.columns],
             _ => vec![self.rows, self.columns],
         }
     }
@@ -573,6 +580,16 @@ pub struct ExpertsSpec {
     #[serde(skip)]
     pub experts: Vec<Feed>,
     pub shared: Option<SharedSpec>,
+    /// The files are GGUF.
+    #[serde(skip)]
+    pub in_gguf: bool,
+}
+
+impl ExpertsSpec {
+    /// The shape of the router of the expert that all tokens go through: (1, hidden), or (hidden) in GGUF.
+    pub fn shared_router_shape(&self, hidden: usize) -> Vec<usize> {
+        if self.in_gguf { vec![hidden] } else { vec![1, hidden] }
+    }
 }
 
 /// The expert that all tokens go through.

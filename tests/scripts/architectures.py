@@ -79,6 +79,7 @@ CASES = {
     "gemma2": ("gemma2", {**WIDE, "query_pre_attn_scalar": 20, "sliding_window": 24, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),  # fmt: skip
     "gemma3_text": ("gemma3_text", {**WIDE, "query_pre_attn_scalar": 20, "sliding_window": 24, "num_hidden_layers": 4, "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]}),  # fmt: skip
     "gemma3_text_scaled": ("gemma3_text", {**WIDE, "sliding_window": 24, "num_hidden_layers": 7, "final_logit_softcapping": 4.0, "rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 500000.0}, "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0}}}),  # fmt: skip
+    "gemma3": ("gemma3", {"text_config": {**WIDE, "query_pre_attn_scalar": 20, "sliding_window": 24}, "vision_config": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}, "mm_tokens_per_image": 4}),  # fmt: skip
     "phi": ("phi", {**SMALL, "num_key_value_heads": 4}),
     "phi_qk": ("phi", {**SMALL, "qk_layernorm": True, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.25, **ROPE}}),  # fmt: skip
     "phi3": ("phi3", {**SMALL, "sliding_window": 24}),
@@ -150,8 +151,8 @@ def loss_of(model):
 
 def blocks_of(model):
     """The list of blocks."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.ModuleList) and module is not None:
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.ModuleList) and "vision" not in name:
             first = module[0] if len(module) else None
             if first is not None and type(first).__name__.endswith(("Layer", "Block")):
                 return module
@@ -287,8 +288,9 @@ def fixture(name):
     print(f"{name:24} {loss:.6f} {pruned} closest {content['closest']:.2g}", flush=True)
 
 
-for name in sys.argv[1:] or CASES:
-    try:
-        fixture(name)
-    except Exception as error:  # noqa: BLE001: the others go on
-        print(f"{name:24} FAILED {type(error).__name__}: {str(error)[:300]}", flush=True)
+if __name__ == "__main__":
+    for name in sys.argv[1:] or CASES:
+        try:
+            fixture(name)
+        except Exception as error:  # noqa: BLE001: the others go on
+            print(f"{name:24} FAILED {type(error).__name__}: {str(error)[:300]}", flush=True)

@@ -99,7 +99,7 @@ def main():
     outcomes, cases, failed = [], [], {}
     for file, value in FILES.items():
         for config, more in CONFIGS:
-            for kind in ["llama", "mistral", "qwen2"]:
+            for kind in ["llama", "mistral", "qwen2", "gemma3_text", "gpt2", "phi3"]:
                 with tempfile.TemporaryDirectory() as folder:
                     write = lambda name, value: json.dump(value, open(os.path.join(folder, name), "w"))
                     write("tokenizer.json", value)

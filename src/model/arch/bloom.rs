@@ -3,12 +3,19 @@
 
 use anyhow::{Result, ensure};
 
-use super::Architecture;
 use super::draft::{Defaults, Draft, Sizes, blocks, layer_norm, model};
+use super::gguf::Gguf;
 use super::keys::Keys;
+use super::{Architecture, TokenizerClass};
 use crate::model::spec::{Activation, Alibi, BlockSpec, FeedForwardSpec, Heads, Name, Norms, Residual, Spec};
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "bloom", gguf: None, spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "bloom",
+    models: "BLOOM",
+    gguf: Some(Gguf { name: "bloom", keys: &[], factors: &[] }),
+    tokenizer: TokenizerClass::OfFolder,
+    spec,
+};
 
 fn spec(keys: &Keys) -> Result<Spec> {
     let keys = &keys.with_aliases(&[
@@ -33,7 +40,9 @@ fn spec(keys: &Keys) -> Result<Spec> {
     let of_normed = keys.flag("apply_residual_connection_post_layernorm", false)?;
     let blocks = blocks(sizes.blocks, |_| {
         let mut draft = Draft::new(&sizes);
-        let inputs = draft.fused(("self_attention.query_key_value", "attn_qkv"), query, true);
+        // llama.cpp's converter puts all queries first, then all keys, then all values.
+        let groups = if keys.gguf.is_some() { 1 } else { query };
+        let inputs = draft.fused(("self_attention.query_key_value", "attn_qkv"), groups, true);
         let mut attention = draft.attention(inputs, ("self_attention.dense", "attn_output"), true);
         (attention.rope, attention.alibi) = (None, Some(Alibi { falcon: false }));
         let names = [("mlp.dense_h_to_4h", "ffn_up"), ("mlp.dense_4h_to_h", "ffn_down")];

@@ -3,13 +3,20 @@
 
 use anyhow::Result;
 
-use super::Architecture;
 use super::draft::{Defaults, Draft, Sizes, activation, blocks, layer_norm, model};
+use super::gguf::Gguf;
 use super::keys::Keys;
 use super::rope::{self, Turn};
+use super::{Architecture, TokenizerClass};
 use crate::model::spec::{Activation, BlockSpec, FeedForwardSpec, Inputs, NormSpec, Norms, Over, Residual, Spec};
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "cohere", gguf: None, spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "cohere",
+    models: "Command R",
+    gguf: Some(Gguf { name: "command-r", keys: &["logit_scale"], factors: &[] }),
+    tokenizer: TokenizerClass::Usually("CohereTokenizer"),
+    spec,
+};
 
 pub const DEFAULTS: Defaults = Defaults {
     hidden: 8192,
@@ -41,7 +48,8 @@ fn spec(keys: &Keys) -> Result<Spec> {
     let rope = rope::read(keys, sizes.context, sizes.heads, turn)?;
     let norm = layer_norm(("model.norm", "output_norm"), epsilon, false)?;
     let mut model = model(keys, &sizes, vec![rope], blocks, norm, true)?;
-    model.head.scale = Some(keys.optional_number("logit_scale")?.unwrap_or(0.0625) as f32);
+    model.head.scale =
+        Some(keys.optional_number("logit_scale")?.unwrap_or(if keys.gguf.is_some() { 1.0 } else { 0.0625 }) as f32);
     Ok(model)
 }
 

@@ -10,8 +10,8 @@ use super::keys::Keys;
 use crate::model::rope::RopeSpec;
 use crate::model::spec::{
     Activation, AttentionSpec, BlockSpec, EmbeddingSpec, ExpertsSpec, Feed, FeedForwardSpec, FeedInputs, HeadSpec,
-    Heads, Inputs, LinearSpec, Name, NormKind, NormSpec, Norms, Over, Place, Reach, Residual, SharedSpec, SiteSpec,
-    Spec, Stored,
+    Heads, Inputs, LinearSpec, Name, NormKind, NormSpec, Norms, Over, Place, Residual, SharedSpec, SiteSpec, Spec,
+    Stored,
 };
 
 /// The sizes that decoders have in common.
@@ -140,6 +140,13 @@ impl Draft {
         self.linears[index].stored = stored;
     }
 
+    /// The rows of q's and k's heads are in pairs, as llama.cpp's converter leaves them for architectures of which it turns
+    /// neighbours.
+    pub fn paired(&mut self, [q, k, _]: [usize; 3]) {
+        self.stored(q, Stored::Paired(self.sizes.heads.query));
+        self.stored(k, Stored::Paired(self.sizes.heads.key_value));
+    }
+
     /// All linears so far are held transposed.
     pub fn all_transposed(&mut self) {
         self.linears.iter_mut().for_each(|linear| linear.stored = Stored::Transposed);
@@ -207,9 +214,9 @@ impl Draft {
         self.down(inputs, activation, down, bias)
     }
 
-    /// A mixture of experts.
-    pub fn experts(&mut self, experts: &Mixture) -> ExpertsSpec {
-        let (hidden, activation) = (self.sizes.hidden, experts.activation);
+    /// A mixture of experts. GGUF has each kind of weight of all experts in one tensor.
+    pub fn experts(&mut self, experts: &Mixture, in_gguf: bool) -> ExpertsSpec {
+        let (hidden, activation, count) = (self.sizes.hidden, experts.activation, experts.count);
         self.site(Place::FeedForwardInput, hidden);
         let shared = experts.shared.as_ref().map(|shared| {
             let name = |part: &str| format!("{}.{part}_proj", shared.name);
@@ -229,6 +236,9 @@ impl Draft {
             let up = self.linear(own("up"), (&name(up), "ffn_up_exps"), experts.columns, false);
             self.site(Place::ExpertOutput(index), experts.columns);
             let down = self.linear(own("down"), (&name(down), "ffn_down_exps"), hidden, false);
+            if in_gguf {
+                [gate, up, down].iter().for_each(|&linear| self.stored(linear, Stored::Expert { index, count }));
+            }
             Feed { activation, inputs: FeedInputs::Gated { gate, up }, down }
         };
         ExpertsSpec {
@@ -236,6 +246,7 @@ impl Draft {
             used: experts.used,
             normalised: experts.normalised,
             router: Name::new(experts.router, "ffn_gate_inp"),
+            in_gguf,
             experts: (0..experts.count).map(expert).collect(),
             shared,
         }
@@ -373,6 +384,7 @@ pub fn model(
             cap: None,
         },
         quantization,
+        also: &[],
         remarks,
     })
 }
@@ -404,13 +416,6 @@ pub fn windows(
         }
         Some(_) => Err(keys.wrong("layer_types", "a list with an entry for each block")),
     }
-}
-
-/// llama.cpp's code of Llama, which reads Mistral's files too, and of Qwen2 knows no window, of whichever a file speaks.
-pub fn unused_window(keys: &Keys, context: usize) -> Result<Option<Reach>> {
-    let window = keys.optional_count("sliding_window", None)?.filter(|&tokens| tokens > 0 && tokens < context);
-    let because = "sliding window (`attention.sliding_window`)";
-    Ok(window.filter(|_| keys.gguf.is_some()).map(|tokens| Reach { tokens, because }))
 }
 
 /// Keys of other values than any of calipr's models is computed with.

@@ -3,15 +3,22 @@
 
 use anyhow::{Result, ensure};
 
-use super::Architecture;
 use super::draft::{Defaults, Draft, Sizes, activation, blocks, layer_norm, model};
+use super::gguf::Gguf;
 use super::keys::Keys;
 use super::rope;
+use super::{Architecture, TokenizerClass};
 use crate::model::spec::{
     Activation, Alibi, BlockSpec, FeedForwardSpec, FeedInputs, Heads, Name, Norms, Residual, Spec,
 };
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "falcon", gguf: None, spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "falcon",
+    models: "Falcon",
+    gguf: Some(Gguf { name: "falcon", keys: &[], factors: &[] }),
+    tokenizer: TokenizerClass::OfFolder,
+    spec,
+};
 
 fn spec(keys: &Keys) -> Result<Spec> {
     let keys = &keys.with_aliases(&[
@@ -25,7 +32,9 @@ fn spec(keys: &Keys) -> Result<Spec> {
     let hidden = keys.count("hidden_size", 4544)?;
     let defaults = Defaults { hidden, feed_forward: 4 * hidden, heads: 71, vocabulary: 65_024, ..Defaults::default() };
     let mut sizes = Sizes::read(keys, &defaults)?;
-    let (grouped, multi_query) = (flag("new_decoder_architecture", false)?, flag("multi_query", true)?);
+    // GGUF says how many key-value heads there are, whatever made them so.
+    let grouped = flag("new_decoder_architecture", keys.gguf.is_some())?;
+    let multi_query = flag("multi_query", true)?;
     let (parallel, alibi) = (flag("parallel_attn", true)?, flag("alibi", false)?);
     let query = sizes.heads.query;
     let key_value = match (grouped, multi_query) {
@@ -34,7 +43,8 @@ fn spec(keys: &Keys) -> Result<Spec> {
         (false, false) => query,
     };
     sizes.heads = Heads { query, key_value, dim: sizes.hidden / query };
-    let norms = keys.optional_count("num_ln_in_parallel_attn", None)?.unwrap_or(if grouped { 2 } else { 1 });
+    let two_norms = keys.gguf.map_or(grouped, |file| file.first_block_has("attn_norm_2.weight"));
+    let norms = keys.optional_count("num_ln_in_parallel_attn", None)?.unwrap_or(if two_norms { 2 } else { 1 });
     ensure!(
         parallel || !grouped,
         "`new_decoder_architecture` without `parallel_attn` is not supported; no published Falcon is so"
@@ -49,7 +59,9 @@ fn spec(keys: &Keys) -> Result<Spec> {
     let (up, down) = (("mlp.dense_h_to_4h", "ffn_up"), ("mlp.dense_4h_to_h", "ffn_down"));
     let blocks = blocks(sizes.blocks, |_| {
         let mut draft = Draft::new(&sizes);
-        let inputs = draft.fused(("self_attention.query_key_value", "attn_qkv"), key_value, bias);
+        // llama.cpp's converter puts all queries first, then all keys, then all values.
+        let groups = if keys.gguf.is_some() { 1 } else { key_value };
+        let inputs = draft.fused(("self_attention.query_key_value", "attn_qkv"), groups, bias);
         let shares = parallel && norms == 1;
         let beside = shares.then(|| draft.linear("up", up, sizes.feed_forward, bias));
         let mut attention = draft.attention(inputs, ("self_attention.dense", "attn_output"), bias);

@@ -2,13 +2,20 @@
 
 use anyhow::Result;
 
-use super::Architecture;
 use super::draft::{Defaults, Draft, Sizes, activation, blocks, model, norm, rms_epsilon};
+use super::gguf::Gguf;
 use super::keys::Keys;
 use super::rope;
+use super::{Architecture, TokenizerClass};
 use crate::model::spec::{Activation, FeedForwardSpec, Inputs, NormKind, NormSpec, Norms, Spec};
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "gemma", gguf: Some("gemma"), spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "gemma",
+    models: "Gemma",
+    gguf: Some(Gguf { name: "gemma", keys: &[], factors: &[] }),
+    tokenizer: TokenizerClass::Usually("GemmaTokenizer"),
+    spec,
+};
 
 fn spec(keys: &Keys) -> Result<Spec> {
     refuse_both_directions(keys)?;

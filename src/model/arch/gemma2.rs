@@ -3,14 +3,25 @@
 
 use anyhow::Result;
 
-use super::Architecture;
 use super::draft::{Defaults, Draft, Sizes, activation, blocks, model, rms_epsilon, windows};
 use super::gemma::{gemma_norm, refuse_both_directions};
+use super::gguf::Gguf;
 use super::keys::Keys;
 use super::rope;
+use super::{Architecture, TokenizerClass};
 use crate::model::spec::{Activation, FeedForwardSpec, Inputs, Norms, Spec};
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "gemma2", gguf: Some("gemma2"), spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "gemma2",
+    models: "Gemma 2",
+    gguf: Some(Gguf {
+        name: "gemma2",
+        keys: &["attn_logit_softcapping", "final_logit_softcapping", "attention.sliding_window"],
+        factors: &[],
+    }),
+    tokenizer: TokenizerClass::Usually("GemmaTokenizer"),
+    spec,
+};
 
 fn spec(keys: &Keys) -> Result<Spec> {
     refuse_both_directions(keys)?;
@@ -32,7 +43,7 @@ fn spec(keys: &Keys) -> Result<Spec> {
     let act = activation(keys, "hidden_activation", Activation::GeluTanh)?;
     let window = keys.optional_count("sliding_window", Some(4096))?;
     let windows = windows(keys, window, sizes.blocks, |index| index.is_multiple_of(2), "`sliding_window`")?;
-    let (scale, cap) = (attention_scale(keys)?, cap(keys, "attn_logit_softcapping", Some(50.0))?);
+    let (scale, cap) = (attention_scale(keys, &sizes, 46)?, cap(keys, "attn_logit_softcapping", Some(50.0))?);
     let blocks = blocks(sizes.blocks, |index| {
         let mut draft = Draft::new(&sizes);
         let inputs = Inputs::Separate(draft.queries_keys_values(bias));
@@ -49,9 +60,15 @@ fn spec(keys: &Keys) -> Result<Spec> {
     Ok(model)
 }
 
-/// 1/√(`query_pre_attn_scalar`)
-pub fn attention_scale(keys: &Keys) -> Result<f32> {
-    let scalar = if keys.get("query_pre_attn_scalar").is_some() { keys.positive("query_pre_attn_scalar")? } else { 256.0 };
+/// 1/√(`query_pre_attn_scalar`); in GGUF, which does not say it, as llama.cpp has it: by the size of heads, but for the
+/// model of 27B, which is known by its number of blocks.
+pub fn attention_scale(keys: &Keys, sizes: &Sizes, blocks_of_27b: usize) -> Result<f32> {
+    let scalar = match keys.get("query_pre_attn_scalar") {
+        Some(_) => keys.positive("query_pre_attn_scalar")?,
+        None if keys.gguf.is_none() => 256.0,
+        None if sizes.blocks == blocks_of_27b => (sizes.hidden / sizes.heads.query) as f64,
+        None => sizes.heads.dim as f64,
+    };
     Ok(scalar.powf(-0.5) as f32)
 }
 

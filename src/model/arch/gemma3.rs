@@ -4,10 +4,16 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 use super::keys::Keys;
-use super::{Architecture, gemma3_text};
+use super::{Architecture, TokenizerClass, gemma3_text};
 use crate::model::spec::Spec;
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "gemma3", gguf: None, spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "gemma3",
+    models: "the text part of Gemma 3 with pictures",
+    gguf: None,
+    tokenizer: TokenizerClass::Usually("GemmaTokenizer"),
+    spec,
+};
 
 fn spec(keys: &Keys) -> Result<Spec> {
     let Some(Value::Object(text)) = keys.get("text_config") else {

@@ -3,15 +3,26 @@
 
 use anyhow::Result;
 
-use super::Architecture;
 use super::draft::{Defaults, Draft, Sizes, activation, blocks, model, rms_epsilon, windows};
 use super::gemma::{gemma_norm, refuse_both_directions};
 use super::gemma2::{attention_scale, cap, norms};
+use super::gguf::Gguf;
 use super::keys::Keys;
 use super::rope;
+use super::{Architecture, TokenizerClass};
 use crate::model::spec::{Activation, FeedForwardSpec, Inputs, NormSpec, Over, Spec};
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "gemma3_text", gguf: Some("gemma3"), spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "gemma3_text",
+    models: "Gemma 3",
+    gguf: Some(Gguf {
+        name: "gemma3",
+        keys: &["final_logit_softcapping", "attention.sliding_window", "rope.freq_base_swa"],
+        factors: &[],
+    }),
+    tokenizer: TokenizerClass::Usually("GemmaTokenizer"),
+    spec,
+};
 
 pub fn spec(keys: &Keys) -> Result<Spec> {
     refuse_both_directions(keys)?;
@@ -33,9 +44,8 @@ pub fn spec(keys: &Keys) -> Result<Spec> {
     let act = activation(keys, "hidden_activation", Activation::GeluTanh)?;
     let window = keys.optional_count("sliding_window", Some(4096))?;
     let every = keys.count("sliding_window_pattern", 6)?.max(1);
-    let windows =
-        windows(keys, window, sizes.blocks, |index| !(index + 1).is_multiple_of(every), "`sliding_window`")?;
-    let (scale, cap_of_scores) = (attention_scale(keys)?, cap(keys, "attn_logit_softcapping", None)?);
+    let windows = windows(keys, window, sizes.blocks, |index| !(index + 1).is_multiple_of(every), "`sliding_window`")?;
+    let (scale, cap_of_scores) = (attention_scale(keys, &sizes, 62)?, cap(keys, "attn_logit_softcapping", None)?);
     let blocks = blocks(sizes.blocks, |index| {
         let mut draft = Draft::new(&sizes);
         let inputs = Inputs::Separate(draft.queries_keys_values(bias));

@@ -3,10 +3,11 @@
 use anyhow::Result;
 
 use super::keys::Keys;
-use super::{Architecture, glm4};
+use super::{Architecture, TokenizerClass, glm4};
 use crate::model::spec::{Norms, Spec};
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "glm", gguf: None, spec };
+pub const ARCHITECTURE: Architecture =
+    Architecture { name: "glm", models: "GLM-4", gguf: None, tokenizer: TokenizerClass::AsItIs, spec };
 
 fn spec(keys: &Keys) -> Result<Spec> {
     glm4::of_norms(keys, |_| Ok(Norms::default()))

@@ -3,13 +3,20 @@
 
 use anyhow::Result;
 
-use super::Architecture;
 use super::draft::{Defaults, Draft, Sizes, activation, blocks, model, norm, rms_epsilon};
+use super::gguf::Gguf;
 use super::keys::Keys;
 use super::rope::{self, Turn};
+use super::{Architecture, TokenizerClass};
 use crate::model::spec::{Activation, FeedForwardSpec, FeedInputs, Inputs, Norms, Place, Spec};
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "glm4", gguf: None, spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "glm4",
+    models: "GLM-4 0414",
+    gguf: Some(Gguf { name: "glm4", keys: &["rope.dimension_count"], factors: &[] }),
+    tokenizer: TokenizerClass::AsItIs,
+    spec,
+};
 
 fn spec(keys: &Keys) -> Result<Spec> {
     let behind = |epsilon: f64| {

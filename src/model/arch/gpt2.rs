@@ -3,12 +3,19 @@
 
 use anyhow::{Result, ensure};
 
-use super::Architecture;
 use super::draft::{Defaults, Draft, Sizes, activation, blocks, layer_norm, model};
+use super::gguf::Gguf;
 use super::keys::Keys;
+use super::{Architecture, TokenizerClass};
 use crate::model::spec::{Activation, FeedForwardSpec, Heads, Name, Norms, PositionsSpec, Spec};
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "gpt2", gguf: None, spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "gpt2",
+    models: "GPT-2",
+    gguf: Some(Gguf { name: "gpt2", keys: &[], factors: &[] }),
+    tokenizer: TokenizerClass::Usually("GPT2Tokenizer"),
+    spec,
+};
 
 fn spec(keys: &Keys) -> Result<Spec> {
     let keys = &keys.with_aliases(&[
@@ -30,7 +37,8 @@ fn spec(keys: &Keys) -> Result<Spec> {
     // transformers takes no others.
     let query = sizes.heads.query;
     sizes.heads = Heads { query, key_value: query, dim: sizes.hidden / query };
-    sizes.feed_forward = keys.optional_count("n_inner", None)?.unwrap_or(4 * sizes.hidden);
+    let inner = if keys.gguf.is_some() { "intermediate_size" } else { "n_inner" };
+    sizes.feed_forward = keys.optional_count(inner, None)?.unwrap_or(4 * sizes.hidden);
     let sizes = sizes.checked()?;
     ensure!(!keys.flag("add_cross_attention", false)?, "`add_cross_attention` is true: it reads from an encoder");
     let epsilon = keys.number("layer_norm_epsilon")?.unwrap_or(1e-5);
@@ -47,7 +55,9 @@ fn spec(keys: &Keys) -> Result<Spec> {
             attention.scale /= (index + 1) as f32;
         }
         let feed = draft.plain(act, [("mlp.c_fc", "ffn_up"), ("mlp.c_proj", "ffn_down")], true);
-        draft.all_transposed();
+        if keys.gguf.is_none() {
+            draft.all_transposed();
+        }
         let norms = Norms {
             before_attention: Some(layer_norm(("ln_1", "attn_norm"), epsilon, true)?),
             before_feed_forward: Some(layer_norm(("ln_2", "ffn_norm"), epsilon, true)?),

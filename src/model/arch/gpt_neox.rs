@@ -3,13 +3,20 @@
 
 use anyhow::Result;
 
-use super::Architecture;
 use super::draft::{Defaults, Draft, Sizes, activation, blocks, layer_norm, model};
+use super::gguf::Gguf;
 use super::keys::Keys;
 use super::rope::{self, Turn};
+use super::{Architecture, TokenizerClass};
 use crate::model::spec::{Activation, BlockSpec, FeedForwardSpec, Heads, Name, Norms, Residual, Spec};
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "gpt_neox", gguf: None, spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "gpt_neox",
+    models: "GPT-NeoX and Pythia",
+    gguf: Some(Gguf { name: "gptneox", keys: &["rope.dimension_count"], factors: &[] }),
+    tokenizer: TokenizerClass::Usually("GPTNeoXTokenizer"),
+    spec,
+};
 
 fn spec(keys: &Keys) -> Result<Spec> {
     let keys = &keys.with_aliases(&[("rope_theta", "rotary_emb_base"), ("partial_rotary_factor", "rotary_pct")]);
@@ -30,7 +37,9 @@ fn spec(keys: &Keys) -> Result<Spec> {
     let (bias, parallel) = (keys.flag("attention_bias", true)?, keys.flag("use_parallel_residual", true)?);
     let blocks = blocks(sizes.blocks, |_| {
         let mut draft = Draft::new(&sizes);
-        let inputs = draft.fused(("attention.query_key_value", "attn_qkv"), query, bias);
+        // llama.cpp's converter puts all queries first, then all keys, then all values.
+        let groups = if keys.gguf.is_some() { 1 } else { query };
+        let inputs = draft.fused(("attention.query_key_value", "attn_qkv"), groups, bias);
         let attention = draft.attention(inputs, ("attention.dense", "attn_output"), bias);
         let feed = draft.plain(act, [("mlp.dense_h_to_4h", "ffn_up"), ("mlp.dense_4h_to_h", "ffn_down")], true);
         let norms = Norms {

@@ -2,14 +2,25 @@
 
 use anyhow::Result;
 
-use super::Architecture;
 use super::draft::{Defaults, Sizes, blocks, model, norm, rms_epsilon};
+use super::gguf::{Gguf, LONG_ROPE_FACTORS, ROPE_FACTORS};
 use super::keys::Keys;
 use super::llama::{self, Biases};
 use super::rope;
+use super::{Architecture, TokenizerClass};
 use crate::model::spec::Spec;
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "granite", gguf: None, spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "granite",
+    models: "Granite 3",
+    gguf: Some(Gguf {
+        name: "granite",
+        keys: &["attention.scale", "logit_scale", "embedding_scale", "residual_scale"],
+        factors: &[ROPE_FACTORS, LONG_ROPE_FACTORS[0], LONG_ROPE_FACTORS[1]],
+    }),
+    tokenizer: TokenizerClass::AsItIs,
+    spec,
+};
 
 fn spec(keys: &Keys) -> Result<Spec> {
     let sizes = Sizes::read(keys, &Defaults::default())?;
@@ -18,7 +29,10 @@ fn spec(keys: &Keys) -> Result<Spec> {
     let biases = Biases { inputs: bias, output: bias, feed_forward: keys.flag("mlp_bias", false)? };
     let factor = |key: &str| Ok::<_, anyhow::Error>(keys.number(key)?.unwrap_or(1.0) as f32);
     let mut block = llama::block(keys, &sizes, biases, epsilon)?;
-    block.attention.scale = factor("attention_multiplier")?;
+    // llama.cpp scales as others do where a file does not say it.
+    if keys.gguf.is_none() || keys.get("attention_multiplier").is_some() {
+        block.attention.scale = factor("attention_multiplier")?;
+    }
     block.branch_scale = Some(factor("residual_multiplier")?);
     let rope = rope::read(keys, sizes.context, sizes.heads, rope::WHOLE)?;
     let blocks = blocks(sizes.blocks, |_| Ok(block.clone()))?;

@@ -2,13 +2,24 @@
 
 use anyhow::Result;
 
-use super::Architecture;
-use super::draft::{Defaults, Draft, Sizes, activation, blocks, llama_norms, model, norm, rms_epsilon, unused_window};
+use super::draft::{Defaults, Draft, Sizes, activation, blocks, llama_norms, model, norm, rms_epsilon};
+use super::gguf::{EXPERTS, Gguf, LONG_ROPE_FACTORS, ROPE_FACTORS};
 use super::keys::Keys;
-use super::rope;
-use crate::model::spec::{Activation, BlockSpec, FeedForwardSpec, Inputs, Spec, Stored};
+use super::{Architecture, TokenizerClass};
+use super::{mixtral, rope};
+use crate::model::spec::{Activation, BlockSpec, FeedForwardSpec, Inputs, Spec};
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "llama", gguf: Some("llama"), spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "llama",
+    models: "Llama 1 to 3 and their like (TinyLlama, SmolLM2, Yi; in GGUF Mistral and Mixtral too)",
+    gguf: Some(Gguf {
+        name: "llama",
+        keys: &EXPERTS,
+        factors: &[ROPE_FACTORS, LONG_ROPE_FACTORS[0], LONG_ROPE_FACTORS[1]],
+    }),
+    tokenizer: TokenizerClass::OfFolder,
+    spec,
+};
 
 fn spec(keys: &Keys) -> Result<Spec> {
     let sizes = Sizes::read(keys, &Defaults::default())?;
@@ -25,14 +36,18 @@ fn spec(keys: &Keys) -> Result<Spec> {
         }
     };
     let epsilon = rms_epsilon(keys, 1e-6)?;
-    let block = block(keys, &sizes, biases, epsilon)?;
+    let block = match keys.count("num_experts", 0)? > 0 && keys.gguf.is_some() {
+        // llama.cpp's converter makes Mixtral a Llama.
+        true => mixtral::block(keys, &sizes, None, epsilon)?,
+        false => block(keys, &sizes, biases, epsilon)?,
+    };
     let rope = rope::read(keys, sizes.context, sizes.heads, rope::WHOLE)?;
     let blocks = blocks(sizes.blocks, |_| Ok(block.clone()))?;
-    let mut model = model(keys, &sizes, vec![rope], blocks, norm(("model.norm", "output_norm"), epsilon)?, false)?;
-    // transformers' code has no windows.
-    model.reach = unused_window(keys, sizes.context)?;
-    Ok(model)
+    model(keys, &sizes, vec![rope], blocks, norm(("model.norm", "output_norm"), epsilon)?, false)
 }
+
+/// What llama.cpp turns by neighbours of those that have this block.
+const PAIRED: [&str; 3] = ["llama", "smollm3", "granite"];
 
 /// What linears have beyond their weights.
 #[derive(Debug, Clone, Copy, Default)]
@@ -48,12 +63,10 @@ pub struct Biases {
 pub fn block(keys: &Keys, sizes: &Sizes, biases: Biases, epsilon: f64) -> Result<BlockSpec> {
     let mut draft = Draft::new(sizes);
     let inputs = draft.queries_keys_values(biases.inputs);
-    if keys.gguf.is_some() && keys.architecture()? == "llama" {
-        draft.stored(inputs[0], Stored::Paired(sizes.heads.query));
-        draft.stored(inputs[1], Stored::Paired(sizes.heads.key_value));
+    if keys.gguf.is_some() && PAIRED.contains(&keys.architecture()?) {
+        draft.paired(inputs);
     }
-    let attention =
-        draft.attention(Inputs::Separate(inputs), ("self_attn.o_proj", "attn_output"), biases.output);
+    let attention = draft.attention(Inputs::Separate(inputs), ("self_attn.o_proj", "attn_output"), biases.output);
     let feed = draft.gated(activation(keys, "hidden_act", Activation::Silu)?, biases.feed_forward);
     Ok(draft.finish(attention, FeedForwardSpec::One(feed), llama_norms(epsilon)?))
 }

@@ -1,5 +1,11 @@
 //! Ministral: Mistral under a name of its own.
 
-use super::{Architecture, mistral};
+use super::{Architecture, TokenizerClass, mistral};
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "ministral", gguf: None, spec: mistral::spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "ministral",
+    models: "Ministral",
+    gguf: None,
+    tokenizer: TokenizerClass::AsItIs,
+    spec: mistral::spec,
+};

@@ -2,14 +2,15 @@
 
 use anyhow::Result;
 
-use super::Architecture;
 use super::draft::{Defaults, Sizes, blocks, model, norm, rms_epsilon, windows};
 use super::keys::Keys;
 use super::llama::{self, Biases};
 use super::rope;
+use super::{Architecture, TokenizerClass};
 use crate::model::spec::Spec;
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "mistral", gguf: None, spec };
+pub const ARCHITECTURE: Architecture =
+    Architecture { name: "mistral", models: "Mistral", gguf: None, tokenizer: TokenizerClass::AsItIs, spec };
 
 pub fn spec(keys: &Keys) -> Result<Spec> {
     let sizes = Sizes::read(

@@ -2,13 +2,14 @@
 
 use anyhow::Result;
 
-use super::Architecture;
 use super::draft::{Defaults, Draft, Mixture, Sizes, activation, blocks, llama_norms, model, norm, rms_epsilon};
 use super::keys::Keys;
 use super::rope::{self, Turn};
-use crate::model::spec::{Activation, FeedForwardSpec, Inputs, Spec};
+use super::{Architecture, TokenizerClass};
+use crate::model::spec::{Activation, BlockSpec, FeedForwardSpec, Inputs, Spec};
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "mixtral", gguf: None, spec };
+pub const ARCHITECTURE: Architecture =
+    Architecture { name: "mixtral", models: "Mixtral", gguf: None, tokenizer: TokenizerClass::AsItIs, spec };
 
 fn spec(keys: &Keys) -> Result<Spec> {
     let keys = &keys.with_aliases(&[("num_experts", "num_local_experts")]);
@@ -18,6 +19,14 @@ fn spec(keys: &Keys) -> Result<Spec> {
     )?;
     let epsilon = rms_epsilon(keys, 1e-5)?;
     let window = keys.optional_count("sliding_window", None)?;
+    let block = block(keys, &sizes, window, epsilon)?;
+    let blocks = blocks(sizes.blocks, |_| Ok(block.clone()))?;
+    let rope = rope::read(keys, sizes.context, sizes.heads, Turn { theta: 1e6, ..rope::WHOLE })?;
+    model(keys, &sizes, vec![rope], blocks, norm(("model.norm", "output_norm"), epsilon)?, false)
+}
+
+/// Mixtral's block, which in GGUF is one of Llama's.
+pub fn block(keys: &Keys, sizes: &Sizes, window: Option<usize>, epsilon: f64) -> Result<BlockSpec> {
     let experts = Mixture {
         count: keys.count("num_experts", 8)?,
         used: keys.count("num_experts_per_tok", 2)?,
@@ -30,14 +39,13 @@ fn spec(keys: &Keys) -> Result<Spec> {
         shared: None,
     }
     .checked()?;
-    let blocks = blocks(sizes.blocks, |_| {
-        let mut draft = Draft::new(&sizes);
-        let inputs = Inputs::Separate(draft.queries_keys_values(false));
-        let mut attention = draft.attention(inputs, ("self_attn.o_proj", "attn_output"), false);
-        attention.window = window;
-        let experts = FeedForwardSpec::Experts(draft.experts(&experts));
-        Ok(draft.finish(attention, experts, llama_norms(epsilon)?))
-    })?;
-    let rope = rope::read(keys, sizes.context, sizes.heads, Turn { theta: 1e6, ..rope::WHOLE })?;
-    model(keys, &sizes, vec![rope], blocks, norm(("model.norm", "output_norm"), epsilon)?, false)
+    let mut draft = Draft::new(sizes);
+    let inputs = draft.queries_keys_values(false);
+    if keys.gguf.is_some() {
+        draft.paired(inputs);
+    }
+    let mut attention = draft.attention(Inputs::Separate(inputs), ("self_attn.o_proj", "attn_output"), false);
+    attention.window = window;
+    let experts = FeedForwardSpec::Experts(draft.experts(&experts, keys.gguf.is_some()));
+    Ok(draft.finish(attention, experts, llama_norms(epsilon)?))
 }

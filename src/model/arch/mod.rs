@@ -12,7 +12,9 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::quantized::gguf_file::Content;
 use serde_json::Value;
 
-use super::spec::Spec;
+use super::spec::{Reach, Spec};
+use gguf::Gguf;
+pub use gguf::Tensors;
 use keys::Keys;
 pub use quantization::Quantization;
 
@@ -20,10 +22,35 @@ pub use quantization::Quantization;
 pub struct Architecture {
     /// `model_type` in a `config.json`.
     pub name: &'static str,
-    /// `general.architecture` in GGUF; None where calipr does not read it from there.
-    pub gguf: Option<&'static str>,
+    /// What people know the models by.
+    pub models: &'static str,
+    /// What it is in GGUF; None where calipr does not read it from there.
+    pub gguf: Option<Gguf>,
+    /// What transformers reads a folder's tokenizer with.
+    pub tokenizer: TokenizerClass,
     /// What a config says.
     pub spec: fn(&Keys) -> Result<Spec>,
+}
+
+/// The class that transformers' `AutoTokenizer` has for an architecture (its `TOKENIZER_MAPPING_NAMES`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenizerClass {
+    /// None: the one that the folder names, else `tokenizer.json` as it stands.
+    OfFolder,
+    /// `TokenizersBackend`: `tokenizer.json` as it stands, whatever the folder names.
+    AsItIs,
+    /// This one, unless the folder names another.
+    Usually(&'static str),
+    /// This one, whatever the folder names (its `MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS`).
+    Always(&'static str),
+}
+
+impl TokenizerClass {
+    /// That of a `model_type`.
+    pub fn of(model_type: &str) -> Self {
+        let architecture = ALL.iter().find(|architecture| architecture.name == model_type);
+        architecture.map_or(Self::OfFolder, |architecture| architecture.tokenizer)
+    }
 }
 
 /// Declares the architectures.
@@ -69,6 +96,14 @@ architectures! {
     starcoder2,
 }
 
+/// The models that calipr runs, for README; with a star those that it reads from GGUF too.
+pub fn models() -> String {
+    let star = |architecture: &Architecture| if architecture.gguf.is_some() { "*" } else { "" };
+    let mut models: Vec<String> = ALL.iter().map(|a| format!("{}{}", a.models, star(a))).collect();
+    models.sort_by_key(|models| models.to_lowercase());
+    models.join(", ")
+}
+
 /// "a, b and c"
 fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.collect();
@@ -104,17 +139,25 @@ impl Spec {
         Ok(spec)
     }
 
-    /// From the metadata of a GGUF file; `shape` knows its tensors.
+    /// From the metadata of a GGUF file, and its tensors.
     ///
     /// # Errors
     /// Where a key is missing or of the wrong type, or the architecture is not one that calipr runs.
-    pub fn from_gguf(content: &Content, shape: &dyn Fn(&str) -> Option<Vec<usize>>) -> Result<Spec> {
+    pub fn from_gguf(content: &Content, tensors: &dyn Tensors) -> Result<Spec> {
         let name = gguf::architecture(content)?;
-        let architecture = ALL.iter().find(|architecture| architecture.gguf == Some(name)).with_context(|| {
-            let runs = listed(ALL.iter().filter_map(|architecture| architecture.gguf));
+        let of = |architecture: &'static Architecture| Some((architecture, architecture.gguf?));
+        let found = ALL.iter().filter_map(of).find(|(_, gguf)| gguf.name == name);
+        let (architecture, gguf) = found.with_context(|| {
+            let runs = listed(ALL.iter().filter_map(|architecture| Some(architecture.gguf?.name)));
             format!("architecture \"{name}\" is not supported; calipr runs {runs}")
         })?;
-        gguf::read(content, shape, architecture.spec)
+        gguf::read(content, tensors, &gguf, |keys, unused_window| {
+            let mut spec = (architecture.spec)(keys)?;
+            let because = "sliding window (`attention.sliding_window`)";
+            spec.reach = unused_window.map(|tokens| Reach { tokens, because });
+            spec.also = gguf.factors;
+            Ok(spec)
+        })
     }
 }
 

@@ -3,13 +3,20 @@
 
 use anyhow::Result;
 
-use super::Architecture;
 use super::draft::{Defaults, Draft, Sizes, activation, blocks, model, norm};
+use super::gguf::Gguf;
 use super::keys::Keys;
 use super::rope;
+use super::{Architecture, TokenizerClass};
 use crate::model::spec::{Activation, FeedForwardSpec, Inputs, NormKind, NormSpec, Norms, Spec};
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "olmo", gguf: None, spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "olmo",
+    models: "OLMo",
+    gguf: Some(Gguf { name: "olmo", keys: &["attention.clamp_kqv"], factors: &[] }),
+    tokenizer: TokenizerClass::Usually("GPTNeoXTokenizer"),
+    spec,
+};
 
 /// ε of its norms, which no key says.
 const EPSILON: f64 = 1e-5;
@@ -21,7 +28,11 @@ fn spec(keys: &Keys) -> Result<Spec> {
     let clip = keys.optional_number("clip_qkv")?.map(|clip| clip as f32);
     let blocks = blocks(sizes.blocks, |_| {
         let mut draft = Draft::new(&sizes);
-        let inputs = Inputs::Separate(draft.queries_keys_values(bias));
+        let inputs = draft.queries_keys_values(bias);
+        if keys.gguf.is_some() {
+            draft.paired(inputs);
+        }
+        let inputs = Inputs::Separate(inputs);
         let mut attention = draft.attention(inputs, ("self_attn.o_proj", "attn_output"), bias);
         attention.clip = clip;
         let feed = draft.gated(act, false);

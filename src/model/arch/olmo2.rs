@@ -3,13 +3,20 @@
 
 use anyhow::Result;
 
-use super::Architecture;
 use super::draft::{Defaults, Draft, Sizes, activation, blocks, model, norm, rms_epsilon};
+use super::gguf::Gguf;
 use super::keys::Keys;
-use super::rope;
+use super::{Architecture, TokenizerClass};
+use super::{olmo3, rope};
 use crate::model::spec::{Activation, BlockSpec, FeedForwardSpec, Inputs, Norms, Spec};
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "olmo2", gguf: None, spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "olmo2",
+    models: "OLMo 2 (in GGUF OLMo 3 too)",
+    gguf: Some(Gguf { name: "olmo2", keys: &["attention.sliding_window", "rope.freq_base_swa"], factors: &[] }),
+    tokenizer: TokenizerClass::AsItIs,
+    spec,
+};
 
 pub const DEFAULTS: Defaults = Defaults {
     hidden: 4096,
@@ -23,6 +30,10 @@ pub const DEFAULTS: Defaults = Defaults {
 };
 
 fn spec(keys: &Keys) -> Result<Spec> {
+    // llama.cpp has one architecture for both.
+    if keys.gguf.is_some() && keys.get("sliding_window").is_some() {
+        return olmo3::spec(keys);
+    }
     let sizes = Sizes::read(keys, &DEFAULTS)?;
     let epsilon = rms_epsilon(keys, 1e-5)?;
     let blocks = blocks(sizes.blocks, |_| block(keys, &sizes, epsilon))?;

@@ -2,18 +2,19 @@
 
 use anyhow::Result;
 
-use super::Architecture;
 use super::draft::{Sizes, blocks, model, norm, rms_epsilon, windows};
 use super::keys::Keys;
+use super::{Architecture, TokenizerClass};
 use super::{olmo2, rope};
 use crate::model::spec::Spec;
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "olmo3", gguf: None, spec };
+pub const ARCHITECTURE: Architecture =
+    Architecture { name: "olmo3", models: "OLMo 3", gguf: None, tokenizer: TokenizerClass::AsItIs, spec };
 
 /// θ where nothing says it.
 const THETA: f64 = 500_000.0;
 
-fn spec(keys: &Keys) -> Result<Spec> {
+pub fn spec(keys: &Keys) -> Result<Spec> {
     let sizes = Sizes::read(keys, &olmo2::DEFAULTS)?;
     let epsilon = rms_epsilon(keys, 1e-5)?;
     let window = keys.optional_count("sliding_window", Some(4096))?;
@@ -24,6 +25,11 @@ fn spec(keys: &Keys) -> Result<Spec> {
         block.attention.rope = Some(usize::from(windows[index].is_some()));
         Ok(block)
     })?;
-    let ropes = rope::read_two(keys, (sizes.context, sizes.heads), (THETA, THETA), "")?;
+    // In GGUF blocks with a window have the same θ, if no other, and never a scaling.
+    let local = match keys.object("rope_parameters", "rope_parameters.")?.filter(|_| keys.gguf.is_some()) {
+        Some(rope) => rope.positive("rope_theta")?,
+        None => THETA,
+    };
+    let ropes = rope::read_two(keys, (sizes.context, sizes.heads), (THETA, local), "rope_local_base_freq")?;
     model(keys, &sizes, ropes.to_vec(), blocks, norm(("model.norm", "output_norm"), epsilon)?, false)
 }

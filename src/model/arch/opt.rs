@@ -3,14 +3,16 @@
 
 use anyhow::{Result, ensure};
 
-use super::Architecture;
 use super::draft::{Defaults, Draft, Sizes, activation, blocks, layer_norm, model};
 use super::keys::Keys;
+use super::{Architecture, TokenizerClass};
 use crate::model::spec::{
-    Activation, BlockSpec, FeedForwardSpec, Heads, Inputs, Name, NormKind, NormSpec, Norms, PositionsSpec, Residual, Spec,
+    Activation, BlockSpec, FeedForwardSpec, Heads, Inputs, Name, NormKind, NormSpec, Norms, PositionsSpec, Residual,
+    Spec,
 };
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "opt", gguf: None, spec };
+pub const ARCHITECTURE: Architecture =
+    Architecture { name: "opt", models: "OPT", gguf: None, tokenizer: TokenizerClass::Usually("GPT2Tokenizer"), spec };
 
 /// PyTorch's, which no key says.
 const EPSILON: f64 = 1e-5;
@@ -20,14 +22,8 @@ const FIRST: usize = 2;
 
 fn spec(keys: &Keys) -> Result<Spec> {
     let keys = &keys.with_aliases(&[("intermediate_size", "ffn_dim")]);
-    let defaults = Defaults {
-        hidden: 768,
-        feed_forward: 3072,
-        blocks: 12,
-        heads: 12,
-        vocabulary: 50_272,
-        ..Defaults::default()
-    };
+    let defaults =
+        Defaults { hidden: 768, feed_forward: 3072, blocks: 12, heads: 12, vocabulary: 50_272, ..Defaults::default() };
     let mut sizes = Sizes::read(keys, &defaults)?;
     // transformers takes no others.
     let query = sizes.heads.query;

@@ -3,15 +3,22 @@
 
 use anyhow::Result;
 
-use super::Architecture;
 use super::draft::{Defaults, Draft, Sizes, activation, blocks, layer_norm, model};
+use super::gguf::Gguf;
 use super::keys::Keys;
 use super::rope::{self, Turn};
+use super::{Architecture, TokenizerClass};
 use crate::model::spec::{
     Activation, BlockSpec, FeedForwardSpec, FeedInputs, Inputs, Name, NormSpec, Norms, Over, Residual, Spec,
 };
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "phi", gguf: None, spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "phi",
+    models: "Phi 1 to 2",
+    gguf: Some(Gguf { name: "phi2", keys: &["rope.dimension_count"], factors: &[] }),
+    tokenizer: TokenizerClass::Usually("GPT2Tokenizer"),
+    spec,
+};
 
 fn spec(keys: &Keys) -> Result<Spec> {
     let sizes = Sizes::read(
@@ -23,7 +30,11 @@ fn spec(keys: &Keys) -> Result<Spec> {
     let norms_heads = keys.flag("qk_layernorm", false)?;
     let blocks = blocks(sizes.blocks, |_| {
         let mut draft = Draft::new(&sizes);
-        let inputs = Inputs::Separate(draft.queries_keys_values(true));
+        // Older GGUF files have the three in one.
+        let inputs = match keys.gguf.is_some_and(|file| file.first_block_has("attn_qkv.weight")) {
+            true => draft.fused(("self_attn.qkv_proj", "attn_qkv"), 1, true),
+            false => Inputs::Separate(draft.queries_keys_values(true)),
+        };
         let up = draft.linear("up", ("mlp.fc1", "ffn_up"), sizes.feed_forward, true);
         let mut attention = draft.attention(inputs, ("self_attn.dense", "attn_output"), true);
         if norms_heads {

@@ -3,16 +3,23 @@
 use anyhow::Result;
 use serde_json::{Map, Value};
 
-use super::Architecture;
 use super::draft::{Defaults, Draft, Sizes, activation, blocks, llama_norms, model, norm, rms_epsilon};
+use super::gguf::{Gguf, LONG_ROPE_FACTORS};
 use super::keys::Keys;
 use super::rope::{self, Turn};
+use super::{Architecture, TokenizerClass};
 use crate::model::spec::{Activation, FeedForwardSpec, FeedInputs, Place, Spec};
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "phi3", gguf: None, spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "phi3",
+    models: "Phi 3 and 4",
+    gguf: Some(Gguf { name: "phi3", keys: &["rope.dimension_count"], factors: &LONG_ROPE_FACTORS }),
+    tokenizer: TokenizerClass::AsItIs,
+    spec,
+};
 
 fn spec(keys: &Keys) -> Result<Spec> {
-    let renamed = with_longrope(keys.of);
+    let renamed = with_longrope(keys);
     let keys = &Keys { of: &renamed, ..*keys };
     let sizes = Sizes::read(
         keys,
@@ -37,8 +44,11 @@ fn spec(keys: &Keys) -> Result<Spec> {
 
 /// transformers: "su" and "yarn" are what early files call "longrope", and the original context is 4096 where nothing says
 /// it.
-fn with_longrope(config: &Map<String, Value>) -> Map<String, Value> {
-    let mut config = config.clone();
+fn with_longrope(keys: &Keys) -> Map<String, Value> {
+    let mut config = keys.of.clone();
+    if keys.gguf.is_some() {
+        return config;
+    }
     config.entry("original_max_position_embeddings").or_insert(4096.into());
     for key in ["rope_scaling", "rope_parameters"] {
         let Some(Value::Object(rope)) = config.get_mut(key) else { continue };

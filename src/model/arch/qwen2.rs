@@ -3,14 +3,21 @@
 
 use anyhow::Result;
 
-use super::Architecture;
-use super::draft::{Defaults, Sizes, blocks, model, norm, rms_epsilon, unused_window, windows};
+use super::draft::{Defaults, Sizes, blocks, model, norm, rms_epsilon, windows};
+use super::gguf::Gguf;
 use super::keys::Keys;
 use super::llama::{self, Biases};
 use super::rope;
+use super::{Architecture, TokenizerClass};
 use crate::model::spec::Spec;
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "qwen2", gguf: Some("qwen2"), spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "qwen2",
+    models: "Qwen2 and Qwen2.5",
+    gguf: Some(Gguf { name: "qwen2", keys: &[], factors: &[] }),
+    tokenizer: TokenizerClass::Always("Qwen2Tokenizer"),
+    spec,
+};
 
 fn spec(keys: &Keys) -> Result<Spec> {
     let sizes = Sizes::read(
@@ -34,9 +41,7 @@ fn spec(keys: &Keys) -> Result<Spec> {
         Ok(block)
     })?;
     let rope = rope::read(keys, sizes.context, sizes.heads, rope::WHOLE)?;
-    let mut model = model(keys, &sizes, vec![rope], blocks, norm(("model.norm", "output_norm"), epsilon)?, false)?;
-    model.reach = unused_window(keys, sizes.context)?;
-    Ok(model)
+    model(keys, &sizes, vec![rope], blocks, norm(("model.norm", "output_norm"), epsilon)?, false)
 }
 
 /// The window of each block, where `use_sliding_window` asks for windows: without `layer_types`, of the blocks from

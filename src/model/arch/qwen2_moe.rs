@@ -5,11 +5,18 @@ use serde_json::Value;
 
 use super::draft::{Defaults, Draft, Mixture, SharedExpert, Sizes, activation, blocks, llama_norms, model, norm};
 use super::draft::{rms_epsilon, windows};
+use super::gguf::{EXPERTS, Gguf};
 use super::keys::Keys;
-use super::{Architecture, rope};
+use super::{Architecture, TokenizerClass, rope};
 use crate::model::spec::{Activation, FeedForwardSpec, Inputs, Spec};
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "qwen2_moe", gguf: None, spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "qwen2_moe",
+    models: "Qwen1.5 and Qwen2 MoE",
+    gguf: Some(Gguf { name: "qwen2moe", keys: &EXPERTS, factors: &[] }),
+    tokenizer: TokenizerClass::Usually("Qwen2Tokenizer"),
+    spec,
+};
 
 fn spec(keys: &Keys) -> Result<Spec> {
     let sizes = Sizes::read(
@@ -54,7 +61,7 @@ fn spec(keys: &Keys) -> Result<Spec> {
         let mut attention = draft.attention(inputs, ("self_attn.o_proj", "attn_output"), false);
         attention.window = windows[index];
         let feed_forward = match is_sparse(keys, index)? {
-            true => FeedForwardSpec::Experts(draft.experts(&experts)),
+            true => FeedForwardSpec::Experts(draft.experts(&experts, keys.gguf.is_some())),
             false => FeedForwardSpec::One(draft.gated(act, false)),
         };
         Ok(draft.finish(attention, feed_forward, llama_norms(epsilon)?))
@@ -65,6 +72,7 @@ fn spec(keys: &Keys) -> Result<Spec> {
 
 /// Whether a block has experts: every `decoder_sparse_step`-th, but for `mlp_only_layers`.
 pub fn is_sparse(keys: &Keys, index: usize) -> Result<bool> {
+    // In GGUF all have them.
     let step = keys.count("decoder_sparse_step", 1)?.max(1);
     let dense = match keys.get("mlp_only_layers") {
         None | Some(Value::Null) => false,

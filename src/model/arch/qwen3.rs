@@ -2,14 +2,21 @@
 
 use anyhow::Result;
 
-use super::Architecture;
 use super::draft::{Defaults, Sizes, blocks, model, norm, rms_epsilon};
+use super::gguf::Gguf;
 use super::keys::Keys;
 use super::llama::{self, Biases};
+use super::{Architecture, TokenizerClass};
 use super::{qwen2, rope};
 use crate::model::spec::{AttentionSpec, NormSpec, Over, Spec};
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "qwen3", gguf: Some("qwen3"), spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "qwen3",
+    models: "Qwen3",
+    gguf: Some(Gguf { name: "qwen3", keys: &[], factors: &[] }),
+    tokenizer: TokenizerClass::Usually("Qwen2Tokenizer"),
+    spec,
+};
 
 fn spec(keys: &Keys) -> Result<Spec> {
     let sizes = Sizes::read(
@@ -27,7 +34,8 @@ fn spec(keys: &Keys) -> Result<Spec> {
     let epsilon = rms_epsilon(keys, 1e-6)?;
     let bias = keys.flag("attention_bias", false)?;
     let blocks = blocks(sizes.blocks, |index| {
-        let mut block = llama::block(keys, &sizes, Biases { inputs: bias, output: bias, feed_forward: false }, epsilon)?;
+        let mut block =
+            llama::block(keys, &sizes, Biases { inputs: bias, output: bias, feed_forward: false }, epsilon)?;
         norm_heads(&mut block.attention, epsilon)?;
         block.attention.window = windows[index];
         Ok(block)

@@ -2,14 +2,21 @@
 
 use anyhow::Result;
 
-use super::Architecture;
 use super::draft::{Defaults, Draft, Mixture, Sizes, activation, blocks, llama_norms, model, norm, rms_epsilon};
+use super::gguf::{EXPERTS, Gguf};
 use super::keys::Keys;
 use super::qwen2_moe::is_sparse;
+use super::{Architecture, TokenizerClass};
 use super::{qwen3, rope};
 use crate::model::spec::{Activation, FeedForwardSpec, Inputs, Spec};
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "qwen3_moe", gguf: None, spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "qwen3_moe",
+    models: "Qwen3 MoE",
+    gguf: Some(Gguf { name: "qwen3moe", keys: &EXPERTS, factors: &[] }),
+    tokenizer: TokenizerClass::Usually("Qwen2Tokenizer"),
+    spec,
+};
 
 fn spec(keys: &Keys) -> Result<Spec> {
     let keys = &keys.with_aliases(&[("num_experts", "num_local_experts")]);
@@ -32,7 +39,8 @@ fn spec(keys: &Keys) -> Result<Spec> {
     let experts = Mixture {
         count: keys.count("num_experts", 128)?,
         used: keys.count("num_experts_per_tok", 8)?,
-        normalised: keys.flag("norm_topk_prob", false)?,
+        // llama.cpp always does, as all published models.
+        normalised: keys.flag("norm_topk_prob", keys.gguf.is_some())?,
         columns: keys.count("moe_intermediate_size", 768)?,
         activation: act,
         router: "mlp.gate",
@@ -48,7 +56,7 @@ fn spec(keys: &Keys) -> Result<Spec> {
         qwen3::norm_heads(&mut attention, epsilon)?;
         attention.window = window;
         let feed_forward = match is_sparse(keys, index)? {
-            true => FeedForwardSpec::Experts(draft.experts(&experts)),
+            true => FeedForwardSpec::Experts(draft.experts(&experts, keys.gguf.is_some())),
             false => FeedForwardSpec::One(draft.gated(act, false)),
         };
         Ok(draft.finish(attention, feed_forward, llama_norms(epsilon)?))

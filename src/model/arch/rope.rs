@@ -153,6 +153,8 @@ fn of(keys: &Keys, rope: &Keys, (context, heads): (usize, Heads), turn: Turn) ->
             original_context: original()? as f32,
         },
         "yarn" => RopeScaling::Yarn(yarn(rope, context, original()?)?),
+        // A GGUF file's tensor.
+        "factors" if keys.gguf.is_some() => RopeScaling::Factors(rope.numbers("factors", dim / 2)?),
         "longrope" => {
             let original = original()?;
             let factor = rope.optional_number("factor")?.unwrap_or(context as f64 / original);

@@ -3,14 +3,21 @@
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
-use super::Architecture;
 use super::draft::{Defaults, Sizes, blocks, model, norm, rms_epsilon, windows};
+use super::gguf::Gguf;
 use super::keys::Keys;
 use super::llama::{self, Biases};
 use super::rope::{self, Turn};
+use super::{Architecture, TokenizerClass};
 use crate::model::spec::Spec;
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "smollm3", gguf: None, spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "smollm3",
+    models: "SmolLM3",
+    gguf: Some(Gguf { name: "smollm3", keys: &[], factors: &[] }),
+    tokenizer: TokenizerClass::OfFolder,
+    spec,
+};
 
 fn spec(keys: &Keys) -> Result<Spec> {
     let sizes = Sizes::read(

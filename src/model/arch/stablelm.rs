@@ -3,15 +3,20 @@
 
 use anyhow::Result;
 
-use super::Architecture;
 use super::draft::{Defaults, Draft, Sizes, activation, blocks, layer_norm, model};
+use super::gguf::Gguf;
 use super::keys::Keys;
 use super::rope::{self, Turn};
-use crate::model::spec::{
-    Activation, BlockSpec, FeedForwardSpec, Inputs, NormSpec, Norms, Over, Residual, Spec,
-};
+use super::{Architecture, TokenizerClass};
+use crate::model::spec::{Activation, BlockSpec, FeedForwardSpec, Inputs, NormSpec, Norms, Over, Residual, Spec};
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "stablelm", gguf: None, spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "stablelm",
+    models: "StableLM",
+    gguf: Some(Gguf { name: "stablelm", keys: &["rope.dimension_count"], factors: &[] }),
+    tokenizer: TokenizerClass::AsItIs,
+    spec,
+};
 
 fn spec(keys: &Keys) -> Result<Spec> {
     let sizes = Sizes::read(
@@ -28,7 +33,7 @@ fn spec(keys: &Keys) -> Result<Spec> {
     let epsilon = keys.number("layer_norm_eps")?.unwrap_or(1e-5);
     let act = activation(keys, "hidden_act", Activation::Silu)?;
     let bias = keys.flag("use_qkv_bias", false)?;
-    let (norms_heads, parallel) = (keys.flag("qk_layernorm", false)?, keys.flag("use_parallel_residual", false)?);
+    let (norms_heads, parallel) = (keys.flag("qk_layernorm", false)?, is_parallel(keys)?);
     let blocks = blocks(sizes.blocks, |_| {
         let mut draft = Draft::new(&sizes);
         let inputs = Inputs::Separate(draft.queries_keys_values(bias));
@@ -37,7 +42,8 @@ fn spec(keys: &Keys) -> Result<Spec> {
         if norms_heads {
             // Each head has a norm of its own, whose weights lie in tensors of their own.
             let of = |name: (&str, &str), heads: usize| {
-                Ok::<_, anyhow::Error>(NormSpec { over: Over::HeadsApart(heads), ..layer_norm(name, epsilon, false)? })
+                let over = if keys.gguf.is_some() { Over::EachHead(heads) } else { Over::HeadsApart(heads) };
+                Ok::<_, anyhow::Error>(NormSpec { over, ..layer_norm(name, epsilon, false)? })
             };
             attention.q_norm = Some(of(("self_attn.q_layernorm.norms", "attn_q_norm"), sizes.heads.query)?);
             attention.k_norm = Some(of(("self_attn.k_layernorm.norms", "attn_k_norm"), sizes.heads.key_value)?);
@@ -57,4 +63,12 @@ fn spec(keys: &Keys) -> Result<Spec> {
     let rope = rope::read(keys, sizes.context, sizes.heads, Turn { part: Some(0.25), ..rope::WHOLE })?;
     let norm = layer_norm(("model.norm", "output_norm"), epsilon, true)?;
     model(keys, &sizes, vec![rope], blocks, norm, false)
+}
+
+/// Whether attention and feed-forward are side by side; in GGUF, whether the latter has no norm of its own.
+fn is_parallel(keys: &Keys) -> Result<bool> {
+    match keys.gguf {
+        Some(file) => Ok(!file.first_block_has("ffn_norm.weight")),
+        None => keys.flag("use_parallel_residual", false),
+    }
 }

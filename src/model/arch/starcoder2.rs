@@ -2,13 +2,20 @@
 
 use anyhow::Result;
 
-use super::Architecture;
 use super::draft::{Defaults, Draft, Sizes, activation, blocks, layer_norm, model};
+use super::gguf::Gguf;
 use super::keys::Keys;
 use super::rope;
+use super::{Architecture, TokenizerClass};
 use crate::model::spec::{Activation, FeedForwardSpec, Inputs, Norms, Spec};
 
-pub const ARCHITECTURE: Architecture = Architecture { name: "starcoder2", gguf: None, spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "starcoder2",
+    models: "StarCoder 2",
+    gguf: Some(Gguf { name: "starcoder2", keys: &[], factors: &[] }),
+    tokenizer: TokenizerClass::Usually("GPT2Tokenizer"),
+    spec,
+};
 
 fn spec(keys: &Keys) -> Result<Spec> {
     let sizes = Sizes::read(

@@ -85,7 +85,8 @@ impl Attention {
             heads: spec.heads,
             scale: spec.scale,
             cap: spec.cap,
-            window: spec.window,
+            // One that cuts nothing is none.
+            window: spec.window.filter(|&window| window < ropes.positions()),
             rope: spec.rope.map(|index| ropes.get(index).clone()),
             alibi: spec.alibi.map(alibi),
             positions: ropes.positions(),

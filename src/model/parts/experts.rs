@@ -118,6 +118,7 @@ mod tests {
             router: Name::new("gate", "ffn_gate_inp"),
             experts: vec![],
             shared: None,
+            in_gguf: false,
         }
     }
 

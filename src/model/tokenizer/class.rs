@@ -4,6 +4,8 @@
 use anyhow::{Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
+use crate::model::arch::TokenizerClass;
+
 /// A class, where it has rules of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
@@ -44,24 +46,37 @@ impl Class {
             Some(Value::Object(map)) => map.get("AutoTokenizer").filter(|code| !code.is_null()),
             code => code.filter(|code| !code.is_null()),
         };
-        let kind = model["model_type"].as_str().unwrap_or_default();
-        let own = if kind == "qwen2" { Self::Qwen2 } else { Self::AsItIs };
-        match (kind, code) {
-            // What these name is not believed.
-            ("qwen2" | "mistral", None) => return Ok(own),
+        let registered = TokenizerClass::of(model["model_type"].as_str().unwrap_or_default());
+        let own = match registered {
+            TokenizerClass::OfFolder | TokenizerClass::AsItIs => Self::AsItIs,
+            TokenizerClass::Usually(name) | TokenizerClass::Always(name) => {
+                Self::by_name(name)?.unwrap_or(Self::AsItIs)
+            }
+        };
+        let named_by_folder = of_config.or(of_model).map(without_fast);
+        match (registered, code) {
+            // What the folder names is not believed.
+            (TokenizerClass::Always(_), None) => return Ok(own),
             (_, None) => {
-                let name = of_config.or(of_model).unwrap_or_default();
-                if without_fast(name) == "LlamaTokenizer" && file.contains("\"ByteLevel\"") {
+                if named_by_folder == Some("LlamaTokenizer") && file.contains("\"ByteLevel\"") {
                     return Ok(Self::AsItIs);
                 }
+                match (registered, named_by_folder) {
+                    (TokenizerClass::AsItIs, _) => return Ok(Self::AsItIs),
+                    (TokenizerClass::Usually(usual), Some(name)) if name != usual => {
+                        return Ok(Self::by_name(name)?.unwrap_or(Self::AsItIs));
+                    }
+                    _ => {}
+                }
             }
-            ("qwen2" | "mistral", Some(_)) => {}
-            (_, Some(code)) => ensure!(
+            (TokenizerClass::OfFolder, Some(code)) => ensure!(
                 of_config.map(|name| Self::by_name(without_fast(name))).transpose()?.flatten().is_some(),
                 "`auto_map` of tokenizer_config.json has the tokenizer made by code of the folder's own ({code}), which \
                  calipr does not run; if tokenizer.json is the same tokenizer, take `auto_map` out and make \
                  `tokenizer_class` \"PreTrainedTokenizerFast\""
             ),
+            // transformers has a class of its own for the model.
+            (_, Some(_)) => {}
         }
         if let Some(name) = of_config {
             return Ok(Self::by_name(without_fast(name))?.unwrap_or(Self::AsItIs));

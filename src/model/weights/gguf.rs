@@ -13,7 +13,7 @@ use memmap2::Mmap;
 use super::gguf_header::unreadable_tensor;
 use super::{Weights, let_go, no_pointer};
 use crate::guard::guarded;
-use crate::model::rope::RopeScaling;
+use crate::model::arch::Tensors;
 use crate::model::spec::{LinearSpec, Name, Spec, Stored};
 
 /// A memory-mapped GGUF model.
@@ -22,8 +22,8 @@ pub struct GgufFile {
     parts: Vec<Part>,
     /// The part of every tensor.
     places: HashMap<String, usize>,
-    /// Whether the model takes [`ROPE_FACTORS`].
-    takes_factors: bool,
+    /// Tensors that the model takes beside those of weights.
+    also: &'static [&'static str],
 }
 
 struct Part {
@@ -31,9 +31,6 @@ struct Part {
     map: Mmap,
     path: PathBuf,
 }
-
-/// Divides the frequencies of the rotary embedding; no tensor of Hugging Face's.
-const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 impl Part {
     fn open(path: &Path) -> Result<Self> {
@@ -156,7 +153,7 @@ impl GgufFile {
                 places.len()
             );
         }
-        Ok(Self { parts, places, takes_factors: false })
+        Ok(Self { parts, places, also: &[] })
     }
 
     /// Every file of the model.
@@ -180,27 +177,9 @@ impl GgufFile {
 
     /// What the model computes.
     pub fn spec(&mut self) -> Result<Spec> {
-        let shape = |name: &str| self.info(name).map(|(_, info)| info.shape.dims().to_vec());
-        let spec = Spec::from_gguf(&self.parts[0].content, &shape);
-        let mut spec = spec.with_context(|| format!("in {}", self.path().display()))?;
-        self.takes_factors = spec.architecture == "llama"; // Llama's alone
-        if self.takes_factors && self.places.contains_key(ROPE_FACTORS) {
-            let factors = self.read(ROPE_FACTORS)?.flatten_all()?.to_vec1::<f32>()?;
-            let rope = &mut spec.ropes[0];
-            ensure!(
-                factors.len() == rope.dim / 2,
-                "`{ROPE_FACTORS}` of {} has {} values, not half of the head size of {}",
-                self.path().display(),
-                factors.len(),
-                rope.dim
-            );
-            ensure!(
-                rope.scaling == RopeScaling::None,
-                "{} has both `{ROPE_FACTORS}` and a rope scaling; calipr runs one of them",
-                self.path().display()
-            );
-            rope.scaling = RopeScaling::Factors(factors);
-        }
+        let spec = Spec::from_gguf(&self.parts[0].content, &*self);
+        let spec = spec.with_context(|| format!("in {}", self.path().display()))?;
+        self.also = spec.also;
         Ok(spec)
     }
 
@@ -228,9 +207,43 @@ impl GgufFile {
     }
 }
 
+impl Tensors for GgufFile {
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.info(name).map(|(_, info)| shape(info))
+    }
+
+    fn values(&self, name: &str) -> Result<Vec<f32>> {
+        Ok(self.read(name)?.flatten_all()?.to_vec1()?)
+    }
+}
+
+/// A tensor's shape. Outer dimensions of 1 are none to llama.cpp.
+fn shape(info: &TensorInfo) -> Vec<usize> {
+    let dims = info.shape.dims();
+    let outer = dims.iter().take_while(|&&n| n == 1).count().min(dims.len().saturating_sub(1));
+    dims[outer..].to_vec()
+}
+
 impl Weights for GgufFile {
     fn tensor(&self, name: &Name) -> Result<Tensor> {
-        self.read(&name.gguf)
+        let tensor = self.read(&name.gguf)?;
+        Ok(tensor.reshape(shape(self.there(&name.gguf)?.1))?)
+    }
+
+    fn part(&self, name: &Name, index: usize, count: usize) -> Result<Tensor> {
+        let (part, info) = self.there(&name.gguf)?;
+        let read = || {
+            let shape = info.shape.dims();
+            ensure!(shape.len() == 3 && shape[0] == count, "its shape is {shape:?}; expected {count} matrices");
+            let bytes = part.bytes_of(&name.gguf, info)?;
+            let own = bytes.len() / count * index..bytes.len() / count * (index + 1);
+            let offset = info.offset + own.start as u64;
+            let one = TensorInfo { ggml_dtype: info.ggml_dtype, shape: (shape[1], shape[2]).into(), offset };
+            let stored = one.read(&mut Cursor::new(&part.map[..]), part.content.tensor_data_offset, &Device::Cpu)?;
+            let_go(&bytes[own]);
+            Ok(stored.dequantize(&Device::Cpu)?)
+        };
+        guarded(read).with_context(|| format!("tensor `{}` of {}", name.gguf, part.path.display()))
     }
 
     fn in_order(&self, tensor: Tensor, linear: &LinearSpec) -> Result<Tensor> {
@@ -242,7 +255,7 @@ impl Weights for GgufFile {
     }
 
     fn shape(&self, name: &Name) -> Result<Vec<usize>> {
-        Ok(self.there(&name.gguf)?.1.shape.dims().to_vec())
+        Ok(shape(self.there(&name.gguf)?.1))
     }
 
     fn format(&self, name: &Name) -> Result<String> {
@@ -253,9 +266,7 @@ impl Weights for GgufFile {
 
     fn left_over(&self, names: &[Name]) -> Vec<String> {
         let mut taken: HashSet<&str> = names.iter().map(|name| name.gguf.as_str()).collect();
-        if self.takes_factors {
-            taken.insert(ROPE_FACTORS);
-        }
+        taken.extend(self.also);
         let mut left: Vec<String> = self.places.keys().filter(|name| !taken.contains(name.as_str())).cloned().collect();
         left.sort_unstable();
         left

@@ -53,6 +53,12 @@ pub trait Weights: Send + Sync {
     /// Where the file lacks it, or it is damaged.
     fn tensor(&self, name: &Name) -> Result<Tensor>;
 
+    /// Part `index` of the `count` that a tensor's first dimension has: (count, rows, columns) → (rows, columns).
+    ///
+    /// # Errors
+    /// As of [`Weights::tensor`].
+    fn part(&self, name: &Name, index: usize, count: usize) -> Result<Tensor>;
+
     /// The weight or the bias of a linear, with its rows in Hugging Face's order.
     fn in_order(&self, tensor: Tensor, linear: &LinearSpec) -> Result<Tensor>;
 

@@ -274,6 +274,11 @@ fn prefix(places: &HashMap<String, usize>, base: &str, first: &str, dir: &Path) 
     if found.contains(&base) {
         return Ok(base.into());
     }
+    // Beside a part that sees pictures, whose blocks may be called alike.
+    let languages: Vec<&str> = found.iter().copied().filter(|prefix| prefix.contains("language_model.")).collect();
+    if let [one] = languages.as_slice() {
+        return Ok((*one).to_owned());
+    }
     match found.as_slice() {
         [one] => Ok((*one).to_owned()),
         [] => {
@@ -327,6 +332,10 @@ impl Weights for SafetensorsDir {
         guarded(read).with_context(|| format!("tensor `{stored}` of {}", self.dir.display()))
     }
 
+    fn part(&self, name: &Name, index: usize, _: usize) -> Result<Tensor> {
+        Ok(self.tensor(name)?.get(index)?)
+    }
+
     fn in_order(&self, tensor: Tensor, _: &LinearSpec) -> Result<Tensor> {
         Ok(tensor)
     }
@@ -352,9 +361,19 @@ impl Weights for SafetensorsDir {
     }
 
     fn left_over(&self, names: &[Name]) -> Vec<String> {
-        // Tables that older versions stored, and what belongs to quantised weights.
+        // Tables and masks that older versions stored, and what belongs to quantised weights.
         let known = |name: &str| {
-            let ends = ["rotary_emb.inv_freq", "_scale", "_scale_inv", "_zero_point", "_shape", "_g_idx"];
+            let ends = [
+                "rotary_emb.inv_freq",
+                ".attn.bias",
+                ".attention.bias",
+                "masked_bias",
+                "_scale",
+                "_scale_inv",
+                "_zero_point",
+                "_shape",
+                "_g_idx",
+            ];
             ends.iter().any(|end| name.ends_with(end))
         };
         let taken: HashSet<String> = names.iter().map(|name| self.own_name(&name.hub)).collect();
