@@ -41,7 +41,8 @@ fn gemma_3_has_the_loss_and_the_tokens_that_transformers_gives_it() {
         .iter()
         .filter_map(|text| {
             let ids = tokenizer.encode(text["text"].as_str().unwrap(), true).unwrap();
-            (serde_json::json!(ids) != text["ids"]).then(|| format!("{}: {ids:?}, expected {}", text["text"], text["ids"]))
+            (serde_json::json!(ids) != text["ids"])
+                .then(|| format!("{}: {ids:?}, expected {}", text["text"], text["ids"]))
         })
         .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -67,7 +67,7 @@ macro_rules! by_dtype {
         }
     };
 }
-pub(super) use by_dtype;
+pub(crate) use by_dtype;
 
 /// `c ← keep·c + scale·a·b` for `count` triples of matrices; sums in f32.
 pub fn product<T: Value, C: Value>(

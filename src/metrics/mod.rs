@@ -1,6 +1,8 @@
 //! What a cell is judged by: scores of every sample, and estimates with intervals made of them.
 
 mod choice;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod language;
 mod on_device;
 mod stem;

@@ -12,7 +12,7 @@ pub fn compare(dense: &Tensor, pruned: &Tensor, ids: &[u32]) -> Result<Vec<Score
     #[cfg(feature = "cuda")]
     if dense.device().is_cuda() {
         let ids = Tensor::new(ids, dense.device())?;
-        return Ok(scores(dense.apply_op3_no_bwd(pruned, &ids, &crate::gpu::CompareLogits)?.to_vec2()?));
+        return Ok(scores(dense.apply_op3_no_bwd(pruned, &ids, &super::cuda::CompareLogits)?.to_vec2()?));
     }
     let (ln_p, ln_q) = (log_softmax(dense, D::Minus1)?, log_softmax(pruned, D::Minus1)?);
     let (p, q) = (ln_p.exp()?, ln_q.exp()?);
@@ -41,7 +41,7 @@ pub fn likelihoods(logits: &Tensor, ids: &[u32]) -> Result<Vec<f64>> {
     #[cfg(feature = "cuda")]
     if logits.device().is_cuda() {
         let ids = Tensor::new(ids, logits.device())?;
-        let likelihoods = logits.apply_op2_no_bwd(&ids, &crate::gpu::LogLikelihoods)?.to_vec1::<f32>()?;
+        let likelihoods = logits.apply_op2_no_bwd(&ids, &super::cuda::LogLikelihoods)?.to_vec1::<f32>()?;
         return Ok(likelihoods.into_iter().map(f64::from).collect());
     }
     let likelihoods = of_targets(&log_softmax(logits, D::Minus1)?, ids)?.to_vec1::<f32>()?;

@@ -301,7 +301,7 @@ fn what_changed(dense: &Linear, pruned: &Linear, dtype: DType) -> Result<(Tensor
 fn what_changed_on_device(dense: &Tensor, pruned: &Tensor, dtype: DType) -> Result<(Tensor, Option<Tensor>)> {
     #[cfg(feature = "cuda")]
     if pruned.device().is_cuda() && pruned.dtype() == dtype {
-        return Ok(crate::gpu::pack_left(dense, pruned)?);
+        return Ok(super::packing::pack_left(dense, pruned)?);
     }
     let left = pruned.ne(0f32)?;
     let changes = (pruned.ne(dense)? * &left)?.max(D::Minus1)?.max_all()?.to_scalar::<u8>()?;

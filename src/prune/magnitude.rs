@@ -10,6 +10,8 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::{Method, Pruned, Pruner, Sparsity, Statistic, StatisticKind, select};
 #[cfg(feature = "cuda")]
 use crate::gpu;
@@ -68,9 +70,9 @@ impl CustomOp1 for Smallest {
         let (device, mut pruned) = (&weight.device, gpu::copied(weight, layout)?);
         match self.0 {
             Sparsity::Ratio(ratio) => {
-                gpu::prune_up_to(device, &mut pruned, (rows, columns), select::rank(rows * columns, ratio))?;
+                cuda::prune_up_to(device, &mut pruned, (rows, columns), select::rank(rows * columns, ratio))?;
             }
-            Sparsity::NOfM { n, m } => gpu::prune_groups(device, &mut pruned, columns, None, (m, m - n))?,
+            Sparsity::NOfM { n, m } => cuda::prune_groups(device, &mut pruned, columns, None, (m, m - n))?,
         }
         Ok((CudaStorage::wrap_cuda_slice(pruned, device.clone()), layout.shape().clone()))
     }

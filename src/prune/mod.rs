@@ -4,12 +4,16 @@
 //! and which implements [`Method`]. To add one, write the file and add its line to `methods!` below;
 //! the recipe, its schema and its error messages follow.
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod factor;
 mod magnitude;
 mod select;
 mod sparsegpt;
 mod sparsity;
 mod statistic;
+#[cfg(feature = "cuda")]
+mod sums;
 mod wanda;
 
 use candle_core::Tensor;

@@ -16,9 +16,11 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "cuda")]
+use super::cuda::{self, Removal};
 use super::{Method, Pruned, Pruner, Sparsity, Statistic, StatisticKind, factor, select};
 #[cfg(feature = "cuda")]
-use crate::gpu::{self, Removal};
+use crate::gpu;
 use crate::linalg::{Mat, MatMut, Threads, copied, product, simd};
 use crate::tensors;
 
@@ -161,7 +163,7 @@ impl CustomOp3 for Solve {
         let rank = |ratio: f64| move |scores: usize| select::rank(scores, ratio);
         let shape = wl.shape().dims2()?;
         let mut solve =
-            |removal: &Removal| gpu::solve(device, &mut solved, shape, &u, &inverse_diagonal, self.width, removal);
+            |removal: &Removal| cuda::solve(device, &mut solved, shape, &u, &inverse_diagonal, self.width, removal);
         match self.sparsity {
             Sparsity::Ratio(ratio) => solve(&Removal::UpToRank(&rank(ratio)))?,
             Sparsity::NOfM { n, m } => solve(&Removal::OfGroups { size: m, gone: m - n })?,

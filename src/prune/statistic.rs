@@ -132,7 +132,7 @@ impl Accumulator {
 fn add_squares_on_device(sums: &mut Tensor, x: &Tensor) -> candle_core::Result<()> {
     #[cfg(feature = "cuda")]
     if x.device().is_cuda() {
-        return crate::gpu::AddSquares::add(sums, x);
+        return super::sums::AddSquares::add(sums, x);
     }
     *sums = (&*sums + x.to_dtype(DType::F32)?.sqr()?.sum(0)?)?;
     Ok(())
@@ -142,7 +142,7 @@ fn add_squares_on_device(sums: &mut Tensor, x: &Tensor) -> candle_core::Result<(
 fn add_gram_on_device(sums: &mut Tensor, x: &Tensor) -> candle_core::Result<()> {
     #[cfg(feature = "cuda")]
     if x.device().is_cuda() {
-        return crate::gpu::AddGram::add(sums, x);
+        return super::sums::AddGram::add(sums, x);
     }
     let x = x.to_dtype(DType::F32)?;
     *sums = (&*sums + x.t()?.matmul(&x)?)?;

@@ -13,6 +13,8 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::{Method, Pruned, Pruner, Sparsity, Statistic, StatisticKind, select};
 #[cfg(feature = "cuda")]
 use crate::gpu;
@@ -96,9 +98,9 @@ impl CustomOp2 for SmallestOfRows {
         let (device, mut pruned, norms) = (&weight.device, gpu::copied(weight, wl)?, gpu::view(norms, nl)?);
         match self.0 {
             Sparsity::Ratio(ratio) => {
-                gpu::prune_rows(device, &mut pruned, (rows, columns), &norms, Self::gone(columns, ratio))?;
+                cuda::prune_rows(device, &mut pruned, (rows, columns), &norms, Self::gone(columns, ratio))?;
             }
-            Sparsity::NOfM { n, m } => gpu::prune_groups(device, &mut pruned, columns, Some(&norms), (m, m - n))?,
+            Sparsity::NOfM { n, m } => cuda::prune_groups(device, &mut pruned, columns, Some(&norms), (m, m - n))?,
         }
         Ok((CudaStorage::wrap_cuda_slice(pruned, device.clone()), wl.shape().clone()))
     }

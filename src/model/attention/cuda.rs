@@ -55,11 +55,11 @@ fn attend<T: Value>(
     (places, pieces): &(Places, Vec<Piece>),
     how: &Attention,
 ) -> Result<()> {
+    let (key_values, scale) = (how.heads.key_value, how.scale);
     let most = pieces.iter().map(|piece| key_values * piece.rows * piece.stride()).max().unwrap_or(0);
     // SAFETY: products write the scores that the softmax reads, and that the weights which products read.
     let (mut scores, mut weights) = unsafe { (device.alloc::<f32>(most)?, device.alloc::<T>(most)?) };
     let softmax = kernel(device, "causal_softmax", &[("STORED", T::STORED)])?;
-    let (key_values, scale) = (how.heads.key_value, how.scale);
     for piece in pieces {
         let (rows, stride) = (piece.rows, piece.stride());
         let step = rows * stride;

@@ -20,10 +20,8 @@ impl Activation {
     pub fn gated(self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
         match gate.device() {
             Device::Cpu => gate.contiguous()?.apply_op2_no_bwd(&up.contiguous()?, &self),
-            #[cfg(feature = "cuda")]
-            Device::Cuda(_) if self == Self::Silu => {
-                gate.contiguous()?.apply_op2_no_bwd(&up.contiguous()?, &crate::gpu::Swiglu)
-            }
+            // Of the others there is no kernel; they are composed where they are.
+            Device::Cuda(_) if self == Self::Silu => gate.contiguous()?.apply_op2_no_bwd(&up.contiguous()?, &self),
             _ => self.composed(gate)? * up,
         }
     }
@@ -130,6 +128,20 @@ impl CustomOp2 for Activation {
             times(out, up);
         });
         Ok((CpuStorage::F32(out), gl.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        gate: &candle_core::CudaStorage,
+        gl: &Layout,
+        up: &candle_core::CudaStorage,
+        ul: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        match self {
+            Self::Silu => super::cuda::swiglu((gate, gl), (up, ul)),
+            other => candle_core::bail!("{other:?} has no kernel"),
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! What blocks are made of beside linears and attention.
 
 mod activation;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod elementwise;
 mod experts;
 mod norm;

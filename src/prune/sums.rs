@@ -5,9 +5,9 @@ use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
 use candle_core::{CpuStorage, CudaStorage, InplaceOp2, Layout, Result, Tensor, bail};
 
-use super::kernels::{THREADS, count, grid, kernel, view};
-use super::products::{Matrix, MatrixMut, Value, by_dtype, product};
-use super::views::View;
+use crate::gpu::kernels::{THREADS, count, grid, kernel, view};
+use crate::gpu::products::{Matrix, MatrixMut, Value, by_dtype, product};
+use crate::gpu::views::View;
 
 /// Adds XᵀX of x (tokens × d), in whatever precision, to sums (d × d) in f32.
 pub struct AddGram;

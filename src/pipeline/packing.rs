@@ -5,8 +5,8 @@ use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
 use candle_core::{CudaStorage, Device, Layout, Result, Storage, Tensor, WithDType, bail};
 
-use super::kernels::{THREADS, count, grid, kernel, view};
-use super::products::{Value, by_dtype};
+use crate::gpu::kernels::{THREADS, count, grid, kernel, view};
+use crate::gpu::products::{Value, by_dtype};
 
 /// Weights whose flags make a byte; one thread packs them.
 const OCTET: usize = 8;

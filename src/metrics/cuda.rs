@@ -4,7 +4,7 @@ use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::PushKernelArg;
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, CustomOp3, Layout, Result, Shape, bail};
 
-use super::kernels::{count, grid, kernel, view};
+use crate::gpu::kernels::{count, grid, kernel, view};
 
 /// ln softmax of each row of logits (rows × vocabulary, f32) at the place that ids (rows, u32) name: (rows).
 pub struct LogLikelihoods;

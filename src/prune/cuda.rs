@@ -5,9 +5,9 @@ use candle_core::cuda_backend::cudarc::driver::sys::CUdeviceptr;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, LaunchArgs, PushKernelArg};
 use candle_core::{CudaDevice, Result};
 
-use super::kernels::{BLOCKS, NONE, THREADS, WARP, count, grid, kernel};
-use super::products::{Matrix, MatrixMut, product};
-use super::views::View;
+use crate::gpu::kernels::{BLOCKS, NONE, THREADS, WARP, count, grid, kernel};
+use crate::gpu::products::{Matrix, MatrixMut, product};
+use crate::gpu::views::View;
 
 /// Which weights of a block of columns go.
 pub enum Removal<'a> {
