@@ -61,6 +61,7 @@ CASES = {
     "rope_llama3": ("llama", {**SMALL, "rope_parameters": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64, **ROPE}}),  # fmt: skip
     "rope_longrope": ("llama", {**SMALL, "rope_parameters": {**LONG, "original_max_position_embeddings": 128}}),
     "rope_longrope_short": ("llama", {**SMALL, "rope_parameters": {**LONG, "original_max_position_embeddings": 400}}),
+    "arcee": ("arcee", {**WIDE, "attention_bias": True, "mlp_bias": True}),
     "mistral": ("mistral", {**WIDE, "sliding_window": 24}),
     "mistral_full": ("mistral", {**SMALL, "sliding_window": None}),
     "ministral": ("ministral", {**WIDE, "sliding_window": 24, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}),  # fmt: skip

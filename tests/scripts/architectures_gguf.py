@@ -34,12 +34,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 logging.disable(logging.WARNING)
 OUT = os.path.join(HERE, "..", "fixtures", "architectures_gguf")
-CASES = """llama llama_bias rope_linear rope_yarn rope_llama3 mistral_full qwen2 qwen3 qwen3_moe mixtral qwen2_moe gemma gemma2
+CASES = """arcee llama llama_bias rope_linear rope_yarn rope_llama3 mistral_full qwen2 qwen3 qwen3_moe mixtral qwen2_moe gemma gemma2
 gemma3_text gemma3_text_scaled phi phi3 phi3_longrope olmo olmo_clip olmo2 olmo3 smollm3 granite stablelm stablelm_parallel starcoder2 glm4 cohere
 cohere_qk cohere2 gpt_neox gpt_neox_sequential gpt2 falcon falcon_new bloom""".split()
 
 # What GGUF cannot say, or the converter cannot convert, of the cases.
 OTHERWISE = {
+    "arcee": {"attention_bias": False, "mlp_bias": False},
     "gemma2": {"query_pre_attn_scalar": 16},
     "gemma3_text": {"query_pre_attn_scalar": 16, "num_hidden_layers": 7, "layer_types": None},
     "gemma3_text_scaled": {"query_pre_attn_scalar": 16},

@@ -64,6 +64,7 @@ macro_rules! architectures {
 }
 
 architectures! {
+    arcee,
     bloom,
     cohere,
     cohere2,
