@@ -254,6 +254,7 @@ fn pruned_models_have_the_loss_that_the_published_code_leaves_them() {
         if !output.status.success() {
             return Err(common::texts(&output).1);
         }
+        check_routed(&read_table(&here.join("results/tiny/layers.parquet")), &common::texts(&output).1)?;
         let metrics = read_table(&here.join("results/tiny/metrics.parquet"));
         let loss = |method: &str| {
             let row = metrics.iter().find(|row| row["method"] == method && row["metric"] == "loss").unwrap();
@@ -268,6 +269,24 @@ fn pruned_models_have_the_loss_that_the_published_code_leaves_them() {
         }
         Ok(())
     });
+}
+
+/// Whether the tokens that each expert saw are in the table, and a warning says how many experts saw too few.
+fn check_routed(layers: &[Value], log: &str) -> Result<(), String> {
+    let of_experts = |row: &&Value| row["linear"].as_str().unwrap().starts_with("experts.");
+    let wanda = |row: &&Value| row["method"] == "wanda";
+    let routed = |row: &Value| row["routed_tokens"].as_u64();
+    if let Some(row) = layers.iter().find(|row| routed(row).is_some() != (of_experts(row) && wanda(row))) {
+        return Err(format!("{row}"));
+    }
+    let downs: Vec<u64> =
+        layers.iter().filter(|row| row["linear"].as_str().unwrap().ends_with(".down")).filter_map(routed).collect();
+    let idle = downs.iter().filter(|&&routed| routed < 32).count();
+    let says = format!("{idle} of {} experts were routed fewer than 32 calibration tokens", downs.len());
+    match log.contains(&says) == (idle > 0) {
+        true => Ok(()),
+        false => Err(format!("{says}, but the log has: {log}")),
+    }
 }
 
 /// README's list is the registry's, whatever its lines.
