@@ -116,7 +116,9 @@ fn a_run_that_is_killed_at_any_moment_goes_on_to_the_same_tables() {
     let expected = shop.tables("results/tiny");
     let mut rng = ChaCha8Rng::seed_from_u64(5);
     let (mut kills, mut went_on) = (0, 0);
-    while kills < 30 {
+    // How often a kill finds a cell in its middle is a matter of time, so it goes on until one has.
+    while kills < 30 || went_on == 0 {
+        assert!(kills < 300, "no cell was taken up in its middle");
         forget(&shop);
         // Two or three kills to each study, then the end of it.
         for _ in 0..3 {
@@ -132,7 +134,6 @@ fn a_run_that_is_killed_at_any_moment_goes_on_to_the_same_tables() {
         assert_same_tables(&expected, &shop.tables("results/tiny"));
         assert_eq!(unfinished(&shop), Vec::<PathBuf>::new(), "{log}");
     }
-    assert!(went_on > 0, "no cell was taken up in its middle");
 }
 
 #[test]
