@@ -486,19 +486,15 @@ extern "C" __global__ void compare_logits(const float *dense, const float *prune
 #define OCTET 8
 #define TILE (THREADS * OCTET)
 
-// Which weights are left, a bit each (from the lowest), and how many of each tile; sets `changed` where one that is left
-// has another value than before. Grid: tiles, blocks of THREADS threads.
-extern "C" __global__ void mark_left(const Stored *before, const Stored *after, u64 count, unsigned char *bits,
-                                     u32 *left_of, u32 *changed) {
+// Which weights are left, a bit each (from the lowest), and how many of each tile. Grid: tiles, blocks of THREADS threads.
+extern "C" __global__ void mark_left(const Stored *weights, u64 count, unsigned char *bits, u32 *left_of) {
     __shared__ float room[THREADS / WARP];
     const u64 octet = (u64)blockIdx.x * THREADS + threadIdx.x;
     u32 byte = 0, left = 0;
     for (u32 k = 0; k < OCTET && octet * OCTET + k < count; k++) {
-        const Stored value = after[octet * OCTET + k];
-        if (widened(value) == 0.0f) continue;
+        if (widened(weights[octet * OCTET + k]) == 0.0f) continue;
         byte |= 1u << k;
         left++;
-        if (value != before[octet * OCTET + k]) *changed = 1;
     }
     if (octet * OCTET < count) bits[octet] = (unsigned char)byte;
     const float sum = over_block((float)left, true, room);
@@ -506,11 +502,11 @@ extern "C" __global__ void mark_left(const Stored *before, const Stored *after, 
 }
 
 // The weights that are left, one after the other; those of a tile begin at its offset. Grid: as above.
-extern "C" __global__ void take_left(const Stored *after, u64 count, const u32 *offsets, Stored *out) {
+extern "C" __global__ void take_left(const Stored *weights, u64 count, const u32 *offsets, Stored *out) {
     __shared__ u32 before[THREADS];
     const u64 first = ((u64)blockIdx.x * THREADS + threadIdx.x) * OCTET;
     u32 left = 0;
-    for (u32 k = 0; k < OCTET && first + k < count; k++) left += widened(after[first + k]) != 0.0f;
+    for (u32 k = 0; k < OCTET && first + k < count; k++) left += widened(weights[first + k]) != 0.0f;
     before[threadIdx.x] = left;
     __syncthreads();
     // Sums over ever longer runs of threads.
@@ -522,7 +518,7 @@ extern "C" __global__ void take_left(const Stored *after, u64 count, const u32 *
     }
     u64 to = (u64)offsets[blockIdx.x] + before[threadIdx.x] - left;
     for (u32 k = 0; k < OCTET && first + k < count; k++) {
-        if (widened(after[first + k]) != 0.0f) out[to++] = after[first + k];
+        if (widened(weights[first + k]) != 0.0f) out[to++] = weights[first + k];
     }
 }
 

@@ -8,8 +8,6 @@ mod errors;
 mod inputs;
 mod material;
 mod memory;
-#[cfg(feature = "cuda")]
-mod packing;
 mod plan;
 mod progress;
 mod room;

@@ -6,8 +6,7 @@ use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use candle_core::{D, DType, Device, Tensor};
-use rayon::prelude::*;
+use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::cache::{Cache, Key, Stage};
@@ -16,9 +15,8 @@ use super::errors::HeldOut;
 use super::stream::Stream;
 use crate::digest::Digest;
 use crate::guard::defect;
-use crate::linalg::CHUNK;
-use crate::model::{Block, Linear, Model};
-use crate::tensors;
+use crate::model::{Block, Model};
+use crate::prune::Packed;
 
 /// A cell's place in the cache.
 pub struct Progress<'a> {
@@ -113,26 +111,22 @@ impl<'a> Progress<'a> {
         <[Tensor; 1]>::try_from(parts).ok().map(|[statistic]| (statistic, routed))
     }
 
-    /// What is to be kept of a pruned block: which weights of `dense` are left, and, where the method changed them, their
-    /// values; on the host.
+    /// What is to be kept of a pruned block; `changed` says of which linears the method may have changed what is left.
     pub fn pack_block(
         &self,
         index: usize,
-        dense: &Block,
-        pruned: &Block,
+        block: &Block,
+        changed: &[bool],
         record: &BlockRecord,
         dtype: DType,
     ) -> Result<PackedBlock> {
-        let changed = |(dense, pruned)| what_changed(dense, pruned, dtype);
-        let saved: Vec<(Tensor, Option<Tensor>)> = match dense.linears[0].weight().device().is_cpu() {
-            true => dense.linears.par_iter().zip(&pruned.linears).map(changed).collect::<Result<_>>()?,
-            // One after the other, a device has less to hold.
-            false => dense.linears.iter().zip(&pruned.linears).map(changed).collect::<Result<_>>()?,
-        };
-        let changed: Vec<bool> = saved.iter().map(|(_, values)| values.is_some()).collect();
-        let parts: Vec<Tensor> =
-            saved.into_iter().flat_map(|(mask, values)| [mask].into_iter().chain(values)).collect();
-        Ok(PackedBlock { key: self.block_key(index), about: (record.clone(), changed), parts })
+        // One after the other, a device has less to hold; on the host each is packed by all threads.
+        let linears = block.linears.iter().zip(changed);
+        let packed: Vec<Packed> =
+            linears.map(|(linear, &changed)| Packed::of(linear.weight(), changed, dtype)).collect::<Result<_>>()?;
+        let with_values: Vec<bool> = packed.iter().map(|packed| packed.values.is_some()).collect();
+        let parts = packed.into_iter().flat_map(|Packed { left, values }| [left].into_iter().chain(values)).collect();
+        Ok(PackedBlock { key: self.block_key(index), about: (record.clone(), with_values), parts })
     }
 
     /// What writes blocks, in a thread of `scope` where the host is not the one that computes.
@@ -145,33 +139,24 @@ impl<'a> Progress<'a> {
         self.cache.remove(key);
     }
 
+    /// What is kept of a pruned block, linear by linear. None where the entry is lost.
+    pub fn packed_block(&self, index: usize) -> Option<(BlockRecord, Vec<Packed>)> {
+        let ((record, with_values), parts): ((BlockRecord, Vec<bool>), _) =
+            self.cache.read_tensors(self.block_key(index))?;
+        let mut parts = parts.into_iter();
+        let packed = |has_values: bool| {
+            let left = parts.next()?;
+            Some(Packed { left, values: if has_values { Some(parts.next()?) } else { None } })
+        };
+        Some((record, with_values.into_iter().map(packed).collect::<Option<_>>()?))
+    }
+
     /// Makes the pruned block of the dense one. None where the entry is lost, or of no use.
     pub fn restore_block(&self, index: usize, block: &mut Block, model: &Model) -> Result<Option<BlockRecord>> {
-        let read: Option<((BlockRecord, Vec<bool>), _)> = self.cache.read_tensors(self.block_key(index));
-        let Some(((record, changed), parts)) = read else { return Ok(None) };
-        let mut parts = parts.into_iter();
-        for (linear, changed) in block.linears.iter_mut().zip(changed) {
-            let Some(mask) = parts.next() else { return Ok(None) };
-            let mask = mask.to_vec1::<u8>()?;
-            let mut weights = tensors::values(linear.weight())?;
-            let values = if changed { parts.next().map(|v| tensors::values(&v)).transpose()? } else { None };
-            let mut values = values.map(Vec::into_iter);
-            if mask.len() != weights.len().div_ceil(8) {
-                return Ok(None);
-            }
-            for (i, weight) in weights.iter_mut().enumerate() {
-                let is_left = mask[i / 8] >> (i % 8) & 1 == 1;
-                *weight = match &mut values {
-                    _ if !is_left => 0.0,
-                    None => *weight,
-                    Some(values) => match values.next() {
-                        Some(value) => value,
-                        None => return Ok(None),
-                    },
-                };
-            }
-            let shape = linear.weight().shape().clone();
-            linear.set_weight(model.round(&Tensor::from_vec(weights, shape, &Device::Cpu)?)?);
+        let Some((record, packed)) = self.packed_block(index) else { return Ok(None) };
+        for (linear, packed) in block.linears.iter_mut().zip(packed) {
+            let Ok(weight) = packed.applied_to(linear.weight()) else { return Ok(None) };
+            linear.set_weight(model.round(&weight)?);
         }
         Ok(Some(record))
     }
@@ -282,71 +267,5 @@ impl Saver<'_, '_> {
     pub fn finish(&mut self) -> Result<()> {
         let Some(writing) = self.writing.take() else { return Ok(()) };
         writing.join().unwrap_or_else(|panic| Err(defect(&*panic)))
-    }
-}
-
-/// Which weights are left, a bit each, and their values where the method changed any.
-fn what_changed(dense: &Linear, pruned: &Linear, dtype: DType) -> Result<(Tensor, Option<Tensor>)> {
-    if !pruned.weight().device().is_cpu() {
-        return what_changed_on_device(dense.weight(), pruned.weight(), dtype);
-    }
-    let (before, after) = (tensors::values(dense.weight())?, tensors::values(pruned.weight())?);
-    let byte = |eight: &[f32]| eight.iter().rev().fold(0, |byte, x| byte << 1 | u8::from(is_left(x)));
-    let mask = Tensor::new(after.chunks(8).map(byte).collect::<Vec<u8>>(), &Device::Cpu)?;
-    let changes = before.iter().zip(&after).any(|(b, a)| is_left(a) && a.to_bits() != b.to_bits());
-    Ok((mask, if changes { Some(what_is_left(pruned.weight(), dtype)?) } else { None }))
-}
-
-/// The same, with no more brought to the host than is kept.
-fn what_changed_on_device(dense: &Tensor, pruned: &Tensor, dtype: DType) -> Result<(Tensor, Option<Tensor>)> {
-    #[cfg(feature = "cuda")]
-    if pruned.device().is_cuda() && pruned.dtype() == dtype {
-        return Ok(super::packing::pack_left(dense, pruned)?);
-    }
-    let left = pruned.ne(0f32)?;
-    let changes = (pruned.ne(dense)? * &left)?.max(D::Minus1)?.max_all()?.to_scalar::<u8>()?;
-    // Eight flags become a byte as the sum of powers of two.
-    let flags = left.flatten_all()?;
-    let flags = flags.pad_with_zeros(0, 0, flags.dim(0)?.next_multiple_of(8) - flags.dim(0)?)?;
-    let powers = Tensor::new(&[1f32, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0], flags.device())?;
-    let bytes = flags.reshape(((), 8))?.to_dtype(DType::F32)?.broadcast_mul(&powers)?.sum(D::Minus1)?;
-    let mask = bytes.to_dtype(DType::U8)?.to_device(&Device::Cpu)?;
-    Ok((mask, if changes > 0 { Some(what_is_left(pruned, dtype)?) } else { None }))
-}
-
-/// Whether a weight is no zero, of whatever sign.
-fn is_left(x: &f32) -> bool {
-    *x != 0.0
-}
-
-/// The weights that are left. Nothing is lost: pruned weights were rounded to this precision.
-fn what_is_left(weights: &Tensor, dtype: DType) -> Result<Tensor> {
-    let left = tensors::with_values(weights, |weights| {
-        let left = weights.par_chunks(CHUNK).map(|chunk| chunk.iter().copied().filter(is_left).collect::<Vec<f32>>());
-        left.collect::<Vec<_>>().concat()
-    })?;
-    Ok(tensors::to_dtype(&Tensor::new(left, &Device::Cpu)?, dtype)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_device_keeps_what_the_host_keeps() {
-        let weight = |f: fn(f32) -> f32| {
-            let values: Vec<f32> = (0..21).map(|i| f((i as f32 * 1.7).sin())).collect();
-            Linear::new(Tensor::from_vec(values, (3, 7), &Device::Cpu).unwrap(), None)
-        };
-        let dense = weight(|x| x);
-        let zeroed: fn(f32) -> f32 = |x| if x.abs() < 0.5 { 0.0 } else { x };
-        for (pruned, changes) in [(weight(zeroed), false), (weight(|x| if x < 0.2 { 0.0 } else { x * 2.0 }), true)] {
-            let (mask, values) = what_changed(&dense, &pruned, DType::F32).unwrap();
-            let on_device = what_changed_on_device(dense.weight(), pruned.weight(), DType::F32).unwrap();
-            assert_eq!(mask.to_vec1::<u8>().unwrap(), on_device.0.to_vec1::<u8>().unwrap());
-            assert_eq!((values.is_some(), on_device.1.is_some()), (changes, changes));
-            let numbers = |t: Option<Tensor>| t.map(|t| t.to_vec1::<f32>().unwrap());
-            assert_eq!(numbers(values), numbers(on_device.1));
-        }
     }
 }

@@ -216,15 +216,23 @@ impl Walk<'_> {
         let started = Instant::now();
         let dense = self.model.block(index)?;
         let mut block = dense.clone();
-        let mut block_pruner =
-            BlockPruner { walk: self, pruner, index, solving: Duration::ZERO, zeros: 0, weights: 0, layers: vec![] };
+        let mut block_pruner = BlockPruner {
+            walk: self,
+            pruner,
+            index,
+            solving: Duration::ZERO,
+            zeros: 0,
+            weights: 0,
+            layers: vec![],
+            changed: vec![],
+        };
         block_pruner.prune(&mut block, calibration, index + 1 == blocks).with_context(|| format!("block {index}"))?;
         self.model.device.synchronize()?;
-        let BlockPruner { layers, solving, zeros, weights, .. } = block_pruner;
+        let BlockPruner { layers, changed, solving, zeros, weights, .. } = block_pruner;
         seconds.calibrate += (started.elapsed() - solving).as_secs_f64();
         seconds.prune += solving.as_secs_f64();
         let record = BlockRecord { layers, zeros, weights };
-        saver.save(self.progress.pack_block(index, &dense, &block, &record, self.model.dtype)?)?;
+        saver.save(self.progress.pack_block(index, &block, &changed, &record, self.model.dtype)?)?;
         Ok(Made { dense, block, record })
     }
 
@@ -283,6 +291,8 @@ struct BlockPruner<'a> {
     zeros: u64,
     weights: u64,
     layers: Vec<LayerRecord>,
+    /// Of each, whether what is left may have other values than before.
+    changed: Vec<bool>,
 }
 
 impl BlockPruner<'_> {
@@ -400,12 +410,12 @@ impl BlockPruner<'_> {
         for index in linears {
             stop_if_interrupted(self.walk.watch)?;
             let dense = block.linears[index].weight();
-            let (weight, damping) = match prune.as_ref().filter(|_| !self.pruner.skip.has(self.index, index)) {
+            let (weight, changed, damping) = match prune.as_ref().filter(|_| !self.pruner.skip.has(self.index, index)) {
                 Some(prune) => {
                     let pruned = prune(dense).with_context(|| in_linear(index))?;
-                    (self.walk.model.round(&pruned.weight)?, pruned.damping)
+                    (self.walk.model.round(&pruned.weight)?, !self.pruner.method.keeps_values(), pruned.damping)
                 }
-                None => (dense.clone(), None),
+                None => (dense.clone(), false, None),
             };
             self.walk.model.device.synchronize()?;
             // What the linears of a site share counts for the first.
@@ -417,6 +427,7 @@ impl BlockPruner<'_> {
             if !self.pruner.skip.has(self.index, index) {
                 block.linears[index].set_weight(weight);
             }
+            self.changed.push(changed);
             self.layers.push(LayerRecord {
                 block: self.index,
                 linear: spec.linears[index].name.clone(),

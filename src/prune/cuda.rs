@@ -3,10 +3,10 @@
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::sys::CUdeviceptr;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, LaunchArgs, PushKernelArg};
-use candle_core::{CudaDevice, Result};
+use candle_core::{CudaDevice, CudaStorage, Device, Layout, Result, Storage, Tensor, WithDType, bail};
 
-use crate::gpu::kernels::{BLOCKS, NONE, THREADS, WARP, count, grid, kernel};
-use crate::gpu::products::{Matrix, MatrixMut, product};
+use crate::gpu::kernels::{BLOCKS, NONE, THREADS, WARP, count, grid, kernel, view};
+use crate::gpu::products::{Matrix, MatrixMut, Value, by_dtype, product};
 use crate::gpu::views::View;
 
 /// Which weights of a block of columns go.
@@ -173,4 +173,52 @@ pub fn solve(
         }
     }
     Ok(())
+}
+
+/// Weights whose flags make a byte; one thread packs them.
+const OCTET: usize = 8;
+
+/// A bit for each weight that is left, eight a byte and the first the lowest; and, if they `changed`, the weights that are
+/// left, in their own precision. Both on the host; the tensor is on a CUDA device.
+pub fn pack_left(weight: &Tensor, changed: bool) -> Result<(Tensor, Option<Tensor>)> {
+    let weight = weight.contiguous()?;
+    let (storage, layout) = weight.storage_and_layout();
+    let Storage::Cuda(storage) = &*storage else { bail!("weights are packed here on CUDA devices") };
+    by_dtype!(weight.dtype(), T => pack::<T>(storage, layout, changed))
+}
+
+fn pack<T: Value + WithDType>(
+    weight: &CudaStorage,
+    layout: &Layout,
+    changed: bool,
+) -> Result<(Tensor, Option<Tensor>)> {
+    let device = weight.device.clone();
+    let weights = view::<T>(weight, layout)?;
+    let all = layout.shape().elem_count();
+    let (bytes, tiles) = (all.div_ceil(OCTET), all.div_ceil(OCTET * THREADS).max(1));
+    // SAFETY: the kernel writes all of both.
+    let (mut bits, mut counts) = unsafe { (device.alloc::<u8>(bytes)?, device.alloc::<u32>(tiles)?) };
+    let (all, stored) = (all as u64, [("STORED", T::STORED)]);
+    let f = kernel(&device, "mark_left", &stored)?;
+    let mut launch = f.builder();
+    launch.arg(&weights).arg(&all).arg(&mut bits).arg(&mut counts);
+    // SAFETY: the arguments are those of the kernel, and there are so many weights.
+    unsafe { launch.launch(grid(tiles, 1)?) }.w()?;
+    let bits = Tensor::from_vec(device.clone_dtoh(&bits)?, bytes, &Device::Cpu)?;
+    if !changed {
+        return Ok((bits, None));
+    }
+    let mut left = 0;
+    let offset = |count: &u32| (left, left += *count as usize).0;
+    let offsets: Vec<usize> = device.clone_dtoh(&counts)?.iter().map(offset).collect();
+    let offsets: Vec<u32> = offsets.into_iter().map(count).collect::<Result<_>>()?;
+    let offsets = device.clone_htod(&offsets)?;
+    // SAFETY: the kernel writes as many as the counts add up to.
+    let mut values = unsafe { device.alloc::<T>(left)? };
+    let f = kernel(&device, "take_left", &stored)?;
+    let mut launch = f.builder();
+    launch.arg(&weights).arg(&all).arg(&offsets).arg(&mut values);
+    // SAFETY: the arguments are those of the kernel, and the offsets those of its tiles.
+    unsafe { launch.launch(grid(tiles, 1)?) }.w()?;
+    Ok((bits, Some(Tensor::from_vec(device.clone_dtoh(&values)?, left, &Device::Cpu)?)))
 }

@@ -28,6 +28,10 @@ impl Method for Magnitude {
         StatisticKind::None
     }
 
+    fn keeps_values(&self) -> bool {
+        true
+    }
+
     fn pruner(&self, _: &Statistic, sparsity: Sparsity) -> anyhow::Result<Pruner<'_>> {
         Ok(Box::new(move |weight| {
             let w = tensors::finite(weight, "weight")?;

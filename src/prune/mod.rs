@@ -8,6 +8,7 @@
 mod cuda;
 mod factor;
 mod magnitude;
+mod packed;
 mod select;
 mod sparsegpt;
 mod sparsity;
@@ -20,6 +21,7 @@ use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use packed::Packed;
 pub use sparsity::Sparsity;
 pub use statistic::{Accumulator, Statistic, StatisticKind};
 
@@ -34,6 +36,9 @@ pub trait Method: Send + Sync {
     /// # Errors
     /// Where the statistic has values that are not numbers, or the method's own algebra fails.
     fn pruner(&self, statistic: &Statistic, sparsity: Sparsity) -> anyhow::Result<Pruner<'_>>;
+
+    /// Whether what is left of a weight has the values that it had.
+    fn keeps_values(&self) -> bool;
 
     /// Prunes one weight, as [`Method::pruner`] does.
     fn prune(&self, weight: &Tensor, statistic: &Statistic, sparsity: Sparsity) -> anyhow::Result<Pruned> {

@@ -66,6 +66,10 @@ impl Method for SparseGpt {
         Ok(())
     }
 
+    fn keeps_values(&self) -> bool {
+        false
+    }
+
     fn pruner(&self, statistic: &Statistic, sparsity: Sparsity) -> anyhow::Result<Pruner<'_>> {
         let Statistic::Gram(gram) = statistic else {
             bail!("sparsegpt needs the Gram matrix of the inputs");

@@ -31,6 +31,10 @@ impl Method for Wanda {
         StatisticKind::ColumnNorms
     }
 
+    fn keeps_values(&self) -> bool {
+        true
+    }
+
     fn pruner(&self, statistic: &Statistic, sparsity: Sparsity) -> anyhow::Result<Pruner<'_>> {
         let Statistic::ColumnNorms(norms) = statistic else {
             bail!("wanda needs the norms of the input columns");

@@ -87,23 +87,19 @@ int main(int argc, char **argv) {
             compare_logits(dense.data(), pruned.data(), ids.data(), out.data(), n[0]);
         });
         write(out);
-    } else if (kernel == "pack_left") {  // count: before, after; whether any changed, the bytes, what is left
-        auto before = read(n[0]), after = read(n[0]);
-        std::vector<Stored> b, a;
-        for (float value : before) b.push_back(stored(value));
-        for (float value : after) a.push_back(stored(value));
+    } else if (kernel == "pack_left") {  // count: weights; the bytes, what is left
+        auto wide = read(n[0]);
+        std::vector<Stored> weights;
+        for (float value : wide) weights.push_back(stored(value));
         const u32 tiles = (n[0] + TILE - 1) / TILE;
         std::vector<unsigned char> bits((n[0] + 7) / 8, 0xff);
         std::vector<u32> counts(tiles, 12345), offsets;
-        u32 changed = 0, left = 0;
-        emulator::launch({tiles, 1}, THREADS, [&] {
-            mark_left(b.data(), a.data(), n[0], bits.data(), counts.data(), &changed);
-        });
+        u32 left = 0;
+        emulator::launch({tiles, 1}, THREADS, [&] { mark_left(weights.data(), n[0], bits.data(), counts.data()); });
         for (u32 count : counts) offsets.push_back(left), left += count;
         std::vector<Stored> values(left);
-        emulator::launch({tiles, 1}, THREADS, [&] { take_left(a.data(), n[0], offsets.data(), values.data()); });
-        std::vector<float> wide = {(float)changed};
-        for (unsigned char byte : bits) wide.push_back(byte);
+        emulator::launch({tiles, 1}, THREADS, [&] { take_left(weights.data(), n[0], offsets.data(), values.data()); });
+        wide.assign(bits.begin(), bits.end());
         for (Stored value : values) wide.push_back(widened(value));
         write(wide);
     } else if (kernel == "add_squares") {  // rows columns each: x, sums
