@@ -19,6 +19,7 @@ fn calipr() -> ExitCode {
         Command::Plan(args) => args.plan(),
         Command::Report(args) => args.report(),
         Command::Compare(args) => args.compare(),
+        Command::Export(args) => args.export(),
         Command::Reproduce(args) => args.reproduce(),
         Command::Bench(args) => args.bench(),
         Command::Cache(args) => args.cache(),

@@ -4,6 +4,7 @@ mod bench;
 mod cache;
 mod compare;
 mod environment;
+mod export;
 mod line;
 mod plan;
 mod report;
@@ -61,6 +62,11 @@ pub enum Command {
     ///
     /// The others are compared with the first, paired where they have the same samples of a suite.
     Compare(compare::CompareArgs),
+    /// Write the model of a cell as others load it: a Hugging Face folder of safetensors, or a GGUF file.
+    ///
+    /// Its weights come from the cache, or are pruned again; they are ordinary dense tensors with zeros. A README.md says what
+    /// the model is, and what the study found of it.
+    Export(export::ExportArgs),
     /// Run a study again from its results' run.json, all of it, and compare its values with the recorded ones.
     ///
     /// Exit codes: 0 all values are reproduced, 1 some are not, or the study cannot run.

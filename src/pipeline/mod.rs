@@ -5,6 +5,7 @@ pub mod bench;
 mod cache;
 mod cell;
 mod errors;
+mod export;
 mod inputs;
 mod material;
 mod memory;
@@ -22,6 +23,7 @@ pub use cell::{
     AnswersRecord, CellRecord, ErrorsRecord, LayerRecord, PrunedRecord, ScoresRecord, Seconds, Spent, Status,
     SuiteRecord,
 };
+pub use export::export;
 pub use inputs::{InputPart, Inputs};
 pub use material::Material;
 pub use memory::{peak_bytes, resident_bytes, total_bytes};

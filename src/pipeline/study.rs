@@ -28,7 +28,7 @@ use crate::fault::At;
 use crate::guard;
 use crate::metrics::{Family, Scores, log_likelihoods, score_positions};
 use crate::model::{Block, Embedding, Generator, Head, Model, Ropes, Tokenizer, device};
-use crate::prune::StatisticKind;
+use crate::prune::{Packed, StatisticKind};
 use crate::recipe::{Cell, Recipe, Unit, WindowUnit};
 use crate::size::Size;
 use crate::tensors;
@@ -254,16 +254,8 @@ impl<'a> Study<'a> {
         let mut seconds = Seconds::default();
         let ends = self.ends()?;
         let is_dense = cell.pruning.is_none();
-        let pruner = cell.pruning.as_ref().map(|p| Pruner {
-            method: self.recipe.method.get(p.method),
-            sparsity: p.sparsity,
-            spec: &self.recipe.prune,
-            skip: &self.inputs.skip,
-        });
-        let calibration = match cell.pruning.as_ref().and_then(|p| p.calibration.as_ref()) {
-            Some(drawn) => Some(self.calibration_windows(&drawn.name, drawn.seed, &mut None)?.passages()),
-            None => None,
-        };
+        let pruner = self.pruner(cell);
+        let calibration = self.calibration_passages(cell)?;
         let scored: Vec<&str> = missing.iter().filter(|m| m.scores).map(|m| m.name).collect();
         let errors_key = self.inputs.errors_key(self.recipe, cell).filter(|_| errors.is_none());
         let error_suite = self.recipe.error_suite().and_then(|name| self.materials.get(name));
@@ -325,6 +317,55 @@ impl<'a> Study<'a> {
             batch_tokens: walked.batch_tokens,
         };
         Ok((walked.record, spent))
+    }
+
+    /// Prunes what the cache lacks of a cell's blocks, and evaluates nothing.
+    ///
+    /// # Errors
+    /// Where a block cannot be pruned, or the run was interrupted.
+    pub fn prune(&self, cell: &Cell) -> Result<()> {
+        let is_there = (0..self.model.spec.blocks.len()).all(|index| self.progress(cell).has_block(index));
+        let Some(pruner) = self.pruner(cell).filter(|_| !is_there) else { return Ok(()) };
+        let ends = self.ends()?;
+        let calibration = self.calibration_passages(cell)?;
+        let walk = Walk {
+            model: &self.model,
+            embedding: &ends.embedding,
+            ropes: &ends.ropes,
+            watch: self.watch,
+            pruner: Some(pruner),
+            calibration: calibration.as_deref(),
+            suites: vec![],
+            errors_on: None,
+            keep: false,
+            progress: self.progress(cell),
+        };
+        self.ensure_memory(&walk)?;
+        walk.run()?;
+        walk.progress.forget();
+        Ok(())
+    }
+
+    /// What is kept of a pruned block, linear by linear; None where the cache lacks it.
+    pub fn packed_block(&self, cell: &Cell, index: usize) -> Option<Vec<Packed>> {
+        self.progress(cell).packed_block(index).map(|(_, packed)| packed)
+    }
+
+    fn pruner(&self, cell: &Cell) -> Option<Pruner<'_>> {
+        cell.pruning.as_ref().map(|p| Pruner {
+            method: self.recipe.method.get(p.method),
+            sparsity: p.sparsity,
+            spec: &self.recipe.prune,
+            skip: &self.inputs.skip,
+        })
+    }
+
+    /// What a cell's statistics are gathered on; None where it has none.
+    fn calibration_passages(&self, cell: &Cell) -> Result<Option<Vec<Passage>>> {
+        match cell.pruning.as_ref().and_then(|p| p.calibration.as_ref()) {
+            Some(drawn) => Ok(Some(self.calibration_windows(&drawn.name, drawn.seed, &mut None)?.passages())),
+            None => Ok(None),
+        }
     }
 
     /// An error where a cell would surely not fit into memory: better said than ended by the system, with all that runs.

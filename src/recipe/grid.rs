@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::Recipe;
+use super::{Grid, Recipe};
 use crate::prune::{MethodName, Sparsity, StatisticKind};
 
 /// One pruning of the model, or the dense model itself.
@@ -49,6 +49,24 @@ pub enum Axis {
     Method,
     Calibration,
     Sparsity,
+}
+
+impl Recipe {
+    /// The recipe of one cell alone, which nothing judges: of the same model, calibrated and pruned as it is here.
+    pub fn of_cell(&self, cell: &Cell) -> Self {
+        let mut recipe = self.clone();
+        recipe.suite.clear();
+        let pruning = cell.pruning.as_ref();
+        let drawn = pruning.and_then(|pruning| pruning.calibration.as_ref());
+        recipe.calibration.retain(|name, _| drawn.is_some_and(|drawn| drawn.name == *name));
+        recipe.grid = Grid {
+            method: pruning.iter().map(|pruning| pruning.method).collect(),
+            sparsity: pruning.iter().map(|pruning| pruning.sparsity).collect(),
+            calibration: drawn.map(|drawn| vec![drawn.name.clone()]),
+            seed: drawn.map(|drawn| vec![drawn.seed]),
+        };
+        recipe
+    }
 }
 
 impl Cell {

@@ -3,6 +3,7 @@
 //! A [`Report`] holds numbers and no layout; `sheets` lays it out as tables of text, the same for every format; a file of
 //! [`formats`] writes it as one format has it.
 
+mod card;
 mod compare;
 mod comparison;
 mod decision;
@@ -22,9 +23,11 @@ mod sample;
 
 use serde::Serialize;
 
+pub use card::Card;
 pub use compare::SideBySide;
 pub use comparison::{Apart, Comparison, TOLERANCE};
 pub use read::Wanted;
+pub use text::with_interval;
 
 use crate::results::CellCounts;
 use crate::statistics::Verdict;

@@ -1,6 +1,8 @@
 //! What the tests share: the real model, tiny random models made on the spot, and the program itself.
 #![allow(dead_code)] // every test binary uses another part
 
+pub mod architectures;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -157,7 +159,7 @@ impl Tiny {
 }
 
 /// The printable stand-ins that GPT-2 gives to bytes.
-fn byte_characters() -> Vec<char> {
+pub fn byte_characters() -> Vec<char> {
     let plain = |b: u32| (33..=126).contains(&b) || (161..=172).contains(&b) || (174..=255).contains(&b);
     let mut spare = 256;
     (0..256u32).map(|b| char::from_u32(if plain(b) { b } else { (spare, spare += 1).0 }).unwrap()).collect()

@@ -10,6 +10,7 @@ use crate::model::spec::{Activation, FeedForwardSpec, Inputs, Spec};
 
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "arcee",
+    class: "ArceeForCausalLM",
     models: "AFM",
     gguf: Some(Gguf { name: "arcee", keys: &[], factors: &[ROPE_FACTORS] }),
     tokenizer: TokenizerClass::OfFolder,

@@ -11,6 +11,7 @@ use crate::model::spec::{Activation, Alibi, BlockSpec, FeedForwardSpec, Heads, N
 
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "bloom",
+    class: "BloomForCausalLM",
     models: "BLOOM",
     gguf: Some(Gguf { name: "bloom", keys: &[], factors: &[] }),
     tokenizer: TokenizerClass::OfFolder,

@@ -12,6 +12,7 @@ use crate::model::spec::{Activation, BlockSpec, FeedForwardSpec, Inputs, NormSpe
 
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "cohere",
+    class: "CohereForCausalLM",
     models: "Command R",
     gguf: Some(Gguf { name: "command-r", keys: &["logit_scale"], factors: &[] }),
     tokenizer: TokenizerClass::Usually("CohereTokenizer"),

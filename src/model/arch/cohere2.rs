@@ -12,6 +12,7 @@ use crate::model::spec::{Heads, Spec};
 
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "cohere2",
+    class: "Cohere2ForCausalLM",
     models: "Command R7B and Command A",
     gguf: Some(Gguf { name: "cohere2", keys: &["logit_scale", "attention.sliding_window"], factors: &[] }),
     tokenizer: TokenizerClass::Usually("CohereTokenizer"),

@@ -14,6 +14,7 @@ use crate::model::spec::{
 
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "falcon",
+    class: "FalconForCausalLM",
     models: "Falcon",
     gguf: Some(Gguf { name: "falcon", keys: &[], factors: &[] }),
     tokenizer: TokenizerClass::OfFolder,

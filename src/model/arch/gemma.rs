@@ -11,6 +11,7 @@ use crate::model::spec::{Activation, FeedForwardSpec, Inputs, NormKind, NormSpec
 
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "gemma",
+    class: "GemmaForCausalLM",
     models: "Gemma",
     gguf: Some(Gguf { name: "gemma", keys: &[], factors: &[] }),
     tokenizer: TokenizerClass::Usually("GemmaTokenizer"),

@@ -13,6 +13,7 @@ use crate::model::spec::{Activation, FeedForwardSpec, Inputs, Norms, Spec};
 
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "gemma2",
+    class: "Gemma2ForCausalLM",
     models: "Gemma 2",
     gguf: Some(Gguf {
         name: "gemma2",

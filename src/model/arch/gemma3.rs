@@ -9,6 +9,7 @@ use crate::model::spec::Spec;
 
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "gemma3",
+    class: "Gemma3ForConditionalGeneration",
     models: "the text part of Gemma 3 with pictures",
     gguf: None,
     tokenizer: TokenizerClass::Usually("GemmaTokenizer"),

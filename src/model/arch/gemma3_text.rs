@@ -14,6 +14,7 @@ use crate::model::spec::{Activation, FeedForwardSpec, Inputs, NormSpec, Over, Sp
 
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "gemma3_text",
+    class: "Gemma3ForCausalLM",
     models: "Gemma 3",
     gguf: Some(Gguf {
         name: "gemma3",

@@ -7,7 +7,7 @@ use super::{Architecture, TokenizerClass, glm4};
 use crate::model::spec::{Norms, Spec};
 
 pub const ARCHITECTURE: Architecture =
-    Architecture { name: "glm", models: "GLM-4", gguf: None, tokenizer: TokenizerClass::AsItIs, spec };
+    Architecture { name: "glm", class: "GlmForCausalLM", models: "GLM-4", gguf: None, tokenizer: TokenizerClass::AsItIs, spec };
 
 fn spec(keys: &Keys) -> Result<Spec> {
     glm4::of_norms(keys, |_| Ok(Norms::default()))

@@ -12,6 +12,7 @@ use crate::model::spec::{Activation, FeedForwardSpec, FeedInputs, Inputs, Norms,
 
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "glm4",
+    class: "Glm4ForCausalLM",
     models: "GLM-4 0414",
     gguf: Some(Gguf { name: "glm4", keys: &["rope.dimension_count"], factors: &[] }),
     tokenizer: TokenizerClass::AsItIs,

@@ -11,6 +11,7 @@ use crate::model::spec::{Activation, FeedForwardSpec, Heads, Name, Norms, Positi
 
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "gpt2",
+    class: "GPT2LMHeadModel",
     models: "GPT-2",
     gguf: Some(Gguf { name: "gpt2", keys: &[], factors: &[] }),
     tokenizer: TokenizerClass::Usually("GPT2Tokenizer"),

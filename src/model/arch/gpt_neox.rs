@@ -12,6 +12,7 @@ use crate::model::spec::{Activation, BlockSpec, FeedForwardSpec, Heads, Name, No
 
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "gpt_neox",
+    class: "GPTNeoXForCausalLM",
     models: "GPT-NeoX and Pythia",
     gguf: Some(Gguf { name: "gptneox", keys: &["rope.dimension_count"], factors: &[] }),
     tokenizer: TokenizerClass::Usually("GPTNeoXTokenizer"),

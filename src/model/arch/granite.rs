@@ -12,6 +12,7 @@ use crate::model::spec::Spec;
 
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "granite",
+    class: "GraniteForCausalLM",
     models: "Granite 3",
     gguf: Some(Gguf {
         name: "granite",

@@ -11,6 +11,7 @@ use crate::model::spec::{Activation, BlockSpec, FeedForwardSpec, Inputs, Spec};
 
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "llama",
+    class: "LlamaForCausalLM",
     models: "Llama 1 to 3 and their like (TinyLlama, SmolLM2, Yi; in GGUF Mistral and Mixtral too)",
     gguf: Some(Gguf {
         name: "llama",

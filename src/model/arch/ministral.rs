@@ -4,6 +4,7 @@ use super::{Architecture, TokenizerClass, mistral};
 
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "ministral",
+    class: "MinistralForCausalLM",
     models: "Ministral",
     gguf: None,
     tokenizer: TokenizerClass::AsItIs,

@@ -10,7 +10,7 @@ use super::{Architecture, TokenizerClass};
 use crate::model::spec::Spec;
 
 pub const ARCHITECTURE: Architecture =
-    Architecture { name: "mistral", models: "Mistral", gguf: None, tokenizer: TokenizerClass::AsItIs, spec };
+    Architecture { name: "mistral", class: "MistralForCausalLM", models: "Mistral", gguf: None, tokenizer: TokenizerClass::AsItIs, spec };
 
 pub fn spec(keys: &Keys) -> Result<Spec> {
     let sizes = Sizes::read(

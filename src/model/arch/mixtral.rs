@@ -9,7 +9,7 @@ use super::{Architecture, TokenizerClass};
 use crate::model::spec::{Activation, BlockSpec, FeedForwardSpec, Inputs, Spec};
 
 pub const ARCHITECTURE: Architecture =
-    Architecture { name: "mixtral", models: "Mixtral", gguf: None, tokenizer: TokenizerClass::AsItIs, spec };
+    Architecture { name: "mixtral", class: "MixtralForCausalLM", models: "Mixtral", gguf: None, tokenizer: TokenizerClass::AsItIs, spec };
 
 fn spec(keys: &Keys) -> Result<Spec> {
     let keys = &keys.with_aliases(&[("num_experts", "num_local_experts")]);

@@ -7,6 +7,7 @@ mod gguf;
 mod keys;
 mod quantization;
 mod rope;
+mod to_hub;
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::quantized::gguf_file::Content;
@@ -17,11 +18,14 @@ use gguf::Gguf;
 pub use gguf::Tensors;
 use keys::Keys;
 pub use quantization::Quantization;
+pub use to_hub::hub_config;
 
 /// A family of models that are computed alike.
 pub struct Architecture {
     /// `model_type` in a `config.json`.
     pub name: &'static str,
+    /// Its class in transformers, which a `config.json` names under `architectures`.
+    pub class: &'static str,
     /// What people know the models by.
     pub models: &'static str,
     /// What it is in GGUF; None where calipr does not read it from there.

@@ -12,6 +12,7 @@ use crate::model::spec::{Activation, FeedForwardSpec, Inputs, NormKind, NormSpec
 
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "olmo",
+    class: "OlmoForCausalLM",
     models: "OLMo",
     gguf: Some(Gguf { name: "olmo", keys: &["attention.clamp_kqv"], factors: &[] }),
     tokenizer: TokenizerClass::Usually("GPTNeoXTokenizer"),

@@ -12,6 +12,7 @@ use crate::model::spec::{Activation, BlockSpec, FeedForwardSpec, Inputs, Norms, 
 
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "olmo2",
+    class: "Olmo2ForCausalLM",
     models: "OLMo 2 (in GGUF OLMo 3 too)",
     gguf: Some(Gguf { name: "olmo2", keys: &["attention.sliding_window", "rope.freq_base_swa"], factors: &[] }),
     tokenizer: TokenizerClass::AsItIs,

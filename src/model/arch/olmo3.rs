@@ -9,7 +9,7 @@ use super::{olmo2, rope};
 use crate::model::spec::Spec;
 
 pub const ARCHITECTURE: Architecture =
-    Architecture { name: "olmo3", models: "OLMo 3", gguf: None, tokenizer: TokenizerClass::AsItIs, spec };
+    Architecture { name: "olmo3", class: "Olmo3ForCausalLM", models: "OLMo 3", gguf: None, tokenizer: TokenizerClass::AsItIs, spec };
 
 /// θ where nothing says it.
 const THETA: f64 = 500_000.0;

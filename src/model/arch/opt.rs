@@ -12,7 +12,7 @@ use crate::model::spec::{
 };
 
 pub const ARCHITECTURE: Architecture =
-    Architecture { name: "opt", models: "OPT", gguf: None, tokenizer: TokenizerClass::Usually("GPT2Tokenizer"), spec };
+    Architecture { name: "opt", class: "OPTForCausalLM", models: "OPT", gguf: None, tokenizer: TokenizerClass::Usually("GPT2Tokenizer"), spec };
 
 /// PyTorch's, which no key says.
 const EPSILON: f64 = 1e-5;

@@ -14,6 +14,7 @@ use crate::model::spec::{
 
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "phi",
+    class: "PhiForCausalLM",
     models: "Phi 1 to 2",
     gguf: Some(Gguf { name: "phi2", keys: &["rope.dimension_count"], factors: &[] }),
     tokenizer: TokenizerClass::Usually("GPT2Tokenizer"),

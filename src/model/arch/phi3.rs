@@ -12,6 +12,7 @@ use crate::model::spec::{Activation, FeedForwardSpec, FeedInputs, Place, Spec};
 
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "phi3",
+    class: "Phi3ForCausalLM",
     models: "Phi 3 and 4",
     gguf: Some(Gguf { name: "phi3", keys: &["rope.dimension_count"], factors: &LONG_ROPE_FACTORS }),
     tokenizer: TokenizerClass::AsItIs,

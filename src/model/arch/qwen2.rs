@@ -13,6 +13,7 @@ use crate::model::spec::Spec;
 
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "qwen2",
+    class: "Qwen2ForCausalLM",
     models: "Qwen2 and Qwen2.5",
     gguf: Some(Gguf { name: "qwen2", keys: &[], factors: &[] }),
     tokenizer: TokenizerClass::Always("Qwen2Tokenizer"),

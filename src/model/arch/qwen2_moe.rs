@@ -12,6 +12,7 @@ use crate::model::spec::{Activation, FeedForwardSpec, Inputs, Spec};
 
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "qwen2_moe",
+    class: "Qwen2MoeForCausalLM",
     models: "Qwen1.5 and Qwen2 MoE",
     gguf: Some(Gguf { name: "qwen2moe", keys: &EXPERTS, factors: &[] }),
     tokenizer: TokenizerClass::Usually("Qwen2Tokenizer"),

@@ -12,6 +12,7 @@ use crate::model::spec::{AttentionSpec, NormSpec, Over, Spec};
 
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "qwen3",
+    class: "Qwen3ForCausalLM",
     models: "Qwen3",
     gguf: Some(Gguf { name: "qwen3", keys: &[], factors: &[] }),
     tokenizer: TokenizerClass::Usually("Qwen2Tokenizer"),

@@ -12,6 +12,7 @@ use crate::model::spec::{Activation, FeedForwardSpec, Inputs, Spec};
 
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "qwen3_moe",
+    class: "Qwen3MoeForCausalLM",
     models: "Qwen3 MoE",
     gguf: Some(Gguf { name: "qwen3moe", keys: &EXPERTS, factors: &[] }),
     tokenizer: TokenizerClass::Usually("Qwen2Tokenizer"),

@@ -13,6 +13,7 @@ use crate::model::spec::Spec;
 
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "smollm3",
+    class: "SmolLM3ForCausalLM",
     models: "SmolLM3",
     gguf: Some(Gguf { name: "smollm3", keys: &[], factors: &[] }),
     tokenizer: TokenizerClass::OfFolder,

@@ -12,6 +12,7 @@ use crate::model::spec::{Activation, BlockSpec, FeedForwardSpec, Inputs, NormSpe
 
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "stablelm",
+    class: "StableLmForCausalLM",
     models: "StableLM",
     gguf: Some(Gguf { name: "stablelm", keys: &["rope.dimension_count"], factors: &[] }),
     tokenizer: TokenizerClass::AsItIs,

@@ -11,6 +11,7 @@ use crate::model::spec::{Activation, FeedForwardSpec, Inputs, Norms, Spec};
 
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "starcoder2",
+    class: "Starcoder2ForCausalLM",
     models: "StarCoder 2",
     gguf: Some(Gguf { name: "starcoder2", keys: &[], factors: &[] }),
     tokenizer: TokenizerClass::Usually("GPT2Tokenizer"),

@@ -21,7 +21,7 @@ pub struct BlockSpec {
 
 impl BlockSpec {
     /// All of its norms, and how many values each is over.
-    pub(super) fn norms(&self, hidden: usize) -> impl Iterator<Item = (&NormSpec, usize)> {
+    pub fn norms(&self, hidden: usize) -> impl Iterator<Item = (&NormSpec, usize)> {
         let Norms { before_attention, after_attention, before_feed_forward, after_feed_forward } = &self.norms;
         let around = [before_attention, after_attention, before_feed_forward, after_feed_forward];
         let around = around.into_iter().flatten().map(move |norm| (norm, hidden));

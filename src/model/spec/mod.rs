@@ -5,6 +5,7 @@
 
 mod attention;
 mod block;
+mod compare;
 mod feed_forward;
 mod name;
 mod norm;

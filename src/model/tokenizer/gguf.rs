@@ -194,6 +194,27 @@ impl GgufVocabulary {
         self.ids.get(key).map(|id| self.tokens[*id].as_str())
     }
 
+    /// The id of a key.
+    pub fn id(&self, key: &str) -> Option<usize> {
+        self.ids.get(key).copied()
+    }
+
+    pub fn is_sentence_piece(&self) -> bool {
+        self.kind == "llama"
+    }
+
+    /// The ids of tokens that stand for text.
+    pub fn words(&self) -> impl Iterator<Item = u32> {
+        self.types.iter().enumerate().filter(|(_, kind)| **kind == NORMAL).map(|(id, _)| id as u32)
+    }
+
+    /// The tokens that SentencePiece may merge to, with their ids and scores.
+    pub fn scored(&self) -> impl Iterator<Item = (usize, &str, f32)> {
+        let merged = self.types.iter().zip(&self.tokens).zip(&self.scores).enumerate();
+        let merged = merged.filter(|(_, ((kind, _), _))| [NORMAL, USER_DEFINED].contains(*kind));
+        merged.map(|(id, ((_, token), score))| (id, token.as_str(), *score))
+    }
+
     /// Every token that ends what a model writes: by the file's keys, and by its text.
     pub fn ends(&self) -> Vec<u32> {
         let mut ends: BTreeSet<usize> = BTreeSet::new();

@@ -11,9 +11,9 @@ use candle_core::{Device, Tensor};
 use memmap2::Mmap;
 
 use super::gguf_header::unreadable_tensor;
-use super::{Weights, let_go, no_pointer};
+use super::{Form, StoredTensor, Weights, let_go, no_pointer};
 use crate::guard::guarded;
-use crate::model::arch::Tensors;
+use crate::model::arch::{self, Tensors};
 use crate::model::spec::{LinearSpec, Name, Spec, Stored};
 
 /// A memory-mapped GGUF model.
@@ -183,6 +183,11 @@ impl GgufFile {
         Ok(spec)
     }
 
+    /// The `config.json` that says of a Hugging Face folder what this file says of `spec`, and what it says.
+    pub fn hub_config(&self, spec: &Spec) -> Result<(serde_json::Value, Spec)> {
+        arch::hub_config(&self.parts[0].content, self, spec)
+    }
+
     /// A string of the metadata.
     pub fn string(&self, key: &str) -> Option<&str> {
         match self.metadata().get(key) {
@@ -262,6 +267,25 @@ impl Weights for GgufFile {
         // candle's Q4K is llama.cpp's Q4_K.
         let format = format!("{:?}", self.there(&name.gguf)?.1.ggml_dtype);
         Ok(format.strip_suffix('K').map_or(format.clone(), |bits| format!("{bits}_K")))
+    }
+
+    fn stored(&self) -> Result<Vec<StoredTensor<'_>>> {
+        let mut all = Vec::new();
+        for part in &self.parts {
+            let mut own: Vec<(&String, &TensorInfo)> = part.content.tensor_infos.iter().collect();
+            own.sort_unstable_by_key(|(_, info)| info.offset);
+            let stored = |(name, info): (&String, &TensorInfo)| StoredTensor {
+                name: name.clone(),
+                shape: info.shape.dims().to_vec(),
+                form: Form::Blocks,
+            };
+            all.extend(own.into_iter().map(stored));
+        }
+        Ok(all)
+    }
+
+    fn own_name_of(&self, name: &Name) -> Result<String> {
+        self.there(&name.gguf).map(|_| name.gguf.clone())
     }
 
     fn left_over(&self, names: &[Name]) -> Vec<String> {

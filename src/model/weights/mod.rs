@@ -45,6 +45,21 @@ fn no_pointer(path: &std::path::Path) -> Result<()> {
     Ok(())
 }
 
+/// A tensor as a file has it.
+pub struct StoredTensor<'a> {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub form: Form<'a>,
+}
+
+/// How a tensor is stored.
+pub enum Form<'a> {
+    /// As numbers of a type that safetensors has, in this many bytes.
+    Numbers(::safetensors::Dtype, &'a [u8]),
+    /// In blocks of GGUF, whatever their type.
+    Blocks,
+}
+
 /// A source of tensors.
 pub trait Weights: Send + Sync {
     /// The tensor on the CPU, in the precision that it is stored in (f32 where it is quantised).
@@ -73,6 +88,15 @@ pub trait Weights: Send + Sync {
     /// # Errors
     /// Where the file lacks it.
     fn format(&self, name: &Name) -> Result<String>;
+
+    /// Every tensor, in the order of the files.
+    fn stored(&self) -> Result<Vec<StoredTensor<'_>>>;
+
+    /// What the file calls a tensor.
+    ///
+    /// # Errors
+    /// Where the file lacks it.
+    fn own_name_of(&self, name: &Name) -> Result<String>;
 
     /// What the file has beyond the tensors of these names that a model might be meant to have, as the file calls it.
     fn left_over(&self, names: &[Name]) -> Vec<String>;

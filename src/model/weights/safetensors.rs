@@ -11,7 +11,7 @@ use safetensors::tensor::TensorView;
 use serde::Deserialize;
 
 use super::scaled::Scales;
-use super::{Weights, let_go, no_pointer};
+use super::{Form, StoredTensor, Weights, let_go, no_pointer};
 use crate::guard::guarded;
 use crate::model::arch::Quantization;
 use crate::model::spec::{LinearSpec, Name, Spec};
@@ -358,6 +358,21 @@ impl Weights for SafetensorsDir {
 
     fn format(&self, name: &Name) -> Result<String> {
         Ok(format!("{:?}", self.view(&self.stored_name(&name.hub)?)?.dtype()))
+    }
+
+    fn stored(&self) -> Result<Vec<StoredTensor<'_>>> {
+        let mut all = Vec::new();
+        for (_, file) in &self.files {
+            for (name, view) in file.tensors() {
+                let form = Form::Numbers(view.dtype(), view.data());
+                all.push(StoredTensor { name, shape: view.shape().to_vec(), form });
+            }
+        }
+        Ok(all)
+    }
+
+    fn own_name_of(&self, name: &Name) -> Result<String> {
+        self.stored_name(&name.hub)
     }
 
     fn left_over(&self, names: &[Name]) -> Vec<String> {

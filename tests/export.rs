@@ -1,0 +1,242 @@
+//! Models on their way out: what was written is read again, by calipr and (tests/scripts/exported.py) by others.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use calipr::model::{ModelFiles, Saving};
+use candle_core::quantized::{GgmlDType, gguf_file};
+use candle_core::{DType, Tensor};
+use common::architectures::{GgufFixture, compare, fixtures, open};
+use common::{Tiny, Workshop, read_table, texts, write_gguf};
+use rayon::prelude::*;
+use serde_json::{Value, json};
+
+/// Writes the model as it is.
+fn write(saving: &Saving, dir: &Path) -> Result<(), String> {
+    fs::create_dir_all(dir).unwrap();
+    saving.write(dir, "model", &mut |_, _, weight| Ok(weight), &mut |_, _| Ok(())).map_err(|error| format!("{error:#}"))
+}
+
+/// With a byte-level tokenizer of as many tokens as there are rows.
+fn with_tokenizer(fixture: &mut GgufFixture) {
+    let tokens = fixture.tensors["token_embd.weight"][0];
+    let characters = common::byte_characters();
+    let token = |id: usize| characters.get(id).map_or(format!("<extra_{id}>"), char::to_string);
+    let kinds: Vec<u32> = (0..tokens).map(|id| if id < characters.len() { 1 } else { 3 }).collect();
+    let words: Vec<String> = (0..tokens).map(token).collect();
+    let text = |text: &str| (json!("STRING"), json!(text));
+    let metadata = &mut fixture.metadata;
+    metadata.insert("tokenizer.ggml.model".into(), text("gpt2"));
+    metadata.insert("tokenizer.ggml.pre".into(), text("gpt-2"));
+    metadata.insert("tokenizer.ggml.tokens".into(), (json!(["ARRAY", "STRING"]), json!(words)));
+    metadata.insert("tokenizer.ggml.token_type".into(), (json!(["ARRAY", "INT32"]), json!(kinds)));
+    metadata.insert("tokenizer.ggml.merges".into(), (json!(["ARRAY", "STRING"]), json!([])));
+    metadata.insert("tokenizer.ggml.eos_token_id".into(), (json!("UINT32"), json!(3)));
+}
+
+#[test]
+fn a_gguf_file_becomes_a_folder_that_computes_the_same_or_is_refused() {
+    let kept = std::env::var_os("CALIPR_EXPORTED");
+    let all = fixtures::<GgufFixture>("tests/fixtures/architectures_gguf");
+    let check = |(name, mut fixture): (String, GgufFixture)| -> Result<Option<String>, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = kept.as_ref().map_or(dir.path().join("folder"), |kept| Path::new(kept).join(&name));
+        with_tokenizer(&mut fixture);
+        fixture.write(&dir.path().join("model.gguf"));
+        let files = ModelFiles::at(&dir.path().join("model.gguf")).unwrap();
+        let saving = match Saving::to_hub(&files, None, DType::F32) {
+            Ok(saving) => saving,
+            Err(error) => {
+                let said = format!("{error:#}");
+                let is_clear = said.contains("--format gguf writes a GGUF file");
+                return if is_clear { Ok(Some(name)) } else { Err(format!("{name}: {said}")) };
+            }
+        };
+        write(&saving, &folder).map_err(|error| format!("{name}: {error}"))?;
+        if kept.is_some() {
+            fs::write(folder.join("loss.json"), json!({"loss": fixture.loss}).to_string()).unwrap();
+        }
+        compare(&open(&folder)?, fixture.loss, &fixture.positions, &fixture.logits)
+            .map(|()| None)
+            .map_err(|error| format!("{name}: {error}"))
+    };
+    let (refused, wrong): (Vec<_>, Vec<_>) = all.into_par_iter().map(check).partition(Result::is_ok);
+    let wrong: Vec<String> = wrong.into_iter().filter_map(Result::err).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let refused: BTreeSet<String> = refused.into_iter().filter_map(Result::ok).flatten().collect();
+    assert_eq!(refused, BTreeSet::new());
+}
+
+#[test]
+fn a_gguf_file_becomes_one_of_another_precision() {
+    let all = fixtures::<GgufFixture>("tests/fixtures/architectures_gguf");
+    let check = |(name, fixture): &(String, GgufFixture)| -> Result<(), String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("first.gguf");
+        fixture.write(&path);
+        let files = ModelFiles::at(&path).unwrap();
+        for (dtype, exact) in [(DType::F32, true), (DType::F16, false)] {
+            let saving = Saving::to_gguf(&files, dtype).map_err(|error| format!("{name}: {error:#}"))?;
+            write(&saving, dir.path())?;
+            let again = open(&dir.path().join("model.gguf"))?;
+            if exact {
+                compare(&again, fixture.loss, &fixture.positions, &fixture.logits)
+                    .map_err(|error| format!("{name}: {error}"))?;
+            }
+            let bytes = fs::read(dir.path().join("model.gguf")).unwrap();
+            let content = gguf_file::Content::read(&mut std::io::Cursor::new(&bytes)).unwrap();
+            let expected = if dtype == DType::F16 { GgmlDType::F16 } else { GgmlDType::F32 };
+            assert_eq!(content.tensor_infos["token_embd.weight"].ggml_dtype, expected, "{name}");
+            let mut vectors = content.tensor_infos.values().filter(|info| info.shape.rank() == 1);
+            assert!(vectors.all(|info| info.ggml_dtype == GgmlDType::F32), "{name}");
+        }
+        Ok(())
+    };
+    let wrong: Vec<String> = all.par_iter().filter_map(|fixture| check(fixture).err()).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+const EVALUATION: &str = r#"
+name = "again"
+[model]
+source = "path:exported"
+[grid]
+method = ["magnitude"]
+sparsity = [0.5]
+[suite.text]
+dataset = "path:test.jsonl"
+windows = 5
+length = 64
+metrics = ["loss", "perplexity"]
+[suite.rows]
+dataset = "path:pairs.jsonl"
+max_new_tokens = 6
+metrics = ["f1"]
+"#;
+
+/// A study of cells of all kinds, with answers.
+fn shop(model: &str, write: impl FnOnce(&Workshop)) -> Workshop {
+    let shop = Workshop::new(&Tiny::default());
+    write(&shop);
+    let rows = "\n[suite.rows]\ndataset = \"path:pairs.jsonl\"\nmax_new_tokens = 6\nmetrics = [\"f1\"]\n";
+    fs::write(shop.path("recipe.toml"), common::RECIPE.replace("path:model", model) + rows).unwrap();
+    let row = |i: usize| format!("{{\"prompt\": \"{i} and\", \"completion\": \" {}\"}}\n", i + 1);
+    fs::write(shop.path("pairs.jsonl"), (0..6).map(row).collect::<String>()).unwrap();
+    fs::write(shop.path("again.toml"), EVALUATION).unwrap();
+    shop.succeeds(&["run", "recipe.toml"]);
+    shop
+}
+
+/// Whether the dense model of a study has the values, and gives the answers, that a cell of another has.
+fn assert_is_the_cell(shop: &Workshop, cell: &str) {
+    shop.succeeds(&["run", "again.toml", "--replace"]);
+    let rows = |study: &str, table: &str, cell: &str| -> Vec<Value> {
+        let rows = read_table(&shop.path("results").join(study).join(format!("{table}.parquet")));
+        rows.into_iter().filter(|row| row["cell"] == cell).collect()
+    };
+    let is = |row: &&Value| ["loss", "perplexity", "f1"].iter().any(|metric| row["metric"] == *metric);
+    let values = |rows: &[Value]| -> Vec<(Value, Value)> {
+        rows.iter().filter(is).map(|row| (row["metric"].clone(), row["value"].clone())).collect()
+    };
+    let (of_cell, again) = (rows("tiny", "metrics", cell), rows("again", "metrics", "dense"));
+    assert_eq!(values(&of_cell), values(&again), "{cell}");
+    assert_eq!(values(&again).len(), 3);
+    let answers = |rows: &[Value]| rows.iter().map(|row| row["prediction"].clone()).collect::<Vec<_>>();
+    assert_eq!(answers(&rows("tiny", "samples", cell)), answers(&rows("again", "samples", "dense")), "{cell}");
+}
+
+#[test]
+fn an_exported_cell_has_the_cells_figures_to_the_last_bit() {
+    let shop = shop("path:model", |_| ());
+    for cell in ["magnitude-0.5", "wanda-0.5-general-s0", "wanda-2:4-other-s0", "sparsegpt-0.5-general-s0"] {
+        let (said, _) = shop.succeeds(&["export", "results/tiny", cell, "--to", "exported"]);
+        assert!(said.contains(cell) && said.contains("in F32"), "{said}");
+        assert_is_the_cell(&shop, cell);
+        fs::remove_dir_all(shop.path("exported")).unwrap();
+    }
+    // Pruned again where the cache has been emptied.
+    fs::remove_dir_all(shop.path("cache")).unwrap();
+    shop.succeeds(&["export", "results/tiny", "sparsegpt-2:4-general", "--to", "exported"]);
+    assert_is_the_cell(&shop, "sparsegpt-2:4-general-s0");
+}
+
+#[test]
+fn a_cell_of_a_quantised_gguf_file_leaves_as_a_folder_and_as_a_file() {
+    let shop = shop("path:model.gguf", |shop| {
+        write_gguf(
+            &Tiny { hidden: 64, feed_forward: 96, ..Tiny::default() },
+            GgmlDType::Q8_0,
+            &shop.path("model.gguf"),
+        );
+    });
+    let cell = "sparsegpt-0.5-general-s0";
+    shop.succeeds(&["export", "results/tiny", cell, "--to", "exported"]);
+    assert_is_the_cell(&shop, cell);
+    shop.succeeds(&["export", "results/tiny", cell, "--to", "exported.gguf"]);
+    let again = fs::read_to_string(shop.path("again.toml")).unwrap();
+    fs::write(shop.path("again.toml"), again.replace("path:exported", "path:exported.gguf")).unwrap();
+    assert_is_the_cell(&shop, cell);
+}
+
+#[test]
+fn without_a_cell_the_best_one_leaves_and_the_card_says_what_it_is() {
+    let shop = shop("path:model", |_| ());
+    let (said, _) = shop.succeeds(&["export", "results/tiny", "--to", "exported"]);
+    let settings = read_table(&shop.path("results/tiny/settings.parquet"));
+    let f1 = |row: &&Value| row["metric"] == "f1" && row["setting"] != "dense";
+    let best = settings.iter().filter(f1).map(|row| row["value"].as_f64().unwrap()).fold(f64::MIN, f64::max);
+    let named = said.split(':').next().unwrap();
+    let chosen = settings.iter().filter(f1).find(|row| named.starts_with(row["setting"].as_str().unwrap()));
+    assert_eq!(chosen.unwrap()["value"].as_f64().unwrap(), best, "{said}");
+    let card = fs::read_to_string(shop.path("exported/README.md")).unwrap();
+    assert!(card.starts_with("---\nlibrary_name: transformers\n"), "{card}");
+    for part in ["| loss ↓ |", "| js_divergence ↓ |", "```toml\nname = \"tiny\"", "`model.safetensors`: `", "verdict"]
+    {
+        assert!(card.contains(part), "{part}: {card}");
+    }
+}
+
+#[test]
+fn a_precision_that_is_asked_for_is_that_of_every_tensor_and_of_the_config() {
+    let shop = shop("path:model", |_| ());
+    let (said, log) =
+        shop.succeeds(&["export", "results/tiny", "sparsegpt-0.5-general", "--to", "half", "--dtype", "bf16"]);
+    assert!(said.contains("in BF16") && log.contains("are rounded to bf16"), "{said}{log}");
+    let config: Value = serde_json::from_str(&fs::read_to_string(shop.path("half/config.json")).unwrap()).unwrap();
+    assert_eq!(config["dtype"], "bfloat16");
+    let tensors = candle_core::safetensors::load(shop.path("half/model.safetensors"), &candle_core::Device::Cpu);
+    assert!(tensors.unwrap().values().all(|tensor: &Tensor| tensor.dtype() == DType::BF16));
+    // What keeps its values has nothing to lose.
+    let (_, log) = shop.succeeds(&["export", "results/tiny", "wanda-0.5-general", "--to", "f32", "--dtype", "f32"]);
+    assert!(!log.contains("rounded"), "{log}");
+}
+
+#[test]
+fn what_cannot_be_exported_says_why_and_nothing_is_overwritten() {
+    let shop = shop("path:model", |_| ());
+    let refused = |arguments: &[&str], code: i32, says: &str| {
+        let output = shop.calipr(&[&["export", "results/tiny"], arguments].concat());
+        let (_, stderr) = texts(&output);
+        assert_eq!(output.status.code(), Some(code), "{stderr}");
+        assert!(stderr.contains(says), "{says}: {stderr}");
+    };
+    fs::create_dir_all(shop.path("taken")).unwrap();
+    fs::write(shop.path("taken/mine"), "mine").unwrap();
+    refused(&["--to", "taken"], 2, "is there already");
+    refused(&["--to", "taken/mine"], 2, "is there already");
+    assert_eq!(fs::read_to_string(shop.path("taken/mine")).unwrap(), "mine");
+    refused(&["wanda-0.6", "--to", "x"], 2, "wanda-0.6 is no cell of results/tiny; it has dense, magnitude-0.5");
+    refused(&["--to", "x.gguf", "--format", "hub"], 2, "no .gguf file");
+    refused(&["--to", "x.gguf"], 1, "convert_hf_to_gguf.py");
+    // The model is another one by now.
+    Tiny { hidden: 64, ..Tiny::default() }.write(&shop.path("model"));
+    refused(&["magnitude-0.5", "--to", "x"], 1, "since it ran, the model's");
+    assert!(!shop.path("x").exists() && !shop.path("x.gguf").exists());
+    let left = fs::read_dir(shop.dir.path())
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with(".calipr-unfinished"));
+    assert_eq!(left.count(), 0);
+}
