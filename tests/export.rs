@@ -182,6 +182,17 @@ fn a_cell_of_a_quantised_gguf_file_leaves_as_a_folder_and_as_a_file() {
 }
 
 #[test]
+fn what_is_verified_is_read_again_and_has_the_cells_figures() {
+    let shop = shop("path:model", |_| ());
+    let cell = "sparsegpt-0.5-general";
+    let (said, _) = shop.succeeds(&["export", "results/tiny", cell, "--to", "exported", "--verify"]);
+    let metrics = read_table(&shop.path("results/tiny/metrics.parquet"));
+    let f1 = metrics.iter().find(|row| row["cell"] == format!("{cell}-s0") && row["metric"] == "f1").unwrap();
+    let line = said.lines().find(|line| line.trim_start().starts_with("f1")).unwrap();
+    assert_eq!(line.matches(&f1["value"].as_f64().unwrap().to_string()).count(), 2, "{said}");
+}
+
+#[test]
 fn without_a_cell_the_best_one_leaves_and_the_card_says_what_it_is() {
     let shop = shop("path:model", |_| ());
     let (said, _) = shop.succeeds(&["export", "results/tiny", "--to", "exported"]);
@@ -228,7 +239,7 @@ fn what_cannot_be_exported_says_why_and_nothing_is_overwritten() {
     refused(&["--to", "taken"], 2, "is there already");
     refused(&["--to", "taken/mine"], 2, "is there already");
     assert_eq!(fs::read_to_string(shop.path("taken/mine")).unwrap(), "mine");
-    refused(&["wanda-0.6", "--to", "x"], 2, "wanda-0.6 is no cell of results/tiny; it has dense, magnitude-0.5");
+    refused(&["wanda-0.6", "--to", "x"], 2, "wanda-0.6 is no cell of the study; it has dense, magnitude-0.5");
     refused(&["--to", "x.gguf", "--format", "hub"], 2, "no .gguf file");
     refused(&["--to", "x.gguf"], 1, "convert_hf_to_gguf.py");
     // The model is another one by now.
@@ -239,4 +250,36 @@ fn what_cannot_be_exported_says_why_and_nothing_is_overwritten() {
         .unwrap()
         .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with(".calipr-unfinished"));
     assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn a_recipe_may_have_models_exported_when_its_cells_are_done() {
+    let shop = Workshop::new(&Tiny::default());
+    let recipe =
+        common::RECIPE.to_owned() + "\n[export]\ncells = [\"wanda-2:4-other\", \"magnitude-0.5\"]\ndtype = \"bf16\"\n";
+    fs::write(shop.path("recipe.toml"), &recipe).unwrap();
+    shop.succeeds(&["run", "recipe.toml"]);
+    let models = shop.path("results/tiny/models");
+    for name in ["wanda-2of4-other-s0", "magnitude-0.5"] {
+        assert!(open(&models.join(name)).is_ok(), "{name}");
+    }
+    // Once more nothing is written; another choice adds to it.
+    let (_, log) = shop.succeeds(&["run", "recipe.toml", "--set", "export.cells='best'"]);
+    assert_eq!(fs::read_dir(&models).unwrap().count(), 3, "{log}");
+    let (_, log) = shop.succeeds(&["run", "recipe.toml"]);
+    assert_eq!(log.matches("is there already").count(), 2, "{log}");
+    for (cells, says) in [
+        ("[\"wanda-0.5-genral\"]", "did you mean \"wanda-0.5-general\"?"),
+        ("\"worst\"", "expected \"best\", \"all\", or a list of cells"),
+        ("[]", "it names none"),
+    ] {
+        let output = shop.calipr(&["plan", "recipe.toml", "--set", &format!("export.cells={cells}")]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(texts(&output).1.contains(says), "{}", texts(&output).1);
+    }
+    // What cannot be made of the model is said before anything is computed.
+    for command in ["plan", "run"] {
+        let output = shop.calipr(&[command, "recipe.toml", "--set", "export.format='gguf'", "--out", "elsewhere"]);
+        assert!(!output.status.success() && texts(&output).1.contains("[export]"), "{}", texts(&output).1);
+    }
 }

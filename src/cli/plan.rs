@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::terminal::columns;
-use super::{StudyArgs, print, room};
+use super::{StudyArgs, export, print, room};
 use crate::data::Library;
 use crate::model::device;
 use crate::pipeline::{Inputs, Room, Work, check_data, plan};
@@ -34,6 +34,7 @@ impl StudyArgs {
             let intended = Intended { recipe: &recipe, library: &library, inputs: inputs.as_ref() };
             intended.check(&self.results_dir(&recipe))?;
         }
+        inputs.iter().try_for_each(|inputs| export::check(&recipe, &inputs.model))?;
         inputs.iter().try_for_each(|inputs| check_data(&recipe, inputs, &cache))?;
         let plan = plan(&recipe, inputs.as_ref(), &cache);
 

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::runner::Runner;
 use super::terminal::columns;
-use super::{CellsFailed, StudyArgs, print};
+use super::{CellsFailed, StudyArgs, export, print};
 use crate::data::Library;
 use crate::recipe::inert;
 use crate::report::formats::summary;
@@ -37,6 +37,7 @@ impl StudyArgs {
         print(&summary(&Report::read(&out, &Wanted::default())?, columns()))?;
         let dir = out.display();
         print(&format!("\ntables: {dir}\nplots, samples and comparisons: calipr report {dir} --to report.html\n"))?;
+        export::at_the_end(&out, &Library::of_recipe(&self.recipe), &fetcher, &cache, &terminal)?;
         match manifest.cells.failed {
             0 => Ok(()),
             failed => Err(CellsFailed(failed).into()),

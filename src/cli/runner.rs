@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Error, Result};
 
+use super::export;
 use super::line::Line;
 use super::room::{self, Keeper, Said};
 use super::terminal::Terminal;
@@ -68,6 +69,7 @@ impl Runner<'_> {
         let mut hold = cache.hold().inspect_err(|e| tracing::debug!("nothing is held in the cache: {e:#}")).ok();
         let devices = recipe.model.device.open()?;
         let inputs = Inputs::resolve(recipe, self.layers, library, self.fetcher, device::kind(&devices[0]))?;
+        export::check(recipe, &inputs.model)?;
         let intended = Intended { recipe, library, inputs: Some(&inputs) };
         let check = || if self.replaces { Ok(()) } else { intended.check(self.out) };
         check()?;

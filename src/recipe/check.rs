@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use indexmap::IndexSet;
 
 use super::problem::{Problem, Problems};
-use super::{Layers, Recipe, ReportSpec, Skip, Suite, Unit, Unskippable};
+use super::{Exported, Layers, Recipe, ReportSpec, Skip, Suite, Unit, Unskippable, cells};
 use crate::data::Library;
 use crate::fault::is_of_the_machine;
 use crate::metrics::Family;
@@ -39,6 +39,7 @@ pub fn check(recipe: &Recipe, library: &Library, layers: &Layers) -> Result<(), 
     }
     checker.grid(recipe);
     checker.report(recipe);
+    checker.export(recipe);
     checker.finish()
 }
 
@@ -299,6 +300,19 @@ impl Checker<'_> {
             }
         }
     }
+    /// What is to be exported is among the cells.
+    fn export(&mut self, recipe: &Recipe) {
+        let Some(Exported::Named(names)) = recipe.export.as_ref().map(|export| &export.cells) else { return };
+        if names.is_empty() {
+            self.add(&["export", "cells"], "it names none; expected \"best\", \"all\", or cells", None);
+        }
+        let known: IndexSet<String> = cells(recipe).iter().flat_map(|cell| [cell.id(), cell.setting().id()]).collect();
+        for (i, name) in names.iter().enumerate().filter(|(_, name)| !known.contains(*name)) {
+            let (message, hint) = unknown("cell", name, known.iter());
+            self.add(&["export", "cells", &i.to_string()], message, hint);
+        }
+    }
+
     /// What the report is about is there, and margins are some.
     fn report(&mut self, recipe: &Recipe) {
         let ReportSpec { suite, metric, margin } = &recipe.report;

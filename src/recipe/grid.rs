@@ -56,6 +56,7 @@ impl Recipe {
     pub fn of_cell(&self, cell: &Cell) -> Self {
         let mut recipe = self.clone();
         recipe.suite.clear();
+        recipe.export = None;
         let pruning = cell.pruning.as_ref();
         let drawn = pruning.and_then(|pruning| pruning.calibration.as_ref());
         recipe.calibration.retain(|name, _| drawn.is_some_and(|drawn| drawn.name == *name));

@@ -2,6 +2,7 @@
 
 mod check;
 mod devices;
+mod export;
 mod file;
 mod grid;
 pub mod keys;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use check::{check_against_model, inert};
 pub use devices::Devices;
+pub use export::{ExportSpec, Exported, ModelFormat};
 pub use grid::{Axis, Cell, Drawn, Pruning, Setting, cells};
 pub use layers::Layers;
 pub use problem::Problems;
@@ -58,6 +60,9 @@ pub struct Recipe {
     /// What the report is about, and what it takes for near enough.
     #[serde(default)]
     pub report: ReportSpec,
+    /// Models that are written when all cells are done, to `models` in the folder of results.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub export: Option<ExportSpec>,
 }
 
 /// The model to prune.

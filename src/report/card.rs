@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::text::{counted, interval, signed, within};
 use super::{Report, Setting, SettingRow, SuiteReport};
-use crate::recipe::Cell;
+use crate::recipe::{Cell, ModelFormat};
 use crate::results::Manifest;
 
 /// What is to be said of a model that was exported, beside its study.
@@ -14,8 +14,7 @@ pub struct Card<'a> {
     pub cell: &'a Cell,
     /// The precision that its files have.
     pub precision: &'a str,
-    /// What the files are: `safetensors` or `gguf`.
-    pub format: &'a str,
+    pub format: ModelFormat,
 }
 
 impl Card<'_> {
@@ -47,7 +46,7 @@ impl Card<'_> {
         if let Some(pruning) = &cell.pruning {
             let _ = writeln!(text, "- pruned\n- sparse\n- {}", pruning.method.as_str());
         }
-        if self.format == "gguf" {
+        if self.format == ModelFormat::Gguf {
             text += "- gguf\n";
         }
         let drawn = cell.pruning.as_ref().and_then(|pruning| pruning.calibration.as_ref());

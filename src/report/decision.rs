@@ -67,7 +67,7 @@ fn is_best(suite: &SuiteReport, column: usize, row: &SettingRow) -> bool {
 /// Parameters that are not zero: what the model has, without the zeros among the weights of its linears.
 fn parameters(manifest: &Manifest, setting: &Setting, cost: Option<&Cost>) -> Option<u64> {
     let all = manifest.model.parameters;
-    if setting.is_dense() {
+    if setting.is_dense() && cost.is_none_or(|cost| cost.zeros.is_empty()) {
         return Some(all);
     }
     Some(all.saturating_sub(mean(&cost?.zeros)?.round() as u64))
