@@ -6,8 +6,14 @@ use super::keys::Keys;
 use super::{Architecture, TokenizerClass, glm4};
 use crate::model::spec::{Norms, Spec};
 
-pub const ARCHITECTURE: Architecture =
-    Architecture { name: "glm", class: "GlmForCausalLM", models: "GLM-4", gguf: None, tokenizer: TokenizerClass::AsItIs, spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "glm",
+    class: "GlmForCausalLM",
+    models: "GLM-4",
+    gguf: None,
+    tokenizer: TokenizerClass::AsItIs,
+    spec,
+};
 
 fn spec(keys: &Keys) -> Result<Spec> {
     glm4::of_norms(keys, |_| Ok(Norms::default()))

@@ -9,8 +9,14 @@ use super::rope;
 use super::{Architecture, TokenizerClass};
 use crate::model::spec::Spec;
 
-pub const ARCHITECTURE: Architecture =
-    Architecture { name: "mistral", class: "MistralForCausalLM", models: "Mistral", gguf: None, tokenizer: TokenizerClass::AsItIs, spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "mistral",
+    class: "MistralForCausalLM",
+    models: "Mistral",
+    gguf: None,
+    tokenizer: TokenizerClass::AsItIs,
+    spec,
+};
 
 pub fn spec(keys: &Keys) -> Result<Spec> {
     let sizes = Sizes::read(

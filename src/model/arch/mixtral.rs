@@ -8,8 +8,14 @@ use super::rope::{self, Turn};
 use super::{Architecture, TokenizerClass};
 use crate::model::spec::{Activation, BlockSpec, FeedForwardSpec, Inputs, Spec};
 
-pub const ARCHITECTURE: Architecture =
-    Architecture { name: "mixtral", class: "MixtralForCausalLM", models: "Mixtral", gguf: None, tokenizer: TokenizerClass::AsItIs, spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "mixtral",
+    class: "MixtralForCausalLM",
+    models: "Mixtral",
+    gguf: None,
+    tokenizer: TokenizerClass::AsItIs,
+    spec,
+};
 
 fn spec(keys: &Keys) -> Result<Spec> {
     let keys = &keys.with_aliases(&[("num_experts", "num_local_experts")]);

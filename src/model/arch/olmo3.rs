@@ -8,8 +8,14 @@ use super::{Architecture, TokenizerClass};
 use super::{olmo2, rope};
 use crate::model::spec::Spec;
 
-pub const ARCHITECTURE: Architecture =
-    Architecture { name: "olmo3", class: "Olmo3ForCausalLM", models: "OLMo 3", gguf: None, tokenizer: TokenizerClass::AsItIs, spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "olmo3",
+    class: "Olmo3ForCausalLM",
+    models: "OLMo 3",
+    gguf: None,
+    tokenizer: TokenizerClass::AsItIs,
+    spec,
+};
 
 /// θ where nothing says it.
 const THETA: f64 = 500_000.0;

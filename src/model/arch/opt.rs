@@ -11,8 +11,14 @@ use crate::model::spec::{
     Spec,
 };
 
-pub const ARCHITECTURE: Architecture =
-    Architecture { name: "opt", class: "OPTForCausalLM", models: "OPT", gguf: None, tokenizer: TokenizerClass::Usually("GPT2Tokenizer"), spec };
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "opt",
+    class: "OPTForCausalLM",
+    models: "OPT",
+    gguf: None,
+    tokenizer: TokenizerClass::Usually("GPT2Tokenizer"),
+    spec,
+};
 
 /// PyTorch's, which no key says.
 const EPSILON: f64 = 1e-5;
