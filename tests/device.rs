@@ -144,7 +144,7 @@ fn scores_are_the_cpus() {
         let [pruned, head] = [&pruned, &head].map(|t| t.to_device(device).unwrap());
         let head = Head::of(Linear::new(head, None));
         // The teacher's states come from the cache, on the host.
-        let scores = score_positions(&predictions, 3, Some(&dense), &pruned, &head).unwrap();
+        let scores = score_positions(&predictions, 3, Some((&dense, &head)), (&pruned, &head)).unwrap();
         (scores, log_likelihoods(&predictions, 3, &pruned, &head).unwrap())
     };
     let ((cpu, cpu_likelihoods), (there, likelihoods)) = (score(&Device::Cpu), score(&gpu));

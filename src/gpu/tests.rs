@@ -240,7 +240,7 @@ fn logits_are_scored_as_on_the_cpu() {
             let head =
                 Head::of(Linear::new(Tensor::eye(vocabulary, candle_core::DType::F32, &Device::Cpu).unwrap(), None));
             let of = |values: &[f32]| tensor(values, (3, vocabulary));
-            let expected = score_positions(&predictions, 3, Some(&of(&dense)), &of(&pruned), &head).unwrap();
+            let expected = score_positions(&predictions, 3, Some((&of(&dense), &head)), (&of(&pruned), &head)).unwrap();
             let scores = emulator.run("compare_logits", &numbers, &[&dense, &pruned]);
             for (scores, expected) in scores.chunks(4).zip(&expected) {
                 for (a, b) in scores.iter().zip([expected.loss, expected.js, expected.kl, expected.agreement]) {

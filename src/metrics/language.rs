@@ -52,27 +52,26 @@ pub struct Prediction {
 
 /// The scores of `samples` samples, summed over their positions.
 ///
-/// Row i of `dense` and `pruned` (positions × hidden), last hidden states after the final norm, predicts
-/// `predictions[i]`; `head` (vocabulary × hidden) turns them into logits, on the device that it is on. Without `dense`,
-/// the model is compared with itself.
+/// Row i of `states` and of the dense ones (positions × hidden), last hidden states after the final norm, predicts
+/// `predictions[i]`; the head beside them (vocabulary × hidden) turns them into logits, on the device that it is on. Both
+/// heads have one vocabulary. Without `dense`, the model is compared with itself.
 pub fn score_positions(
     predictions: &[Prediction],
     samples: usize,
-    dense: Option<&Tensor>,
-    pruned: &Tensor,
-    head: &Head,
+    dense: Option<(&Tensor, &Head)>,
+    (states, head): (&Tensor, &Head),
 ) -> Result<Vec<Scores>> {
     let mut scores = vec![Scores::default(); samples];
-    let Some(dense) = dense else {
-        each_likelihood(predictions, pruned, head, |prediction, likelihood| {
+    let Some((dense, dense_head)) = dense else {
+        each_likelihood(predictions, states, head, |prediction, likelihood| {
             let itself = Scores { positions: 1.0, loss: -likelihood, agreement: 1.0, ..Scores::default() };
             scores[prediction.sample] += &itself;
         })?;
         return Ok(scores);
     };
     if !head.device().is_cpu() {
-        each_chunk_on_device(predictions, pruned, head, |first, predictions, ids, logits| {
-            let dense = logits_on_device(&dense.narrow(0, first, ids.len())?, head)?;
+        each_chunk_on_device(predictions, states, head, |first, predictions, ids, logits| {
+            let dense = logits_on_device(&dense.narrow(0, first, ids.len())?, dense_head)?;
             let scored = on_device::compare(&dense, logits, ids)?;
             scored.iter().zip(predictions).for_each(|(s, p)| scores[p.sample] += s);
             Ok(())
@@ -81,9 +80,9 @@ pub fn score_positions(
     }
     let vocabulary = head.vocabulary();
     let mut dense_logits = vec![0f32; CHUNK.min(predictions.len()) * vocabulary];
-    each_chunk(predictions, pruned, head, |first, predictions, logits| {
+    each_chunk(predictions, states, head, |first, predictions, logits| {
         let dense_logits = &mut dense_logits[..logits.len()];
-        recompute_logits(&dense.narrow(0, first, predictions.len())?, head, dense_logits)?;
+        recompute_logits(&dense.narrow(0, first, predictions.len())?, dense_head, dense_logits)?;
         let pairs = dense_logits.par_chunks(vocabulary).zip(logits.par_chunks(vocabulary)).zip(predictions);
         let scored: Vec<Scores> = pairs
             .map_init(Scratch::default, |scratch, ((dense, pruned), prediction)| {
@@ -468,9 +467,9 @@ mod tests {
             tensor(&pruned, positions),
             Head::of(Linear::new(tensor(&head, vocabulary), None)),
         );
-        let scored = score_positions(&predictions, 3, Some(&d), &p, &h).unwrap();
-        let itself = score_positions(&predictions, 3, None, &p, &h).unwrap();
-        assert_eq!(itself, score_positions(&predictions, 3, Some(&p), &p, &h).unwrap());
+        let scored = score_positions(&predictions, 3, Some((&d, &h)), (&p, &h)).unwrap();
+        let itself = score_positions(&predictions, 3, None, (&p, &h)).unwrap();
+        assert_eq!(itself, score_positions(&predictions, 3, Some((&p, &h)), (&p, &h)).unwrap());
         let likelihoods = log_likelihoods(&predictions, 3, &p, &h).unwrap();
 
         let logits = |states: &[f32], t: usize| -> Vec<f64> {

@@ -83,6 +83,7 @@ pub fn stages(
     let (embedding, ropes) = (model.embedding()?, model.ropes(length)?);
     let walk = |name: &str| Walk {
         model: &model,
+        beside: None,
         embedding: &embedding,
         ropes: &ropes,
         watch,
@@ -141,7 +142,7 @@ pub fn stages(
         (0..positions).map(|row| Prediction { sample: 0, id: row as u32 % spec.vocabulary as u32 }).collect();
     let score = |count: usize| {
         let states = states.narrow(0, 0, count)?;
-        score_positions(&predictions[..count], 1, Some(&states), &states, &head)
+        score_positions(&predictions[..count], 1, Some((&states, &head)), (&states, &head))
     };
     // Packs the head, as a study does once.
     score(if is_device { positions } else { 1 })?;

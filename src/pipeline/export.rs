@@ -27,7 +27,7 @@ pub fn export(
     study.prune(cell)?;
     let mut read: Option<(usize, Vec<Packed>)> = None;
     let mut change = |block: usize, linear: usize, dense: Tensor| -> Result<Tensor> {
-        if cell.pruning.is_none() {
+        if cell.pruning().is_none() {
             return Ok(dense);
         }
         if read.as_ref().is_none_or(|(index, _)| *index != block) {

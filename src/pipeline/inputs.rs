@@ -7,6 +7,7 @@ use candle_core::{DType, Device};
 use indexmap::IndexMap;
 
 use super::cache::{Key, Stage};
+use super::checkpoint::{InputCheckpoint, UncheckedCheckpoint};
 use super::errors::{ERROR_TOKENS, ERROR_TOKENS_OF_PASSAGE};
 use crate::data::{Asked, Library, Order, Packing, Part, Prompting, Rows, are_enough, asked, check, cut};
 use crate::digest::{self, Digest};
@@ -31,12 +32,43 @@ pub struct Inputs {
     pub skip: Skip,
     /// What the model's folder wants: the logits of tokens that are there already are divided by it.
     pub repetition_penalty: f32,
+    pub checkpoints: IndexMap<String, InputCheckpoint>,
     pub calibrations: IndexMap<String, InputPart>,
     pub suites: IndexMap<String, InputPart>,
     /// Where suites draw solved examples from, by the suite's name.
     pub shots: IndexMap<String, InputPart>,
     /// The kind of device that computes.
     device: &'static str,
+}
+
+/// What a model's folder wants of answers: the logits of tokens that are there already are divided by it.
+///
+/// # Errors
+/// Where it wants what the recipe's suites do not do.
+pub fn repetition_penalty(recipe: &Recipe, model: &ModelFiles) -> Result<f32> {
+    let generation = model.generation()?;
+    let mut repetition_penalty = 1.0;
+    for (name, suite) in recipe.suite.iter().filter(|(_, suite)| suite.wants(Family::Text)) {
+        let drawn = matches!(suite.unit(), Unit::Rows(unit) if unit.decoding.temperature > 0.0);
+        generation.check(drawn).at(|| format!("[suite.{name}]"))?;
+        repetition_penalty = generation.repetition_penalty()?;
+    }
+    Ok(repetition_penalty)
+}
+
+/// The digest of each of a model's files, by its name, and that of all; its weights are numbers.
+///
+/// # Errors
+/// Where a file cannot be read, or a weight is no number.
+pub fn digest_of(recipe: &Recipe, model: &ModelFiles, fetcher: &Fetcher) -> Result<(Vec<(String, Digest)>, Digest)> {
+    let files = Digest::of_large_files(&model.list()?, &fetcher.digests())?;
+    let digest = Digest::of(&files);
+    // No header tells. Read once, like the digest, and before anything is computed.
+    let dtype = recipe.model.dtype.into();
+    digest::check_once(&fetcher.digests(), &format!("finite-{}", DType::as_str(&dtype)), digest, || {
+        Model::open(model, dtype, Device::Cpu)?.check_finite()
+    })?;
+    Ok((files, digest))
 }
 
 /// What a data set is used for.
@@ -51,9 +83,7 @@ enum Axis {
 fn parts(recipe: &Recipe, library: &Library) -> Result<Vec<(Axis, String, String, Part)>> {
     let mut parts = Vec::new();
     let cells = cells(recipe);
-    let drawn = |name: &String| {
-        cells.iter().filter_map(|c| c.pruning.as_ref()?.calibration.as_ref()).any(|drawn| drawn.name == *name)
-    };
+    let drawn = |name: &String| cells.iter().filter_map(Cell::drawn).any(|drawn| drawn.name == *name);
     for (name, c) in recipe.calibration.iter().filter(|(name, _)| drawn(name)) {
         let part = library.get(&c.dataset)?.part(c.split.as_deref(), "train")?;
         parts.push((Axis::Calibration, name.clone(), c.dataset.clone(), part));
@@ -139,10 +169,17 @@ impl Inputs {
             }
         };
         let path = have("the model".into(), recipe.model.source.resolve(&library.bases(), fetcher));
+        let mut others = Vec::new();
+        for (name, checkpoint) in &recipe.checkpoint {
+            let path = checkpoint.source.resolve(&library.bases(), fetcher);
+            others.extend(have(format!("[checkpoint.{name}]"), path).map(|path| (name, path)));
+        }
         // A recipe that does not fit the model is wrong whatever else is missing.
         let no_model = |e: Error| Problems(vec![layers.problem(&["model", "source"], format!("{e:#}"), None)]);
         let model = path.map(|path| ModelFiles::at(&path).map_err(no_model)).transpose()?;
         let spec = model.as_ref().map(ModelFiles::spec).transpose()?;
+        let others = others.into_iter().map(|(name, path)| UncheckedCheckpoint::at(recipe, name, &path, layers));
+        let others = others.collect::<Result<Vec<_>>>()?;
         let skip = spec.as_ref().map(|spec| check_against_model(recipe, spec, layers)).transpose()?;
         spec.iter().flat_map(|spec| &spec.remarks).for_each(|remark| tracing::warn!("the model: {remark}"));
         let mut files = Vec::new();
@@ -162,20 +199,14 @@ impl Inputs {
         if let Some((name, _)) = recipe.suite.iter().find(|(_, suite)| chats(suite)) {
             model.check_chat_template().at(|| format!("[suite.{name}]"))?;
         }
-        let generation = model.generation()?;
-        let mut repetition_penalty = 1.0;
-        for (name, suite) in recipe.suite.iter().filter(|(_, suite)| suite.wants(Family::Text)) {
-            let drawn = matches!(suite.unit(), Unit::Rows(unit) if unit.decoding.temperature > 0.0);
-            generation.check(drawn).at(|| format!("[suite.{name}]"))?;
-            repetition_penalty = generation.repetition_penalty()?;
+        let repetition_penalty = repetition_penalty(recipe, &model)?;
+        let (model_files, model_digest) = digest_of(recipe, &model, fetcher)?;
+        let mut checkpoints = IndexMap::new();
+        for other in others {
+            let name = other.name.clone();
+            let checkpoint = other.checked(recipe, &model, &spec, layers, fetcher)?;
+            checkpoints.insert(name, checkpoint);
         }
-        let model_files = Digest::of_large_files(&model.list()?, &fetcher.digests())?;
-        let model_digest = Digest::of(&model_files);
-        // No header tells. Read once, like the digest, and before anything is computed.
-        let dtype = recipe.model.dtype.into();
-        digest::check_once(&fetcher.digests(), &format!("finite-{}", DType::as_str(&dtype)), model_digest, || {
-            Model::open(&model, dtype, Device::Cpu)?.check_finite()
-        })?;
         let (mut calibrations, mut suites, mut shots) = (IndexMap::new(), IndexMap::new(), IndexMap::new());
         for (axis, name, part, file) in files {
             let content = Digest::of_file(&file)?;
@@ -202,6 +233,7 @@ impl Inputs {
             spec,
             skip,
             repetition_penalty,
+            checkpoints,
             calibrations,
             suites,
             shots,
@@ -212,6 +244,9 @@ impl Inputs {
     /// Whether everything is here already; reaches out to nothing.
     pub fn are_local(recipe: &Recipe, library: &Library, fetcher: &Fetcher) -> Result<bool> {
         let mut local = recipe.model.source.local(&library.bases(), fetcher)?.is_some();
+        for checkpoint in recipe.checkpoint.values() {
+            local &= checkpoint.source.local(&library.bases(), fetcher)?.is_some();
+        }
         for (.., part) in parts(recipe, library)? {
             local &= part.local(fetcher)?.is_some();
         }
@@ -252,9 +287,20 @@ impl Inputs {
             shots: unit.shots,
             seed: if unit.shots > 0 { recipe.seed } else { 0 },
             chat: unit.chat,
-            context: self.spec.context,
+            context: self.context(),
             new_tokens: if suite.wants(Family::Text) { unit.decoding.max_new_tokens } else { 0 },
         })
+    }
+
+    /// What the model of a cell computes.
+    pub fn spec_of(&self, cell: &Cell) -> &Spec {
+        cell.checkpoint().map_or(&self.spec, |name| &self.checkpoints[name].spec)
+    }
+
+    /// The context of the model, or that of a checkpoint where it is shorter: what prompts are cut to, the same for all.
+    pub fn context(&self) -> usize {
+        let others = self.checkpoints.values().map(|checkpoint| checkpoint.spec.context);
+        others.fold(self.spec.context, usize::min)
     }
 
     /// The dense model's hidden states on a suite.
@@ -264,7 +310,10 @@ impl Inputs {
 
     /// A cell's pruning.
     pub fn pruned_key(&self, recipe: &Recipe, cell: &Cell) -> Key {
-        let pruning = cell.pruning.as_ref().map(|p| {
+        if let Some(checkpoint) = cell.checkpoint().map(|name| &self.checkpoints[name]) {
+            return Stage::Pruned.key(&("checkpoint", self.key_of_model(recipe, checkpoint.digest)));
+        }
+        let pruning = cell.pruning().map(|p| {
             let mut options = serde_json::to_value(&recipe.method).expect("options are plain data");
             options.sort_all_objects();
             let informed = recipe.method.get(p.method).statistic() != StatisticKind::None;
@@ -288,7 +337,7 @@ impl Inputs {
     /// The statistics of a cell's calibration as the dense model gives them, which cells share; None where there are
     /// none.
     pub fn statistics(&self, recipe: &Recipe, cell: &Cell) -> Option<Digest> {
-        let pruning = cell.pruning.as_ref()?;
+        let pruning = cell.pruning()?;
         let drawn = pruning.calibration.as_ref()?;
         let kind = recipe.method.get(pruning.method).statistic();
         let windows = self.calibration_key(recipe, &drawn.name, drawn.seed).digest();
@@ -301,9 +350,17 @@ impl Inputs {
         Stage::Scores.key(&(pruned.digest(), teacher.digest(), recipe.suite[suite].wants(Family::Choice)))
     }
 
-    /// The output errors of a cell's pruned weights; None of the dense model, and where no suite is scored.
+    /// The output errors of a cell's weights; None of the dense model, of a checkpoint whose linears are not those of the
+    /// dense model, and where no suite is scored.
     pub fn errors_key(&self, recipe: &Recipe, cell: &Cell) -> Option<Key> {
-        cell.pruning.as_ref()?;
+        let has_errors = match cell {
+            Cell::Dense => false,
+            Cell::Pruned(_) => true,
+            Cell::Checkpoint(_) => self.spec_of(cell).has_linears_of(&self.spec),
+        };
+        if !has_errors {
+            return None;
+        }
         let suite = self.suite_key(recipe, recipe.error_suite()?);
         let tokens = (ERROR_TOKENS, ERROR_TOKENS_OF_PASSAGE);
         Some(Stage::Errors.key(&(self.pruned_key(recipe, cell).digest(), suite.digest(), tokens)))
@@ -328,6 +385,10 @@ impl Inputs {
     }
 
     fn model_key(&self, recipe: &Recipe) -> Digest {
-        Digest::of(&(self.model_digest, recipe.model.dtype, self.device))
+        self.key_of_model(recipe, self.model_digest)
+    }
+
+    fn key_of_model(&self, recipe: &Recipe, digest: Digest) -> Digest {
+        Digest::of(&(digest, recipe.model.dtype, self.device))
     }
 }

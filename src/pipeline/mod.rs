@@ -4,6 +4,7 @@ mod answers;
 pub mod bench;
 mod cache;
 mod cell;
+mod checkpoint;
 mod errors;
 mod export;
 mod inputs;
@@ -23,6 +24,7 @@ pub use cell::{
     AnswersRecord, CellRecord, ErrorsRecord, LayerRecord, PrunedRecord, ScoresRecord, Seconds, Spent, Status,
     SuiteRecord,
 };
+pub use checkpoint::InputCheckpoint;
 pub use export::export;
 pub use inputs::{InputPart, Inputs};
 pub use material::Material;

@@ -101,7 +101,7 @@ pub fn check_data(recipe: &Recipe, inputs: &Inputs, cache: &Cache) -> Result<()>
         checked.at(|| format!("[suite.{name}], data set \"{}\"", suite.dataset))?;
     }
     let mut checked = HashSet::new();
-    for drawn in cells(recipe).iter().filter_map(|c| c.pruning.as_ref()?.calibration.as_ref()) {
+    for drawn in cells(recipe).iter().filter_map(Cell::drawn) {
         let is_cached = cache.contains(inputs.calibration_key(recipe, &drawn.name, drawn.seed));
         if !is_cached && checked.insert(drawn.name.clone()) {
             let c = &recipe.calibration[&drawn.name];
@@ -147,7 +147,7 @@ struct Size {
 impl Planner<'_> {
     fn stages(&self, cell: &Cell) -> Vec<PlannedStage> {
         let mut stages = Vec::new();
-        let drawn = cell.pruning.as_ref().and_then(|p| p.calibration.as_ref());
+        let drawn = cell.drawn();
         if let Some(drawn) = drawn {
             let c = &self.recipe.calibration[&drawn.name];
             let tokens = c.windows.saturating_mul(c.length);
@@ -175,8 +175,11 @@ impl Planner<'_> {
                 Some(Work::default()),
             ));
         }
-        let model = self.inputs.map(|i| &i.spec);
-        if let Some(pruning) = &cell.pruning {
+        let model = self.inputs.map(|i| i.spec_of(cell));
+        if cell.checkpoint().is_some() && self.inputs.is_some_and(|i| i.errors_key(self.recipe, cell).is_some()) {
+            stages.extend(self.recipe.error_suite().map(|suite| self.errors(cell, suite)));
+        }
+        if let Some(pruning) = cell.pruning() {
             let prune = self.pruning(cell, pruning);
             let drawn = drawn.filter(|_| self.shares_statistics());
             let statistics = drawn.map(|drawn| self.statistics(cell, pruning, drawn));
@@ -193,7 +196,7 @@ impl Planner<'_> {
                 // A row's share of the tokens.
                 Unit::Rows(_) => tokens.unwrap_or(0) / self.sizes[name.as_str()].rows.unwrap_or(1).max(1),
             };
-            if suite.is_scored() && cell.pruning.is_none() {
+            if suite.is_scored() && *cell == Cell::Dense {
                 let key = self.inputs.map(|i| i.teacher_key(self.recipe, name));
                 let bytes = both.map(|(t, c)| (4 * c.hidden as u64).saturating_mul(t as u64));
                 let work = both.map(|(t, c)| Work::walking(work::forward(c, t, length)));
@@ -202,8 +205,8 @@ impl Planner<'_> {
             if suite.is_scored() {
                 let key = self.inputs.map(|i| i.scores_key(self.recipe, cell, name));
                 let work = both.map(|(t, c)| {
-                    let forward = cell.pruning.as_ref().map(|_| work::forward(c, t, length));
-                    Work { walking: forward.unwrap_or(0.0), after: work::scoring(c, t) }
+                    let forward = if *cell == Cell::Dense { 0.0 } else { work::forward(c, t, length) };
+                    Work { walking: forward, after: work::scoring(c, t) }
                 });
                 let bytes = tokens.map(|t| t as u64 / 2);
                 stages.push(self.stage(format!("score {} on {name}", cell.id()), Stage::Scores, key, bytes, work));

@@ -12,6 +12,7 @@ use std::ops::Add;
 use super::cache::Stage;
 use super::plan::{Plan, PlannedCell, PlannedStage};
 use crate::prune::MethodName;
+use crate::recipe::Cell;
 
 /// What a cell is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -345,14 +346,14 @@ fn legs(cell: &PlannedCell) -> Vec<Leg> {
         stages.map(part).try_fold(0.0, |sum, work| Some(sum + work?))
     };
     let walk = Kind::Walk {
-        method: cell.cell.pruning.as_ref().map(|pruning| pruning.method),
+        method: cell.cell.pruning().map(|pruning| pruning.method),
         prunes: of(Stage::Pruned).next().is_some(),
         calibrates: of(Stage::Statistic).next().is_some(),
     };
     let walking = |stage: &PlannedStage| Some(stage.work?.walking);
     let after = |stage: &PlannedStage| Some(stage.work?.after);
     let mut legs = vec![Leg { kind: walk, work: sum(&mut cell.stages.iter().filter(|s| s.is_to_do()), walking) }];
-    let dense = cell.cell.pruning.is_none();
+    let dense = cell.cell == Cell::Dense;
     for (stage, kind) in [(Stage::Scores, Kind::Score { dense }), (Stage::Answers, Kind::Generate)] {
         if of(stage).next().is_some() {
             legs.push(Leg { kind, work: sum(&mut of(stage), after) });
@@ -366,7 +367,7 @@ mod tests {
     use super::super::plan::Work;
     use super::*;
     use crate::prune::Sparsity;
-    use crate::recipe::{Cell, Pruning};
+    use crate::recipe::Pruning;
 
     fn stage(stage: Stage, cached: bool, walking: f64, after: f64) -> PlannedStage {
         let work = Some(Work { walking, after });
@@ -384,7 +385,7 @@ mod tests {
             stage(Stage::Answers, false, 0.0, 5.0),
         ];
         let stages = if method.is_none() { dense.to_vec() } else { pruned.to_vec() };
-        PlannedCell { id: String::new(), cell: Cell { pruning }, stages }
+        PlannedCell { id: String::new(), cell: pruning.map_or(Cell::Dense, Cell::Pruned), stages }
     }
 
     const WANDA: Option<MethodName> = Some(MethodName::Wanda);

@@ -16,7 +16,7 @@ use super::stream::Stream;
 use super::{Doing, Watch, stop_if_interrupted};
 use crate::data::Passage;
 use crate::digest::Digest;
-use crate::model::{Block, Embedding, Model, Ropes, SiteSpec};
+use crate::model::{Block, Embedding, Linear, LinearSpec, Model, Ropes, SiteSpec};
 use crate::prune::{Accumulator, Method, Sparsity, Statistic, StatisticKind};
 use crate::recipe::{Propagation, PruneSpec, Schedule, Skip};
 use crate::tensors;
@@ -33,10 +33,12 @@ pub struct Pruner<'a> {
 /// A walk over a model.
 pub struct Walk<'a> {
     pub model: &'a Model,
+    /// The dense model, where the one that is walked is a checkpoint beside it.
+    pub beside: Option<&'a Model>,
     pub embedding: &'a Embedding,
     pub ropes: &'a Ropes,
     pub watch: &'a dyn Watch,
-    /// None leaves the model dense.
+    /// None leaves the model as it is.
     pub pruner: Option<Pruner<'a>>,
     /// What statistics are gathered on, where the method looks at inputs.
     pub calibration: Option<&'a [Passage]>,
@@ -249,9 +251,20 @@ impl Walk<'_> {
             seconds.calibrate += started.elapsed().as_secs_f64();
             return Ok(Made { dense, block, record });
         }
-        let (zeros, weights) = zeros_of_block(&block)?;
+        let layers = layers_as_they_are(index, &block)?;
+        let zeros = layers.iter().map(|(_, zeros)| zeros).sum();
+        let weights = layers.iter().map(|(layer, _)| (layer.rows * layer.columns) as u64).sum();
+        let mut record = BlockRecord { layers: vec![], zeros, weights };
+        if self.beside.is_some() {
+            record.layers = layers.into_iter().map(|(layer, _)| layer).collect();
+        }
+        // Errors are asked for only where the blocks are alike.
+        let dense = match self.beside.filter(|_| self.errors_on.is_some()) {
+            Some(model) => model.block(index)?,
+            None => dense,
+        };
         seconds.calibrate += started.elapsed().as_secs_f64();
-        Ok(Made { dense, block, record: BlockRecord { layers: vec![], zeros, weights } })
+        Ok(Made { dense, block, record })
     }
 }
 
@@ -458,12 +471,25 @@ fn warn_of_idle_experts(record: &PrunedRecord) {
     }
 }
 
-/// Zeros of all linears of a block, and their size.
-fn zeros_of_block(block: &Block) -> Result<(u64, u64)> {
-    block.linears.iter().try_fold((0, 0), |sum, linear| {
-        let (zeros_here, weights) = zeros(linear.weight())?;
-        Ok((sum.0 + zeros_here, sum.1 + weights))
-    })
+/// The linears of a block that nothing pruned here, each with its zeros.
+fn layers_as_they_are(block: usize, made: &Block) -> Result<Vec<(LayerRecord, u64)>> {
+    let layer = |(linear, spec): (&Linear, &LinearSpec)| {
+        let (rows, columns) = linear.weight().dims2()?;
+        let (zeros, weights) = zeros(linear.weight())?;
+        let layer = LayerRecord {
+            block,
+            linear: spec.name.clone(),
+            rows,
+            columns,
+            sparsity: zeros as f64 / weights as f64,
+            damping: None,
+            routed: None,
+            skipped: false,
+            seconds: 0.0,
+        };
+        Ok((layer, zeros))
+    };
+    made.linears.iter().zip(&made.spec.linears).map(layer).collect()
 }
 
 /// Zeros of a weight, and its size.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use indexmap::IndexSet;
 
 use super::problem::{Problem, Problems};
-use super::{Exported, Layers, Recipe, ReportSpec, Skip, Suite, Unit, Unskippable, cells};
+use super::{Cell, Exported, Layers, Recipe, ReportSpec, Skip, Suite, Unit, Unskippable, cells};
 use crate::data::Library;
 use crate::fault::is_of_the_machine;
 use crate::metrics::Family;
@@ -22,6 +22,7 @@ pub fn check(recipe: &Recipe, library: &Library, layers: &Layers) -> Result<(), 
     checker.name(&recipe.name);
     checker.model(recipe, library);
     let names = recipe.calibration.keys().map(|name| ("calibration", name));
+    let names = names.chain(recipe.checkpoint.keys().map(|name| ("checkpoint", name)));
     names.chain(recipe.suite.keys().map(|name| ("suite", name))).for_each(|(kind, name)| checker.name_of(kind, name));
     for (name, set) in &recipe.calibration {
         let key = ["calibration", name.as_str()];
@@ -37,7 +38,15 @@ pub fn check(recipe: &Recipe, library: &Library, layers: &Layers) -> Result<(), 
     if recipe.suite.is_empty() {
         checker.add(&["suite"], "there is none; a study needs at least one [suite.NAME] to judge its cells by", None);
     }
-    checker.grid(recipe);
+    match recipe.grid.is_empty() {
+        false => checker.grid(recipe),
+        true if recipe.checkpoint.is_empty() => {
+            let message = "there is none; a study needs a [grid] of prunings, or a [checkpoint.NAME] to judge";
+            checker.add(&["grid"], message, None);
+        }
+        true => {}
+    }
+    checker.checkpoints(recipe, library);
     checker.report(recipe);
     checker.export(recipe);
     checker.finish()
@@ -102,6 +111,24 @@ pub fn check_against_model(recipe: &Recipe, model: &Spec, layers: &Layers) -> Re
     Ok(skip.unwrap_or_else(|_| unreachable!("it was just said what is wrong with it")))
 }
 
+/// Checks that a checkpoint can read the windows of every suite.
+pub fn check_against_checkpoint(recipe: &Recipe, name: &str, spec: &Spec, layers: &Layers) -> Result<(), Problems> {
+    let mut checker = Checker { layers, problems: vec![] };
+    for (suite, s) in &recipe.suite {
+        let Unit::Windows(unit) = s.unit() else { continue };
+        let what = format!("windows of {} tokens, as [suite.{suite}] has them, are", unit.length);
+        let refusal = match spec.reach {
+            _ if unit.length > spec.context => {
+                Some(format!("{what} longer than the context of {} that this model has", spec.context))
+            }
+            Some(reach) if unit.length > reach.tokens => Some(reach.refusal(&what)),
+            _ => None,
+        };
+        refusal.into_iter().for_each(|said| checker.add(&["checkpoint", name, "source"], said, None));
+    }
+    checker.finish()
+}
+
 /// What is not wrong with a recipe, but probably not meant: keys that change nothing.
 pub fn inert(recipe: &Recipe, layers: &Layers) -> Vec<Problem> {
     let inert =
@@ -160,16 +187,34 @@ impl Checker<'_> {
         }
     }
 
-    fn model(&mut self, recipe: &Recipe, library: &Library) {
-        if let Source::Path(_) = recipe.model.source {
+    /// The source of a model.
+    fn source(&mut self, key: &[&str], source: &Source, library: &Library) {
+        if let Source::Path(_) = source {
             let fetcher = Fetcher { cache: PathBuf::new(), offline: true };
-            if let Err(e) = recipe.model.source.local(&library.bases(), &fetcher) {
-                self.add_error(&["model", "source"], &e);
+            if let Err(e) = source.local(&library.bases(), &fetcher) {
+                self.add_error(key, &e);
             }
         }
-        if let Source::Hub { dataset: true, .. } = recipe.model.source {
-            self.add(&["model", "source"], "it names a data set; expected a model, such as hf:OWNER/NAME", None);
+        if let Source::Hub { dataset: true, .. } = source {
+            self.add(key, "it names a data set; expected a model, such as hf:OWNER/NAME", None);
         }
+    }
+
+    fn checkpoints(&mut self, recipe: &Recipe, library: &Library) {
+        let all = cells(recipe);
+        let mut known: HashSet<String> = all.iter().filter(|cell| cell.checkpoint().is_none()).map(Cell::id).collect();
+        known.extend(all.iter().filter(|cell| cell.checkpoint().is_none()).map(|cell| cell.setting().id()));
+        for (name, checkpoint) in &recipe.checkpoint {
+            let key = ["checkpoint", name.as_str()];
+            if known.contains(name) {
+                self.add(&key, format!("\"{name}\" is already the name of a cell; give the checkpoint another"), None);
+            }
+            self.source(&[key[0], key[1], "source"], &checkpoint.source, library);
+        }
+    }
+
+    fn model(&mut self, recipe: &Recipe, library: &Library) {
+        self.source(&["model", "source"], &recipe.model.source, library);
         if let Err(e) = recipe.model.device.check() {
             self.add(&["model", "device"], e.to_string(), None);
         }
@@ -306,7 +351,8 @@ impl Checker<'_> {
         if names.is_empty() {
             self.add(&["export", "cells"], "it names none; expected \"best\", \"all\", or cells", None);
         }
-        let known: IndexSet<String> = cells(recipe).iter().flat_map(|cell| [cell.id(), cell.setting().id()]).collect();
+        let own = cells(recipe).into_iter().filter(|cell| cell.checkpoint().is_none());
+        let known: IndexSet<String> = own.flat_map(|cell| [cell.id(), cell.setting().id()]).collect();
         for (i, name) in names.iter().enumerate().filter(|(_, name)| !known.contains(*name)) {
             let (message, hint) = unknown("cell", name, known.iter());
             self.add(&["export", "cells", &i.to_string()], message, hint);

@@ -5,11 +5,15 @@ use serde::Serialize;
 use super::{Grid, Recipe};
 use crate::prune::{MethodName, Sparsity, StatisticKind};
 
-/// One pruning of the model, or the dense model itself.
+/// A model that a study judges.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Cell {
-    /// None: dense.
-    pub pruning: Option<Pruning>,
+pub enum Cell {
+    /// The recipe's model as it is.
+    Dense,
+    /// The same, pruned.
+    Pruned(Pruning),
+    /// What others made of it: a `[checkpoint.NAME]`.
+    Checkpoint(String),
 }
 
 /// What distinguishes a pruned cell.
@@ -32,6 +36,7 @@ pub struct Drawn {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Setting {
     Dense,
+    Checkpoint(String),
     Pruned {
         method: MethodName,
         sparsity: Sparsity,
@@ -49,6 +54,8 @@ pub enum Axis {
     Method,
     Calibration,
     Sparsity,
+    /// One of them is a checkpoint, the other another or a pruned setting.
+    Checkpoint,
 }
 
 impl Recipe {
@@ -56,9 +63,9 @@ impl Recipe {
     pub fn of_cell(&self, cell: &Cell) -> Self {
         let mut recipe = self.clone();
         recipe.suite.clear();
+        recipe.checkpoint.clear();
         recipe.export = None;
-        let pruning = cell.pruning.as_ref();
-        let drawn = pruning.and_then(|pruning| pruning.calibration.as_ref());
+        let (pruning, drawn) = (cell.pruning(), cell.drawn());
         recipe.calibration.retain(|name, _| drawn.is_some_and(|drawn| drawn.name == *name));
         recipe.grid = Grid {
             method: pruning.iter().map(|pruning| pruning.method).collect(),
@@ -70,6 +77,13 @@ impl Recipe {
     }
 }
 
+impl Grid {
+    /// Whether it is not there.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 impl Cell {
     /// A name that is unique in its study, such as `wanda-0.5-task-s0`.
     pub fn id(&self) -> String {
@@ -78,17 +92,41 @@ impl Cell {
     }
 
     pub fn setting(&self) -> Setting {
-        let pruned = |pruning: &Pruning| Setting::Pruned {
-            method: pruning.method,
-            sparsity: pruning.sparsity,
-            calibration: pruning.calibration.as_ref().map(|drawn| drawn.name.clone()),
-        };
-        self.pruning.as_ref().map_or(Setting::Dense, pruned)
+        match self {
+            Self::Dense => Setting::Dense,
+            Self::Pruned(Pruning { method, sparsity, calibration }) => Setting::Pruned {
+                method: *method,
+                sparsity: *sparsity,
+                calibration: calibration.as_ref().map(|drawn| drawn.name.clone()),
+            },
+            Self::Checkpoint(name) => Setting::Checkpoint(name.clone()),
+        }
+    }
+
+    /// How the model is pruned; None where it is not.
+    pub fn pruning(&self) -> Option<&Pruning> {
+        match self {
+            Self::Pruned(pruning) => Some(pruning),
+            Self::Dense | Self::Checkpoint(_) => None,
+        }
+    }
+
+    /// The checkpoint that it is.
+    pub fn checkpoint(&self) -> Option<&str> {
+        match self {
+            Self::Checkpoint(name) => Some(name),
+            Self::Dense | Self::Pruned(_) => None,
+        }
+    }
+
+    /// The calibration that it is pruned from.
+    pub fn drawn(&self) -> Option<&Drawn> {
+        self.pruning()?.calibration.as_ref()
     }
 
     /// The seed that its calibration windows were drawn by.
     pub fn seed(&self) -> Option<u64> {
-        Some(self.pruning.as_ref()?.calibration.as_ref()?.seed)
+        Some(self.drawn()?.seed)
     }
 }
 
@@ -97,6 +135,7 @@ impl Setting {
     pub fn id(&self) -> String {
         match self {
             Self::Dense => "dense".into(),
+            Self::Checkpoint(name) => name.clone(),
             Self::Pruned { method, sparsity, calibration: None } => format!("{}-{sparsity}", method.as_str()),
             Self::Pruned { method, sparsity, calibration: Some(name) } => {
                 format!("{}-{sparsity}-{name}", method.as_str())
@@ -104,33 +143,36 @@ impl Setting {
         }
     }
 
-    /// `dense`, or the method.
+    /// `dense`, `checkpoint`, or the method.
     pub fn method(&self) -> &'static str {
         match self {
             Self::Dense => "dense",
+            Self::Checkpoint(_) => "checkpoint",
             Self::Pruned { method, .. } => method.as_str(),
         }
     }
 
-    /// The fraction of weights asked to be zero.
-    pub fn ratio(&self) -> f64 {
+    /// The fraction of weights asked to be zero; None of a checkpoint, of which nothing was asked.
+    pub fn ratio(&self) -> Option<f64> {
         match self {
-            Self::Dense => 0.0,
-            Self::Pruned { sparsity, .. } => sparsity.ratio(),
+            Self::Dense => Some(0.0),
+            Self::Checkpoint(_) => None,
+            Self::Pruned { sparsity, .. } => Some(sparsity.ratio()),
         }
     }
 
-    /// `dense`, `unstructured`, or N:M.
+    /// `dense`, `checkpoint`, `unstructured`, or N:M.
     pub fn pattern(&self) -> String {
         match self {
             Self::Dense => "dense".into(),
+            Self::Checkpoint(_) => "checkpoint".into(),
             Self::Pruned { sparsity, .. } => sparsity.pattern(),
         }
     }
 
     pub fn calibration(&self) -> Option<&str> {
         match self {
-            Self::Dense => None,
+            Self::Dense | Self::Checkpoint(_) => None,
             Self::Pruned { calibration, .. } => calibration.as_deref(),
         }
     }
@@ -140,7 +182,8 @@ impl Setting {
         let (Self::Pruned { method, sparsity, calibration }, Self::Pruned { method: m, sparsity: s, calibration: c }) =
             (self, other)
         else {
-            return (self != other).then_some(Axis::Dense);
+            let axis = if [self, other].contains(&&Self::Dense) { Axis::Dense } else { Axis::Checkpoint };
+            return (self != other).then_some(axis);
         };
         let other_data = calibration.as_ref().zip(c.as_ref()).is_some_and(|(a, b)| a != b);
         match (method != m, sparsity != s, other_data) {
@@ -160,6 +203,7 @@ impl Axis {
             Self::Method => "method",
             Self::Calibration => "calibration",
             Self::Sparsity => "sparsity",
+            Self::Checkpoint => "checkpoint",
         }
     }
 
@@ -170,24 +214,25 @@ impl Axis {
             Self::Method => "methods of equal sparsity and calibration",
             Self::Calibration => "calibrations of equal method and sparsity",
             Self::Sparsity => "sparsities of equal method and calibration",
+            Self::Checkpoint => "checkpoints against other settings",
         }
     }
 }
 
 /// The cells of a study: dense first, then by method, sparsity, calibration and seed, each in the order
-/// that the grid lists them (calibrations that it does not list, as the recipe has them). Cells that cannot differ are
-/// one: a method without calibration has one cell a sparsity.
+/// that the grid lists them (calibrations that it does not list, as the recipe has them), then the checkpoints. Cells that
+/// cannot differ are one: a method without calibration has one cell a sparsity.
 pub fn cells(recipe: &Recipe) -> Vec<Cell> {
     let grid = &recipe.grid;
     let every: Vec<String> = recipe.calibration.keys().cloned().collect();
     let names = grid.calibration.as_ref().unwrap_or(&every);
     let only = [recipe.seed];
     let seeds = grid.seed.as_deref().unwrap_or(&only);
-    let mut cells = vec![Cell { pruning: None }];
+    let mut cells = vec![Cell::Dense];
     for &method in &grid.method {
         let blind = recipe.method.get(method).statistic() == StatisticKind::None;
         for &sparsity in &grid.sparsity {
-            let mut push = |calibration| cells.push(Cell { pruning: Some(Pruning { method, sparsity, calibration }) });
+            let mut push = |calibration| cells.push(Cell::Pruned(Pruning { method, sparsity, calibration }));
             if blind {
                 push(None);
                 continue;
@@ -199,6 +244,7 @@ pub fn cells(recipe: &Recipe) -> Vec<Cell> {
             }
         }
     }
+    cells.extend(recipe.checkpoint.keys().cloned().map(Cell::Checkpoint));
     cells
 }
 
@@ -232,11 +278,10 @@ mod tests {
     #[test]
     fn a_cell_is_its_setting_and_its_seed() {
         let drawn = |seed| Some(Drawn { name: "c4".into(), seed });
-        let cell = |calibration| Cell {
-            pruning: Some(Pruning { method: MethodName::Wanda, sparsity: Sparsity::Ratio(0.5), calibration }),
-        };
+        let pruning = |calibration| Pruning { method: MethodName::Wanda, sparsity: Sparsity::Ratio(0.5), calibration };
+        let cell = |calibration| Cell::Pruned(pruning(calibration));
         assert_eq!([cell(drawn(3)).id(), cell(None).id()], ["wanda-0.5-c4-s3", "wanda-0.5"]);
         assert_eq!(cell(drawn(3)).setting(), cell(drawn(4)).setting());
-        assert_eq!(Cell { pruning: None }.id(), "dense");
+        assert_eq!(Cell::Dense.id(), "dense");
     }
 }

@@ -137,6 +137,7 @@ impl Layers {
         let mut recipe: Recipe = extracted.map_err(|e| Problems(e.into_iter().map(|e| self.explain(e)).collect()))?;
         // figment sorts what it merges.
         recipe.calibration.sort_by_cached_key(|name, _| self.order(["calibration", name]));
+        recipe.checkpoint.sort_by_cached_key(|name, _| self.order(["checkpoint", name]));
         recipe.suite.sort_by_cached_key(|name, _| self.order(["suite", name]));
         Ok(recipe)
     }

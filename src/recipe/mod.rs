@@ -19,7 +19,7 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use check::{check_against_model, inert};
+pub use check::{check_against_checkpoint, check_against_model, inert};
 pub use devices::Devices;
 pub use export::{ExportSpec, Exported, ModelFormat};
 pub use grid::{Axis, Cell, Drawn, Pruning, Setting, cells};
@@ -46,9 +46,15 @@ pub struct Recipe {
     #[serde(default)]
     pub seed: u64,
     pub model: ModelSpec,
+    /// Models that others made of it, by name: a quantised, a fine-tuned or a pruned one, or a smaller one of the same
+    /// tokenizer. Each is a cell beside the grid's, and judged against the same dense model.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub checkpoint: IndexMap<String, Checkpoint>,
     /// The sets of windows that statistics are gathered on, by name, in the order of the file.
     #[serde(default)]
     pub calibration: IndexMap<String, Calibration>,
+    /// None prunes nothing: then only checkpoints are judged.
+    #[serde(default, skip_serializing_if = "Grid::is_empty")]
     pub grid: Grid,
     #[serde(default)]
     pub prune: PruneSpec,
@@ -108,6 +114,13 @@ impl From<Dtype> for DType {
     }
 }
 
+/// A model to judge beside those that the grid prunes. It is held in the precision of the model, on its device.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Checkpoint {
+    pub source: Source,
+}
+
 /// Token windows that statistics are gathered on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -141,7 +154,7 @@ fn concat() -> Packing {
 }
 
 /// The axes of the grid; every combination is a cell.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Grid {
     pub method: Vec<MethodName>,

@@ -43,13 +43,13 @@ impl Card<'_> {
             let _ = writeln!(text, "base_model: {id}\nbase_model_relation: finetune");
         }
         text += "library_name: transformers\npipeline_tag: text-generation\ntags:\n- calipr\n";
-        if let Some(pruning) = &cell.pruning {
+        if let Some(pruning) = cell.pruning() {
             let _ = writeln!(text, "- pruned\n- sparse\n- {}", pruning.method.as_str());
         }
         if self.format == ModelFormat::Gguf {
             text += "- gguf\n";
         }
-        let drawn = cell.pruning.as_ref().and_then(|pruning| pruning.calibration.as_ref());
+        let drawn = cell.drawn();
         let source = drawn.and_then(|drawn| Some(&manifest.calibrations.get(&drawn.name)?.data.source));
         let of_hub = source.and_then(|source| source.strip_prefix("hf:datasets/"));
         if let Some(id) = of_hub.map(|id| id.split(['@', ':']).next().unwrap_or(id)) {
@@ -63,7 +63,7 @@ impl Card<'_> {
         let Self { manifest, cell, precision, .. } = *self;
         let version = manifest.versions.get("calipr").map_or(String::new(), |version| format!(" {version}"));
         let source = &manifest.model.source;
-        let mut text = match &cell.pruning {
+        let mut text = match cell.pruning() {
             None => format!("{source} as it was, written by calipr{version}."),
             Some(pruning) => {
                 let method = pruning.method.as_str();
@@ -74,7 +74,7 @@ impl Card<'_> {
                 format!("{source}, pruned by {method} with calipr{version}: {left}.")
             }
         };
-        if let Some(drawn) = cell.pruning.as_ref().and_then(|pruning| pruning.calibration.as_ref())
+        if let Some(drawn) = cell.drawn()
             && let Some(entry) = manifest.calibrations.get(&drawn.name)
         {
             let _ = write!(

@@ -66,7 +66,8 @@ fn is_best(suite: &SuiteReport, column: usize, row: &SettingRow) -> bool {
 
 /// Parameters that are not zero: what the model has, without the zeros among the weights of its linears.
 fn parameters(manifest: &Manifest, setting: &Setting, cost: Option<&Cost>) -> Option<u64> {
-    let all = manifest.model.parameters;
+    let model = manifest.checkpoints.get(&setting.name).filter(|_| setting.is_checkpoint()).unwrap_or(&manifest.model);
+    let all = model.parameters;
     if setting.is_dense() && cost.is_none_or(|cost| cost.zeros.is_empty()) {
         return Some(all);
     }

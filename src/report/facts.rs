@@ -18,8 +18,12 @@ pub fn facts(manifest: &Manifest, achieved: &Achieved) -> Vec<Fact> {
         fact("weights", weights(&manifest.model)),
         fact("tokenizer", tokenizer(&manifest.model)),
     ];
+    let checkpoint = |(name, entry): (&String, &ModelEntry)| fact(&format!("checkpoint {name}"), checkpoint(entry));
+    facts.extend(manifest.checkpoints.iter().map(checkpoint));
     let grid = &manifest.recipe.grid;
-    facts.push(fact("pruning", said(&plain(&manifest.recipe.prune))));
+    if !grid.method.is_empty() {
+        facts.push(fact("pruning", said(&plain(&manifest.recipe.prune))));
+    }
     if !achieved.is_empty() {
         facts.push(fact("zeros achieved", zeros(achieved)));
     }
@@ -47,6 +51,18 @@ fn model(model: &ModelEntry) -> String {
         grouped(model.parameters),
         grouped(model.prunable_parameters),
         grouped(model.vocabulary as u64),
+        digest(&model.digest)
+    )
+}
+
+fn checkpoint(model: &ModelEntry) -> String {
+    let formats: Vec<String> = model.stored.formats.keys().cloned().collect();
+    let stored = model.stored.quantised.clone().unwrap_or_else(|| list(&formats));
+    format!(
+        "{}: {}, {} parameters, stored as {stored}; {}",
+        model.source,
+        model.architecture,
+        grouped(model.parameters),
         digest(&model.digest)
     )
 }

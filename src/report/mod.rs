@@ -66,10 +66,10 @@ pub struct Setting {
     /// Unique in its study: `dense`, `magnitude-0.5`, `wanda-2:4-task`.
     pub name: String,
     pub method: String,
-    /// `dense`, `unstructured` or `N:M`.
+    /// `dense`, `checkpoint`, `unstructured` or `N:M`.
     pub pattern: String,
-    /// Fraction of weights asked to be zero.
-    pub sparsity: f64,
+    /// Fraction of weights asked to be zero; none of a checkpoint.
+    pub sparsity: Option<f64>,
     /// None where the method needs none.
     pub calibration: Option<String>,
 }
@@ -79,9 +79,16 @@ impl Setting {
         self.pattern == "dense"
     }
 
-    /// The sparsity as the recipe has it: `0.5` or `2:4`.
+    pub fn is_checkpoint(&self) -> bool {
+        self.pattern == "checkpoint"
+    }
+
+    /// The sparsity as the recipe has it, `0.5` or `2:4`; of a checkpoint, which has none, its name.
     pub fn strength(&self) -> String {
-        text::strength(&self.pattern, self.sparsity)
+        match self.sparsity {
+            Some(sparsity) => text::strength(&self.pattern, sparsity),
+            None => self.name.clone(),
+        }
     }
 }
 
@@ -183,7 +190,7 @@ pub struct SettingRow {
 /// Two settings that differ in one thing, on one metric.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Contrast {
-    /// In what they differ: `dense` (from it), `method`, `calibration`, `sparsity`.
+    /// In what they differ: `dense` (from it), `method`, `calibration`, `sparsity`, `checkpoint`.
     pub axis: String,
     /// The comparisons that `p_adjusted` was corrected for, in words.
     pub family: String,

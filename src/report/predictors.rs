@@ -31,7 +31,7 @@ pub fn ranks_alike(one: &str, other: &str) -> bool {
 fn strengths(suites: &[SuiteReport]) -> Vec<String> {
     let mut strengths: Vec<String> = vec![];
     let pruned = suites.iter().flat_map(|suite| &suite.rows).filter(|row| !row.setting.is_dense());
-    for strength in pruned.map(|row| row.setting.strength()) {
+    for strength in pruned.filter(|row| !row.setting.is_checkpoint()).map(|row| row.setting.strength()) {
         if !strengths.contains(&strength) {
             strengths.push(strength);
         }
@@ -133,7 +133,7 @@ mod tests {
                 name: format!("setting-{i}"),
                 method: "wanda".into(),
                 pattern: "unstructured".into(),
-                sparsity: if i.is_multiple_of(2) { 0.5 } else { 0.6 },
+                sparsity: Some(if i.is_multiple_of(2) { 0.5 } else { 0.6 }),
                 calibration: None,
             },
             values: metrics.iter().map(|(.., values)| value(values[i])).collect(),

@@ -217,7 +217,11 @@ impl Tables<'_> {
         let weights = || col("rows").cast(DataType::Float64) * col("columns").cast(DataType::Float64);
         let mean = |name: &str| ((col(name) * weights()).sum() / weights().sum()).alias(name);
         let table = self.query("layers", |t| {
-            t.group_by_stable(["method", "pattern", "sparsity", "calibration", "block"].map(col)).agg([
+            // What a checkpoint is called, only its cell says.
+            let checkpoint = when(col("pattern").eq(lit("checkpoint"))).then(col("cell")).otherwise(lit(NULL));
+            let setting = ["method", "pattern", "sparsity", "calibration"].map(col).into_iter();
+            let setting = setting.chain([checkpoint.cast(DataType::String).alias("checkpoint"), col("block")]);
+            t.group_by_stable(setting.collect::<Vec<_>>()).agg([
                 mean("achieved_sparsity"),
                 col("error_suite").first().alias("error_suite"),
                 // A sum skips nulls: where no error was measured there is none.
@@ -229,14 +233,16 @@ impl Tables<'_> {
             ])
         })?;
         let (methods, patterns) = (table.texts("method")?, table.texts("pattern")?);
-        let (sparsities, calibrations) = (table.reals("sparsity")?, table.some_texts("calibration")?);
+        let (sparsities, calibrations) = (table.some_reals("sparsity")?, table.some_texts("calibration")?);
+        let checkpoints = table.some_texts("checkpoint")?;
         let (blocks, achieved) = (table.counts("block")?, table.reals("achieved_sparsity")?);
         let errors = table.some_reals("relative_error")?;
         let point = |i: usize| {
-            let strength = text::strength(&patterns[i], sparsities[i]);
+            let strength = text::strength(&patterns[i], sparsities[i].unwrap_or(0.0));
             let calibrated = calibrations[i].as_ref().map_or(String::new(), |name| format!("-{name}"));
+            let pruned = || format!("{}-{strength}{calibrated}", methods[i]);
             let setting = Setting {
-                name: format!("{}-{strength}{calibrated}", methods[i]),
+                name: checkpoints[i].clone().unwrap_or_else(pruned),
                 method: methods[i].clone(),
                 pattern: patterns[i].clone(),
                 sparsity: sparsities[i],
@@ -250,7 +256,8 @@ impl Tables<'_> {
 
     /// How sparse cells became, in the order of the grid.
     fn achieved(&self) -> Result<Achieved> {
-        let of_pruned = col("achieved_sparsity").is_not_null().and(col("pattern").neq(lit("dense")));
+        let of_pruned = col("achieved_sparsity").is_not_null().and(col("sparsity").is_not_null());
+        let of_pruned = of_pruned.and(col("pattern").neq(lit("dense")));
         let table = self.query("cells", |t| {
             let zeros = || col("achieved_sparsity");
             let range = [zeros().min().alias("least"), zeros().max().alias("most")];

@@ -9,7 +9,8 @@ fn setting(method: &str, pattern: &str, sparsity: f64, calibration: Option<&str>
         (_, None) => format!("{method}-{strength}"),
         (_, Some(calibration)) => format!("{method}-{strength}-{calibration}"),
     };
-    Setting { name, method: method.into(), pattern: pattern.into(), sparsity, calibration: calibration.map(Into::into) }
+    let (method, pattern, calibration) = (method.into(), pattern.into(), calibration.map(Into::into));
+    Setting { name, method, pattern, sparsity: Some(sparsity), calibration }
 }
 
 fn settings() -> Vec<Setting> {

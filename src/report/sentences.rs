@@ -27,8 +27,10 @@ fn best(decision: &Decision) -> Option<String> {
             counted(decision.samples, &decision.unit)
         ));
     }
+    let (checkpoints, of_grid): (Vec<&DecisionRow>, Vec<_>) =
+        pruned.iter().partition(|row| row.setting.is_checkpoint());
     let mut groups: Vec<(String, Vec<&DecisionRow>)> = vec![];
-    for row in pruned.iter().filter(|row| row.best) {
+    for row in of_grid.iter().filter(|row| row.best) {
         match groups.iter_mut().find(|(strength, _)| *strength == row.setting.strength()) {
             Some((_, rows)) => rows.push(row),
             None => groups.push((row.setting.strength(), vec![row])),
@@ -39,7 +41,7 @@ fn best(decision: &Decision) -> Option<String> {
     let mut clause = |(strength, rows): &(String, Vec<&DecisionRow>)| {
         let value = &rows[0].value;
         let shown = with_interval(value.value, value.low, value.high);
-        let of = pruned.iter().filter(|row| row.setting.strength() == *strength).count();
+        let of = of_grid.iter().filter(|row| row.setting.strength() == *strength).count();
         match rows.len() {
             1 if of == 1 => format!("at {strength} {} has {shown}", said(rows[0])),
             1 if std::mem::replace(&mut has_extreme, true) => format!("at {strength} {} ({shown})", said(rows[0])),
@@ -51,8 +53,27 @@ fn best(decision: &Decision) -> Option<String> {
             ),
         }
     };
-    let clauses: Vec<String> = groups.iter().map(&mut clause).collect();
+    let mut clauses: Vec<String> = groups.iter().map(&mut clause).collect();
+    clauses.extend(checkpoints_said(decision, &checkpoints));
     Some(format!("On {suite}, {}; {}.", list(&clauses), stand(decision, &pruned, dense)))
+}
+
+/// What checkpoints have, of many the best one.
+fn checkpoints_said(decision: &Decision, checkpoints: &[&DecisionRow]) -> Vec<String> {
+    let has = |row: &DecisionRow| with_interval(row.value.value, row.value.low, row.value.high);
+    if checkpoints.len() <= NAMED {
+        let each = checkpoints.iter().map(|row| format!("the checkpoint {} has {}", row.setting.name, has(row)));
+        return each.collect();
+    }
+    let sign = if decision.higher_is_better { 1.0 } else { -1.0 };
+    let known = checkpoints.iter().filter(|row| !row.value.value.is_nan());
+    let best = known.reduce(|best, row| if sign * row.value.value > sign * best.value.value { row } else { best });
+    best.iter()
+        .map(|row| {
+            let (all, name, extreme) = (checkpoints.len(), &row.setting.name, extreme(decision));
+            format!("of {all} checkpoints {name} has the {extreme} {} ({})", decision.metric, has(row))
+        })
+        .collect()
 }
 
 fn extreme(decision: &Decision) -> &'static str {

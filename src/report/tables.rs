@@ -82,7 +82,7 @@ impl Frame {
     pub fn settings(&self, name: &str, prefix: &str) -> Result<Vec<Setting>> {
         let column = |of: &str| format!("{prefix}{of}");
         let (names, methods) = (self.texts(name)?, self.texts(&column("method"))?);
-        let (patterns, sparsities) = (self.texts(&column("pattern"))?, self.reals(&column("sparsity"))?);
+        let (patterns, sparsities) = (self.texts(&column("pattern"))?, self.some_reals(&column("sparsity"))?);
         let calibrations = self.some_texts(&column("calibration"))?;
         let setting = |i: usize| Setting {
             name: names[i].clone(),

@@ -44,6 +44,11 @@ impl Manifest {
         for (name, template) in &self.model.chat_templates {
             facts.push((format!("the chat template {name}"), Digest::of_bytes(template.as_bytes()).to_string()));
         }
+        for (name, checkpoint) in &self.checkpoints {
+            for (file, digest) in &checkpoint.files {
+                facts.push((format!("{file} of checkpoint.{name}"), digest.clone()));
+            }
+        }
         for (name, entry) in &self.datasets {
             facts.push((format!("the definition of the data set {name}"), entry.definition.digest().to_string()));
         }

@@ -104,16 +104,30 @@ impl Intended<'_> {
         let now: BTreeSet<String> = cells(self.recipe).iter().map(Cell::id).collect();
         let mut of_reason: IndexMap<String, Vec<String>> = IndexMap::new();
         for cell in done {
-            let reason = match &cell.pruning {
+            let reason = match cell {
+                Cell::Checkpoint(name) if !now.contains(name) => Some("the recipe no longer has them".to_owned()),
                 _ if !now.contains(&cell.id()) => Some("the grid no longer has them".to_owned()),
-                Some(pruning) => self.pruning(earlier, pruning),
-                None => None,
+                Cell::Pruned(pruning) => self.pruning(earlier, pruning),
+                Cell::Checkpoint(name) => self.checkpoint(earlier, name),
+                Cell::Dense => None,
             };
             if let Some(reason) = reason {
                 of_reason.entry(reason).or_default().push(cell.id());
             }
         }
         of_reason.into_iter().map(|(reason, ids)| format!("{}: {reason}", some_of(&ids, "cells"))).collect()
+    }
+
+    /// Why a checkpoint of the same name is another model.
+    fn checkpoint(&self, earlier: &Manifest, name: &str) -> Option<String> {
+        let (from, to) = (&earlier.recipe.checkpoint.get(name)?.source, &self.recipe.checkpoint.get(name)?.source);
+        let digest = self.inputs.and_then(|inputs| Some(inputs.checkpoints.get(name)?.digest.to_string()));
+        match (digest, earlier.checkpoints.get(name)) {
+            (Some(now), Some(was)) if now == was.digest => None,
+            _ if from != to => Some(format!("checkpoint.{name}.source is {to}, not {from}")),
+            (Some(_), Some(_)) => Some(format!("the files of {to} have changed")),
+            _ => None,
+        }
     }
 
     /// Why a cell of the same name prunes differently.

@@ -9,12 +9,14 @@ use serde_json::Value;
 
 use super::place::seen_from;
 use crate::data::{Dataset, Packing};
+use crate::digest::Digest;
 use crate::metrics::Metric;
-use crate::model::Stored;
-use crate::pipeline::{DrawnWindows, InputPart, Study};
+use crate::model::{ModelFiles, Spec, Stored, Tokenizer};
+use crate::pipeline::{DrawnWindows, InputCheckpoint, InputPart, Study};
 use crate::recipe::{Calibration, Dtype, Recipe, Suite, Unit};
+use crate::source::Source;
 
-/// The model that was pruned.
+/// The model that was pruned, or a checkpoint that is judged beside it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelEntry {
     /// As the recipe spells it.
@@ -127,26 +129,46 @@ impl ModelEntry {
     /// # Errors
     /// Where its files cannot be read again.
     pub fn of(recipe: &Recipe, study: &Study) -> Result<Self> {
-        let (inputs, model) = (study.inputs(), study.model());
-        let stored = inputs.model.stored()?;
+        let inputs = study.inputs();
+        let files = (&inputs.model, inputs.model_files.as_slice(), inputs.model_digest);
+        Self::of_files(&recipe.model.source, files, &inputs.spec, study.tokenizer(), study)
+    }
+
+    /// A checkpoint of a study that is open.
+    ///
+    /// # Errors
+    /// Where its files cannot be read again.
+    pub fn of_checkpoint(source: &Source, input: &InputCheckpoint, study: &Study) -> Result<Self> {
+        let files = (&input.files, input.file_digests.as_slice(), input.digest);
+        Self::of_files(source, files, &input.spec, &input.files.tokenizer()?, study)
+    }
+
+    fn of_files(
+        source: &Source,
+        (files, digests, digest): (&ModelFiles, &[(String, Digest)], Digest),
+        spec: &Spec,
+        tokenizer: &Tokenizer,
+        study: &Study,
+    ) -> Result<Self> {
+        let stored = files.stored()?;
         Ok(Self {
-            source: recipe.model.source.to_string(),
-            digest: inputs.model_digest.to_string(),
-            files: inputs.model_files.iter().map(|(name, digest)| (name.clone(), digest.to_string())).collect(),
-            architecture: inputs.spec.architecture.clone(),
+            source: source.to_string(),
+            digest: digest.to_string(),
+            files: digests.iter().map(|(name, digest)| (name.clone(), digest.to_string())).collect(),
+            architecture: spec.architecture.clone(),
             parameters: stored.parameters(),
-            prunable_parameters: inputs.spec.linear_parameters() as u64,
-            vocabulary: inputs.spec.vocabulary,
-            dtype: recipe.model.dtype,
-            computed_in: model.computed_in().as_str().to_owned(),
+            prunable_parameters: spec.linear_parameters() as u64,
+            vocabulary: spec.vocabulary,
+            dtype: study.recipe().model.dtype,
+            computed_in: study.model().computed_in().as_str().to_owned(),
             stored,
             tokenizer: TokenizerEntry {
-                kind: study.tokenizer().kind().to_owned(),
-                tokens: study.tokenizer().tokens(),
-                digest: inputs.model.tokenizer_digest()?.to_string(),
+                kind: tokenizer.kind().to_owned(),
+                tokens: tokenizer.tokens(),
+                digest: files.tokenizer_digest()?.to_string(),
             },
-            chat_templates: study.tokenizer().chat_templates(),
-            config: inputs.spec.described(),
+            chat_templates: tokenizer.chat_templates(),
+            config: spec.described(),
         })
     }
 }

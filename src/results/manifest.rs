@@ -13,7 +13,7 @@ use super::entries::{CalibrationEntry, DatasetEntry, ModelEntry, SuiteEntry};
 use super::machine::{Machine, day, now, versions};
 use super::place::seen_from;
 use crate::data::Library;
-use crate::pipeline::{Status, Study, peak_bytes};
+use crate::pipeline::{InputCheckpoint, Status, Study, peak_bytes};
 use crate::recipe::{Recipe, cells};
 
 /// The content of `run.json`.
@@ -27,6 +27,9 @@ pub struct Manifest {
     /// folder. Seen from the folder of results, but where the command line had an absolute path.
     pub folders: Vec<PathBuf>,
     pub model: ModelEntry,
+    /// The models that others made of it, in the order of the recipe.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub checkpoints: IndexMap<String, ModelEntry>,
     /// The data sets' definitions, as the recipe calls them.
     pub datasets: IndexMap<String, DatasetEntry>,
     /// Those that cells draw from, in the order of the recipe.
@@ -86,6 +89,10 @@ impl Manifest {
         for name in named {
             datasets.insert(name.clone(), DatasetEntry::of(library.get(name)?, results));
         }
+        let checkpoint = |(name, input): (&String, &InputCheckpoint)| {
+            let source = &recipe.checkpoint[name].source;
+            Ok((name.clone(), ModelEntry::of_checkpoint(source, input, study)?))
+        };
         let calibration =
             |(name, calibration)| Some((String::clone(name), CalibrationEntry::of(name, calibration, study)?));
         let suite = |(name, suite)| (String::clone(name), SuiteEntry::of(name, suite, study));
@@ -95,6 +102,7 @@ impl Manifest {
             recipe_path: path.to_owned(),
             folders: library.bases().into_iter().map(|base| seen_from(results, base)).collect(),
             model: ModelEntry::of(recipe, study)?,
+            checkpoints: study.inputs().checkpoints.iter().map(checkpoint).collect::<Result<_>>()?,
             datasets,
             calibrations: recipe.calibration.iter().filter_map(calibration).collect(),
             suites: recipe.suite.iter().map(suite).collect(),

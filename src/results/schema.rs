@@ -36,10 +36,10 @@ fn cell_columns() -> Vec<Field> {
     vec![
         study(),
         field("cell", TEXT, false, "", "name of the cell, unique in its study"),
-        field("method", TEXT, false, "", "pruning method, or dense"),
-        field("sparsity", REAL, false, "", "fraction of weights asked to be zero"),
-        field("pattern", TEXT, false, "", "dense, unstructured, or N:M"),
-        field("calibration", TEXT, true, "", "calibration set; null where the method needs none"),
+        field("method", TEXT, false, "", "pruning method, dense, or checkpoint"),
+        field("sparsity", REAL, true, "", "fraction of weights asked to be zero; null of a checkpoint"),
+        field("pattern", TEXT, false, "", "dense, checkpoint, unstructured, or N:M"),
+        field("calibration", TEXT, true, "", "calibration set; null where there is none"),
         field(
             "seed",
             COUNT,
@@ -119,7 +119,8 @@ pub fn contrasts() -> SchemaRef {
             TEXT,
             false,
             "",
-            "in what the two differ: dense (one is the dense model), method, calibration, sparsity",
+            "in what the two differ: dense (one is the dense model), method, calibration, sparsity, checkpoint (one is a \
+             checkpoint)",
         ),
     ];
     fields.extend(setting_columns(""));
@@ -168,10 +169,10 @@ fn setting_columns(prefix: &str) -> Vec<Field> {
     let column = |of: &str| format!("{prefix}{of}");
     vec![
         field(name, TEXT, false, "", "name of the setting, unique in its study"),
-        field(&column("method"), TEXT, false, "", "pruning method, or dense"),
-        field(&column("sparsity"), REAL, false, "", "fraction of weights asked to be zero"),
-        field(&column("pattern"), TEXT, false, "", "dense, unstructured, or N:M"),
-        field(&column("calibration"), TEXT, true, "", "calibration set; null where the method needs none"),
+        field(&column("method"), TEXT, false, "", "pruning method, dense, or checkpoint"),
+        field(&column("sparsity"), REAL, true, "", "fraction of weights asked to be zero; null of a checkpoint"),
+        field(&column("pattern"), TEXT, false, "", "dense, checkpoint, unstructured, or N:M"),
+        field(&column("calibration"), TEXT, true, "", "calibration set; null where there is none"),
     ]
 }
 

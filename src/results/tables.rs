@@ -67,17 +67,10 @@ fn some_real_lists<'a>(values: impl Iterator<Item = Option<&'a [f64]>>) -> Array
 
 /// A table: the columns that name each row's cell, then its own.
 fn table(schema: SchemaRef, recipe: &Recipe, cells: &[&CellRecord], own: Vec<ArrayRef>) -> Result<RecordBatch> {
-    let pruning = || cells.iter().map(|c| c.cell.pruning.as_ref());
-    let drawn = || pruning().map(|p| p.and_then(|p| p.calibration.as_ref()));
-    let mut columns = vec![
-        texts(cells.iter().map(|_| recipe.name.as_str())),
-        texts(cells.iter().map(|c| c.cell.id())),
-        texts(pruning().map(|p| p.map_or("dense", |p| p.method.as_str()))),
-        reals(pruning().map(|p| p.map_or(0.0, |p| p.sparsity.ratio()))),
-        texts(pruning().map(|p| p.map_or("dense".into(), |p| p.sparsity.pattern()))),
-        some_texts(drawn().map(|d| d.map(|d| d.name.clone()))),
-        some_counts(drawn().map(|d| d.map(|d| d.seed))),
-    ];
+    let settings: Vec<Setting> = cells.iter().map(|c| c.cell.setting()).collect();
+    let mut columns = vec![texts(cells.iter().map(|_| recipe.name.as_str())), texts(cells.iter().map(|c| c.cell.id()))];
+    columns.extend(kind_columns(|| settings.iter()));
+    columns.push(some_counts(cells.iter().map(|c| c.cell.seed())));
     columns.extend(own);
     Ok(RecordBatch::try_new(schema, columns)?)
 }
@@ -157,10 +150,16 @@ pub fn contrasts(recipe: &Recipe, measures: &Measures) -> Result<RecordBatch> {
 
 /// The columns that say what a setting is.
 fn setting_columns<'a, I: Iterator<Item = &'a Setting>>(settings: impl Fn() -> I) -> Vec<ArrayRef> {
+    let mut columns = vec![texts(settings().map(Setting::id))];
+    columns.extend(kind_columns(settings));
+    columns
+}
+
+/// The columns that say what was done to the model.
+fn kind_columns<'a, I: Iterator<Item = &'a Setting>>(settings: impl Fn() -> I) -> Vec<ArrayRef> {
     vec![
-        texts(settings().map(Setting::id)),
         texts(settings().map(Setting::method)),
-        reals(settings().map(Setting::ratio)),
+        some_reals(settings().map(Setting::ratio)),
         texts(settings().map(Setting::pattern)),
         some_texts(settings().map(|s| s.calibration().map(str::to_owned))),
     ]

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::DType;
 use clap::Args;
 
@@ -18,7 +18,7 @@ use crate::fault::{At, Fault};
 use crate::model::{ModelFiles, Saving, device};
 use crate::pipeline::{Cache, Inputs, Study, export};
 use crate::recipe::{Cell, Dtype, ExportSpec, Exported, Layers, ModelFormat, Recipe, cells};
-use crate::report::{Card, Report, Wanted, with_interval};
+use crate::report::{Card, DecisionRow as Row, Report, Wanted, with_interval};
 use crate::results::{Difference, Manifest};
 use crate::size::Size;
 use crate::source::Fetcher;
@@ -110,7 +110,7 @@ impl Exporter<'_> {
         let saving = saving(&inputs.model, target.format, dtype, recipe.model.dtype)?;
         target.ensure_room(saving.bytes())?;
         print(&format!("{}: {why}\n", cell.id()))?;
-        let changes = cell.pruning.as_ref().is_some_and(|pruning| !recipe.method.get(pruning.method).keeps_values());
+        let changes = cell.pruning().is_some_and(|pruning| !recipe.method.get(pruning.method).keeps_values());
         let rounded = saving.rounds(held).filter(|_| changes);
         if let Some(narrow) = rounded {
             tracing::warn!(
@@ -185,7 +185,7 @@ pub fn at_the_end(
             names.iter().map(|name| named(name, &manifest.recipe, report)).collect::<Result<_>>()?
         }
         Exported::All => {
-            let is_done = |cell: &Cell| cell.pruning.is_some() && !report.failed.iter().any(|f| f.cell == cell.id());
+            let is_done = |cell: &Cell| cell.pruning().is_some() && !report.failed.iter().any(|f| f.cell == cell.id());
             let done = cells(&manifest.recipe).into_iter().filter(is_done);
             done.map(|cell| (cell, "one of all cells".to_owned())).collect()
         }
@@ -208,10 +208,14 @@ fn named(name: &str, recipe: &Recipe, report: &Report) -> Result<(Cell, String)>
     let all = cells(recipe);
     let cell = all.iter().find(|cell| cell.id() == name || cell.setting().id() == name);
     let known = || {
-        let names: Vec<String> = all.iter().map(Cell::id).collect();
+        let own = all.iter().filter(|cell| cell.checkpoint().is_none());
+        let names: Vec<String> = own.map(Cell::id).collect();
         Fault(format!("{name} is no cell of the study; it has {}", names.join(", ")))
     };
     let cell = cell.ok_or_else(known)?;
+    if let Some(checkpoint) = cell.checkpoint().and_then(|name| recipe.checkpoint.get(name)) {
+        bail!(Fault(format!("{name} is a checkpoint, whose model is there already: {}", checkpoint.source)));
+    }
     let failed = report.failed.iter().any(|failed| failed.cell == cell.id());
     ensure!(!failed, "{} failed, and has no model", cell.id());
     let why = if cell.id() == name { "the cell that was named".into() } else { format!("the first seed of {name}") };
@@ -222,7 +226,8 @@ fn named(name: &str, recipe: &Recipe, report: &Report) -> Result<(Cell, String)>
 fn best(recipe: &Recipe, report: &Report) -> Result<(Cell, String)> {
     let decision = report.decision.as_ref().context("nothing was evaluated; name a cell")?;
     let sign = if decision.higher_is_better { 1.0 } else { -1.0 };
-    let pruned = decision.rows.iter().filter(|row| !row.setting.is_dense() && !row.value.value.is_nan());
+    let is_pruned = |row: &&Row| !row.setting.is_dense() && !row.setting.is_checkpoint();
+    let pruned = decision.rows.iter().filter(is_pruned).filter(|row| !row.value.value.is_nan());
     let best = pruned.reduce(|best, row| if sign * row.value.value > sign * best.value.value { row } else { best });
     let best = best.context("no pruned cell is done; name one, or run the study")?;
     let (cell, _) = named(&best.setting.name, recipe, report)?;

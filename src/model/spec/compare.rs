@@ -16,6 +16,12 @@ impl Spec {
             && self.nameless() == other.nameless()
     }
 
+    /// Whether its linears are those of the other, block by block: weights of the same shapes that read the same sites.
+    pub fn has_linears_of(&self, other: &Self) -> bool {
+        self.blocks.len() == other.blocks.len()
+            && self.blocks.iter().zip(&other.blocks).all(|(a, b)| a.has_linears_of(b))
+    }
+
     /// The same without what only files are about.
     fn nameless(&self) -> Self {
         let EmbeddingSpec { width, scale, norm, projection, positions, .. } = self.embedding.clone();
@@ -49,6 +55,14 @@ impl Spec {
 }
 
 impl BlockSpec {
+    fn has_linears_of(&self, other: &Self) -> bool {
+        let sites = |block: &Self| -> Vec<_> {
+            block.sites.iter().map(|site| (site.place, site.columns, site.linears.clone())).collect()
+        };
+        let shape = |linear: &LinearSpec| (linear.name.clone(), linear.rows);
+        sites(self) == sites(other) && self.linears.iter().map(shape).eq(other.linears.iter().map(shape))
+    }
+
     fn nameless(&self) -> Self {
         let mut block = self.clone();
         for linear in &mut block.linears {

@@ -107,6 +107,17 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
+    /// The ids that another tokenizer has for other tokens, in order, with the tokens of both. What only one of them has is
+    /// none of these.
+    pub fn other_tokens(&self, other: &Self) -> Vec<(u32, String, String)> {
+        let own = self.inner.get_vocab(true).into_iter();
+        let theirs = |id: u32| other.inner.id_to_token(id);
+        let mut others: Vec<_> = own.filter_map(|(token, id)| Some((id, token, theirs(id)?))).collect();
+        others.retain(|(_, own, theirs)| own != theirs);
+        others.sort_unstable();
+        others
+    }
+
     /// What kind of tokenizer it is, as `tokenizer.json` calls it.
     pub fn kind(&self) -> &'static str {
         match self.inner.get_model() {

@@ -53,7 +53,7 @@ fn record(study: &str, suite: &SuiteReport, row: &SettingRow, metric: usize) -> 
         study.into(),
         setting.name.clone(),
         setting.method.clone(),
-        setting.sparsity.to_string(),
+        maybe(setting.sparsity),
         setting.pattern.clone(),
         setting.calibration.clone().unwrap_or_default(),
         suite.suite.clone(),

@@ -166,7 +166,7 @@ fn keys(names: &Names) -> Result<Vec<Key>> {
 }
 
 fn is_n_of_m(setting: &Setting) -> bool {
-    !["unstructured", "dense"].contains(&setting.pattern.as_str())
+    setting.pattern.contains(':')
 }
 
 fn is_log(metric: &str) -> bool {
@@ -284,7 +284,7 @@ mod tests {
         };
         assert_eq!(counts_after(&|_| ()), [4, 4, 2]);
         // One sparsity.
-        assert_eq!(counts_after(&|r| rows(r, &|s| s.sparsity != 0.6)), [0, 4, 2]);
+        assert_eq!(counts_after(&|r| rows(r, &|s| s.sparsity != Some(0.6))), [0, 4, 2]);
         // One setting, and none.
         assert_eq!(counts_after(&|r| rows(r, &|s| s.is_dense() || s.name == "magnitude-0.5")), [0, 0, 1]);
         assert_eq!(counts_after(&|r| rows(r, &Setting::is_dense)), [0; 3]);

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use plotters::style::text_anchor::HPos;
 
-use super::super::{Report, Setting, SuiteReport, Value};
+use super::super::{Report, Setting, SettingRow, SuiteReport, Value};
 use super::canvas::{Axis, Frame, Ink, Pixel, SCALE, chart};
 use super::{Group, Look, Names, Plot, differ, is_log, is_n_of_m, place_of, said};
 
@@ -13,6 +13,7 @@ const WIDTH: i32 = 280 * SCALE;
 /// A setting's value.
 struct Point<'a> {
     setting: &'a Setting,
+    sparsity: f64,
     look: Look,
     value: &'a Value,
 }
@@ -28,11 +29,14 @@ fn interval(v: &Value) -> (f64, f64) {
     (v.low.unwrap_or(v.value), v.high.unwrap_or(v.value))
 }
 
-/// The points of a metric, without the dense model's.
+/// The points of a metric, without those of the dense model and of checkpoints.
 fn points<'a>(suite: &'a SuiteReport, metric: usize, names: &Names) -> Vec<Point<'a>> {
     let rows = suite.rows.iter().filter(|row| !row.setting.is_dense());
-    let known = rows.filter_map(|row| Some((row, row.values.get(metric).filter(|v| v.value.is_finite())?)));
-    known.map(|(row, value)| Point { setting: &row.setting, look: names.look(&row.setting), value }).collect()
+    let point = |row: &'a SettingRow| {
+        let value = row.values.get(metric).filter(|v| v.value.is_finite())?;
+        Some(Point { setting: &row.setting, sparsity: row.setting.sparsity?, look: names.look(&row.setting), value })
+    };
+    rows.filter_map(point).collect()
 }
 
 /// Each metric of each suite against sparsity; on its logarithmic scale, perplexity is what loss is.
@@ -57,14 +61,14 @@ fn plot(suite: &SuiteReport, metric: usize, names: &Names) -> Result<Option<Plot
     let dense = suite.rows.iter().find(|row| row.setting.is_dense());
     let dense = dense.and_then(|row| Some((&row.setting, row.values.get(metric)?)));
     let shown = || points.iter().map(|p| p.value).chain(dense.map(|(_, v)| v));
-    if !differ(points.iter().map(|p| p.setting.sparsity)) || !differ(shown().map(|v| v.value)) {
+    if !differ(points.iter().map(|p| p.sparsity)) || !differ(shown().map(|v| v.value)) {
         return Ok(None);
     }
     let values = shown().flat_map(|v| [interval(v).0, v.value, interval(v).1]);
     let Some(y) = Axis::over("", is_log(&column.name), values) else { return Ok(None) };
-    let Some(x) = Axis::over("sparsity", false, points.iter().map(|p| p.setting.sparsity)) else { return Ok(None) };
+    let Some(x) = Axis::over("sparsity", false, points.iter().map(|p| p.sparsity)) else { return Ok(None) };
     let columns = Columns::of(&points, names);
-    let x = columns.make_room(x).with_ticks_at(points.iter().map(|p| p.setting.sparsity));
+    let x = columns.make_room(x).with_ticks_at(points.iter().map(|p| p.sparsity));
     let y = if names.patterns { y.with_room(0.0, 0.07) } else { y };
     let label = format!("{} on {} against sparsity", column.name, suite.suite);
     let svg = chart(&label, &x, &y, 0, |frame| {
@@ -93,10 +97,10 @@ fn draw_dense(frame: &Frame, setting: &Setting, value: &Value) -> Result<()> {
 }
 
 fn draw_points(frame: &Frame, points: &[Point], columns: &Columns) -> Result<()> {
-    let place = |p: &Point, y: f64| frame.at(p.setting.sparsity, y).map(|(x, y)| (x + columns.shift(p), y));
+    let place = |p: &Point, y: f64| frame.at(p.sparsity, y).map(|(x, y)| (x + columns.shift(p), y));
     for &look in columns.looks {
         let mut joined: Vec<&Point> = points.iter().filter(|p| p.look == look && !is_n_of_m(p.setting)).collect();
-        joined.sort_by(|a, b| a.setting.sparsity.total_cmp(&b.setting.sparsity));
+        joined.sort_by(|a, b| a.sparsity.total_cmp(&b.sparsity));
         let path: Vec<Pixel> = joined.iter().filter_map(|p| place(p, p.value.value)).collect();
         frame.pen.line(&path, look.ink(), look.dash())?;
     }
@@ -131,7 +135,7 @@ impl<'a> Columns<'a> {
     fn of(points: &[Point<'a>], names: &'a Names) -> Self {
         let mut all = Vec::new();
         for p in points {
-            place_of(&mut all, (p.setting.sparsity, p.setting.pattern.as_str()));
+            place_of(&mut all, (p.sparsity, p.setting.pattern.as_str()));
         }
         let is_pattern = |column: &(f64, &str)| column.1 != "unstructured";
         all.sort_by(|a, b| a.0.total_cmp(&b.0).then((is_pattern(a), a.1).cmp(&(is_pattern(b), b.1))));
@@ -154,8 +158,7 @@ impl<'a> Columns<'a> {
     }
 
     fn shift(&self, p: &Point) -> i32 {
-        let column =
-            self.all.iter().position(|known| *known == (p.setting.sparsity, p.setting.pattern.as_str())).unwrap_or(0);
+        let column = self.all.iter().position(|known| *known == (p.sparsity, p.setting.pattern.as_str())).unwrap_or(0);
         let look = self.looks.iter().position(|look| *look == p.look).unwrap_or(0) as i32;
         self.middle(column) + (2 * look + 1 - self.looks.len() as i32) * self.step / 2
     }
@@ -180,7 +183,7 @@ mod tests {
         let most_joined = |pattern: &str| {
             let svg = plot_of(|setting| {
                 if setting.method == "magnitude" && setting.pattern == "2:4" {
-                    (setting.pattern, setting.sparsity) = (pattern.into(), 0.7);
+                    (setting.pattern, setting.sparsity) = (pattern.into(), Some(0.7));
                 }
             });
             let lines = svg.split("<polyline").filter(|line| line.contains("var(--method-0)"));
@@ -202,7 +205,7 @@ mod tests {
         assert!(svg.contains("2:4\n</text>") && svg.contains("fill=\"var(--paper)\""), "{svg}");
         let svg = plot_of(|setting| {
             if setting.pattern == "2:4" {
-                (setting.pattern, setting.sparsity) = ("unstructured".into(), 0.7);
+                (setting.pattern, setting.sparsity) = ("unstructured".into(), Some(0.7));
             }
         });
         assert!(!svg.contains("2:4\n</text>") && !svg.contains("fill=\"var(--paper)\""), "{svg}");

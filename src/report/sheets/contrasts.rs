@@ -21,7 +21,11 @@ fn sheet(axis: &str, contrasts: Vec<&Contrast>) -> Sheet {
         Column::number("p"),
         Column::number("adj. p"),
     ];
-    let mut sheet = Sheet::new(&format!("contrasts-{axis}"), &format!("One {axis} against another"), columns);
+    let title = match axis {
+        "checkpoint" => "Checkpoints against other settings".to_owned(),
+        axis => format!("One {axis} against another"),
+    };
+    let mut sheet = Sheet::new(&format!("contrasts-{axis}"), &title, columns);
     // What was corrected together stands together.
     let families = distinct(contrasts.iter().map(|c| c.family.as_str()));
     let mut sizes = vec![];

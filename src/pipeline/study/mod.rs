@@ -1,37 +1,37 @@
 //! Running a study: cell by cell, each from the cache as far as it goes.
 
+mod reference;
+mod samples;
+mod score;
+mod subject;
+
 use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use indexmap::IndexMap;
 
-use super::answers::Answerer;
 use super::cache::{Cache, Key, Unwritable};
-use super::cell::{
-    AnswersRecord, CellRecord, ErrorsRecord, PrunedRecord, ScoresRecord, Seconds, Spent, Status, SuiteRecord,
-};
+use super::cell::{CellRecord, ErrorsRecord, PrunedRecord, ScoresRecord, Seconds, Spent, Status, SuiteRecord};
 use super::errors::held_out;
-use super::inputs::{InputPart, Inputs};
+use super::inputs::Inputs;
 use super::material::Material;
 use super::memory::{self, Load};
 use super::progress::Progress;
-use super::stream::{Batch, Stream};
 use super::walk::{Pruner, Walk, sees_dense};
 use super::{Doing, Interrupted, Watch, stop_if_interrupted};
-use crate::data::{Order, Packing, Passage, Prompt, Rows, Target, Windows, cut, prompts};
+use crate::data::Passage;
 use crate::digest::Digest;
 use crate::fault::At;
 use crate::guard;
-use crate::metrics::{Family, Scores, log_likelihoods, score_positions};
-use crate::model::{Block, Embedding, Generator, Head, Model, Ropes, Tokenizer, device};
+use crate::model::{Model, Tokenizer, device};
 use crate::prune::{Packed, StatisticKind};
-use crate::recipe::{Cell, Recipe, Unit, WindowUnit};
+use crate::recipe::{Cell, Recipe};
 use crate::size::Size;
-use crate::tensors;
+use subject::Ends;
 
 /// What a cell came to, with its results on each suite; none where it failed.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,13 +67,6 @@ pub struct DrawnWindows {
     pub tokens: usize,
     /// Of the tokens of all windows.
     pub digest: Digest,
-}
-
-/// What stands before the first block and after the last.
-struct Ends {
-    embedding: Embedding,
-    head: Head,
-    ropes: Ropes,
 }
 
 /// A suite of which the cache lacks something.
@@ -118,6 +111,10 @@ impl<'a> Study<'a> {
         Ok(study)
     }
 
+    pub fn recipe(&self) -> &Recipe {
+        self.recipe
+    }
+
     pub fn inputs(&self) -> &Inputs {
         self.inputs
     }
@@ -149,7 +146,7 @@ impl<'a> Study<'a> {
             keys.extend([inputs.suite_key(recipe, name), inputs.teacher_key(recipe, name)]);
         }
         for cell in &cells {
-            let drawn = cell.pruning.as_ref().and_then(|p| p.calibration.as_ref());
+            let drawn = cell.drawn();
             keys.extend(drawn.map(|drawn| inputs.calibration_key(recipe, &drawn.name, drawn.seed)));
             keys.push(inputs.pruned_key(recipe, cell));
             keys.extend(inputs.errors_key(recipe, cell));
@@ -252,8 +249,8 @@ impl<'a> Study<'a> {
     ) -> Result<(PrunedRecord, Spent)> {
         device::forget_peak(&self.model.device);
         let mut seconds = Seconds::default();
-        let ends = self.ends()?;
-        let is_dense = cell.pruning.is_none();
+        let opened = cell.checkpoint().map(|name| self.open_checkpoint(name)).transpose()?;
+        let subject = opened.as_ref().map_or_else(|| self.subject(), |opened| Ok(opened.subject()))?;
         let pruner = self.pruner(cell);
         let calibration = self.calibration_passages(cell)?;
         let scored: Vec<&str> = missing.iter().filter(|m| m.scores).map(|m| m.name).collect();
@@ -261,9 +258,10 @@ impl<'a> Study<'a> {
         let error_suite = self.recipe.error_suite().and_then(|name| self.materials.get(name));
         let held_out = error_suite.map(|material| held_out(&material.passages)).unwrap_or_default();
         let walk = Walk {
-            model: &self.model,
-            embedding: &ends.embedding,
-            ropes: &ends.ropes,
+            model: subject.model,
+            beside: opened.is_some().then_some(&self.model),
+            embedding: &subject.ends.embedding,
+            ropes: &subject.ends.ropes,
             watch: self.watch,
             pruner,
             calibration: calibration.as_deref(),
@@ -284,11 +282,11 @@ impl<'a> Study<'a> {
         for (i, (name, suite)) in scored.iter().zip(walked.suites).enumerate() {
             self.watch.progress(i, scored.len(), Doing::Score);
             let started = Instant::now();
-            let batches = self.last_states(suite.stream)?;
-            if is_dense {
+            let batches = subject.last_states(suite.stream)?;
+            if *cell == Cell::Dense {
                 self.teach(name, &batches)?;
             }
-            let (samples, choices) = self.score(name, is_dense, &batches)?;
+            let (samples, choices) = self.score(name, cell, &subject, &batches)?;
             seconds.forward += suite.seconds;
             seconds.score += started.elapsed().as_secs_f64();
             let scores = ScoresRecord { samples, choices };
@@ -300,7 +298,7 @@ impl<'a> Study<'a> {
         let (mut before, mut generated) = (0, 0);
         for name in asked {
             let started = Instant::now();
-            let answers = self.answer(name, &walked.blocks, (before, all))?;
+            let answers = self.answer(name, &subject, &walked.blocks, (before, all))?;
             seconds.generate += started.elapsed().as_secs_f64();
             generated += answers.tokens;
             before += answers.texts.len();
@@ -330,6 +328,7 @@ impl<'a> Study<'a> {
         let calibration = self.calibration_passages(cell)?;
         let walk = Walk {
             model: &self.model,
+            beside: None,
             embedding: &ends.embedding,
             ropes: &ends.ropes,
             watch: self.watch,
@@ -352,7 +351,7 @@ impl<'a> Study<'a> {
     }
 
     fn pruner(&self, cell: &Cell) -> Option<Pruner<'_>> {
-        cell.pruning.as_ref().map(|p| Pruner {
+        cell.pruning().map(|p| Pruner {
             method: self.recipe.method.get(p.method),
             sparsity: p.sparsity,
             spec: &self.recipe.prune,
@@ -362,7 +361,7 @@ impl<'a> Study<'a> {
 
     /// What a cell's statistics are gathered on; None where it has none.
     fn calibration_passages(&self, cell: &Cell) -> Result<Option<Vec<Passage>>> {
-        match cell.pruning.as_ref().and_then(|p| p.calibration.as_ref()) {
+        match cell.drawn() {
             Some(drawn) => Ok(Some(self.calibration_windows(&drawn.name, drawn.seed, &mut None)?.passages())),
             None => Ok(None),
         }
@@ -372,7 +371,7 @@ impl<'a> Study<'a> {
     fn ensure_memory(&self, walk: &Walk) -> Result<()> {
         let Some(available) = memory::available_bytes().filter(|_| self.model.device.is_cpu()) else { return Ok(()) };
         let tokens = |passages: &[Passage]| passages.iter().map(|p| p.ids.len()).sum::<usize>();
-        let prunes = !(0..self.model.spec.blocks.len()).all(|index| walk.progress.has_block(index));
+        let prunes = !(0..walk.model.spec.blocks.len()).all(|index| walk.progress.has_block(index));
         let pruner = walk.pruner.as_ref().filter(|_| prunes);
         let load = Load {
             statistic: pruner.map_or(StatisticKind::None, |pruner| pruner.method.statistic()),
@@ -380,7 +379,7 @@ impl<'a> Study<'a> {
             suites: walk.suites.iter().map(|(_, passages)| tokens(passages)).sum(),
             keeps_blocks: walk.keep,
         };
-        let needed = memory::needed_bytes(&self.model.spec, &load);
+        let needed = memory::needed_bytes(&walk.model.spec, &load);
         ensure!(
             needed <= available,
             "it needs at least {} of memory, and {} are free; fewer or shorter windows need less ({} tokens of \
@@ -398,213 +397,12 @@ impl<'a> Study<'a> {
     fn passages(&self, suite: &str) -> (Digest, &[Passage]) {
         (self.inputs.suite_key(self.recipe, suite).digest(), &self.materials[suite].passages)
     }
-
-    /// What logits are a product of, batch by batch.
-    fn last_states(&self, stream: Stream) -> Result<Vec<Batch>> {
-        let head = &self.ends()?.head;
-        let mut batches = stream.into_batches();
-        for batch in &mut batches {
-            batch.flow.hidden = head.normed(&batch.flow.hidden)?;
-        }
-        Ok(batches)
-    }
-
-    /// Scores a suite sample by sample, against the teacher (the dense model is its own): the language scores,
-    /// and log-likelihoods of the choices where they are asked for.
-    fn score(&self, suite: &str, is_dense: bool, batches: &[Batch]) -> Result<(Vec<Scores>, Vec<Vec<f64>>)> {
-        let head = &self.ends()?.head;
-        let teacher = if is_dense { None } else { Some(self.teacher(suite)?) };
-        let wants_choices = self.recipe.suite[suite].wants(Family::Choice);
-        let (mut scores, mut choices) = (Vec::new(), Vec::new());
-        let mut first = 0;
-        let mut passages = self.materials[suite].passages.as_slice();
-        for batch in batches {
-            stop_if_interrupted(self.watch)?;
-            let (here, rest) = passages.split_at(batch.passages());
-            passages = rest;
-            let texts = here.iter().map(|p| p.scored.as_slice()).enumerate();
-            match batch.predictions(texts)? {
-                None => scores.extend(here.iter().map(|_| Scores::default())),
-                Some((states, predictions)) => {
-                    let here = here.len();
-                    let dense = teacher.as_ref().map(|t| t.narrow(0, first, predictions.len())).transpose()?;
-                    scores.extend(score_positions(&predictions, here, dense.as_ref(), &states, head)?);
-                    first += predictions.len();
-                }
-            }
-            if wants_choices {
-                let texts: Vec<(usize, &[Target])> = (here.iter().enumerate())
-                    .flat_map(|(i, p)| p.choices.iter().map(move |c| (i, c.as_slice())))
-                    .collect();
-                let count = texts.len();
-                let mut likelihoods = match batch.predictions(texts.into_iter())? {
-                    Some((states, predictions)) => log_likelihoods(&predictions, count, &states, head)?,
-                    None => vec![],
-                }
-                .into_iter();
-                choices.extend(here.iter().map(|p| likelihoods.by_ref().take(p.choices.len()).collect::<Vec<f64>>()));
-            }
-        }
-        let finite = scores.iter().all(|s| s.loss.is_finite()) && choices.iter().flatten().all(|l| l.is_finite());
-        ensure!(finite, "the model's loss on suite {suite} is not a number");
-        Ok((scores, choices))
-    }
-
-    /// Generates the answers to a suite's prompts. So many were answered `before`, of `all`.
-    fn answer(&self, name: &str, blocks: &[Block], (before, all): (usize, usize)) -> Result<AnswersRecord> {
-        let Unit::Rows(unit) = self.recipe.suite[name].unit() else {
-            unreachable!("only suites of rows have answers");
-        };
-        let separator = &self.inputs.suites[name].part.separator;
-        let Ends { embedding, head, ropes, .. } = self.ends()?;
-        let answerer = Answerer {
-            generator: Generator { blocks, embedding, head, ropes },
-            tokenizer: &self.tokenizer,
-            repetition_penalty: self.inputs.repetition_penalty,
-            watch: self.watch,
-            before,
-            all,
-        };
-        answerer.answer(&self.materials[name].prompts, &unit, separator, self.recipe.seed)
-    }
-
-    fn ends(&self) -> Result<&Ends> {
-        if let Some(ends) = self.ends.get() {
-            return Ok(ends);
-        }
-        let drawn = self.recipe.calibration.iter().filter(|(name, _)| self.inputs.calibrations.contains_key(*name));
-        let suites = self.materials.iter().map(|(name, material)| match self.recipe.suite[name].unit() {
-            Unit::Windows(_) => material.longest(0),
-            Unit::Rows(unit) => material.longest(unit.decoding.max_new_tokens),
-        });
-        let longest = drawn.map(|(_, c)| c.length).chain(suites).max().unwrap_or(0);
-        let embedding = self.model.embedding()?;
-        let (head, ropes) = (self.model.head(&embedding)?, self.model.ropes(longest)?);
-        Ok(self.ends.get_or_init(|| Ends { embedding, head, ropes }))
-    }
-
-    /// The dense model's hidden states where a suite is scored (positions, hidden), from the dense cell, which
-    /// ran before.
-    fn teacher(&self, suite: &str) -> Result<Tensor> {
-        if let Some(states) = self.on_device().get(suite) {
-            return Ok(states.clone());
-        }
-        if let Some(((), mut states)) = self.cache.read_tensors(self.inputs.teacher_key(self.recipe, suite))
-            && let Some(states) = states.pop()
-        {
-            return self.keep_on_device(suite, states);
-        }
-        // The entry was lost since: make it again.
-        let ends = self.ends()?;
-        let dense = Cell { pruning: None };
-        let walk = Walk {
-            model: &self.model,
-            embedding: &ends.embedding,
-            ropes: &ends.ropes,
-            watch: self.watch,
-            pruner: None,
-            calibration: None,
-            suites: vec![self.passages(suite)],
-            errors_on: None,
-            keep: false,
-            progress: self.progress(&dense),
-        };
-        let walked = walk.run()?;
-        walk.progress.forget();
-        let stream = walked.suites.into_iter().next().expect("the walk took one suite along").stream;
-        self.teach(suite, &self.last_states(stream)?)
-    }
-
-    /// Keeps the dense model's hidden states where a suite is scored.
-    fn teach(&self, suite: &str, batches: &[Batch]) -> Result<Tensor> {
-        let mut passages = self.materials[suite].passages.as_slice();
-        let mut parts = Vec::new();
-        for batch in batches {
-            let (here, rest) = passages.split_at(batch.passages());
-            passages = rest;
-            let texts = here.iter().map(|p| p.scored.as_slice()).enumerate();
-            if let Some((states, _)) = batch.predictions(texts)? {
-                let in_f32 = tensors::finite(&states, "dense model's hidden states")?;
-                // A device has them in the model's precision, which is half as much to keep.
-                parts.push(if states.device().is_cpu() { in_f32 } else { states });
-            }
-        }
-        let states = match parts.is_empty() {
-            true => Tensor::zeros((0, self.model.spec.embedding.width), DType::F32, &Device::Cpu)?,
-            false => Tensor::cat(&parts, 0)?,
-        };
-        let key = self.inputs.teacher_key(self.recipe, suite);
-        self.cache.write_tensors(key, &(), &[states.to_device(&Device::Cpu)?])?;
-        self.keep_on_device(suite, states)
-    }
-
-    /// Has the dense model's states stay on a device that has room for them: every cell is compared with them.
-    fn keep_on_device(&self, suite: &str, states: Tensor) -> Result<Tensor> {
-        let bytes = (states.elem_count() * states.dtype().size_in_bytes()) as u64;
-        if !device::has_room(&self.model.device, bytes) {
-            return Ok(states.to_device(&Device::Cpu)?);
-        }
-        let states = states.to_device(&self.model.device)?;
-        self.on_device().insert(suite.to_owned(), states.clone());
-        Ok(states)
-    }
-
-    fn on_device(&self) -> MutexGuard<'_, BTreeMap<String, Tensor>> {
-        self.on_device.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn read_material(&self, name: &str) -> Result<Material> {
-        let suite = &self.recipe.suite[name];
-        let (key, input) = (self.inputs.suite_key(self.recipe, name), &self.inputs.suites[name]);
-        if let Unit::Windows(WindowUnit { packing, length, windows }) = suite.unit() {
-            let windows = self.windows(key, input, (packing, length, windows), Order::Given, &mut None)?;
-            return Ok(Material::of_windows(&windows));
-        }
-        let spec = &self.model.spec;
-        if let Some(prompts) = self.cache.read_json(key) {
-            return Material::of_prompts(name, suite, prompts, spec);
-        }
-        let how = self.inputs.prompting(self.recipe, name).expect("a suite of rows has prompts");
-        let asked = self.inputs.asked(name, &how, &self.tokenizer)?;
-        let made: Vec<Prompt> = prompts(asked, &self.tokenizer, &how)?;
-        self.cache.write_json(key, &made)?;
-        Material::of_prompts(name, suite, made, spec)
-    }
-
-    /// A calibration set as drawn by a seed; its `rows` are read where they are needed and were not read before.
-    fn calibration_windows(&self, name: &str, seed: u64, rows: &mut Option<Rows>) -> Result<Windows> {
-        let c = &self.recipe.calibration[name];
-        let key = self.inputs.calibration_key(self.recipe, name, seed);
-        let packing = (c.packing, c.length, Some(c.windows));
-        self.windows(key, &self.inputs.calibrations[name], packing, Order::Random(seed), rows)
-    }
-
-    fn windows(
-        &self,
-        key: Key,
-        input: &InputPart,
-        packing: (Packing, usize, Option<usize>),
-        order: Order,
-        rows: &mut Option<Rows>,
-    ) -> Result<Windows> {
-        if let Some((ids, ends)) = self.cache.read_json(key) {
-            return Windows::new(ids, ends);
-        }
-        let vocabulary = self.model.spec.vocabulary;
-        if rows.is_none() {
-            *rows = Some(input.checked(&self.tokenizer, vocabulary)?);
-        }
-        let rows = rows.as_ref().expect("they were read");
-        let windows = cut(rows, &input.part, &self.tokenizer, vocabulary, packing, order)?;
-        self.cache.write_json(key, &(windows.ids(), windows.ends()))?;
-        Ok(windows)
-    }
 }
 
 /// The seeds that cells draw a calibration set by, each once.
 fn seeds(recipe: &Recipe, name: &str) -> Vec<u64> {
     let cells = crate::recipe::cells(recipe);
-    let drawn = cells.iter().filter_map(|c| c.pruning.as_ref()?.calibration.as_ref()).filter(|d| d.name == *name);
+    let drawn = cells.iter().filter_map(Cell::drawn).filter(|d| d.name == *name);
     let mut seeds: Vec<u64> = drawn.map(|d| d.seed).collect();
     seeds.sort_unstable();
     seeds.dedup();

@@ -1,0 +1,89 @@
+//! What a model makes of a suite: scores of its samples, and answers to its prompts.
+
+use anyhow::{Result, ensure};
+
+use super::super::answers::Answerer;
+use super::super::cell::AnswersRecord;
+use super::super::stop_if_interrupted;
+use super::super::stream::Batch;
+use super::Study;
+use super::subject::{Ends, Subject};
+use crate::data::Target;
+use crate::metrics::{Family, Scores, log_likelihoods, score_positions};
+use crate::model::{Block, Generator};
+use crate::recipe::{Cell, Unit};
+
+impl Study<'_> {
+    /// Scores a suite sample by sample, against the teacher (the dense model is its own): the language scores,
+    /// and log-likelihoods of the choices where they are asked for.
+    pub(super) fn score(
+        &self,
+        suite: &str,
+        cell: &Cell,
+        subject: &Subject,
+        batches: &[Batch],
+    ) -> Result<(Vec<Scores>, Vec<Vec<f64>>)> {
+        let head = &subject.ends.head;
+        let dense_head = &self.ends()?.head;
+        let teacher = if *cell == Cell::Dense { None } else { Some(self.teacher(suite)?) };
+        let wants_choices = self.recipe.suite[suite].wants(Family::Choice);
+        let (mut scores, mut choices) = (Vec::new(), Vec::new());
+        let mut first = 0;
+        let mut passages = self.materials[suite].passages.as_slice();
+        for batch in batches {
+            stop_if_interrupted(self.watch)?;
+            let (here, rest) = passages.split_at(batch.passages());
+            passages = rest;
+            let texts = here.iter().map(|p| p.scored.as_slice()).enumerate();
+            match batch.predictions(texts)? {
+                None => scores.extend(here.iter().map(|_| Scores::default())),
+                Some((states, predictions)) => {
+                    let here = here.len();
+                    let dense = teacher.as_ref().map(|t| t.narrow(0, first, predictions.len())).transpose()?;
+                    let dense = dense.as_ref().map(|dense| (dense, dense_head));
+                    scores.extend(score_positions(&predictions, here, dense, (&states, head))?);
+                    first += predictions.len();
+                }
+            }
+            if wants_choices {
+                let texts: Vec<(usize, &[Target])> = (here.iter().enumerate())
+                    .flat_map(|(i, p)| p.choices.iter().map(move |c| (i, c.as_slice())))
+                    .collect();
+                let count = texts.len();
+                let mut likelihoods = match batch.predictions(texts.into_iter())? {
+                    Some((states, predictions)) => log_likelihoods(&predictions, count, &states, head)?,
+                    None => vec![],
+                }
+                .into_iter();
+                choices.extend(here.iter().map(|p| likelihoods.by_ref().take(p.choices.len()).collect::<Vec<f64>>()));
+            }
+        }
+        let finite = scores.iter().all(|s| s.loss.is_finite()) && choices.iter().flatten().all(|l| l.is_finite());
+        ensure!(finite, "the model's loss on suite {suite} is not a number");
+        Ok((scores, choices))
+    }
+
+    /// Generates the answers to a suite's prompts. So many were answered `before`, of `all`.
+    pub(super) fn answer(
+        &self,
+        name: &str,
+        subject: &Subject,
+        blocks: &[Block],
+        (before, all): (usize, usize),
+    ) -> Result<AnswersRecord> {
+        let Unit::Rows(unit) = self.recipe.suite[name].unit() else {
+            unreachable!("only suites of rows have answers");
+        };
+        let separator = &self.inputs.suites[name].part.separator;
+        let Ends { embedding, head, ropes } = subject.ends;
+        let answerer = Answerer {
+            generator: Generator { blocks, embedding, head, ropes },
+            tokenizer: subject.tokenizer,
+            repetition_penalty: subject.repetition_penalty,
+            watch: self.watch,
+            before,
+            all,
+        };
+        answerer.answer(&self.materials[name].prompts, &unit, separator, self.recipe.seed)
+    }
+}

@@ -1,0 +1,92 @@
+//! The model that a cell judges: the recipe's, dense or pruned block by block, or a checkpoint.
+
+use anyhow::Result;
+
+use super::super::stream::{Batch, Stream};
+use super::Study;
+use crate::fault::At;
+use crate::model::{Embedding, Head, Model, Ropes, Tokenizer};
+use crate::recipe::Unit;
+
+/// What stands before the first block and after the last.
+pub struct Ends {
+    pub embedding: Embedding,
+    pub head: Head,
+    pub ropes: Ropes,
+}
+
+/// A model, and how it answers.
+pub struct Subject<'a> {
+    pub model: &'a Model,
+    pub ends: &'a Ends,
+    pub tokenizer: &'a Tokenizer,
+    pub repetition_penalty: f32,
+}
+
+/// A checkpoint, for as long as its cell is computed.
+pub struct Opened {
+    model: Model,
+    ends: Ends,
+    tokenizer: Tokenizer,
+    repetition_penalty: f32,
+}
+
+impl Opened {
+    pub fn subject(&self) -> Subject<'_> {
+        let Self { model, ends, tokenizer, repetition_penalty } = self;
+        Subject { model, ends, tokenizer, repetition_penalty: *repetition_penalty }
+    }
+}
+
+impl Subject<'_> {
+    /// What logits are a product of, batch by batch.
+    pub fn last_states(&self, stream: Stream) -> Result<Vec<Batch>> {
+        let mut batches = stream.into_batches();
+        for batch in &mut batches {
+            batch.flow.hidden = self.ends.head.normed(&batch.flow.hidden)?;
+        }
+        Ok(batches)
+    }
+}
+
+impl Study<'_> {
+    /// The recipe's model.
+    pub(super) fn subject(&self) -> Result<Subject<'_>> {
+        let (model, tokenizer, repetition_penalty) = (&self.model, &self.tokenizer, self.inputs.repetition_penalty);
+        Ok(Subject { model, ends: self.ends()?, tokenizer, repetition_penalty })
+    }
+
+    /// A checkpoint, in the precision and on the device of the model.
+    pub(super) fn open_checkpoint(&self, name: &str) -> Result<Opened> {
+        let input = &self.inputs.checkpoints[name];
+        let open = || {
+            let model = Model::open(&input.files, self.model.dtype, self.model.device.clone())?;
+            let ends = self.ends_of(&model)?;
+            let tokenizer = input.files.tokenizer()?.on(self.recipe.model.date);
+            Ok(Opened { model, ends, tokenizer, repetition_penalty: input.repetition_penalty })
+        };
+        open().at(|| format!("[checkpoint.{name}]"))
+    }
+
+    /// The ends of the recipe's model, read once.
+    pub(super) fn ends(&self) -> Result<&Ends> {
+        if let Some(ends) = self.ends.get() {
+            return Ok(ends);
+        }
+        let ends = self.ends_of(&self.model)?;
+        Ok(self.ends.get_or_init(|| ends))
+    }
+
+    /// The ends of a model that the study's windows and prompts go through.
+    fn ends_of(&self, model: &Model) -> Result<Ends> {
+        let drawn = self.recipe.calibration.iter().filter(|(name, _)| self.inputs.calibrations.contains_key(*name));
+        let suites = self.materials.iter().map(|(name, material)| match self.recipe.suite[name].unit() {
+            Unit::Windows(_) => material.longest(0),
+            Unit::Rows(unit) => material.longest(unit.decoding.max_new_tokens),
+        });
+        let longest = drawn.map(|(_, c)| c.length).chain(suites).max().unwrap_or(0);
+        let embedding = model.embedding()?;
+        let (head, ropes) = (model.head(&embedding)?, model.ropes(longest)?);
+        Ok(Ends { embedding, head, ropes })
+    }
+}
