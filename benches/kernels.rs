@@ -202,7 +202,7 @@ fn scores(bencher: Bencher, dtype: DType) {
     let predictions: Vec<Prediction> = (0..POSITIONS).map(|i| Prediction { sample: 0, id: i as u32 }).collect();
     bencher
         .counter(ItemsCount::new(2 * 2 * POSITIONS * HIDDEN * VOCABULARY))
-        .bench_local(|| score_positions(&predictions, 1, Some(&dense), black_box(&pruned), &head).unwrap());
+        .bench_local(|| score_positions(&predictions, 1, Some((&dense, &head)), (black_box(&pruned), &head)).unwrap());
 }
 
 /// Tokens of 32 sequences decoded together, after prompts of 32.

@@ -8,7 +8,7 @@ use polars::prelude::*;
 use serde::Serialize;
 
 use super::read::setting_of;
-use super::tables::{Frame, Tables};
+use super::tables::{Frame, Part, Tables};
 use super::{Difference, Report, SuiteReport, Value, Wanted};
 use crate::fault::Fault;
 use crate::metrics::Metric;
@@ -111,9 +111,9 @@ impl Study {
 
     /// The samples of a suite, in their order.
     fn samples(&self, suite: &str) -> Result<Frame> {
-        let name = suite.to_owned();
-        let in_order = |t: LazyFrame| t.filter(col("suite").eq(lit(name))).sort(["cell", "sample"], Default::default());
-        Tables { dir: &self.dir }.query("samples", in_order)
+        let part = Part { columns: None, rows: &[("suite", suite)] };
+        let in_order = |t: LazyFrame| t.sort(["cell", "sample"], Default::default());
+        Tables { dir: &self.dir }.query_some("samples", part, in_order)
     }
 }
 

@@ -9,7 +9,7 @@ use polars::prelude::*;
 use super::decision::{Cost, decision};
 use super::facts::Achieved;
 use super::predictors::predictors;
-use super::tables::{Frame, Tables};
+use super::tables::{Frame, Part, Tables};
 use super::{
     BlockPoint, CellRow, CellValue, Contrast, Difference, FailedCell, MetricColumn, Report, Setting, SettingRow,
     SuiteReport, Value, facts, sentences, text,
@@ -112,7 +112,9 @@ impl Tables<'_> {
     fn suites(&self, contrasts: &[Contrast]) -> Result<Vec<SuiteReport>> {
         let to_dense = to_dense(contrasts);
         let table = self.query("settings", |t| t)?;
-        let of_rows = self.query("samples", |t| {
+        // All cells have the same samples.
+        let of_dense = Part { columns: Some(&["suite", "cell", "prompt"]), rows: &[("cell", "dense")] };
+        let of_rows = self.query_some("samples", of_dense, |t| {
             t.filter(col("prompt").is_not_null()).select([col("suite")]).unique(None, UniqueKeepStrategy::Any)
         })?;
         let of_rows = of_rows.texts("suite")?;

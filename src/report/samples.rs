@@ -4,7 +4,7 @@ use anyhow::{Result, bail, ensure};
 use polars::prelude::*;
 
 use super::read::Wanted;
-use super::tables::Tables;
+use super::tables::{Part, Tables};
 use super::{Sample, Samples, Side, SuiteReport, text};
 use crate::metrics::{Family, Metric};
 use crate::words::nearest;
@@ -88,10 +88,23 @@ impl Tables<'_> {
 
     /// What a cell made of every sample of a suite.
     fn sides(&self, suite: &SuiteReport, metric: &str, cell: &str) -> Result<Sides> {
-        let (name, of) = (suite.suite.clone(), cell.to_owned());
-        let table = self.query("samples", |t| {
-            t.filter(col("suite").eq(lit(name)).and(col("cell").eq(lit(of)))).sort(["sample"], Default::default())
-        })?;
+        let part = Part {
+            columns: Some(&[
+                "suite",
+                "cell",
+                "sample",
+                "prompt",
+                "reference",
+                "prediction",
+                "choices",
+                "answer",
+                "log_likelihoods",
+                "chosen",
+                metric,
+            ]),
+            rows: &[("suite", &suite.suite), ("cell", cell)],
+        };
+        let table = self.query_some("samples", part, |t| t.sort(["sample"], Default::default()))?;
         let (numbers, prompts) = (table.counts("sample")?, table.texts("prompt")?);
         let (references, answers) = (table.texts("reference")?, table.some_counts("answer")?);
         let (predictions, scores) = (table.some_texts("prediction")?, table.reals(metric)?);

@@ -1,9 +1,16 @@
 //! The tables of a study, queried with polars.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, ensure};
-use polars::prelude::*;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchReader, new_empty_array};
+use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::datatypes::{DataType as Arrow, Field, Float64Type, UInt64Type};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use polars::prelude::{Column, DataFrame, IntoColumn, IntoLazy, LazyFrame, NamedFrom, PolarsResult, Series};
 
 use super::Setting;
 use crate::guard::guarded;
@@ -95,17 +102,27 @@ impl Frame {
     }
 }
 
+/// What is read of a table.
+#[derive(Clone, Copy, Default)]
+pub struct Part<'a> {
+    /// Its columns; by default all.
+    pub columns: Option<&'a [&'a str]>,
+    /// Only rows that have these texts in these columns, which are among those that are read.
+    pub rows: &'a [(&'a str, &'a str)],
+}
+
 impl Tables<'_> {
     /// What a query makes of the table of that name.
     pub fn query(&self, name: &str, query: impl FnOnce(LazyFrame) -> LazyFrame) -> Result<Frame> {
+        self.query_some(name, Part::default(), query)
+    }
+
+    /// What a query makes of a part of the table of that name: the rest of it is not kept in memory.
+    pub fn query_some(&self, name: &str, part: Part, query: impl FnOnce(LazyFrame) -> LazyFrame) -> Result<Frame> {
         let path = self.dir.join(format!("{name}.parquet"));
         let read = || -> Result<DataFrame> {
-            let text = path.to_str().context("the path is not UTF-8")?;
             ensure!(path.is_file(), "it is not there, or no file");
-            // The path is a path: no pattern, and no `key=value` folders that make columns.
-            let as_it_is =
-                ScanArgsParquet { glob: false, hive_options: HiveOptions::new_disabled(), ..Default::default() };
-            Ok(query(LazyFrame::scan_parquet(text.into(), as_it_is)?).collect()?)
+            Ok(query(frame(&part.read(&path)?)?.lazy()).collect()?)
         };
         let frame = guarded(read).map_err(|e| {
             let said = format!("{e:#}"); // of a query that fails, polars also prints the plan
@@ -114,4 +131,55 @@ impl Tables<'_> {
         })?;
         Ok(Frame { frame, path })
     }
+}
+
+impl Part<'_> {
+    fn read(&self, path: &Path) -> Result<RecordBatch> {
+        let mut reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?)?;
+        if let Some(columns) = self.columns {
+            let mask = ProjectionMask::columns(reader.parquet_schema(), columns.iter().copied());
+            reader = reader.with_projection(mask);
+        }
+        let reader = reader.build()?;
+        let schema = reader.schema();
+        let batches = reader.map(|batch| self.filtered(batch?)).collect::<Result<Vec<_>>>()?;
+        Ok(concat_batches(&schema, &batches)?)
+    }
+
+    fn filtered(&self, mut batch: RecordBatch) -> Result<RecordBatch> {
+        for (name, text) in self.rows {
+            let column = batch.column_by_name(name).with_context(|| format!("it has no column `{name}`"))?;
+            let column = column.as_string_opt::<i32>().with_context(|| format!("`{name}` holds no texts"))?;
+            let has: BooleanArray = column.iter().map(|value| Some(value == Some(*text))).collect();
+            batch = filter_record_batch(&batch, &has)?;
+        }
+        Ok(batch)
+    }
+}
+
+/// An Arrow batch as polars has it.
+fn frame(batch: &RecordBatch) -> Result<DataFrame> {
+    let column = |(field, array): (&Arc<Field>, &ArrayRef)| Ok(series(field.name(), array)?.into_column());
+    let columns = batch.schema().fields().iter().zip(batch.columns()).map(column).collect::<Result<Vec<_>>>()?;
+    Ok(DataFrame::new(batch.num_rows(), columns)?)
+}
+
+fn series(name: &str, array: &ArrayRef) -> Result<Series> {
+    let name = name.into();
+    Ok(match array.data_type() {
+        Arrow::Utf8 => Series::new(name, array.as_string::<i32>().iter().collect::<Vec<_>>()),
+        Arrow::Float64 => Series::new(name, array.as_primitive::<Float64Type>().iter().collect::<Vec<_>>()),
+        Arrow::UInt64 => Series::new(name, array.as_primitive::<UInt64Type>().iter().collect::<Vec<_>>()),
+        Arrow::Boolean => Series::new(name, array.as_boolean().iter().collect::<Vec<_>>()),
+        Arrow::List(of) => {
+            let lists = array.as_list::<i32>().iter();
+            let lists = lists.map(|list| list.map(|list| series("", &list)).transpose()).collect::<Result<Vec<_>>>()?;
+            let empty = series("", &new_empty_array(of.data_type()))?;
+            // The type of a column without a list is told by an empty one.
+            let told: Vec<_> = lists.into_iter().chain([Some(empty)]).collect();
+            let told = Series::new(name, told);
+            told.head(Some(told.len() - 1))
+        }
+        other => bail!("the column `{name}` holds {other}"),
+    })
 }

@@ -111,8 +111,13 @@ fn causal(how: &Attention, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor>
     }
     let (_, heads, len, _) = q.dims4()?;
     let (_, key_value, all, _) = k.dims4()?;
-    let k = candle_transformers::utils::repeat_kv(k.clone(), heads / key_value)?;
-    let v = candle_transformers::utils::repeat_kv(v.clone(), heads / key_value)?;
+    // Each head of keys and values serves several of queries.
+    let repeated = |x: &Tensor| -> Result<Tensor> {
+        let times = heads / key_value;
+        let (_, _, all, dim) = x.dims4()?;
+        Tensor::cat(&vec![x; times], 2)?.reshape((1, heads, all, dim))
+    };
+    let (k, v) = (repeated(k)?, repeated(v)?);
     let mut scores = (q.matmul(&k.t()?)?.to_dtype(DType::F32)? * f64::from(how.scale))?;
     if let Some(cap) = how.cap.map(f64::from) {
         scores = ((scores / cap)?.tanh()? * cap)?;
