@@ -2,14 +2,14 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
 use calipr::model::{ModelFiles, Saving};
 use candle_core::quantized::{GgmlDType, gguf_file};
 use candle_core::{DType, Tensor};
-use common::architectures::{GgufFixture, compare, fixtures, open};
+use common::architectures::{Fixture, GgufFixture, compare, fixtures, open};
 use common::{Tiny, Workshop, read_table, texts, write_gguf};
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -99,6 +99,112 @@ fn a_gguf_file_becomes_one_of_another_precision() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// A byte-level tokenizer of as many tokens as there are rows, for a folder.
+fn tokenizer_json(rows: usize) -> Value {
+    let characters = common::byte_characters();
+    let mut vocabulary: serde_json::Map<String, Value> =
+        characters.iter().take(rows - 1).enumerate().map(|(id, c)| (c.to_string(), json!(id))).collect();
+    vocabulary.insert("<|endoftext|>".into(), json!(rows - 1));
+    let end = json!({"id": rows - 1, "content": "<|endoftext|>", "special": true, "single_word": false,
+                     "lstrip": false, "rstrip": false, "normalized": false});
+    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    json!({"version": "1.0", "added_tokens": [end], "normalizer": null, "post_processor": null, "pre_tokenizer": bytes,
+           "decoder": bytes, "model": {"type": "BPE", "vocab": vocabulary, "merges": []}})
+}
+
+#[test]
+fn a_folder_becomes_a_gguf_file_that_computes_the_same_and_says_what_llama_cpp_s_converter_says() {
+    let kept = std::env::var_os("CALIPR_EXPORTED");
+    let converted: BTreeMap<String, GgufFixture> = fixtures("tests/fixtures/architectures_gguf").into_iter().collect();
+    let check = |(name, fixture): (String, Fixture)| -> Result<Option<String>, String> {
+        let dir = tempfile::tempdir().unwrap();
+        fixture.write(&dir.path().join("model"));
+        let tokenizer = tokenizer_json(fixture.vocabulary()).to_string();
+        fs::write(dir.path().join("model/tokenizer.json"), tokenizer).unwrap();
+        fs::write(dir.path().join("model/tokenizer_config.json"), r#"{"tokenizer_class": "PreTrainedTokenizerFast"}"#)
+            .unwrap();
+        let files = ModelFiles::at(&dir.path().join("model")).unwrap();
+        let saving = match Saving::to_gguf(&files, DType::F32) {
+            Ok(saving) => saving,
+            Err(error) => {
+                let said = format!("{error:#}");
+                let is_clear = said.contains("convert_hf_to_gguf.py") && said.contains("llama.cpp has no architecture");
+                return if is_clear { Ok(Some(name)) } else { Err(format!("{name}: {said}")) };
+            }
+        };
+        let to = kept.as_ref().map_or(dir.path().to_owned(), |kept| Path::new(kept).join("gguf").join(&name));
+        write(&saving, &to).map_err(|error| format!("{name}: {error}"))?;
+        let bytes = fs::read(to.join("model.gguf")).unwrap();
+        let content = gguf_file::Content::read(&mut std::io::Cursor::new(&bytes)).unwrap();
+        if let Some(fixture) = converted.get(&name) {
+            let names: BTreeSet<&String> = content.tensor_infos.keys().collect();
+            let theirs: BTreeSet<&String> = fixture.tensors.keys().collect();
+            // Of these the converter was given models without biases, or without norms of heads.
+            if names != theirs && !["arcee", "olmo_clip", "stablelm_parallel"].contains(&name.as_str()) {
+                return Err(format!("{name}: {:?}", names.symmetric_difference(&theirs).collect::<Vec<_>>()));
+            }
+            // What it says beside is of the tokenizer, of where the model came from, or nothing that llama.cpp computes with:
+            // what blocks OLMo 3 has with a window, its code knows.
+            let says_nothing = |key: &str, value: &Value| {
+                let of_file = ["general.", "tokenizer."].iter().any(|start| key.starts_with(start));
+                let unread = [
+                    ".tensor_data_layout",
+                    ".rope.scaling.type",
+                    ".rope.scaling.original_context_length",
+                    ".context_length",
+                    ".feed_forward_length",
+                    ".sliding_window_pattern",
+                ];
+                of_file || unread.iter().any(|end| key.ends_with(end)) || *value == json!(0)
+            };
+            for (key, (_, value)) in fixture.metadata.iter().filter(|(key, (_, value))| !says_nothing(key, value)) {
+                let ours = content.metadata.get(key).map(number);
+                let same = ours.as_ref().is_some_and(|ours| match (ours.as_f64(), value.as_f64()) {
+                    (Some(a), Some(b)) => (a - b).abs() <= 1e-6 * b.abs(),
+                    _ => ours == value,
+                });
+                if !same {
+                    return Err(format!("{name}: `{key}` is {ours:?}, not {value}"));
+                }
+            }
+        }
+        compare(&open(&to.join("model.gguf"))?, fixture.loss, &fixture.positions, &fixture.logits)
+            .map(|()| None)
+            .map_err(|error| format!("{name}: {error}"))
+    };
+    let all = fixtures::<Fixture>("tests/fixtures/architectures");
+    let (found, wrong): (Vec<_>, Vec<_>) = all.into_par_iter().map(check).partition(Result::is_ok);
+    let wrong: Vec<String> = wrong.into_iter().filter_map(Result::err).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let refused: BTreeSet<String> = found.into_iter().filter_map(Result::ok).flatten().collect();
+    let expected = [
+        // Without a name there.
+        &["glm", "opt", "opt_plain", "opt_post"][..],
+        // Windows that llama.cpp's code for the architecture has not, or has in other blocks.
+        &["ministral", "mistral", "mixtral_window", "phi3", "qwen2_window", "qwen3_moe_window", "qwen3_window"],
+        &["smollm3_window", "starcoder2_window"],
+        // Other activations, norms, and scales of attention than it has.
+        &["bloom_post", "falcon_alibi", "gpt2_scaled", "gpt_neox_sequential", "llama_gelu", "llama_quick_gelu"],
+        &["llama_relu2", "gemma2", "gemma3", "gemma3_text", "gemma3_text_scaled"],
+        // Blocks with experts and blocks without.
+        &["qwen2_moe_mixed", "qwen3_moe_mixed"],
+    ];
+    assert_eq!(refused, expected.concat().into_iter().map(str::to_owned).collect());
+}
+
+/// As JSON has it.
+fn number(value: &gguf_file::Value) -> Value {
+    use gguf_file::Value::*;
+    match value {
+        U32(n) => json!(n),
+        F32(x) => json!(f64::from(*x)),
+        Bool(b) => json!(b),
+        String(text) => json!(text),
+        Array(items) => Value::Array(items.iter().map(number).collect()),
+        other => panic!("{other:?}"),
+    }
+}
+
 const EVALUATION: &str = r#"
 name = "again"
 [model]
@@ -116,6 +222,11 @@ dataset = "path:pairs.jsonl"
 max_new_tokens = 6
 metrics = ["f1"]
 "#;
+
+/// A model with windows that llama.cpp's code for its architecture has not.
+fn windowed() -> Tiny {
+    Tiny { model_type: "mistral", rope: json!({"rope_theta": 10000.0, "sliding_window": 16}), ..Tiny::default() }
+}
 
 /// A study of cells of all kinds, with answers.
 fn shop(model: &str, write: impl FnOnce(&Workshop)) -> Workshop {
@@ -227,7 +338,7 @@ fn a_precision_that_is_asked_for_is_that_of_every_tensor_and_of_the_config() {
 
 #[test]
 fn what_cannot_be_exported_says_why_and_nothing_is_overwritten() {
-    let shop = shop("path:model", |_| ());
+    let shop = shop("path:model", |shop| windowed().write(&shop.path("model")));
     let refused = |arguments: &[&str], code: i32, says: &str| {
         let output = shop.calipr(&[&["export", "results/tiny"], arguments].concat());
         let (_, stderr) = texts(&output);
@@ -278,8 +389,10 @@ fn a_recipe_may_have_models_exported_when_its_cells_are_done() {
         assert!(texts(&output).1.contains(says), "{}", texts(&output).1);
     }
     // What cannot be made of the model is said before anything is computed.
+    windowed().write(&shop.path("windowed"));
     for command in ["plan", "run"] {
-        let output = shop.calipr(&[command, "recipe.toml", "--set", "export.format='gguf'", "--out", "elsewhere"]);
+        let sets = ["--set", "export.format='gguf'", "--set", "model.source=path:windowed", "--out", "elsewhere"];
+        let output = shop.calipr(&[&[command, "recipe.toml"], &sets[..]].concat());
         assert!(!output.status.success() && texts(&output).1.contains("[export]"), "{}", texts(&output).1);
     }
 }

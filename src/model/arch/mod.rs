@@ -7,6 +7,7 @@ mod gguf;
 mod keys;
 mod quantization;
 mod rope;
+mod to_gguf;
 mod to_hub;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,6 +19,7 @@ use gguf::Gguf;
 pub use gguf::Tensors;
 use keys::Keys;
 pub use quantization::Quantization;
+pub use to_gguf::{GgufModel, gguf_model};
 pub use to_hub::hub_config;
 
 /// A family of models that are computed alike.

@@ -8,9 +8,11 @@ use anyhow::{Context, Result, bail};
 use candle_core::DType;
 use candle_core::quantized::gguf_file::Value;
 
-use super::tensors::{Part, Planned, Precision};
+use super::tensors::{Part, Planned, Precision, between};
 use super::{Kind, Saving};
+use crate::model::arch::{GgufModel, gguf_model};
 use crate::model::spec::{Name, Spec};
+use crate::model::tokenizer;
 use crate::model::weights::{GgufFile, Weights};
 
 /// Keys and values, in the order in which they are written.
@@ -89,14 +91,28 @@ pub fn of_gguf(path: &Path, spec: Spec, source: Box<dyn Weights>, dtype: DType) 
     Ok(Saving { source, spec, tensors, kind: Kind::Gguf(metadata) })
 }
 
-/// A GGUF file of a Hugging Face folder: llama.cpp's own converter does that, of the folder that is exported.
-pub fn of_hub(dir: &Path, spec: &Spec) -> Result<Saving> {
-    bail!(
-        "{} is a Hugging Face folder of architecture \"{}\", of which calipr writes no GGUF file; export the folder, and \
-         have llama.cpp's convert_hf_to_gguf.py convert that",
-        dir.display(),
-        spec.architecture
-    )
+/// A GGUF file of a Hugging Face folder: its metadata say what the config says, and its tokenizer is the folder's.
+pub fn of_hub(dir: &Path, spec: Spec, source: Box<dyn Weights>, dtype: DType) -> Result<Saving> {
+    let advice = "export the folder, and have llama.cpp's convert_hf_to_gguf.py convert that";
+    let refused = || format!("calipr writes no GGUF file of {}; {advice}", dir.display());
+    let GgufModel { metadata: own, factors, spec: target } = gguf_model(&spec).with_context(refused)?;
+    let called = std::path::absolute(dir).ok();
+    let called = called.as_deref().unwrap_or(dir).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let tokenizer = tokenizer::gguf_of_dir(dir, spec.vocabulary, &called).with_context(refused)?;
+    let mut own = own.into_iter();
+    let mut metadata: Metadata = own.next().into_iter().collect();
+    let text = |text: &str| Value::String(text.to_owned());
+    metadata.extend([
+        ("general.type".to_owned(), text("model")),
+        ("general.name".to_owned(), text(&called)),
+        ("general.file_type".to_owned(), Value::U32(dtype.of_file())),
+    ]);
+    metadata.extend(own);
+    metadata.extend(tokenizer);
+    let mut tensors: Vec<Planned> =
+        factors.into_iter().map(|(name, values)| Planned::of_values(name, values)).collect();
+    tensors.extend(between(&spec, &target, |name| name.gguf.clone(), |name, shape| precision(name, shape, dtype))?);
+    Ok(Saving { source, spec, tensors, kind: Kind::Gguf(metadata) })
 }
 
 /// llama.cpp's converter keeps vectors, routers and positions in f32 (convert_hf_to_gguf.py, `prepare_tensors`).
@@ -106,6 +122,11 @@ fn precision(name: &str, shape: &[usize], dtype: DType) -> DType {
         || name.contains("ffn_gate_inp")
         || name.starts_with("position_embd");
     if is_kept { DType::F32 } else { dtype }
+}
+
+/// Writes a file of metadata alone.
+pub fn write_metadata(path: &Path, metadata: &Metadata) -> Result<()> {
+    write(path, metadata, &[], &mut |tensor| bail!("`{}` is not there", tensor.name))
 }
 
 /// Writes the file.

@@ -16,6 +16,7 @@ use candle_core::{DType, Tensor};
 use super::ModelFiles;
 use super::spec::Spec;
 use super::weights::Weights;
+pub use gguf::write_metadata;
 use tensors::Planned;
 
 /// What becomes of the weight of a linear: its block and its number there, and the dense weight (rows, columns), in the
@@ -64,7 +65,7 @@ impl Saving {
         let (spec, source) = files.open()?;
         match files {
             ModelFiles::Gguf(path) => gguf::of_gguf(path, spec, source, dtype),
-            ModelFiles::Hub(dir) => gguf::of_hub(dir, &spec),
+            ModelFiles::Hub(dir) => gguf::of_hub(dir, spec, source, dtype),
         }
     }
 

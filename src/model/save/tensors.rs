@@ -37,11 +37,19 @@ pub enum Part {
     Weight { block: usize, linear: usize, stored: Stored, order: Option<Vec<usize>> },
     /// The bias of a linear.
     Bias { block: usize, linear: usize, stored: Stored, order: Option<Vec<usize>> },
+    /// These.
+    Values(Vec<f32>),
     /// Values of a norm, which the source has in these tensors; `plus` is added, and those of one head of so many taken.
     Norm { tensors: Vec<Name>, plus: f32, head: Option<(usize, usize)> },
 }
 
 impl Planned {
+    /// A vector of these, in f32.
+    pub fn of_values(name: &str, values: Vec<f32>) -> Self {
+        let shape = vec![values.len()];
+        Self { name: name.to_owned(), shape, precision: Precision::Of(DType::F32), parts: vec![Part::Values(values)] }
+    }
+
     pub fn bytes(&self) -> u64 {
         (self.shape.iter().product::<usize>() * self.size()) as u64
     }
@@ -80,6 +88,7 @@ pub fn made(tensor: &Planned, spec: &Spec, source: &dyn Weights, change: &mut su
                 continue;
             }
             Part::Read(name) => source.tensor(name)?,
+            Part::Values(values) => Tensor::new(values.as_slice(), &Device::Cpu)?,
             Part::Weight { block, linear, stored, order } => {
                 let own = &spec.blocks[*block].linears[*linear];
                 let name = spec.name_of_block(*block).under(&own.part).of("weight");

@@ -94,11 +94,12 @@ impl BlockSpec {
     }
 }
 
-/// A norm by what it computes: how it stores its weights is the files' affair.
+/// A norm by what it computes: how it stores its weights is the files' affair, and ε has 32 bits.
 fn unnamed(norm: Option<NormSpec>) -> Option<NormSpec> {
     norm.map(|norm| NormSpec {
         name: Name::default(),
         kind: if norm.kind == NormKind::RmsPlusOne { NormKind::Rms } else { norm.kind },
+        epsilon: f64::from(norm.epsilon as f32),
         over: match norm.over {
             Over::HeadsApart(heads) => Over::EachHead(heads),
             over => over,

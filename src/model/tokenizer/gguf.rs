@@ -31,10 +31,12 @@ pub struct GgufVocabulary {
 }
 
 /// Values of `tokenizer.ggml.token_type`.
-const NORMAL: i64 = 1;
-const UNKNOWN: i64 = 2;
-const CONTROL: i64 = 3;
-const USER_DEFINED: i64 = 4;
+pub const NORMAL: i64 = 1;
+pub const UNKNOWN: i64 = 2;
+pub const CONTROL: i64 = 3;
+pub const USER_DEFINED: i64 = 4;
+pub const UNUSED: i64 = 5;
+pub const BYTE: i64 = 6;
 
 /// Keys of ids.
 const IDS: [&str; 10] = [

@@ -10,6 +10,7 @@ mod gguf;
 mod llama_cpp;
 mod special;
 mod split;
+mod to_gguf;
 mod to_hub;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ use class::Class;
 use gguf::GgufVocabulary;
 use llama_cpp::LlamaCpp;
 use special::SpecialTokens;
+pub use to_gguf::gguf_of_dir;
 pub use to_hub::{ends_of_gguf, files_of_gguf, ids_of_gguf};
 
 /// A model's tokenizer.

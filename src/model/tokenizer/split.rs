@@ -76,6 +76,16 @@ const NAMES: [(&str, &[&str]); 14] = [
     ("seed-coder", &["seed-coder"]),
 ];
 
+/// A name of each way to split that a model has, as files should have it.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    let own = NAMES.iter().filter(|(group, _)| *group != WITHOUT_A_NAME);
+    own.map(|(group, names)| match *group {
+        "llama3" => "llama-bpe",
+        "digits" => "smollm",
+        _ => names[0],
+    })
+}
+
 impl Split {
     /// By its name.
     ///
