@@ -81,7 +81,8 @@ pub enum Command {
 
 #[derive(Args)]
 pub struct StudyArgs {
-    /// The recipe, a TOML file; - reads it from standard input.
+    /// The recipe, a TOML file, or the name of one that comes with calipr, such as quickstart; - reads it from standard input.
+    #[arg(value_parser = recipe())]
     recipe: PathBuf,
     /// Set a key of the recipe, over the file and the environment: --set grid.sparsity='[0.7]'.
     #[arg(long, value_name = "KEY=VALUE")]
@@ -129,6 +130,11 @@ struct Machinery {
 /// A folder that may have come from a variable, where no shell has put `~` in full.
 fn folder() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().map(|path| expanded(path.as_os_str()))
+}
+
+/// A recipe, which may be called by its name alone.
+fn recipe() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().map(recipe::found)
 }
 
 /// Parses the command line; ends the program where it is wrong or asks for help.

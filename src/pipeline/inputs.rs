@@ -213,7 +213,7 @@ impl Inputs {
     pub fn are_local(recipe: &Recipe, library: &Library, fetcher: &Fetcher) -> Result<bool> {
         let mut local = recipe.model.source.local(&library.bases(), fetcher)?.is_some();
         for (.., part) in parts(recipe, library)? {
-            local &= part.local(fetcher)?.is_some();
+            local &= part.is_here(fetcher)?;
         }
         Ok(local)
     }
