@@ -3,8 +3,10 @@
 mod bench;
 mod cache;
 mod compare;
+mod datasets;
 mod environment;
 mod export;
+mod init;
 mod line;
 mod plan;
 mod report;
@@ -12,6 +14,7 @@ mod reproduce;
 mod room;
 mod run;
 mod runner;
+mod shown;
 mod slips;
 mod terminal;
 mod threads;
@@ -52,6 +55,8 @@ pub enum Command {
     /// wrong, 3 some cells failed (cells.parquet says why; the same command tries them again), 130
     /// interrupted.
     Run(StudyArgs),
+    /// Look at a task's rows, and write a recipe to start from.
+    Init(init::InitArgs),
     /// Show a study's cells, what each needs, what is cached and how much work is left; compute nothing.
     Plan(StudyArgs),
     /// Say what a study found: a table to decide by, a few sentences, what was run, then all the rest.
@@ -71,6 +76,8 @@ pub enum Command {
     ///
     /// Exit codes: 0 all values are reproduced, 1 some are not, or the study cannot run.
     Reproduce(reproduce::ReproduceArgs),
+    /// List the data sets that a recipe may name here, or show one: its definition, and what a row of it becomes.
+    Datasets(datasets::DatasetsArgs),
     /// Measure how fast this machine's matrix products are, and how much of that a study's stages reach.
     Bench(bench::BenchArgs),
     /// List what is cached, or make room.
