@@ -172,6 +172,12 @@ fn data_sets_here_stand_in_place_of_those_of_the_program() {
             && listing.contains("own: one file; rows in path:../rows.jsonl; defined in datasets/own.toml\n"),
         "{listing}"
     );
+    std::fs::write(shop.path("datasets/bad.toml"), "sorce = 'x'\n").unwrap();
+    let (listing, _) = shop.succeeds(&["datasets"]);
+    assert!(
+        listing.contains("bad: it cannot be read: datasets/bad.toml, line 1: ") && listing.contains("wikitext2: "),
+        "{listing}"
+    );
     let (shown, _) = shop.succeeds(&["datasets", "prose"]);
     assert!(shown.contains("row 0 says") && shown.contains("definition (datasets/prose.toml)"), "{shown}");
 }
@@ -350,6 +356,23 @@ fn what_no_recipe_can_be_made_of_is_said() {
         let (_, stderr) = texts(&output);
         assert!(output.status.code() == Some(2) && stderr.contains(says), "{arguments:?}: {stderr}");
     }
+}
+
+#[test]
+fn a_recipe_is_begun_for_conversations() {
+    let empty = Empty::new();
+    let turns = |i: usize| json!({"messages": [{"role": "user", "content": format!("Say {i}.")}, {"role": "assistant", "content": format!("{i}")}]});
+    std::fs::create_dir(empty.dir.path().join("a")).unwrap();
+    std::fs::write(empty.dir.path().join("a/talks.jsonl"), lines(turns)).unwrap();
+    let (printed, _) = empty.succeeds("a", &["init", "talks.jsonl"]);
+    assert!(
+        printed.contains("each a conversation that ends in an answer") && printed.contains("  assistant |0\n"),
+        "{printed}"
+    );
+    let recipe = std::fs::read_to_string(empty.dir.path().join("a/talks.toml")).unwrap();
+    assert!(recipe.contains("\"contains_answer\"") && !recipe.contains("stop ="), "{recipe}");
+    let (plan, log) = empty.succeeds("a", &["plan", "talks"]);
+    assert!(plan.contains("stages to compute") && log.is_empty(), "{plan}{log}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::terminal::columns;
 use super::{cache_in, print};
 use crate::bundled;
 use crate::data::{Content, Dataset, Defined, Library};
-use crate::fault::{At, Fault};
+use crate::fault::At;
 use crate::source::{Fetcher, Source};
 use crate::table::{Table, wrapped};
 
@@ -32,7 +32,7 @@ impl DatasetsArgs {
         // As a recipe in this folder sees them.
         let library = Library::of_folders(vec![PathBuf::new()]);
         match &self.name {
-            None => print(&listing(&library)?),
+            None => print(&listing(&library)),
             Some(name) => {
                 let cache = cache_in(self.cache.as_ref());
                 let fetcher = Fetcher { cache: cache.dir().to_owned(), offline: true };
@@ -43,18 +43,25 @@ impl DatasetsArgs {
     }
 }
 
-fn listing(library: &Library) -> Result<String> {
+fn listing(library: &Library) -> String {
     let mut text = String::new();
     let width = columns().unwrap_or(WIDTH);
     for name in library.names() {
         let Some(defined) = library.defined(&name) else { continue };
-        let dataset = library.get(&name).map_err(|error| Fault(format!("{error:#}")))?;
+        let dataset = match library.get(&name) {
+            Ok(dataset) => dataset,
+            // The others are none the worse for it.
+            Err(error) => {
+                text += &format!("{name}: it cannot be read: {error:#}\n");
+                continue;
+            }
+        };
         let splits: Vec<&str> = dataset.splits.keys().map(String::as_str).collect();
         let splits = if splits.is_empty() { "one file".into() } else { splits.join(", ") };
         text += &format!("{name}: {splits}; {}\n", place(&name, &defined, &dataset));
         text += &wrapped(&dataset.description, width, "    ", "    ");
     }
-    Ok(text + "\n`calipr datasets NAME` shows one, with a row; a file of your own is \"path:my.jsonl\".\n")
+    text + "\n`calipr datasets NAME` shows one, with a row; a file of your own is \"path:my.jsonl\".\n"
 }
 
 /// Where a data set is defined, and where its rows are.

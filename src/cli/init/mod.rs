@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error, Result};
 use clap::Args;
+use clap::builder::BoolishValueParser;
 
 use super::shown::shown;
 use super::{cache_in, print};
@@ -41,6 +42,9 @@ pub struct InitArgs {
     /// Folder of fetched models and cached stages [default: calipr in the user's cache folder]
     #[arg(long, value_name = "DIR", env = "CALIPR_CACHE", value_parser = super::folder())]
     cache: Option<PathBuf>,
+    /// Never reach out to a network.
+    #[arg(long, env = "CALIPR_OFFLINE", value_parser = BoolishValueParser::new())]
+    offline: bool,
 }
 
 /// The data set that stands for a task of the user's own.
@@ -57,7 +61,7 @@ impl InitArgs {
     /// Writes a recipe to start from, made for the rows of a task.
     pub fn init(&self) -> Result<()> {
         let cache = cache_in(self.cache.as_ref());
-        let fetcher = Fetcher { cache: cache.dir().to_owned(), offline: true };
+        let fetcher = Fetcher { cache: cache.dir().to_owned(), offline: self.offline };
         let library = Library::of_folders(vec![PathBuf::new()]);
         let asked = self.task.as_deref().unwrap_or(STAND_IN);
         let mut named = dataset_name(asked);
