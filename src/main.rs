@@ -16,11 +16,13 @@ fn main() -> ExitCode {
 fn calipr() -> ExitCode {
     let outcome = match arguments() {
         Command::Run(args) => args.run(),
+        Command::Init(args) => args.init(),
         Command::Plan(args) => args.plan(),
         Command::Report(args) => args.report(),
         Command::Compare(args) => args.compare(),
         Command::Export(args) => args.export(),
         Command::Reproduce(args) => args.reproduce(),
+        Command::Datasets(args) => args.datasets(),
         Command::Bench(args) => args.bench(),
         Command::Cache(args) => args.cache(),
         Command::Schema => calipr::cli::print_schema(),

@@ -97,3 +97,47 @@ fn the_example_analyses_a_study_and_draws_its_figures() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && stderr.lines().count() == 1, "{stderr}");
 }
+
+/// What `calipr.read` gives, and says.
+const PACKAGE: &str = r#"
+import copy, sys
+sys.path.insert(0, "python")
+import calipr, polars as pl
+
+study = calipr.read(sys.argv[1])
+assert study.tables == ["cells", "contrasts", "layers", "metrics", "samples", "settings"], study.tables
+for table in study.tables:
+    assert getattr(study, table).equals(pl.read_parquet(f"{sys.argv[1]}/{table}.parquet")), table
+    assert getattr(study, table) is getattr(study, table) and table in dir(study)
+assert study.run["recipe"]["name"] == "tiny" and "cells, contrasts" in repr(study)
+assert copy.copy(study).cells.height == 11
+
+def said(kind, what):
+    try:
+        what()
+    except kind as error:
+        return str(error)
+    raise AssertionError(f"no {kind}")
+
+assert "has no table 'cels'; it has cells, " in said(AttributeError, lambda: study.cels)
+assert "there is no nowhere/run.json; `calipr run` writes" in said(FileNotFoundError, lambda: calipr.read("nowhere"))
+sys.modules["polars"] = None
+assert "pip install 'calipr[polars]'" in said(ImportError, lambda: calipr.read(sys.argv[1]).cells)
+print("read")
+"#;
+
+#[test]
+fn the_package_reads_a_study_and_runs_the_program() {
+    let shop = Workshop::new(&Tiny::default());
+    shop.succeeds(&["run", "recipe.toml"]);
+    let printed = run(Command::new(python()).args(["-c", PACKAGE]).arg(shop.path("results/tiny")));
+    assert_eq!(printed, "read\n");
+    // Where no wheel was installed, the program on the PATH.
+    let program = Path::new(env!("CARGO_BIN_EXE_calipr"));
+    let mut module = Command::new(python());
+    module.args(["-m", "calipr", "--version"]).env("PYTHONPATH", "python").env("PATH", program.parent().unwrap());
+    assert_eq!(run(&mut module), concat!("calipr ", env!("CARGO_PKG_VERSION"), "\n"));
+    let mut module = Command::new(python());
+    let output = module.args(["-m", "calipr"]).env("PYTHONPATH", "python").env("PATH", "").output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("error: the program calipr was not installed"));
+}

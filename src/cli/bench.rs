@@ -18,7 +18,8 @@ use crate::table::Table;
 
 #[derive(Args)]
 pub struct BenchArgs {
-    /// The recipe whose model, device, methods and length of windows are measured; its data is not needed.
+    /// The recipe whose model, device, methods and length of windows are measured, or its name; its data is not needed.
+    #[arg(value_parser = super::recipe())]
     recipe: PathBuf,
     /// Set a key of the recipe, over the file and the environment: --set model.dtype=bf16.
     #[arg(long, value_name = "KEY=VALUE")]

@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use super::room::gone;
 use super::terminal::columns;
 use super::{cache_in, print};
+use crate::bundled;
 use crate::digest;
 use crate::pipeline::{Cache, Limit, LimitBy};
 use crate::size::Size;
@@ -69,7 +70,9 @@ impl CacheArgs {
             What::Clear { sources } => {
                 removed(&cache, Size(0))?;
                 // Small, and made again.
-                let _ = std::fs::remove_dir_all(cache.dir().join(digest::MEMORY));
+                for folder in [digest::MEMORY, bundled::FOLDER] {
+                    let _ = std::fs::remove_dir_all(cache.dir().join(folder));
+                }
                 cache.forget_studies();
                 let folder = cache.sources();
                 if sources && folder.exists() {

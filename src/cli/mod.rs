@@ -3,8 +3,10 @@
 mod bench;
 mod cache;
 mod compare;
+mod datasets;
 mod environment;
 mod export;
+mod init;
 mod line;
 mod plan;
 mod report;
@@ -12,6 +14,7 @@ mod reproduce;
 mod room;
 mod run;
 mod runner;
+mod shown;
 mod slips;
 mod terminal;
 mod threads;
@@ -52,6 +55,8 @@ pub enum Command {
     /// wrong, 3 some cells failed (cells.parquet says why; the same command tries them again), 130
     /// interrupted.
     Run(StudyArgs),
+    /// Look at a task's rows, and write a recipe to start from.
+    Init(init::InitArgs),
     /// Show a study's cells, what each needs, what is cached and how much work is left; compute nothing.
     Plan(StudyArgs),
     /// Say what a study found: a table to decide by, a few sentences, what was run, then all the rest.
@@ -71,6 +76,8 @@ pub enum Command {
     ///
     /// Exit codes: 0 all values are reproduced, 1 some are not, or the study cannot run.
     Reproduce(reproduce::ReproduceArgs),
+    /// List the data sets that a recipe may name here, or show one: its definition, and what a row of it becomes.
+    Datasets(datasets::DatasetsArgs),
     /// Measure how fast this machine's matrix products are, and how much of that a study's stages reach.
     Bench(bench::BenchArgs),
     /// List what is cached, or make room.
@@ -81,7 +88,8 @@ pub enum Command {
 
 #[derive(Args)]
 pub struct StudyArgs {
-    /// The recipe, a TOML file; - reads it from standard input.
+    /// The recipe, a TOML file, or the name of one that comes with calipr, such as quickstart; - reads it from standard input.
+    #[arg(value_parser = recipe())]
     recipe: PathBuf,
     /// Set a key of the recipe, over the file and the environment: --set grid.sparsity='[0.7]'.
     #[arg(long, value_name = "KEY=VALUE")]
@@ -129,6 +137,11 @@ struct Machinery {
 /// A folder that may have come from a variable, where no shell has put `~` in full.
 fn folder() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().map(|path| expanded(path.as_os_str()))
+}
+
+/// A recipe, which may be called by its name alone.
+fn recipe() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().map(recipe::found)
 }
 
 /// Parses the command line; ends the program where it is wrong or asks for help.

@@ -1,13 +1,13 @@
 //! What a person probably meant by a command line that is wrong.
 
-use std::path::Path;
-
 use clap::CommandFactory;
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::Cli;
+use crate::bundled;
 use crate::recipe::keys::{self, Key};
+use crate::recipe::{self};
 
 /// Adds to clap's error what the command line probably should have been.
 pub fn explained(mut error: clap::Error, arguments: &[String]) -> clap::Error {
@@ -97,13 +97,11 @@ fn of_command(word: &str) -> Option<String> {
     if let Some(name) = Cli::command().get_subcommands().map(|c| c.get_name()).find(is_slip) {
         return Some(format!("did you mean `calipr {name}`?"));
     }
-    let exists = |path: &str| Path::new(path).is_file();
-    let in_recipes = format!("recipes/{word}.toml");
-    let meant = match word {
-        _ if exists(&in_recipes) => in_recipes,
-        _ if word.ends_with(".toml") || exists(word) => word.to_owned(),
-        _ => return None,
-    };
+    let found = recipe::found(word.into());
+    if !(word.ends_with(".toml") || found.is_file() || bundled::recipe(&found).is_some()) {
+        return None;
+    }
+    let meant = word;
     Some(format!("a study is run with `calipr run {meant}`, and looked at beforehand with `calipr plan {meant}`"))
 }
 
@@ -136,7 +134,7 @@ mod tests {
             ("calipr run a.toml grid.sparsity=[0.5]", "--set grid.sparsity='[0.5]'"),
             ("calipr run a.toml seed=1", "--set seed=1"),
             ("calipr study.toml", "`calipr run study.toml`"),
-            ("calipr quickstart", "`calipr run recipes/quickstart.toml`"),
+            ("calipr quickstart", "`calipr run quickstart`"),
             ("calipr rnu a.toml", "did you mean `calipr run`?"),
             ("calipr Plan a.toml", "did you mean `calipr plan`?"),
             ("calipr repport a", "report"),

@@ -1,6 +1,7 @@
 //! A data set: where its rows are, how they divide into splits, how a row becomes text.
 //!
-//! A recipe names one by its file in `datasets/`, by a path to such a TOML, or by a data file itself.
+//! A recipe names one by its file in `datasets/`, here or as it comes with calipr, by a path to such a TOML, or by a data
+//! file itself.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,8 +15,8 @@ use super::files::Packed;
 use super::value::{called, date, same};
 use super::{Content, Format, Row, Shape, Templates};
 use crate::digest::Digest;
-use crate::source::{Fetcher, Source, meant};
-use crate::words;
+use crate::source::{Fetcher, Source};
+use crate::{bundled, words};
 
 /// A data set, one TOML in `datasets/`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -41,6 +42,9 @@ pub struct Dataset {
     /// Where relative paths start.
     #[serde(skip)]
     folders: Vec<PathBuf>,
+    /// Whether it comes with calipr, and its files with it.
+    #[serde(skip)]
+    bundled: bool,
 }
 
 /// One split of a data set.
@@ -59,15 +63,6 @@ fn blank_line() -> String {
     "\n\n".into()
 }
 
-/// Where data sets are looked up by name.
-#[derive(Debug, Clone)]
-pub struct Library {
-    folders: Vec<PathBuf>,
-    base: Vec<PathBuf>,
-    /// What is known by these names, whatever lies in the folders.
-    recorded: BTreeMap<String, Dataset>,
-}
-
 /// One split of a data set, as a suite or a calibration reads it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Part {
@@ -79,97 +74,31 @@ pub struct Part {
     pub separator: String,
     #[serde(skip)]
     folders: Vec<PathBuf>,
-}
-
-impl Library {
-    /// The data sets of `./datasets`, and of `datasets` beside the recipe or its folder. Relative
-    /// paths in a recipe start at the working directory, or else at the recipe.
-    pub fn of_recipe(recipe: &Path) -> Self {
-        let beside = recipe.parent().map(Path::to_owned).unwrap_or_default();
-        // A link to a recipe stands for one that lies elsewhere, with its data.
-        let real = recipe.is_symlink().then(|| recipe.canonicalize().ok()).flatten();
-        let real = real.and_then(|recipe| recipe.parent().map(Path::to_owned));
-        Self::of_folders(std::iter::once(PathBuf::new()).chain(std::iter::once(beside)).chain(real).collect())
-    }
-
-    /// The data sets of `datasets` in the first folder, which is the working one, and in or beside the others. Relative
-    /// paths start at each of them.
-    pub fn of_folders(base: Vec<PathBuf>) -> Self {
-        let around = |folder: &PathBuf| [folder.join("datasets"), folder.join("../datasets")];
-        let working = base.first().map(|folder| folder.join("datasets"));
-        let folders = working.into_iter().chain(base.iter().skip(1).flat_map(around));
-        Self { folders: folders.filter(|f| f.is_dir()).collect(), base, recorded: BTreeMap::new() }
-    }
-
-    /// The same, but for data sets that are known by their names.
-    pub fn with(self, recorded: BTreeMap<String, Dataset>) -> Self {
-        Self { recorded, ..self }
-    }
-
-    /// Where relative paths in the recipe start.
-    pub fn bases(&self) -> Vec<&Path> {
-        self.base.iter().map(PathBuf::as_path).collect()
-    }
-
-    /// The names that a recipe may use.
-    pub fn names(&self) -> Vec<String> {
-        let files = self.folders.iter().filter_map(|f| std::fs::read_dir(f).ok()).flatten().flatten();
-        let mut names: Vec<String> = files
-            .map(|entry| entry.path())
-            .filter(|path| path.extension().is_some_and(|e| e == "toml"))
-            .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
-            .collect();
-        names.sort();
-        names.dedup();
-        names
-    }
-
-    /// The data set that a recipe calls `name`: a name, `path:…toml`, `path:…` or another source of a data file.
-    ///
-    /// # Errors
-    /// Where there is none, or its TOML is wrong.
-    pub fn get(&self, name: &str) -> Result<Dataset> {
-        if let Some(recorded) = self.recorded.get(name) {
-            return Ok(recorded.clone());
-        }
-        if name.contains(':') {
-            let source: Source = name.parse().map_err(anyhow::Error::msg)?;
-            return match &source {
-                Source::Path(path) if path.extension().is_some_and(|e| e == "toml") => {
-                    let fetcher = Fetcher { cache: PathBuf::new(), offline: true };
-                    Dataset::open(&source.resolve(&self.bases(), &fetcher)?)
-                }
-                _ => Ok(Dataset::of_file(source, self.base.clone())),
-            };
-        }
-        let file = self.folders.iter().map(|f| f.join(format!("{name}.toml"))).find(|p| p.is_file());
-        match file {
-            Some(path) => Dataset::open(&path),
-            None => {
-                let names = self.names();
-                let nearest = words::nearest(name, names.iter().map(String::as_str));
-                // On the Hub a data set is one of its files.
-                let meant = meant(name).map(|source| match source.strip_prefix("hf:") {
-                    Some(repo) if !repo.starts_with("datasets/") => format!("hf:datasets/{repo}/FILE"),
-                    _ => source,
-                });
-                let hint = meant.filter(|_| name.contains(['/', '.'])).or(nearest.map(str::to_owned));
-                let hint = hint.map_or(String::new(), |n| format!("; did you mean \"{n}\"?"));
-                let known =
-                    if names.is_empty() { "none, there is no datasets/ folder here".into() } else { names.join(", ") };
-                bail!("there is no data set \"{name}\"{hint} (known: {known}; a file of your own is \"path:my.jsonl\")")
-            }
-        }
-    }
+    #[serde(skip)]
+    bundled: bool,
 }
 
 impl Dataset {
-    fn open(path: &Path) -> Result<Self> {
+    /// From its TOML.
+    pub fn open(path: &Path) -> Result<Self> {
         ensure!(path.is_file(), "{} is no file", path.display());
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let mut dataset: Self = toml::from_str(&text).map_err(|e| explained(&e, &text, path))?;
+        let folders = vec![path.parent().unwrap_or(Path::new("")).to_owned(), PathBuf::new()];
+        Self::of_text(&text, path, folders)
+    }
+
+    /// From the text of its TOML, which errors call `path`; its relative paths start in `folders`.
+    ///
+    /// # Errors
+    /// Where the TOML is wrong.
+    pub fn of_text(text: &str, path: &Path, folders: Vec<PathBuf>) -> Result<Self> {
+        Ok(Self::read(text, path)?.in_folders(folders))
+    }
+
+    /// From the text of its TOML, which errors call `path`.
+    pub fn read(text: &str, path: &Path) -> Result<Self> {
+        let dataset: Self = toml::from_str(text).map_err(|e| explained(&e, text, path))?;
         dataset.template.as_ref().map_or(Ok(()), Templates::check).with_context(|| path.display().to_string())?;
-        dataset.folders = vec![path.parent().unwrap_or(Path::new("")).to_owned(), PathBuf::new()];
         let everywhere = dataset.source.is_some();
         ensure!(
             everywhere || (!dataset.splits.is_empty() && dataset.splits.values().all(|s| s.source.is_some())),
@@ -179,7 +108,7 @@ impl Dataset {
         Ok(dataset)
     }
 
-    /// Where relative paths in it start, the first that has the file.
+    /// Where relative paths in it start, the first that has the file; none where it comes with calipr.
     pub fn folders(&self) -> &[PathBuf] {
         &self.folders
     }
@@ -189,13 +118,19 @@ impl Dataset {
         Self { folders, ..self }
     }
 
+    /// The same, whose files are those that come with calipr, where its folders do not have them.
+    pub fn with_calipr(self) -> Self {
+        Self { bundled: true, ..self }
+    }
+
     /// What tells what it makes of rows from what another makes of them: all but what it says to people, and where its
     /// files lie.
     pub fn digest(&self) -> Digest {
         Digest::of(&Self { description: String::new(), ..self.clone() })
     }
 
-    fn of_file(source: Source, folders: Vec<PathBuf>) -> Self {
+    /// A data file by itself.
+    pub fn of_file(source: Source, folders: Vec<PathBuf>) -> Self {
         Self {
             description: String::new(),
             source: Some(source),
@@ -205,6 +140,7 @@ impl Dataset {
             separator: blank_line(),
             splits: BTreeMap::new(),
             folders,
+            bundled: false,
         }
     }
 
@@ -247,6 +183,7 @@ impl Dataset {
             templates: self.template.clone(),
             separator: self.separator.clone(),
             folders: self.folders.clone(),
+            bundled: self.bundled,
         })
     }
 }
@@ -267,30 +204,49 @@ impl Part {
         self.folders.iter().map(PathBuf::as_path).collect()
     }
 
-    /// The local file, fetched if need be.
-    pub fn file(&self, fetcher: &Fetcher) -> Result<PathBuf> {
-        self.source.resolve(&self.bases(), fetcher)
+    /// Its rows, where they come with calipr.
+    fn bundled(&self) -> Option<bundled::File> {
+        let Source::Path(path) = &self.source else { return None };
+        let is_here = self.folders.iter().any(|folder| folder.join(path).exists());
+        bundled::rows(path).filter(|_| self.bundled && !is_here)
     }
 
-    /// The local file if it is here already.
+    /// The local file, fetched or unpacked if need be.
+    pub fn file(&self, fetcher: &Fetcher) -> Result<PathBuf> {
+        match self.bundled() {
+            Some(rows) => rows.unpacked(&fetcher.cache),
+            None => self.source.resolve(&self.bases(), fetcher),
+        }
+    }
+
+    /// The local file if it is here already; None also where it comes with calipr.
     pub fn local(&self, fetcher: &Fetcher) -> Result<Option<PathBuf>> {
-        self.source.local(&self.bases(), fetcher)
+        match self.bundled() {
+            Some(_) => Ok(None),
+            None => self.source.local(&self.bases(), fetcher),
+        }
+    }
+
+    /// Whether nothing has to be fetched.
+    pub fn is_here(&self, fetcher: &Fetcher) -> Result<bool> {
+        Ok(self.bundled().is_some() || self.local(fetcher)?.is_some())
     }
 
     /// What can be said of a file without reading its rows: that it is one, of a known format.
     pub fn check(&self, file: &Path) -> Result<()> {
         ensure!(file.is_file(), "{} is no file; a data set is one file of rows", file.display());
-        self.format(file)?;
+        self.format_of(file)?;
         Ok(())
     }
 
-    fn format(&self, file: &Path) -> Result<Format> {
+    /// How the file holds its rows.
+    pub fn format_of(&self, file: &Path) -> Result<Format> {
         self.format.map_or_else(|| Format::of(file), Ok)
     }
 
     /// What the rows depend on: how they are read, and the content of the file, by its digest.
     pub fn digest(&self, file: &Path, content: Digest) -> Result<Digest> {
-        let how = (self.format(file)?, Packed::of(file), &self.field);
+        let how = (self.format_of(file)?, Packed::of(file), &self.field);
         let read_as = (&self.rows, &self.templates, &self.separator);
         Ok(Digest::of(&(how, read_as, content)))
     }
@@ -302,7 +258,7 @@ impl Part {
     pub fn read(&self, file: &Path) -> Result<Rows> {
         self.check(file)?;
         let shape = Shape { field: self.field.as_deref(), templated: self.templates.is_some() };
-        let all = self.format(file)?.read(file, shape)?;
+        let all = self.format_of(file)?.read(file, shape)?;
         ensure!(!all.is_empty(), "{} has no rows", file.display());
         let is_of_split =
             |row: &Row| self.rows.iter().all(|(key, wanted)| row.get(key).is_some_and(|value| same(wanted, value)));
@@ -429,6 +385,7 @@ impl From<Vec<Row>> for Rows {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Library;
 
     fn library(files: &[(&str, &str)]) -> (tempfile::TempDir, Library) {
         let dir = tempfile::tempdir().unwrap();

@@ -260,7 +260,7 @@ fn tell_ambiguous(contents: &[Content], rows: &Rows, part: &Part) {
 }
 
 /// What the first rows of a file say.
-fn contents(rows: &Rows, count: usize, part: &Part) -> Result<Vec<Content>> {
+pub fn contents(rows: &Rows, count: usize, part: &Part) -> Result<Vec<Content>> {
     let chunks = rows[..count].par_chunks(AT_ONCE);
     let read = chunks.enumerate().flat_map_iter(|(chunk, rows)| {
         let contents = part.contents(rows);
@@ -453,7 +453,7 @@ impl Divider<'_> {
 }
 
 /// The turns of a conversation up to the answer, and the answer.
-fn turns(content: &Content) -> Result<(Vec<Value>, String)> {
+pub fn turns(content: &Content) -> Result<(Vec<Value>, String)> {
     let Content::Chat(chat) = content else {
         let (prompt, target) = content.parts()?;
         return Ok((vec![json!({"role": "user", "content": prompt})], target.trim().to_owned()));

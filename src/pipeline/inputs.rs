@@ -248,7 +248,7 @@ impl Inputs {
             local &= checkpoint.source.local(&library.bases(), fetcher)?.is_some();
         }
         for (.., part) in parts(recipe, library)? {
-            local &= part.local(fetcher)?.is_some();
+            local &= part.is_here(fetcher)?;
         }
         Ok(local)
     }

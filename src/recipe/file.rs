@@ -1,22 +1,50 @@
 //! The text of a recipe's file, and what to say where there is none.
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use super::problem::{Place, Problem};
-use crate::words;
+use crate::{bundled, words};
 
 /// The path that stands for standard input.
 const STANDARD_INPUT: &str = "-";
 
+/// The folder that a bare name is looked for in, besides this one.
+const RECIPES: &str = "recipes";
+
+/// The recipe that a command line means. A bare name, such as `quickstart`, is that of a file here, else of one with
+/// `.toml`, here or in `recipes`; where there is none, it stays what it is, and may be that of a recipe in the program.
+pub fn found(path: PathBuf) -> PathBuf {
+    if !is_bare(&path) || path.is_file() {
+        return path;
+    }
+    let here = path.with_added_extension("toml");
+    let places = [here.clone(), Path::new(RECIPES).join(here)];
+    places.into_iter().find(|place| place.is_file()).unwrap_or(path)
+}
+
+/// Whether a path is a name alone, without a folder and without `.toml`.
+fn is_bare(path: &Path) -> bool {
+    path != Path::new(STANDARD_INPUT)
+        && path.file_name() == Some(path.as_os_str())
+        && path.extension().is_none_or(|ending| ending != "toml")
+}
+
 /// What errors call the file.
 pub fn name(path: &Path) -> String {
-    if path == Path::new(STANDARD_INPUT) { "standard input".into() } else { path.display().to_string() }
+    match bundled::recipe(path) {
+        Some(_) => format!("calipr's recipe {}", path.display()),
+        None if path == Path::new(STANDARD_INPUT) => "standard input".into(),
+        None => path.display().to_string(),
+    }
 }
 
 /// The text of a recipe, without a byte-order mark.
 pub fn read(path: &Path) -> Result<String, Problem> {
+    if let Some(text) = bundled::recipe(path) {
+        return Ok(text.to_owned());
+    }
     let whole = |message: String, hint| Problem { place: Place::File(name(path)), message, hint };
     let mut bytes = Vec::new();
     let read = match path == Path::new(STANDARD_INPUT) {
@@ -84,7 +112,8 @@ fn in_folder(folder: &Path) -> Option<String> {
     }
 }
 
-/// What stands where a file was probably looked for: with `.toml`, in `recipes`, or under a name that is like it.
+/// What stands where a file was probably looked for: with `.toml`, in `recipes`, in the program, or under a name that is
+/// like it.
 fn beside(path: &Path) -> Option<String> {
     if path.exists() {
         return None;
@@ -92,16 +121,38 @@ fn beside(path: &Path) -> Option<String> {
     if let Ok(target) = path.read_link() {
         return Some(format!("it is a link to {}, which is not there", target.display()));
     }
+    if is_bare(path) {
+        return known_by_name(path.to_str()?);
+    }
     let with_ending = path.with_added_extension("toml");
-    let in_recipes = [Path::new("recipes").join(path), Path::new("recipes").join(&with_ending)];
+    let in_recipes = [Path::new(RECIPES).join(path), Path::new(RECIPES).join(&with_ending)];
     let there = std::iter::once(&with_ending).chain(&in_recipes).find(|path| path.is_file());
     if let Some(there) = there {
         return did_you_mean(there);
+    }
+    let bare = path.with_extension("");
+    if is_bare(&bare) && bundled::recipe(&bare).is_some() {
+        return Some(format!("did you mean {}, which comes with calipr?", bare.display()));
     }
     let folder = path.parent().unwrap_or(Path::new(""));
     let known = recipes(folder);
     let nearest = words::nearest(path.file_name()?.to_str()?, known.iter().map(String::as_str))?;
     did_you_mean(&folder.join(nearest))
+}
+
+/// The recipes that a bare name could have meant, the one that is most like it first.
+fn known_by_name(name: &str) -> Option<String> {
+    let here = [Path::new(""), Path::new(RECIPES)].into_iter().flat_map(recipes);
+    let mut here: Vec<String> = here.filter_map(|file| Some(file.strip_suffix(".toml")?.to_owned())).collect();
+    here.sort();
+    here.dedup();
+    let own: Vec<&str> = bundled::recipes().filter(|name| !here.iter().any(|here| here == name)).collect();
+    let known = here.iter().map(String::as_str).chain(own.iter().copied());
+    let nearest = words::nearest(name, known).map_or(String::new(), |name| format!("did you mean {name}? "));
+    let lists = [("here", here.join(", ")), ("with calipr", own.join(", "))];
+    let lists = lists.into_iter().filter(|(_, names)| !names.is_empty());
+    let lists: Vec<String> = lists.map(|(place, names)| format!("{place}: {names}")).collect();
+    Some(format!("{nearest}recipes known by name are, {}", lists.join("; ")))
 }
 
 #[cfg(test)]

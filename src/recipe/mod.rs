@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use check::{check_against_checkpoint, check_against_model, inert};
 pub use devices::Devices;
 pub use export::{ExportSpec, Exported, ModelFormat};
+pub use file::found;
 pub use grid::{Axis, Cell, Drawn, Pruning, Setting, cells};
 pub use layers::Layers;
 pub use problem::Problems;

@@ -60,7 +60,8 @@ pub struct TokenizerEntry {
 pub struct DatasetEntry {
     /// Its TOML in full, with the templates.
     pub definition: Dataset,
-    /// Where relative paths in it start, the first that has the file, seen from the folder of results.
+    /// Where relative paths in it start, the first that has the file, seen from the folder of results; none where it
+    /// comes with calipr, and its files with it.
     pub folders: Vec<PathBuf>,
 }
 

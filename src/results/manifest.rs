@@ -21,7 +21,7 @@ use crate::recipe::{Recipe, cells};
 pub struct Manifest {
     /// The recipe with all layers and defaults resolved.
     pub recipe: Recipe,
-    /// Its file, as the command line named it.
+    /// Its file, as the command line named it; the name of one that comes with calipr.
     pub recipe_path: PathBuf,
     /// Where relative paths of the recipe start, the first that has the file: the working folder, then the recipe's
     /// folder. Seen from the folder of results, but where the command line had an absolute path.
@@ -142,7 +142,8 @@ impl Manifest {
         let dataset = |(name, entry): (&String, &DatasetEntry)| {
             let recorded = entry.folders.iter().map(|folder| results.join(folder));
             let folders = moved.map(beside).into_iter().flatten().chain(recorded).collect();
-            (name.clone(), entry.definition.clone().in_folders(folders))
+            let definition = entry.definition.clone().in_folders(folders);
+            (name.clone(), if entry.folders.is_empty() { definition.with_calipr() } else { definition })
         };
         Library::of_folders(self.bases(results, moved)).with(self.datasets.iter().map(dataset).collect())
     }

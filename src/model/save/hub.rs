@@ -58,7 +58,7 @@ pub fn of_hub(
             let weight = name.strip_suffix(*end).map(|stem| format!("{stem}weight"));
             weight.is_some_and(|weight| names.contains(weight.as_str()))
         };
-        if was_quantised && SCALES.iter().any(|end| is_scale(&end)) {
+        if was_quantised && SCALES.iter().any(is_scale) {
             continue;
         }
         let own = float(numbers);
