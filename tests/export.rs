@@ -305,7 +305,10 @@ fn what_is_verified_is_read_again_and_has_the_cells_figures() {
 
 #[test]
 fn without_a_cell_the_best_one_leaves_and_the_card_says_what_it_is() {
-    let shop = shop("path:model", |_| ());
+    let shop = shop("path:model", |shop| {
+        fs::write(shop.path("model/README.md"), "---\nlanguage: en\nlicense: apache-2.0\n---\n\n# license: none\n")
+            .unwrap();
+    });
     let (said, _) = shop.succeeds(&["export", "results/tiny", "--to", "exported"]);
     let settings = read_table(&shop.path("results/tiny/settings.parquet"));
     let f1 = |row: &&Value| row["metric"] == "f1" && row["setting"] != "dense";
@@ -314,7 +317,7 @@ fn without_a_cell_the_best_one_leaves_and_the_card_says_what_it_is() {
     let chosen = settings.iter().filter(f1).find(|row| named.starts_with(row["setting"].as_str().unwrap()));
     assert_eq!(chosen.unwrap()["value"].as_f64().unwrap(), best, "{said}");
     let card = fs::read_to_string(shop.path("exported/README.md")).unwrap();
-    assert!(card.starts_with("---\nlibrary_name: transformers\n"), "{card}");
+    assert!(card.starts_with("---\nlicense: apache-2.0\nlibrary_name: transformers\n"), "{card}");
     for part in ["| loss ↓ |", "| js_divergence ↓ |", "```toml\nname = \"tiny\"", "`model.safetensors`: `", "verdict"]
     {
         assert!(card.contains(part), "{part}: {card}");

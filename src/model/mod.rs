@@ -205,6 +205,20 @@ impl ModelFiles {
         }
     }
 
+    /// The licence that the model's files name, as the Hub spells it (`apache-2.0`): in a GGUF file's metadata, or in front of a
+    /// folder's README.md.
+    pub fn licence(&self) -> Option<String> {
+        match self {
+            Self::Gguf(path) => GgufFile::open(path).ok()?.string("general.license").map(str::to_owned),
+            Self::Hub(dir) => {
+                let readme = std::fs::read_to_string(dir.join("README.md")).ok()?;
+                let front = readme.strip_prefix("---")?.split("\n---").next()?.to_owned();
+                let named = front.lines().find_map(|line| line.strip_prefix("license:"))?;
+                Some(named.trim().trim_matches(['"', '\'']).to_owned()).filter(|name| !name.is_empty())
+            }
+        }
+    }
+
     /// How the model's folder wants answers to be generated; a GGUF file does not say.
     pub fn generation(&self) -> Result<GenerationConfig> {
         match self {

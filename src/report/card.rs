@@ -15,6 +15,8 @@ pub struct Card<'a> {
     /// The precision that its files have.
     pub precision: &'a str,
     pub format: ModelFormat,
+    /// What the model's own files name.
+    pub licence: Option<String>,
 }
 
 impl Card<'_> {
@@ -41,6 +43,9 @@ impl Card<'_> {
             manifest.model.source.strip_prefix("hf:").map(|source| source.split(['@', ':']).next().unwrap_or(source));
         if let Some(id) = hub.map(|id| id.split('/').take(2).collect::<Vec<_>>().join("/")) {
             let _ = writeln!(text, "base_model: {id}\nbase_model_relation: finetune");
+        }
+        if let Some(licence) = &self.licence {
+            let _ = writeln!(text, "license: {licence}");
         }
         text += "library_name: transformers\npipeline_tag: text-generation\ntags:\n- calipr\n";
         if let Some(pruning) = cell.pruning() {

@@ -134,7 +134,8 @@ impl Exporter<'_> {
         };
         export(&study, cell, &saving, (&unfinished.dir, &name), &line, &mut written)?;
         let (precision, format) = (saving.precision(), target.format);
-        let card = Card { manifest, report, cell, precision: &precision, format };
+        let licence = inputs.model.licence();
+        let card = Card { manifest, report, cell, precision: &precision, format, licence };
         let readme = unfinished.dir.join("README.md");
         fs::write(&readme, card.markdown()).with_context(|| format!("cannot write {}", readme.display()))?;
         let place = target.put(unfinished, &name)?;
