@@ -134,8 +134,8 @@ fn described(spec: &Spec, gguf: &Gguf, variant: Variant) -> Described {
         ("attn_logit_softcapping", attention.cap),
         ("final_logit_softcapping", spec.head.cap),
         ("logit_scale", spec.head.scale.map(|scale| if variant.divides { scale.recip() } else { scale })),
-        ("embedding_scale", spec.embedding.scale.map(|scale| scale as f32)),
-        ("residual_scale", block.branch_scale.map(|scale| scale as f32)),
+        ("embedding_scale", spec.embedding.scale),
+        ("residual_scale", block.branch_scale),
     ];
     for (key, value) in unusual.into_iter().filter(|(key, _)| gguf.keys.contains(key)) {
         if let Some(value) = value {
