@@ -76,10 +76,11 @@ fn models_are_found_where_hugging_faces_tools_keep_them() {
         assert_eq!(code, Some(0), "{variables:?}: {stderr}");
 
         fs::remove_file(snapshot.join("model.safetensors")).unwrap();
-        let (code, _, stderr) = ended(with(&shop, &["run", "small.toml"], variables).env("HOME", home));
+        let offline = || with(&shop, &["run", "small.toml", "--offline"], variables);
+        let (code, _, stderr) = ended(offline().env("HOME", home));
         assert!(code == Some(1) && stderr.contains("lacks model.safetensors"), "{stderr}");
         fs::remove_dir_all(repo).unwrap();
-        let (_, _, stderr) = ended(with(&shop, &["run", "small.toml"], variables).env("HOME", home));
+        let (_, _, stderr) = ended(offline().env("HOME", home));
         let by = variables.first().map_or("the default", |(name, _)| name);
         assert!(
             stderr.contains(by) && stderr.contains(folder) && stderr.contains("`hf download owner/name`"),
@@ -122,8 +123,8 @@ fn what_the_user_can_mend_in_recipe_or_data_ends_with_2() {
         ("{\"text\": \"short\"}\n".into(), "seed=0", "too little data"),
         (good.clone(), "suite.text.windows=100000", "too little data"),
         (good.clone(), "suite.text.dataset=test.jsonl", "did you mean \"path:test.jsonl\"?"),
-        (good.clone(), "suite.text.dataset=allenai/c4", "did you mean \"hf:datasets/allenai/c4/FILE\"?"),
-        (good.clone(), "suite.text.dataset=hf:allenai/c4", "did you mean \"hf:datasets/allenai/c4/FILE\"?"),
+        (good.clone(), "suite.text.dataset=allenai/c4", "did you mean \"hf:datasets/allenai/c4\"?"),
+        (good.clone(), "suite.text.dataset=hf:allenai/c4", "did you mean \"hf:datasets/allenai/c4\"?"),
         (good.clone(), "model.source=owner/name", "did you mean \"hf:owner/name\"?"),
         (good.clone(), "model.source=model", "did you mean \"path:model\"?"),
         (good.clone(), "model.source=hf:datasets/a/b/c.json", "names a data set"),
