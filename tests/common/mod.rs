@@ -2,6 +2,7 @@
 #![allow(dead_code)] // every test binary uses another part
 
 pub mod architectures;
+pub mod hub;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
