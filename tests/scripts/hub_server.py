@@ -261,6 +261,8 @@ class Api(Handler):
         url = urllib.parse.urlsplit(self.path)
         if found := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|refs|parquet)(?:/(.*))?)?", url.path):
             return self.api(found[1], found[2], found[3] or "revision", found[4] or "", urllib.parse.parse_qs(url.query))
+        if found := re.fullmatch(r"/api/resolve-cache/(models|datasets)/([^/]+/[^/]+)/([^/]+)/(.+)", url.path):
+            return self.resolve(found[1], found[2], found[3], urllib.parse.unquote(found[4]), True)
         if found := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", url.path):
             revision, file = urllib.parse.unquote(found[3]), urllib.parse.unquote(found[4])
             return self.resolve("datasets" if found[1] else "models", found[2], revision, file)
@@ -332,7 +334,7 @@ class Api(Handler):
             urls.append(f"{self.server.address}/api/datasets/{repo}/parquet/{config}/{split}/{name.lstrip('0') or '0'}")
         return self.json(found)
 
-    def resolve(self, kind, repo, revision, file):
+    def resolve(self, kind, repo, revision, file, is_small=False):
         if self.moves(repo) or not self.opens(kind, repo, True):
             return None
         found = self.hub.commit(kind, repo, revision)
@@ -344,6 +346,9 @@ class Api(Handler):
             return self.refuse(404, "EntryNotFound", "Entry not found", [("X-Repo-Commit", commit)])
         path, size, oid, sha, place = match[0]
         headers = [] if self.hub.switches["headless"] else [("X-Repo-Commit", commit)]
+        if not sha and not is_small:
+            cached = f"/api/resolve-cache/{kind}/{repo}/{commit}/{urllib.parse.quote(file)}"
+            return self.answer(307, b"Temporary Redirect", [*headers, ("Location", cached)])
         if not sha:
             return self.send_file(place.read_bytes(), [*headers, ("ETag", f'"{oid}"'), ("Accept-Ranges", "bytes")])
         headers += [("X-Linked-Etag", f'"{sha}"'), ("X-Linked-Size", str(self.hub.size(path, size)))]
