@@ -3,11 +3,12 @@
 mod common;
 
 use std::fs;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::hub::{Online, cut};
-use common::{RECIPE, Tiny, assert_same_tables};
+use common::hub::{Hub, Online, cut};
+use common::{RECIPE, Tiny, assert_same_tables, on_terminal};
 use serde_json::json;
 
 #[test]
@@ -238,6 +239,83 @@ fn offline_nothing_is_asked_and_what_is_there_is_taken() {
     assert_eq!(online.run(&[("HF_HUB_OFFLINE", "1")]).0, Some(0));
     assert_eq!(online.run(&[]).0, Some(0));
     assert!(online.hub.log().is_empty());
+}
+
+#[test]
+fn a_certificate_of_ones_own_is_trusted_where_it_is_named() {
+    let online = Online::new(&Tiny::default());
+    let secure = Hub::over_tls(&online.hub.root);
+    let hub = ("HF_ENDPOINT", secure.address.as_str());
+    assert!(secure.address.starts_with("https://"));
+    online.fails(&[hub], &["127.0.0.1 is not trusted: invalid peer certificate", "SSL_CERT_FILE names"]);
+    let authority = std::path::absolute("tests/fixtures/loopback/authority.pem").unwrap();
+    let (code, stderr) = online.run(&[hub, ("SSL_CERT_FILE", authority.to_str().unwrap())]);
+    assert_eq!(code, Some(0), "{stderr}");
+}
+
+#[test]
+fn an_interrupted_download_ends_at_once_and_is_gone_on_from() {
+    let online = Online::new(&Tiny::default());
+    online.hub.set(json!({"trickle": {"path": "Signature", "bytes": 20_000, "seconds": 1, "times": 1}}));
+    let child = online.command(&["run", "small.toml"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    while !online.hub.log().iter().any(|entry| entry["server"] == "cdn") {
+        thread::sleep(Duration::from_millis(20));
+    }
+    thread::sleep(Duration::from_millis(500));
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let began = Instant::now();
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(130) && began.elapsed() < Duration::from_secs(3), "{stderr}");
+    assert!(stderr.contains("the same command goes on from there"), "{stderr}");
+    online.succeeds();
+    let log = online.hub.log();
+    let asked: Vec<_> = log.iter().filter(|entry| entry["server"] == "cdn").collect();
+    assert!(asked.len() == 1 && asked[0]["range"].is_string(), "{asked:?}");
+}
+
+#[test]
+fn what_a_broken_lock_has_left_is_thrown_away() {
+    let online = Online::new(&Tiny::default());
+    online.hub.set(json!({"status": {"status": 404, "path": "Signature", "times": 1}}));
+    online.fails(&[], &["refuses with 404"]);
+    let blobs = online.cached("models--o--tiny/blobs");
+    let held = fs::read_dir(online.cached("").join(".locks/models--o--tiny")).unwrap().flatten();
+    let names = held.map(|entry| entry.file_name().into_string().unwrap());
+    let etag =
+        names.filter_map(|name| Some(name.strip_suffix(".lock")?.to_owned())).find(|etag| etag.len() == 64).unwrap();
+    fs::write(blobs.join(format!("{etag}.incomplete")), "this is the beginning of something else").unwrap();
+    assert!(online.succeeds().contains("fetching it anew"));
+}
+
+#[test]
+fn all_parts_of_a_split_gguf_file_come_with_one() {
+    let online = Online::new(&Tiny::default());
+    for part in ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "other.gguf"] {
+        online.hub.put("models/o/parts", part, format!("GGUF of {part}"));
+    }
+    online.recipe("hf:o/parts", "path:test.jsonl");
+    online.fails(&[], &["name the one that you mean: hf:o/parts/m-00001-of-00002.gguf"]);
+    online.recipe("hf:o/parts/m-00002-of-00002.gguf", "path:test.jsonl");
+    online.fails(&[], &["cannot read ", "as GGUF"]);
+    let fetched: Vec<String> = walk(&online.cached("models--o--parts/snapshots"))
+        .iter()
+        .map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
+        .collect();
+    assert!(fetched.len() == 2 && fetched.iter().all(|name| name.starts_with("m-0000")), "{fetched:?}");
+}
+
+#[test]
+fn a_terminal_shows_how_much_has_come_and_how_long_it_takes() {
+    let online = Online::new(&Tiny::default());
+    online.hub.set(json!({"trickle": {"path": "Signature", "bytes": 20_000, "seconds": 0.2, "times": 1}}));
+    let shown = on_terminal(online.command(&["run", "small.toml"]).env("TERM", "xterm"), 100);
+    assert!(shown.contains("hf:o/tiny") && shown.contains(" of 161.6 kB, ") && shown.contains(" s left"), "{shown}");
+    online.forget();
+    online.hub.set(json!({"trickle": {"path": "Signature", "bytes": 20_000, "seconds": 0.2, "times": 1}}));
+    let mut plain = online.command(&["run", "small.toml"]);
+    let shown = on_terminal(plain.env("TERM", "xterm").env("HF_HUB_DISABLE_PROGRESS_BARS", "1"), 100);
+    assert!(shown.contains("fetching hf:o/tiny: 1 file, 161.6 kB") && !shown.contains(" of 161.6 kB"), "{shown}");
 }
 
 #[test]

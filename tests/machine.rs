@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use common::{RECIPE, Tiny, Workshop, texts};
+use common::{RECIPE, Tiny, Workshop, on_terminal, texts};
 use serde_json::Value;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -251,29 +251,6 @@ fn a_terminal_shows_the_time_left_and_breaks_log_lines_between_words() {
     assert!(logged[0].starts_with(" INFO [1/11] dense: sparsity 0.0000, "), "{logged:?}");
     assert!(shown.contains("\n      "), "{shown}");
     assert!(shown.contains(" s left") || shown.contains("? left"), "{shown}");
-}
-
-/// Runs a command on a terminal of so many columns; what it shows.
-fn on_terminal(command: &mut Command, columns: u16) -> String {
-    use std::fs::File;
-    use std::io::Read;
-    use std::os::fd::FromRawFd;
-    let (mut master, mut slave) = (0, 0);
-    let size = libc::winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: the pointers are to places of the right types, or null where there is nothing to say.
-    let opened = unsafe { libc::openpty(&mut master, &mut slave, std::ptr::null_mut(), std::ptr::null(), &size) };
-    assert_eq!(opened, 0);
-    // SAFETY: both were just opened, and are owned by nobody else.
-    let (mut master, slave) = unsafe { (File::from_raw_fd(master), File::from_raw_fd(slave)) };
-    let output = || Stdio::from(slave.try_clone().unwrap());
-    let mut child = command.stdin(Stdio::null()).stdout(output()).stderr(output()).spawn().unwrap();
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    drop(slave);
-    let mut shown = Vec::new();
-    // The last reader of a terminal whose writers have gone gets an error.
-    let _ = master.read_to_end(&mut shown);
-    child.wait().unwrap();
-    String::from_utf8(shown).unwrap()
 }
 
 #[test]

@@ -20,12 +20,18 @@ pub struct Hub {
 impl Hub {
     /// Serves the folder; whatever is put into it later is served as well.
     pub fn over(root: &Path) -> Self {
-        let mut process = Command::new("python3")
-            .arg("tests/scripts/hub_server.py")
-            .arg(root)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::start(root, None)
+    }
+
+    /// The same by TLS, with a certificate that only tests/fixtures/loopback/authority.pem vouches for.
+    pub fn over_tls(root: &Path) -> Self {
+        Self::start(root, Some("tests/fixtures/loopback/server.pem"))
+    }
+
+    fn start(root: &Path, certificate: Option<&str>) -> Self {
+        let mut server = Command::new("python3");
+        server.arg("tests/scripts/hub_server.py").arg(root).args(certificate);
+        let mut process = server.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let (address, cdn) = line.trim().split_once(' ').unwrap();

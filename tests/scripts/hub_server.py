@@ -1,18 +1,19 @@
 """A Hugging Face Hub on the loopback: serves folders as repositories, through the API that huggingface_hub speaks.
 
-    python3 hub_server.py ROOT
+    python3 hub_server.py ROOT [CERTIFICATE]
 
 ROOT has `models/OWNER/NAME` and `datasets/OWNER/NAME`, the files of the branch main; those of another branch lie in
 `NAME@BRANCH`, with %2F for a slash. A commit is named by what its files hold, so a change of them is another commit.
 Large files (by their endings) are sent by a second server, as the Hub has them sent by a CDN, to which no token may go.
 
-The first line of its output is its two addresses. `POST /_set` takes switches as JSON (see `SWITCHES`), and `GET /_log` gives
+With a certificate (and its key, in one PEM file) it speaks TLS. The first line of its output is its two addresses. `POST /_set` takes switches as JSON (see `SWITCHES`), and `GET /_log` gives
 what was asked for since it was last asked. Python's standard library is all it needs.
 """
 
 import hashlib
 import json
 import re
+import ssl
 import sys
 import threading
 import time
@@ -42,12 +43,19 @@ SWITCHES = {
 }
 
 
+def digests(path):
+    """git's digest of a file, and SHA-256 of a large one."""
+    data = path.read_bytes()
+    oid = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    return oid, hashlib.sha256(data).hexdigest() if path.name.endswith(LARGE) else None
+
+
 class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request, address):
         # Whoever asked has gone away.
-        if not isinstance(sys.exc_info()[1], ConnectionError):
+        if not isinstance(sys.exc_info()[1], (ConnectionError, ssl.SSLError)):
             super().handle_error(request, address)
 
 
@@ -57,7 +65,7 @@ class Hub:
     def __init__(self, root):
         self.root, self.lock, self.log = Path(root), threading.Lock(), []
         self.switches = json.loads(json.dumps(SWITCHES))
-        self.blobs = {}
+        self.blobs, self.digests = {}, {}
 
     def hits(self, name, address):
         """The switch, where it is meant for this address and not used up."""
@@ -81,12 +89,14 @@ class Hub:
         """Path, size, git's digest, and SHA-256 of large files."""
         found = []
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            data = path.read_bytes()
-            oid = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-            sha = hashlib.sha256(data).hexdigest() if path.name.endswith(LARGE) else None
+            about = path.stat()
+            stamp = (path, about.st_size, about.st_mtime_ns, about.st_ino)
+            if stamp not in self.digests:
+                self.digests[stamp] = digests(path)
+            oid, sha = self.digests[stamp]
             if sha:
                 self.blobs[sha] = path
-            found.append((path.relative_to(folder).as_posix(), len(data), oid, sha, path))
+            found.append((path.relative_to(folder).as_posix(), about.st_size, oid, sha, path))
         return found
 
     def commit(self, kind, repo, revision):
@@ -361,8 +371,13 @@ def main():
     servers = []
     for name, handler, host in [("cdn", Cdn, "localhost"), ("hub", Api, "127.0.0.1")]:
         server = Server(("127.0.0.1", 0), handler)
-        server.hub, server.name = hub, name
-        server.address = f"http://{host}:{server.server_address[1]}"
+        server.hub, server.name, scheme = hub, name, "http"
+        if len(sys.argv) > 2:
+            context, scheme = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), "https"
+            context.load_cert_chain(sys.argv[2])
+            # The handshake is made by the thread that answers.
+            server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        server.address = f"{scheme}://{host}:{server.server_address[1]}"
         servers.append(server)
     servers[1].cdn = servers[0].address
     threading.Thread(target=servers[0].serve_forever, daemon=True).start()

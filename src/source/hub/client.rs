@@ -200,11 +200,11 @@ impl Client {
                 Failure::Passing { said: format!("{host}{through} does not answer in time"), wait: None }
             }
             ureq::Error::HostNotFound => Failure::Unreachable(format!("the name {host} is not found{through}")),
-            ureq::Error::Io(e) => Failure::Unreachable(format!("{host} is not reached{through}: {e}")),
-            ureq::Error::Rustls(e) => Failure::Unreachable(format!(
-                "{host}{through} shows no certificate that is trusted here ({e}); SSL_CERT_FILE names the certificates of \
-                 a proxy or a mirror"
+            // What TLS refuses comes as data that is wrong.
+            ureq::Error::Io(e) if e.kind() == io::ErrorKind::InvalidData => Failure::Unreachable(format!(
+                "{host}{through} is not trusted: {e}; SSL_CERT_FILE names the certificates of a proxy or a mirror"
             )),
+            ureq::Error::Io(e) => Failure::Unreachable(format!("{host} is not reached{through}: {e}")),
             ureq::Error::Protocol(_) => Failure::Passing { said: format!("{host} breaks off"), wait: None },
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => Failure::Unreachable(format!(
                 "{} is no address; HF_ENDPOINT names the Hub",

@@ -47,7 +47,7 @@ pub enum Within<'a> {
 /// Whether a name stays in the folder that it is looked up in.
 pub fn is_plain(path: &str) -> bool {
     let part = |part: &str| !part.is_empty() && part != "." && part != "..";
-    path.split('/').all(part) && !path.contains(['\\', '\0'])
+    path.split('/').all(part) && !path.contains(|c: char| c == '\\' || c.is_control())
 }
 
 /// Endings of the files beside a model's weights that it may be read by, here and by transformers.
