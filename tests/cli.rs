@@ -275,7 +275,7 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("path:model", "owner/model", &[":4:1", "did you mean \"hf:owner/model\"?"]),
     ("path:model", "hf:datasets/a/b/c.json", &[":4:1", "names a data set"]),
     ("path:rows.jsonl", "rows.jsonl", &[":7:1", "did you mean \"path:rows.jsonl\"?"]),
-    ("path:rows.jsonl", "hf:allenai/c4", &[":7:1", "names a model", "did you mean \"hf:datasets/allenai/c4/FILE\"?"]),
+    ("path:rows.jsonl", "hf:allenai/c4", &[":7:1", "names a model", "did you mean \"hf:datasets/allenai/c4\"?"]),
     (
         "name = \"tiny\"",
         "name = \"tiny\"\ncache_size = 5",

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use common::{RECIPE, Tiny, Workshop, texts};
+use common::{RECIPE, Tiny, Workshop, on_terminal, texts};
 use serde_json::Value;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -76,10 +76,11 @@ fn models_are_found_where_hugging_faces_tools_keep_them() {
         assert_eq!(code, Some(0), "{variables:?}: {stderr}");
 
         fs::remove_file(snapshot.join("model.safetensors")).unwrap();
-        let (code, _, stderr) = ended(with(&shop, &["run", "small.toml"], variables).env("HOME", home));
+        let offline = || with(&shop, &["run", "small.toml", "--offline"], variables);
+        let (code, _, stderr) = ended(offline().env("HOME", home));
         assert!(code == Some(1) && stderr.contains("lacks model.safetensors"), "{stderr}");
         fs::remove_dir_all(repo).unwrap();
-        let (_, _, stderr) = ended(with(&shop, &["run", "small.toml"], variables).env("HOME", home));
+        let (_, _, stderr) = ended(offline().env("HOME", home));
         let by = variables.first().map_or("the default", |(name, _)| name);
         assert!(
             stderr.contains(by) && stderr.contains(folder) && stderr.contains("`hf download owner/name`"),
@@ -122,8 +123,8 @@ fn what_the_user_can_mend_in_recipe_or_data_ends_with_2() {
         ("{\"text\": \"short\"}\n".into(), "seed=0", "too little data"),
         (good.clone(), "suite.text.windows=100000", "too little data"),
         (good.clone(), "suite.text.dataset=test.jsonl", "did you mean \"path:test.jsonl\"?"),
-        (good.clone(), "suite.text.dataset=allenai/c4", "did you mean \"hf:datasets/allenai/c4/FILE\"?"),
-        (good.clone(), "suite.text.dataset=hf:allenai/c4", "did you mean \"hf:datasets/allenai/c4/FILE\"?"),
+        (good.clone(), "suite.text.dataset=allenai/c4", "did you mean \"hf:datasets/allenai/c4\"?"),
+        (good.clone(), "suite.text.dataset=hf:allenai/c4", "did you mean \"hf:datasets/allenai/c4\"?"),
         (good.clone(), "model.source=owner/name", "did you mean \"hf:owner/name\"?"),
         (good.clone(), "model.source=model", "did you mean \"path:model\"?"),
         (good.clone(), "model.source=hf:datasets/a/b/c.json", "names a data set"),
@@ -250,29 +251,6 @@ fn a_terminal_shows_the_time_left_and_breaks_log_lines_between_words() {
     assert!(logged[0].starts_with(" INFO [1/11] dense: sparsity 0.0000, "), "{logged:?}");
     assert!(shown.contains("\n      "), "{shown}");
     assert!(shown.contains(" s left") || shown.contains("? left"), "{shown}");
-}
-
-/// Runs a command on a terminal of so many columns; what it shows.
-fn on_terminal(command: &mut Command, columns: u16) -> String {
-    use std::fs::File;
-    use std::io::Read;
-    use std::os::fd::FromRawFd;
-    let (mut master, mut slave) = (0, 0);
-    let size = libc::winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: the pointers are to places of the right types, or null where there is nothing to say.
-    let opened = unsafe { libc::openpty(&mut master, &mut slave, std::ptr::null_mut(), std::ptr::null(), &size) };
-    assert_eq!(opened, 0);
-    // SAFETY: both were just opened, and are owned by nobody else.
-    let (mut master, slave) = unsafe { (File::from_raw_fd(master), File::from_raw_fd(slave)) };
-    let output = || Stdio::from(slave.try_clone().unwrap());
-    let mut child = command.stdin(Stdio::null()).stdout(output()).stderr(output()).spawn().unwrap();
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    drop(slave);
-    let mut shown = Vec::new();
-    // The last reader of a terminal whose writers have gone gets an error.
-    let _ = master.read_to_end(&mut shown);
-    child.wait().unwrap();
-    String::from_utf8(shown).unwrap()
 }
 
 #[test]

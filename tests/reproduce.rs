@@ -127,6 +127,7 @@ fn secrets_stay_in_the_environment() {
         for variable in ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACEHUB_API_TOKEN"] {
             command.env(variable, secret);
         }
+        command.env("HF_ENDPOINT", format!("http://user:{secret}@127.0.0.1:9"));
         let output =
             command.env("PIP_INDEX_URL", &url).env("PIP_RETRIES", "0").env("PIP_TIMEOUT", "2").output().unwrap();
         let (stdout, stderr) = texts(&output);

@@ -109,8 +109,8 @@ fn described(name: &str, dataset: &Dataset, library: &Library, fetcher: &Fetcher
         let count = match part.is_here(fetcher).at(|| format!("the data set \"{name}\""))? {
             false => "not here yet".to_owned(),
             true => {
-                let file = part.file(fetcher)?;
-                let rows = part.read(&file).at(|| format!("the data set \"{name}\""))?;
+                let files = part.files(fetcher)?;
+                let rows = part.read(&files).at(|| format!("the data set \"{name}\""))?;
                 // What suites take first.
                 if row.is_none() || split == Some("test") {
                     let content = Content::of(&rows[0], part.templates.as_ref());
@@ -119,7 +119,7 @@ fn described(name: &str, dataset: &Dataset, library: &Library, fetcher: &Fetcher
                 rows.len().to_string()
             }
         };
-        table.row([split.unwrap_or("all").to_owned(), count, part.source().to_string()]);
+        table.row([split.unwrap_or("all").to_owned(), count, part.place()]);
     }
     text += &format!("\n{}", table.fitting(columns()));
     Ok(match row {

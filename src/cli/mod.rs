@@ -4,6 +4,7 @@ mod bench;
 mod cache;
 mod compare;
 mod datasets;
+mod downloads;
 mod environment;
 mod export;
 mod init;
@@ -35,7 +36,7 @@ use crate::memory;
 use crate::pipeline::{Cache, Interrupted, Limit, Unwritable};
 use crate::recipe::{self, Layers, Problems, Recipe};
 use crate::size::Size;
-use crate::source::{Fetcher, expanded};
+use crate::source::{self, Fetcher, expanded};
 use terminal::Terminal;
 use threads::Threads;
 
@@ -175,7 +176,7 @@ pub fn exit_code(outcome: Result<()>) -> ExitCode {
         ExitCode::from(2)
     } else if error.is::<CellsFailed>() {
         ExitCode::from(3)
-    } else if error.is::<Interrupted>() {
+    } else if error.is::<Interrupted>() || error.is::<source::Interrupted>() {
         ExitCode::from(130)
     } else {
         ExitCode::FAILURE

@@ -19,8 +19,10 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::prelude::*;
 
+use super::downloads::Downloads;
 use super::line::{Expected, Line, Styles};
 use crate::pipeline::Forecast;
+use crate::source::watched_by;
 use crate::warnings::Warnings;
 
 /// Set by Ctrl-C or a request to terminate.
@@ -46,6 +48,7 @@ impl Terminal {
         }
         // Some terminals cannot draw over what they have shown.
         let styles = if lines.is_hidden() { None } else { Some(Styles::new(&expected)?) };
+        watched_by(Box::new(Downloads::new(&lines, styles.is_some() && shows_bars())?));
         let level = match (quiet, verbose) {
             (true, _) => LevelFilter::WARN,
             (_, true) => LevelFilter::DEBUG,
@@ -97,6 +100,12 @@ impl Terminal {
         let _ = self.lines.clear();
         self.lines.set_draw_target(ProgressDrawTarget::hidden());
     }
+}
+
+/// Whether Hugging Face's tools may draw progress, and so downloads from its Hub.
+fn shows_bars() -> bool {
+    let set = std::env::var("HF_HUB_DISABLE_PROGRESS_BARS").unwrap_or_default().to_uppercase();
+    !["1", "ON", "YES", "TRUE"].contains(&set.as_str())
 }
 
 /// Whether the program was asked to end.

@@ -1,7 +1,7 @@
 //! A data set: where its rows are, how they divide into splits, how a row becomes text.
 //!
-//! A recipe names one by its file in `datasets/`, here or as it comes with calipr, by a path to such a TOML, or by a data
-//! file itself.
+//! A recipe names one by its file in `datasets/`, here or as it comes with calipr, by a path to such a TOML, by a data
+//! file itself, or by its name on the Hub.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use super::files::Packed;
 use super::value::{called, date, same};
 use super::{Content, Format, Row, Shape, Templates};
 use crate::digest::Digest;
-use crate::source::{Fetcher, Source};
+use crate::source::{Fetcher, OfSplit, Source};
 use crate::{bundled, words};
 
 /// A data set, one TOML in `datasets/`.
@@ -25,8 +25,12 @@ pub struct Dataset {
     /// What it is, for people.
     #[serde(default)]
     pub description: String,
-    /// Where the rows are, where every split is in one file.
+    /// Where the rows are, where every split is in one file, or in what the Hub has of a data set's name.
     pub source: Option<Source>,
+    /// Which subset of a data set on the Hub that is named without its files (hf:datasets/OWNER/NAME); needed where it has
+    /// several, and none is called default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
     /// How the file holds its rows; by default its name tells.
     pub format: Option<Format>,
     /// The field that holds the rows, where the file is one JSON object.
@@ -53,6 +57,9 @@ pub struct Dataset {
 pub struct Split {
     /// Where its rows are, where it has a file of its own.
     pub source: Option<Source>,
+    /// What the Hub calls it, in a data set that is named without its files; by default the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
     /// Only the rows whose fields have these values.
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, serde_json::Value>")]
@@ -67,6 +74,11 @@ fn blank_line() -> String {
 #[derive(Debug, Clone, Serialize)]
 pub struct Part {
     source: Source,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config: Option<String>,
+    /// What the source calls it, where that has splits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    split: Option<String>,
     format: Option<Format>,
     field: Option<String>,
     rows: BTreeMap<String, Value>,
@@ -105,7 +117,22 @@ impl Dataset {
             "{}: neither the data set nor each of its splits names a `source`",
             path.display()
         );
+        dataset.check_names().with_context(|| path.display().to_string())?;
         Ok(dataset)
+    }
+
+    /// Checks that `config` and `split` are said of what has such: a data set on the Hub by its name.
+    fn check_names(&self) -> Result<()> {
+        let by_name = |source: Option<&Source>| source.is_some_and(Source::is_by_name);
+        let sources = || self.splits.values().filter_map(|split| split.source.as_ref()).chain(&self.source);
+        let says = "is for a data set on the Hub that is named without its files, hf:datasets/OWNER/NAME";
+        ensure!(self.config.is_none() || sources().any(Source::is_by_name), "`config` {says}");
+        let astray = self
+            .splits
+            .iter()
+            .find(|(_, split)| split.split.is_some() && !by_name(split.source.as_ref().or(self.source.as_ref())));
+        ensure!(astray.is_none(), "`split` of [split.{}] {says}", astray.map_or("", |(name, _)| name.as_str()));
+        Ok(())
     }
 
     /// Where relative paths in it start, the first that has the file; none where it comes with calipr.
@@ -134,6 +161,7 @@ impl Dataset {
         Self {
             description: String::new(),
             source: Some(source),
+            config: None,
             format: None,
             field: None,
             template: None,
@@ -163,9 +191,10 @@ impl Dataset {
     /// Where the data set has no such split.
     pub fn part(&self, split: Option<&str>, preferred: &str) -> Result<Part> {
         let wanted = split.unwrap_or(preferred);
+        let is_by_name = self.source.as_ref().is_some_and(Source::is_by_name);
         let known = self.splits.keys().map(String::as_str);
         let found = self.splits.get(wanted);
-        if found.is_none() && self.splits.is_empty() && split.is_some() {
+        if found.is_none() && self.splits.is_empty() && split.is_some() && !is_by_name {
             bail!("there is no split \"{wanted}\": the data set is one file without splits");
         }
         if found.is_none() && !self.splits.is_empty() {
@@ -176,6 +205,10 @@ impl Dataset {
         }
         let source = found.and_then(|s| s.source.as_ref()).or(self.source.as_ref());
         Ok(Part {
+            config: self.config.clone().filter(|_| source.is_some_and(Source::is_by_name)),
+            split: source
+                .filter(|source| source.is_by_name())
+                .map(|_| found.and_then(|split| split.split.clone()).unwrap_or_else(|| wanted.to_owned())),
             source: source.context("the data set names no `source`")?.clone(),
             format: self.format,
             field: self.field.clone(),
@@ -192,6 +225,13 @@ impl Part {
     /// The source, as tables and logs name it.
     pub fn source(&self) -> &Source {
         &self.source
+    }
+
+    /// The source in full, with the split of one that has splits.
+    pub fn place(&self) -> String {
+        let config = self.config.as_ref().map_or(String::new(), |config| format!(" {config}"));
+        let split = self.split.as_ref().map_or(String::new(), |split| format!(" {split}"));
+        format!("{}{config}{split}", self.source)
     }
 
     /// Whether it makes of a file what another makes of it.
@@ -211,19 +251,23 @@ impl Part {
         bundled::rows(path).filter(|_| self.bundled && !is_here)
     }
 
-    /// The local file, fetched or unpacked if need be.
-    pub fn file(&self, fetcher: &Fetcher) -> Result<PathBuf> {
+    fn of_split(&self) -> OfSplit<'_> {
+        OfSplit { config: self.config.as_deref(), split: self.split.as_deref().unwrap_or_default() }
+    }
+
+    /// The local files, fetched or unpacked if need be; their rows follow each other.
+    pub fn files(&self, fetcher: &Fetcher) -> Result<Vec<PathBuf>> {
         match self.bundled() {
-            Some(rows) => rows.unpacked(&fetcher.cache),
-            None => self.source.resolve(&self.bases(), fetcher),
+            Some(rows) => Ok(vec![rows.unpacked(&fetcher.cache)?]),
+            None => self.source.rows(self.of_split(), &self.bases(), fetcher),
         }
     }
 
-    /// The local file if it is here already; None also where it comes with calipr.
-    pub fn local(&self, fetcher: &Fetcher) -> Result<Option<PathBuf>> {
+    /// The local files if they are here already; None also where they come with calipr.
+    pub fn local(&self, fetcher: &Fetcher) -> Result<Option<Vec<PathBuf>>> {
         match self.bundled() {
             Some(_) => Ok(None),
-            None => self.source.local(&self.bases(), fetcher),
+            None => self.source.local_rows(self.of_split(), &self.bases(), fetcher),
         }
     }
 
@@ -232,38 +276,51 @@ impl Part {
         Ok(self.bundled().is_some() || self.local(fetcher)?.is_some())
     }
 
-    /// What can be said of a file without reading its rows: that it is one, of a known format.
-    pub fn check(&self, file: &Path) -> Result<()> {
-        ensure!(file.is_file(), "{} is no file; a data set is one file of rows", file.display());
-        self.format_of(file)?;
-        Ok(())
+    /// What can be said of files without reading their rows: that they are some, of a known format.
+    pub fn check(&self, files: &[PathBuf]) -> Result<()> {
+        files.iter().try_for_each(|file| {
+            ensure!(file.is_file(), "{} is no file; a data set is files of rows", file.display());
+            self.format_of(file).map(drop)
+        })
     }
 
-    /// How the file holds its rows.
+    /// How a file holds its rows.
     pub fn format_of(&self, file: &Path) -> Result<Format> {
         self.format.map_or_else(|| Format::of(file), Ok)
     }
 
-    /// What the rows depend on: how they are read, and the content of the file, by its digest.
-    pub fn digest(&self, file: &Path, content: Digest) -> Result<Digest> {
-        let how = (self.format_of(file)?, Packed::of(file), &self.field);
+    /// What the rows depend on: how they are read, and the content of the files, by their digests.
+    pub fn digest(&self, files: &[(PathBuf, Digest)]) -> Result<Digest> {
         let read_as = (&self.rows, &self.templates, &self.separator);
-        Ok(Digest::of(&(how, read_as, content)))
+        let of_file = |(file, content)| Ok(((self.format_of(file)?, Packed::of(file), &self.field), content));
+        let contents = files.iter().map(|(file, content)| of_file((file, content))).collect::<Result<Vec<_>>>()?;
+        Ok(match contents.as_slice() {
+            [(how, content)] => Digest::of(&(how, read_as, content)),
+            several => Digest::of(&(read_as, several)),
+        })
     }
 
     /// The split's rows.
     ///
     /// # Errors
-    /// Where the file is not what its format says, or none of its rows is of this split.
-    pub fn read(&self, file: &Path) -> Result<Rows> {
-        self.check(file)?;
+    /// Where a file is not what its format says, or none of its rows is of this split.
+    pub fn read(&self, files: &[PathBuf]) -> Result<Rows> {
+        self.check(files)?;
         let shape = Shape { field: self.field.as_deref(), templated: self.templates.is_some() };
-        let all = self.format_of(file)?.read(file, shape)?;
-        ensure!(!all.is_empty(), "{} has no rows", file.display());
+        let mut all: Vec<Row> = Vec::new();
+        for file in files {
+            let rows = self.format_of(file)?.read(file, shape)?;
+            ensure!(!rows.is_empty(), "{} has no rows", file.display());
+            all.extend(rows);
+        }
         let is_of_split =
             |row: &Row| self.rows.iter().all(|(key, wanted)| row.get(key).is_some_and(|value| same(wanted, value)));
         let numbers: Vec<usize> = (1..).zip(&all).filter(|(_, row)| is_of_split(row)).map(|(n, _)| n).collect();
-        ensure!(!numbers.is_empty(), "{} has no rows of this split: {}", file.display(), self.unmatched(&all));
+        let place = || match files {
+            [file] => file.display().to_string(),
+            _ => self.source.to_string(),
+        };
+        ensure!(!numbers.is_empty(), "{} has no rows of this split: {}", place(), self.unmatched(&all));
         let mut rows = all;
         if numbers.len() < rows.len() {
             rows.retain(is_of_split);
@@ -354,7 +411,7 @@ fn complete(rows: &mut [Row]) {
 /// More fields than a table has: rows with so many names use them as values.
 const WIDEST: usize = 1000;
 
-/// Rows of a data set, which know their numbers in the file.
+/// Rows of a data set, which know their numbers in its files.
 #[derive(Debug, Clone, Default)]
 pub struct Rows {
     rows: Vec<Row>,
@@ -362,7 +419,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// The number of a row in its file, from 1.
+    /// The number of a row in its file, or in its files one after the other, from 1.
     pub fn number(&self, index: usize) -> usize {
         self.numbers[index]
     }
@@ -404,7 +461,7 @@ mod tests {
         let (_dir, library) = library(&[("a.toml", toml), ("a.jsonl", rows)]);
         let fetcher = Fetcher { cache: PathBuf::new(), offline: true };
         let part = library.get("a").unwrap().part(None, "test").unwrap();
-        let read = part.read(&part.file(&fetcher).unwrap()).unwrap();
+        let read = part.read(&part.files(&fetcher).unwrap()).unwrap();
         assert_eq!(read.len(), 1);
         assert_eq!(read[0]["text"], "y");
         let error = library.get("a").unwrap().part(Some("dev"), "test").unwrap_err().to_string();
@@ -436,7 +493,7 @@ mod tests {
                 library(&[("a.toml", &toml(rows)), ("a.csv", "text,fold,held\nx,1,True\ny,2,False\nz,,\n")]);
             let part = library.get("a").unwrap().part(None, "test").unwrap();
             let fetcher = Fetcher { cache: PathBuf::new(), offline: true };
-            part.read(&part.file(&fetcher).unwrap())
+            part.read(&part.files(&fetcher).unwrap())
         };
         for rows in ["fold = 2", "fold = '2'", "fold = 2.0", "held = false", "held = 'False', fold = 2"] {
             let rows = read(rows).unwrap();
@@ -477,7 +534,7 @@ mod tests {
         let (_dir, library) = library(&[("a.toml", "source = 'path:a.csv'"), ("a.csv", "text\nNone\n")]);
         let part = library.get("a").unwrap().part(None, "test").unwrap();
         let fetcher = Fetcher { cache: PathBuf::new(), offline: true };
-        let rows = part.read(&part.file(&fetcher).unwrap()).unwrap();
+        let rows = part.read(&part.files(&fetcher).unwrap()).unwrap();
         let error = part.contents(&rows).remove(0).unwrap_err().to_string();
         assert!(error.contains("`text` is null where a text is expected (in CSV an empty cell is null"), "{error}");
     }
@@ -489,7 +546,7 @@ mod tests {
         let (_dir, library) = library(&[("a.toml", toml), ("a.json", json)]);
         let part = library.get("a").unwrap().part(None, "test").unwrap();
         let fetcher = Fetcher { cache: PathBuf::new(), offline: true };
-        let rows = part.read(&part.file(&fetcher).unwrap()).unwrap();
+        let rows = part.read(&part.files(&fetcher).unwrap()).unwrap();
         assert_eq!(
             serde_json::to_value(&*rows).unwrap(),
             serde_json::json!([{"a": "x", "b": null}, {"a": null, "b": "y"}])

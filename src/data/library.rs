@@ -106,9 +106,8 @@ impl Library {
             (_, None) => {
                 let names = self.names();
                 let nearest = words::nearest(name, names.iter().map(String::as_str));
-                // On the Hub a data set is one of its files.
                 let meant = meant(name).map(|source| match source.strip_prefix("hf:") {
-                    Some(repo) if !repo.starts_with("datasets/") => format!("hf:datasets/{repo}/FILE"),
+                    Some(repo) if !repo.starts_with("datasets/") => format!("hf:datasets/{repo}"),
                     _ => source,
                 });
                 let hint = meant.filter(|_| name.contains(['/', '.'])).or(nearest.map(str::to_owned));

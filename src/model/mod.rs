@@ -125,6 +125,17 @@ impl ModelFiles {
         Ok(self.open()?.0)
     }
 
+    /// What a model's folder says that it computes, with or without its weights.
+    ///
+    /// # Errors
+    /// Where that is nothing that calipr runs.
+    pub fn outline(&self) -> Result<Spec> {
+        match self {
+            Self::Gguf(_) => self.spec(),
+            Self::Hub(dir) => hub_spec(dir),
+        }
+    }
+
     /// What the model computes, and the weights behind it.
     fn open(&self) -> Result<(Spec, Box<dyn Weights>)> {
         let (spec, weights): (Spec, Box<dyn Weights>) = match self {

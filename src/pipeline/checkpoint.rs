@@ -47,6 +47,19 @@ impl UncheckedCheckpoint {
         Ok(Self { name: name.to_owned(), files, spec })
     }
 
+    /// An error where a checkpoint that computes `own` predicts other tokens than the model.
+    pub fn fits(name: &str, own: &Spec, spec: &Spec, layers: &Layers) -> Result<(), Problems> {
+        if own.vocabulary == spec.vocabulary {
+            return Ok(());
+        }
+        let said = format!(
+            "it predicts {} tokens, and the model {}: a checkpoint is compared with the model token by token, and needs the \
+             same vocabulary",
+            own.vocabulary, spec.vocabulary
+        );
+        Err(Problems(vec![layers.problem(&["checkpoint", name, "source"], said, None)]))
+    }
+
     /// The checkpoint, which has the tokens of the dense `model`: what goes through one can go through the other, and their
     /// predictions are of the same vocabulary.
     ///
@@ -63,14 +76,7 @@ impl UncheckedCheckpoint {
         let Self { name, files, spec: own } = self;
         let place = || format!("[checkpoint.{name}]");
         let refused = |said: String| layers.problem(&["checkpoint", &name, "source"], said, None);
-        if own.vocabulary != spec.vocabulary {
-            let said = format!(
-                "it predicts {} tokens, and the model {}: a checkpoint is compared with the model token by token, and needs \
-                 the same vocabulary",
-                own.vocabulary, spec.vocabulary
-            );
-            return Err(Problems(vec![refused(said)]).into());
-        }
+        Self::fits(&name, &own, spec, layers)?;
         files.check_tokenizer().at(place)?;
         let tokenizer = files.tokenizer().at(place)?;
         let others = model.tokenizer()?.other_tokens(&tokenizer);

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Error, Result};
+use anyhow::{Error, Result, bail};
 use candle_core::{DType, Device};
 use indexmap::IndexMap;
 
+use super::Interrupted;
 use super::cache::{Key, Stage};
 use super::checkpoint::{InputCheckpoint, UncheckedCheckpoint};
 use super::errors::{ERROR_TOKENS, ERROR_TOKENS_OF_PASSAGE};
@@ -18,7 +19,7 @@ use crate::prune::StatisticKind;
 use crate::recipe::{
     Cell, Layers, Problems, Propagation, Recipe, Skip, Suite, Unit, WindowUnit, cells, check_against_model,
 };
-use crate::source::Fetcher;
+use crate::source::{self, Fetcher};
 use crate::warnings::LEAK;
 
 /// A model and data sets that are all here.
@@ -99,20 +100,30 @@ fn parts(recipe: &Recipe, library: &Library) -> Result<Vec<(Axis, String, String
     Ok(parts)
 }
 
-/// A split of a data set, with its file.
+/// A split of a data set, with its files.
 pub struct InputPart {
     pub part: Part,
-    pub file: PathBuf,
-    /// Of the file's bytes.
+    pub files: Vec<PathBuf>,
+    /// Of the file's bytes; of several, of the list of their digests.
     pub content: Digest,
-    /// Of the rows: the file's bytes, and how they are read.
+    /// Of the rows: the files' bytes, and how they are read.
     pub digest: Digest,
 }
 
 impl InputPart {
+    fn new(part: Part, files: Vec<PathBuf>) -> Result<Self> {
+        let digests = files.iter().map(|file| Digest::of_file(file)).collect::<Result<Vec<_>>>()?;
+        let content = match digests.as_slice() {
+            [one] => *one,
+            several => Digest::of(&several),
+        };
+        let with_digests: Vec<(PathBuf, Digest)> = files.iter().cloned().zip(digests).collect();
+        Ok(Self { digest: part.digest(&with_digests)?, part, files, content })
+    }
+
     /// The rows, each of which could be cut into windows.
     pub fn checked(&self, tokenizer: &Tokenizer, vocabulary: usize) -> Result<Rows> {
-        let rows = self.part.read(&self.file)?;
+        let rows = self.part.read(&self.files)?;
         check(&rows, &self.part, tokenizer, vocabulary)?;
         Ok(rows)
     }
@@ -124,7 +135,7 @@ impl InputPart {
         vocabulary: usize,
         packing: (Packing, usize, Option<usize>),
     ) -> Result<()> {
-        let rows = self.part.read(&self.file)?;
+        let rows = self.part.read(&self.files)?;
         let bytes = check(&rows, &self.part, tokenizer, vocabulary)?;
         match are_enough(&bytes, packing) {
             true => Ok(()),
@@ -133,13 +144,53 @@ impl InputPart {
     }
 }
 
+/// All that cannot be had is said at once, so that it can be fetched at once.
+#[derive(Default)]
+struct Lacking {
+    said: Vec<String>,
+    /// Whether something is not for the user to mend.
+    beyond: bool,
+}
+
+impl Lacking {
+    /// What was found, or None after noting why it was not.
+    fn have<T>(&mut self, what: String, found: Result<T>) -> Result<Option<T>> {
+        match found {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.is::<source::Interrupted>() => Err(error.context(Interrupted)),
+            Err(error) => {
+                self.beyond |= !error.is::<Fault>();
+                let said = format!("{what}: {error:#}");
+                if !self.said.contains(&said) {
+                    self.said.push(said);
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn is_something(&self) -> bool {
+        !self.said.is_empty()
+    }
+
+    /// What was had, if nothing is lacking.
+    fn or<T>(self, had: T) -> Result<T> {
+        let said = self.said.join("\nerror: ");
+        match (said.is_empty(), self.beyond) {
+            (true, _) => Ok(had),
+            (false, false) => Err(Fault(said).into()),
+            (false, true) => Err(Error::msg(said)),
+        }
+    }
+}
+
 impl Inputs {
     /// What a suite of rows asks, before it is made into tokens.
     pub fn asked(&self, name: &str, how: &Prompting, tokenizer: &Tokenizer) -> Result<Vec<Asked>> {
         let input = &self.suites[name];
-        let rows = input.part.read(&input.file)?;
+        let rows = input.part.read(&input.files)?;
         let shots = self.shots.get(name).unwrap_or(input);
-        let shot_rows = if how.shots > 0 { shots.part.read(&shots.file)? } else { Rows::default() };
+        let shot_rows = if how.shots > 0 { shots.part.read(&shots.files)? } else { Rows::default() };
         asked((&rows, &input.part), (&shot_rows, &shots.part), tokenizer, how)
     }
 
@@ -155,45 +206,54 @@ impl Inputs {
         fetcher: &Fetcher,
         device: &'static str,
     ) -> Result<Self> {
-        // All that cannot be had is said at once, so that it can be fetched at once.
-        let (mut lacking, mut only_faults) = (Vec::new(), true);
-        let mut have = |what: String, found: Result<PathBuf>| match found {
-            Ok(path) => Some(path),
-            Err(error) => {
-                only_faults &= error.is::<Fault>();
-                let said = format!("{what}: {error:#}");
-                if !lacking.contains(&said) {
-                    lacking.push(said);
-                }
-                None
-            }
-        };
-        let path = have("the model".into(), recipe.model.source.resolve(&library.bases(), fetcher));
-        let mut others = Vec::new();
-        for (name, checkpoint) in &recipe.checkpoint {
-            let path = checkpoint.source.resolve(&library.bases(), fetcher);
-            others.extend(have(format!("[checkpoint.{name}]"), path).map(|path| (name, path)));
-        }
+        let mut lacking = Lacking::default();
+        let whole = || recipe.model.source.resolve(&library.bases(), fetcher).map(Some);
         // A recipe that does not fit the model is wrong whatever else is missing.
         let no_model = |e: Error| Problems(vec![layers.problem(&["model", "source"], format!("{e:#}"), None)]);
-        let model = path.map(|path| ModelFiles::at(&path).map_err(no_model)).transpose()?;
-        let spec = model.as_ref().map(ModelFiles::spec).transpose()?;
-        let others = others.into_iter().map(|(name, path)| UncheckedCheckpoint::at(recipe, name, &path, layers));
-        let others = others.collect::<Result<Vec<_>>>()?;
-        let skip = spec.as_ref().map(|spec| check_against_model(recipe, spec, layers)).transpose()?;
-        spec.iter().flat_map(|spec| &spec.remarks).for_each(|remark| tracing::warn!("the model: {remark}"));
+        let read = |path: PathBuf| -> Result<(ModelFiles, Spec, Skip)> {
+            let model = ModelFiles::at(&path).map_err(no_model)?;
+            let spec = model.spec()?;
+            let skip = check_against_model(recipe, &spec, layers)?;
+            spec.remarks.iter().for_each(|remark| tracing::warn!("the model: {remark}"));
+            Ok((model, spec, skip))
+        };
+        // Of a model that is still to be fetched, what says what it is comes first, and its weights come last: gigabytes
+        // that cannot be used are not fetched.
+        let outline = lacking.have("the model".into(), recipe.model.source.outline(fetcher))?;
+        let is_late = matches!(outline, Some(Some(_)));
+        if let Some(dir) = outline.flatten() {
+            let model = ModelFiles::at(&dir).map_err(no_model)?;
+            check_against_model(recipe, &model.outline()?, layers)?;
+            model.check_tokenizer()?;
+        }
+        let mut model = match is_late || lacking.is_something() {
+            true => None,
+            false => lacking.have("the model".into(), whole())?.flatten().map(read).transpose()?,
+        };
         let mut files = Vec::new();
         let fault = |error: Error| Fault(format!("{error:#}")).into();
         for (axis, name, dataset, part) in parts(recipe, library)? {
-            let file = part.file(fetcher).and_then(|file| part.check(&file).map_err(fault).map(|()| file));
-            if let Some(file) = have(format!("the data set \"{dataset}\""), file) {
-                files.push((axis, name, part, file));
+            let found = part.files(fetcher).and_then(|found| part.check(&found).map_err(fault).map(|()| found));
+            if let Some(found) = lacking.have(format!("the data set \"{dataset}\""), found)? {
+                files.push((axis, name, part, found));
             }
         }
-        let (Some(model), Some((spec, skip)), true) = (model, spec.zip(skip), lacking.is_empty()) else {
-            let lacking = lacking.join("\nerror: ");
-            return Err(if only_faults { Fault(lacking).into() } else { Error::msg(lacking) });
-        };
+        if is_late && !lacking.is_something() {
+            model = lacking.have("the model".into(), whole())?.flatten().map(read).transpose()?;
+        }
+        let mut others = Vec::new();
+        if let Some((_, spec, _)) = model.as_ref().filter(|_| !lacking.is_something()) {
+            for (name, checkpoint) in &recipe.checkpoint {
+                let what = || format!("[checkpoint.{name}]");
+                if let Some(dir) = lacking.have(what(), checkpoint.source.outline(fetcher))?.flatten() {
+                    UncheckedCheckpoint::fits(name, &ModelFiles::at(&dir)?.outline().at(what)?, spec, layers)?;
+                }
+                if let Some(path) = lacking.have(what(), checkpoint.source.resolve(&library.bases(), fetcher))? {
+                    others.push(UncheckedCheckpoint::at(recipe, name, &path, layers)?);
+                }
+            }
+        }
+        let Some((model, spec, skip)) = lacking.or(model)? else { bail!("there is no model") };
         model.check_tokenizer()?;
         let chats = |s: &Suite| matches!(s.unit(), Unit::Rows(unit) if unit.chat);
         if let Some((name, _)) = recipe.suite.iter().find(|(_, suite)| chats(suite)) {
@@ -208,9 +268,8 @@ impl Inputs {
             checkpoints.insert(name, checkpoint);
         }
         let (mut calibrations, mut suites, mut shots) = (IndexMap::new(), IndexMap::new(), IndexMap::new());
-        for (axis, name, part, file) in files {
-            let content = Digest::of_file(&file)?;
-            let input = InputPart { content, digest: part.digest(&file, content)?, part, file };
+        for (axis, name, part, found) in files {
+            let input = InputPart::new(part, found)?;
             match axis {
                 Axis::Calibration => calibrations.insert(name, input),
                 Axis::Suite => suites.insert(name, input),

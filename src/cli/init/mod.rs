@@ -53,6 +53,7 @@ const STAND_IN: &str = "instruct";
 /// A split of a data set that is here.
 struct Seen {
     part: Part,
+    /// The first of its files.
     file: PathBuf,
     rows: Rows,
 }
@@ -224,8 +225,9 @@ fn judged_by(dataset: &Dataset) -> Option<&str> {
 /// A split with its rows, where they are here.
 fn see(dataset: &Dataset, split: Option<&str>, fetcher: &Fetcher) -> Result<Seen> {
     let part = dataset.part(split, "test")?;
-    let file = part.file(fetcher)?;
-    let rows = part.read(&file)?;
+    let files = part.files(fetcher)?;
+    let rows = part.read(&files)?;
+    let file = files.into_iter().next().unwrap_or_default();
     Ok(Seen { part, file, rows })
 }
 

@@ -15,6 +15,7 @@ use super::{Form, StoredTensor, Weights, let_go, no_pointer};
 use crate::guard::guarded;
 use crate::model::arch::Quantization;
 use crate::model::spec::{LinearSpec, Name, Spec};
+use crate::source::without_weights;
 
 /// The tensors of a directory of safetensors files.
 pub struct SafetensorsDir {
@@ -80,27 +81,16 @@ impl SafetensorsDir {
             .with_context(|| format!("cannot list {}", dir.display()))?
             .filter_map(|entry| entry.ok().map(|e| e.path()))
             .collect();
-        let is_adapter = |path: &PathBuf| path.file_name().is_some_and(|name| name == "adapter_model.safetensors");
-        let ends = |path: &PathBuf, end: &str| path.extension().is_some_and(|e| e == end);
-        let found: Vec<&PathBuf> = names.iter().filter(|p| ends(p, "safetensors") && !is_adapter(p)).collect();
-        match found.as_slice() {
+        let is_weights = |path: &&PathBuf| {
+            path.extension().is_some_and(|e| e == "safetensors")
+                && path.file_name().is_some_and(|name| name != "adapter_model.safetensors")
+        };
+        match names.iter().filter(is_weights).collect::<Vec<_>>().as_slice() {
             [one] => Ok(vec![(*one).clone()]),
-            [] if names.iter().any(is_adapter) => bail!(
-                "{} holds an adapter (adapter_model.safetensors), not a model; merge it into its base with peft's \
-                 merge_and_unload and save that",
-                dir.display()
-            ),
-            [] if names.iter().any(|p| ends(p, "bin") || ends(p, "pt") || ends(p, "pth")) => bail!(
-                "{} has its weights as a PyTorch pickle only; save them as safetensors \
-                 (model.save_pretrained with transformers 5)",
-                dir.display()
-            ),
-            [] => bail!("{} has no *.safetensors; calipr reads safetensors and GGUF", dir.display()),
-            several => bail!(
-                "{} has {} *.safetensors but neither a model.safetensors nor a model.safetensors.index.json that joins them",
-                dir.display(),
-                several.len()
-            ),
+            several => {
+                let names = names.iter().filter_map(|path| path.file_name()?.to_str());
+                bail!("{} {}", dir.display(), without_weights(names, several.len()))
+            }
         }
     }
 

@@ -1,63 +1,76 @@
-//! Files that Hugging Face's own tools have downloaded: the cache that `hf download` and transformers fill.
+//! The Hugging Face Hub: files that its own tools have downloaded, and those that are fetched into the same cache.
 //!
-//! Where it is, huggingface_hub's constants.py says; what is in it, its file_download.py and _snapshot_download.py.
+//! What is in it, huggingface_hub's file_download.py and _snapshot_download.py say.
+
+mod client;
+mod download;
+mod failure;
+mod fetch;
+mod listing;
+mod messages;
+mod notes;
+mod place;
+mod proxies;
+mod settings;
+mod store;
+mod watch;
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs, io};
 
-use super::expand::{Process, Surroundings, expanded};
+use client::Client;
+pub use fetch::Extent;
+use fetch::Repository;
+use listing::{CONVERSION, Conversion, is_pattern, matches};
+pub use listing::{OfSplit, without_weights};
+pub use messages::Interrupted;
+use notes::Kept;
+use place::Place;
+use settings::Settings;
+pub use watch::{Watch, watched_by};
 
-/// The cache's folder, and what says that it is this one.
-#[derive(Debug, PartialEq)]
-struct Place {
-    folder: PathBuf,
-    /// The variable; None where it is the default.
-    by: Option<&'static str>,
-    /// Whether the variable is set but empty, which Python takes for the working directory.
-    empty: bool,
-}
+use super::expand::Process;
 
-impl Place {
-    /// HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, HF_HOME, XDG_CACHE_HOME, `~/.cache`: the first that is set, even if to nothing.
-    fn of(around: &impl Surroundings) -> Self {
-        let set = |name: &'static str| around.variable(name).map(|value| (value, Some(name)));
-        let join = |folder: OsString, name: &str| PathBuf::from(folder).join(name).into_os_string();
-        let (home, by) = set("HF_HOME").unwrap_or_else(|| {
-            let cache = set("XDG_CACHE_HOME");
-            let (cache, by) = cache.unwrap_or_else(|| (join(expanded("~".as_ref(), around), ".cache"), None));
-            (join(cache, "huggingface"), by)
-        });
-        let named = set("HF_HUB_CACHE").or_else(|| set("HUGGINGFACE_HUB_CACHE"));
-        let (folder, by) = named.unwrap_or_else(|| (join(expanded(&home, around), "hub"), by));
-        let empty = by.and_then(|name| around.variable(name)).is_some_and(|value| value.is_empty());
-        Self { folder: expanded(&folder, around).into(), by, empty }
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let folder = std::path::absolute(&self.folder).unwrap_or_else(|_| self.folder.clone());
-        write!(f, "{} (", folder.display())?;
-        match self.by {
-            Some(name) if self.empty => write!(f, "where {name} points: it is set, but empty)"),
-            Some(name) => write!(f, "where {name} points)"),
-            None => f.write_str("the default; HF_HOME or HF_HUB_CACHE may name another)"),
-        }
-    }
-}
-
-/// A repository's revision, or a file of it.
+/// A repository's revision, a file of it, files, or a split of a data set.
 pub struct Wanted<'a> {
     pub dataset: bool,
     pub repo: &'a str,
+    /// A name, or a pattern of names.
     pub file: Option<&'a str>,
     pub revision: &'a str,
+    /// Of a data set that is named without a file.
+    pub split: Option<OfSplit<'a>>,
 }
 
-impl Wanted<'_> {
+/// What no model is read without, and tools that only load weights leave out.
+const TOKENIZER: &str = "tokenizer.json";
+
+/// Whether the Hub may be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    Out,
+    /// This was said by what is named here.
+    Never(&'static str),
+}
+
+impl fmt::Display for Wanted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "hf:{}{}", if self.dataset { "datasets/" } else { "" }, self.repo)?;
+        self.file.iter().try_for_each(|file| write!(f, "/{file}"))?;
+        if let Some(OfSplit { config, split }) = self.split {
+            return write!(
+                f,
+                " ({}split \"{split}\")",
+                config.map_or(String::new(), |config| format!("config \"{config}\", "))
+            );
+        }
+        if self.revision == "main" { Ok(()) } else { write!(f, "@{}", self.revision) }
+    }
+}
+
+impl<'a> Wanted<'a> {
     fn kind(&self) -> &'static str {
         if self.dataset { "datasets" } else { "models" }
     }
@@ -66,15 +79,59 @@ impl Wanted<'_> {
         format!("{}--{}", self.kind(), self.repo.replace('/', "--"))
     }
 
-    /// The snapshot folder of the revision (a branch, a tag or a commit, also the beginning of one), or the file in it.
+    /// The same, with the branch of the Hub's conversion where that is meant.
+    fn settled(&self) -> Wanted<'a> {
+        let revision = if self.split.is_some() { CONVERSION } else { self.revision };
+        Wanted { revision, ..*self }
+    }
+
+    /// The snapshot folder of the revision (a branch, a tag or a commit, also the beginning of one), or files in it. What
+    /// patterns and splits name was noted in the folder `cache`.
     ///
     /// # Errors
     /// Why it is not there.
-    pub fn find(&self) -> Result<PathBuf, String> {
-        self.find_in(&Place::of(&Process))
+    pub fn find(&self, cache: &Path) -> Result<Vec<PathBuf>, String> {
+        self.settled().find_in(&Place::of(&Process), cache, false)
     }
 
-    fn find_in(&self, place: &Place) -> Result<PathBuf, String> {
+    /// The same, fetched where it is not there.
+    ///
+    /// # Errors
+    /// Why it is not there, and cannot be fetched; what to do.
+    pub fn fetch(&self, cache: &Path, reach: Reach, extent: Extent) -> anyhow::Result<Vec<PathBuf>> {
+        let place = Place::of(&Process);
+        let wanted = self.settled();
+        let why = match wanted.find_in(&place, cache, false) {
+            Ok(found) => return Ok(found),
+            Err(why) => why,
+        };
+        let reach = settings::offline(&Process).map_or(reach, |variable| match reach {
+            Reach::Out => Reach::Never(variable),
+            never => never,
+        });
+        if let Reach::Never(by) = reach {
+            return wanted.find_in(&place, cache, true).map_err(|_| {
+                anyhow::anyhow!(
+                    "{self} is not in the Hugging Face cache: {why}; and {by} forbids fetching it: run the same command \
+                     without it, or fetch it with `{}` where there is a network",
+                    self.download_command()
+                )
+            });
+        }
+        let repository = Repository::new(&wanted, &place, Client::new(Settings::of(&Process)));
+        let kept = Kept::of(cache, &wanted.folder());
+        let one = |found: Result<PathBuf, _>| found.map(|path| vec![path]);
+        let fetched = match (wanted.file, wanted.split) {
+            (Some(pattern), _) if is_pattern(pattern) => repository.pattern(pattern, &kept),
+            (Some(file), _) => one(repository.file(file)),
+            (None, Some(split)) => repository.split(split, &kept),
+            (None, None) => one(repository.model(extent)),
+        };
+        fetched.map_err(|told| repository.explained(told, &why))
+    }
+
+    /// `all_counts` takes the files of a pattern or a split that are there, where nothing tells whether there are others.
+    fn find_in(&self, place: &Place, cache: &Path, all_counts: bool) -> Result<Vec<PathBuf>, String> {
         let root = place.folder.join(self.folder());
         if !exists(&root)? {
             return Err(format!("{place} {}", self.absence(place)?));
@@ -89,23 +146,65 @@ impl Wanted<'_> {
                 false => format!("{} has no revision \"{}\", but {}", root.display(), self.revision, known.join(", ")),
             });
         };
-        let snapshot = snapshots.join(commit);
+        let snapshot = snapshots.join(&commit);
+        let pattern = self.file.filter(|file| is_pattern(file));
+        if let Some(pattern) = pattern.or(self.split.map(|_| notes::ALL)) {
+            let noted = Kept::of(cache, &self.folder()).names(&commit, pattern, &root);
+            return self.find_several(&snapshot, pattern, noted, all_counts);
+        }
         match self.file {
             Some(file) => {
                 let path = snapshot.join(file);
                 match exists(&path)? {
-                    true => Ok(path),
+                    true => match listing::parts(file).iter().find(|part| !snapshot.join(part).exists()) {
+                        Some(part) => Err(format!("{} lacks {part}", snapshot.display())),
+                        None => Ok(vec![path]),
+                    },
                     false if path.is_symlink() => {
                         Err(format!("{} is a link to nothing: its download was not finished", path.display()))
                     }
                     false => Err(format!("{} lacks this file", snapshot.display())),
                 }
             }
-            None => match self.lacking(&snapshot)? {
-                None => Ok(snapshot),
+            None => match self.lacking(&snapshot, &root.join(".no_exist").join(&commit))? {
+                None => Ok(vec![snapshot]),
                 Some(lacking) => Err(format!("{} {lacking}", snapshot.display())),
             },
         }
+    }
+
+    /// The files of a pattern or a split, of which `noted` are known.
+    fn find_several(
+        &self,
+        snapshot: &Path,
+        pattern: &str,
+        noted: Option<Vec<String>>,
+        all_counts: bool,
+    ) -> Result<Vec<PathBuf>, String> {
+        let is_known = noted.is_some();
+        let names = match noted {
+            Some(names) => names,
+            None if all_counts => below(snapshot)?,
+            None => return Err(format!("what files it is of is not known in {}", snapshot.display())),
+        };
+        let found: Vec<String> = match self.split {
+            Some(split) => Conversion::of(&names).files(split).map_err(|said| format!("{} {said}", self.repo))?,
+            None => names.into_iter().filter(|name| matches(pattern, name)).collect(),
+        };
+        if let Some(lacking) = found.iter().find(|name| !snapshot.join(name).exists()) {
+            return Err(format!("{} lacks {lacking}", snapshot.display()));
+        }
+        if found.is_empty() {
+            return Err(format!("{} has no such files", snapshot.display()));
+        }
+        if !is_known {
+            tracing::warn!(
+                "{self} is taken to be the {} files of it that are in {}; whether there are others only the Hub knows",
+                found.len(),
+                snapshot.display()
+            );
+        }
+        Ok(found.iter().map(|name| snapshot.join(name)).collect())
     }
 
     /// What to say where the cache has no folder of the repository.
@@ -149,8 +248,8 @@ impl Wanted<'_> {
     }
 
     /// What the snapshot of a model lacks to be one, as far as names tell: downloads end early, or were told to leave
-    /// files out.
-    fn lacking(&self, snapshot: &Path) -> Result<Option<String>, String> {
+    /// files out. What the repository has not is in `absent`.
+    fn lacking(&self, snapshot: &Path, absent: &Path) -> Result<Option<String>, String> {
         let names = names(snapshot)?;
         let unfinished = |lacking: &[String]| format!("lacks {}: its download was not finished", lacking.join(", "));
         let dangling: Vec<String> = names.iter().filter(|name| !snapshot.join(name).exists()).cloned().collect();
@@ -177,27 +276,49 @@ impl Wanted<'_> {
         if !lacking.is_empty() {
             return Ok(Some(unfinished(&lacking)));
         }
+        if !names.iter().any(|name| name == TOKENIZER) && !absent.join(TOKENIZER).exists() {
+            return Ok(Some(unfinished(&[TOKENIZER.into()])));
+        }
         // Whoever has other weights gets to know what can be read.
         let has_weights = [".safetensors", ".bin", ".gguf", ".pt", ".pth", ".h5", ".msgpack"].into_iter().any(has);
         Ok((!has_weights).then(|| unfinished(&["model.safetensors".into()])))
     }
 
-    /// The command that fetches it.
+    /// The command of Hugging Face's that fetches it.
     pub fn download_command(&self) -> String {
-        // Where these say that the Hub is not to be asked, the command would not.
-        let set = |name| Process.variable(name).and_then(|v| v.into_string().ok()).filter(|v| !v.is_empty());
-        let offline = set("HF_HUB_OFFLINE").or_else(|| set("TRANSFORMERS_OFFLINE"));
-        let is_offline = offline.is_some_and(|v| ["1", "ON", "YES", "TRUE"].contains(&v.to_uppercase().as_str()));
-        let mut command = format!("{}hf download {}", if is_offline { "HF_HUB_OFFLINE=0 " } else { "" }, self.repo);
-        self.file.iter().for_each(|file| command += &format!(" {file}"));
-        if self.dataset {
+        let wanted = self.settled();
+        // Where this says that the Hub is not to be asked, the command would not.
+        let offline = settings::offline(&Process).is_some();
+        let mut command = format!("{}hf download {}", if offline { "HF_HUB_OFFLINE=0 " } else { "" }, wanted.repo);
+        match (wanted.file, wanted.split) {
+            (Some(pattern), _) if is_pattern(pattern) => command += &format!(" --include '{pattern}'"),
+            (Some(file), _) => command += &format!(" {file}"),
+            (None, Some(OfSplit { config, split })) => {
+                command += &format!(" --include '{}/{split}/*'", config.unwrap_or("*"));
+            }
+            (None, None) => {}
+        }
+        if wanted.dataset {
             command += " --repo-type dataset";
         }
-        if self.revision != "main" {
-            command += &format!(" --revision {}", self.revision);
+        if wanted.revision != "main" {
+            command += &format!(" --revision {}", wanted.revision);
         }
         command
     }
+}
+
+/// The names of all files below a folder, in order.
+fn below(folder: &Path) -> Result<Vec<String>, String> {
+    let mut all = Vec::new();
+    for name in names(folder)? {
+        match folder.join(&name).is_dir() {
+            true => all.extend(below(&folder.join(&name))?.into_iter().map(|inner| format!("{name}/{inner}"))),
+            false => all.push(name),
+        }
+    }
+    all.sort();
+    Ok(all)
 }
 
 fn is_absence(error: &io::Error) -> bool {
@@ -225,36 +346,7 @@ fn names(folder: &Path) -> Result<Vec<String>, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::expand::tests::{Cached, Made, Places};
     use super::*;
-
-    #[test]
-    fn the_cache_is_where_huggingface_hub_looks() {
-        let places = Places::read();
-        for Cached { variables, folder } in &places.caches {
-            let mut around = places.around.clone();
-            around.extend(variables.clone());
-            assert_eq!(Place::of(&Made(around)).folder, Path::new(folder), "{variables:?}");
-        }
-    }
-
-    #[test]
-    fn the_variable_that_names_the_cache_is_told() {
-        let shown = |variables: &[(&str, &str)]| {
-            let around = variables.iter().map(|(name, value)| (name.to_string(), value.to_string()));
-            Place::of(&Made(around.collect())).to_string()
-        };
-        for (variables, says) in [
-            (&[][..], "/home/listed/.cache/huggingface/hub (the default; HF_HOME or HF_HUB_CACHE may name another)"),
-            (&[("XDG_CACHE_HOME", "/x")], "/x/huggingface/hub (where XDG_CACHE_HOME points)"),
-            (&[("HF_HOME", "/h"), ("XDG_CACHE_HOME", "/x")], "/h/hub (where HF_HOME points)"),
-            (&[("HF_HOME", "/h"), ("HUGGINGFACE_HUB_CACHE", "/o")], "/o (where HUGGINGFACE_HUB_CACHE points)"),
-            (&[("HF_HUB_CACHE", "/n"), ("HUGGINGFACE_HUB_CACHE", "/o")], "/n (where HF_HUB_CACHE points)"),
-            (&[("HF_HUB_CACHE", "")], " (where HF_HUB_CACHE points: it is set, but empty)"),
-        ] {
-            assert!(shown(variables).ends_with(says), "{}", shown(variables));
-        }
-    }
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -273,37 +365,41 @@ mod tests {
     }
 
     fn wanted<'a>(repo: &'a str, file: Option<&'a str>, revision: &'a str) -> Wanted<'a> {
-        Wanted { dataset: false, repo, file, revision }
+        Wanted { dataset: false, repo, file, revision, split: None }
+    }
+
+    fn find(wanted: Wanted, place: &Place) -> Result<PathBuf, String> {
+        wanted.find_in(place, Path::new("no/notes"), false).map(|mut found| found.remove(0))
     }
 
     #[test]
     fn revisions_are_branches_pull_requests_and_commits_however_short() {
-        let (_dir, place) = cache(&[("config.json", "{}"), ("model.safetensors", "")]);
+        let (_dir, place) = cache(&[("config.json", "{}"), ("model.safetensors", ""), ("tokenizer.json", "")]);
         for revision in ["main", "refs/pr/1", COMMIT, &COMMIT[..7], &COMMIT[..12]] {
-            let found = wanted("Owner/name", None, revision).find_in(&place).unwrap();
+            let found = find(wanted("Owner/name", None, revision), &place).unwrap();
             assert!(found.ends_with(format!("snapshots/{COMMIT}")), "{revision}");
         }
         for revision in ["dev", "refs", &COMMIT[..6], "0123456f", "refs/pr/2"] {
-            let why = wanted("Owner/name", None, revision).find_in(&place).unwrap_err();
+            let why = find(wanted("Owner/name", None, revision), &place).unwrap_err();
             assert!(why.contains(&format!("no revision \"{revision}\"")) && why.contains("main"), "{why}");
         }
         let other = place.folder.join("models--Owner--name/snapshots").join(format!("{}ff", &COMMIT[..10]));
         fs::create_dir(other).unwrap();
-        assert!(wanted("Owner/name", None, &COMMIT[..8]).find_in(&place).is_err(), "two commits begin like this");
-        assert!(wanted("Owner/name", None, &COMMIT[..12]).find_in(&place).is_ok());
+        assert!(find(wanted("Owner/name", None, &COMMIT[..8]), &place).is_err(), "two commits begin like this");
+        assert!(find(wanted("Owner/name", None, &COMMIT[..12]), &place).is_ok());
     }
 
     #[test]
     fn what_is_not_there_is_told_with_the_folder_and_what_named_it() {
-        let (_dir, place) = cache(&[("config.json", "{}"), ("model.safetensors", "")]);
-        let why = |repo, file, revision| wanted(repo, file, revision).find_in(&place).unwrap_err();
+        let (_dir, place) = cache(&[("config.json", "{}"), ("model.safetensors", ""), ("tokenizer.json", "")]);
+        let why = |repo, file, revision| find(wanted(repo, file, revision), &place).unwrap_err();
         let folder = place.folder.display().to_string();
         let said = why("owner/other", None, "main");
         assert!(said.contains(&folder) && said.contains("HF_HOME") && said.contains("models--owner--other"), "{said}");
         assert!(why("owner/Name", None, "main").contains("did you mean \"hf:Owner/name\"?"));
         assert!(why("Owner/name", Some("b.gguf"), "main").contains("lacks this file"));
         let nowhere = Place { folder: "/no/such".into(), by: Some("HF_HUB_CACHE"), empty: false };
-        let said = wanted("a/b", None, "main").find_in(&nowhere).unwrap_err();
+        let said = find(wanted("a/b", None, "main"), &nowhere).unwrap_err();
         assert!(said.contains("/no/such (where HF_HUB_CACHE points) does not exist"), "{said}");
     }
 
@@ -312,7 +408,8 @@ mod tests {
         let index = "{\"weight_map\": {\"a\": \"model-1.safetensors\", \"b\": \"model-2.safetensors\"}}";
         for (files, says) in [
             (&[("README.md", "")][..], "lacks config.json: its download was not finished"),
-            (&[("config.json", "{}")], "lacks model.safetensors"),
+            (&[("config.json", "{}"), ("tokenizer.json", "")], "lacks model.safetensors"),
+            (&[("config.json", "{}"), ("model.safetensors", "")], "lacks tokenizer.json"),
             (
                 &[("config.json", "{}"), ("model.safetensors.index.json", index), ("model-1.safetensors", "")],
                 "lacks model-2.safetensors:",
@@ -323,11 +420,11 @@ mod tests {
             ),
         ] {
             let (_dir, place) = cache(files);
-            let why = wanted("Owner/name", None, "main").find_in(&place).unwrap_err();
+            let why = find(wanted("Owner/name", None, "main"), &place).unwrap_err();
             assert!(why.contains(says), "{why}");
         }
-        let (_dir, place) = cache(&[("config.json", "{}"), ("pytorch_model.bin", "")]);
-        assert!(wanted("Owner/name", None, "main").find_in(&place).is_ok(), "the model's reader tells what it reads");
+        let (_dir, place) = cache(&[("config.json", "{}"), ("pytorch_model.bin", ""), ("tokenizer.json", "")]);
+        assert!(find(wanted("Owner/name", None, "main"), &place).is_ok(), "the model's reader tells what it reads");
     }
 
     #[cfg(unix)]
@@ -337,7 +434,7 @@ mod tests {
         let snapshot = place.folder.join("models--Owner--name/snapshots").join(COMMIT);
         std::os::unix::fs::symlink("../../blobs/abc", snapshot.join("model.safetensors")).unwrap();
         for file in [None, Some("model.safetensors")] {
-            let why = wanted("Owner/name", file, "main").find_in(&place).unwrap_err();
+            let why = find(wanted("Owner/name", file, "main"), &place).unwrap_err();
             assert!(why.contains("model.safetensors") && why.contains("not finished"), "{why}");
         }
     }
