@@ -165,14 +165,15 @@ class Handler(BaseHTTPRequestHandler):
         """A file, or the part of it that was asked for."""
         if self.hub.hits("corrupt", self.path) and data:
             data = data[:-1] + bytes([data[-1] ^ 1])
-        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         status, whole, length = 200, len(data), None
         if wanted and self.hub.switches["ranges"]:
             start = int(wanted[1])
             if start >= whole:
                 return self.answer(416, headers=[("Content-Range", f"bytes */{whole}")])
-            status, data = 206, data[start:]
-            headers = [*headers, ("Content-Range", f"bytes {start}-{whole - 1}/{whole}")]
+            end = min(int(wanted[2]) + 1, whole) if wanted[2] else whole
+            status, data = 206, data[start:end]
+            headers = [*headers, ("Content-Range", f"bytes {start}-{end - 1}/{whole}")]
         if self.command == "GET":
             if short := self.hub.hits("short", self.path):
                 length = max(len(data) - short["bytes"], 0)
