@@ -306,6 +306,39 @@ fn all_parts_of_a_split_gguf_file_come_with_one() {
 }
 
 #[test]
+fn parts_of_a_large_file_come_at_once() {
+    let online = Online::new(&Tiny::default());
+    let content: Vec<u8> = (0..25_000_000u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    online.hub.put("models/o/large", "m.gguf", &content);
+    online.recipe("hf:o/large/m.gguf", "path:test.jsonl");
+    let asked = || -> Vec<String> {
+        let log = online.hub.log();
+        let of_cdn = log.iter().filter(|entry| entry["server"] == "cdn");
+        let mut ranges: Vec<String> = of_cdn.map(|entry| entry["range"].as_str().unwrap_or("all").to_owned()).collect();
+        ranges.sort();
+        ranges
+    };
+    let parts = ["bytes=0-33554431", "bytes=33554432-67108863", "bytes=67108864-99999999"];
+    let is_here = || {
+        let snapshots = walk(&online.cached("models--o--large/snapshots"));
+        assert!(fs::read(&snapshots[0]).unwrap() == content);
+    };
+    online.fails(&[], &["as GGUF"]);
+    is_here();
+    assert_eq!(asked(), parts);
+    // What is cut is asked for again.
+    online.forget();
+    online.hub.set(json!({"cut": {"path": "Signature", "after": 5000, "times": 3}}));
+    online.fails(&[], &["m.gguf at 0 of 100000000 bytes: the connection broke", "as GGUF"]);
+    is_here();
+    assert_eq!(asked(), parts.map(|part| [part; 2]).concat());
+    online.forget();
+    online.hub.set(json!({"ranges": false}));
+    online.fails(&[], &["as GGUF"]);
+    is_here();
+}
+
+#[test]
 fn a_terminal_shows_how_much_has_come_and_how_long_it_takes() {
     let online = Online::new(&Tiny::default());
     online.hub.set(json!({"trickle": {"path": "Signature", "bytes": 20_000, "seconds": 0.2, "times": 1}}));

@@ -143,6 +143,41 @@ fn each_goes_on_from_what_the_other_has_and_waits_for_its_lock() {
 }
 
 #[test]
+fn an_exported_model_is_uploaded_and_fetched_again() {
+    let online = Online::new(&Tiny::default());
+    online.succeeds();
+    let export = online.command(&["export", "results/small", "magnitude-0.5", "--to", "pruned"]).output().unwrap();
+    assert!(export.status.success(), "{}", String::from_utf8_lossy(&export.stderr));
+    online.hub.set(serde_json::json!({"tokens": ["hf_writer"]}));
+    script(
+        &online,
+        &format!(
+            "from huggingface_hub import HfApi\napi = HfApi()\napi.create_repo('o/pruned')\n\
+             api.upload_folder(repo_id='o/pruned', folder_path={:?})",
+            online.shop.path("pruned")
+        ),
+        &[("HF_TOKEN", "hf_writer")],
+    );
+    let loss = |cell: &str| {
+        let rows = common::read_table(&online.shop.path("results/small/metrics.parquet"));
+        let is_it = |row: &&serde_json::Value| row["cell"] == cell && row["metric"] == "loss";
+        rows.iter().find(is_it).unwrap()["value"].as_f64().unwrap()
+    };
+    let (pruned, dense) = (loss("magnitude-0.5"), loss("dense"));
+    fs::remove_dir_all(online.shop.path("results")).unwrap();
+    online.recipe("hf:o/pruned", "hf:datasets/o/rows/test.jsonl");
+    online.succeeds();
+    assert!(loss("dense") == pruned && pruned != dense, "{} {pruned}", loss("dense"));
+    let commit = fs::read_to_string(online.cached("models--o--pruned/refs/main")).unwrap();
+    let snapshot = online.cached("models--o--pruned/snapshots").join(commit);
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        let (sent, came) =
+            (fs::read(online.shop.path("pruned").join(file)).unwrap(), fs::read(snapshot.join(file)).unwrap());
+        assert!(sent == came, "{file}");
+    }
+}
+
+#[test]
 fn datasets_reads_the_same_rows_by_name_and_by_pattern() {
     let online = Online::new(&Tiny::default());
     let text = |n: usize| format!("text {n} has the words {} and {} in it", n * 3, n * 7);

@@ -7,9 +7,10 @@ ROOT has `models/OWNER/NAME` and `datasets/OWNER/NAME`, the files of the branch 
 Large files (by their endings) are sent by a second server, as the Hub has them sent by a CDN, to which no token may go.
 
 With a certificate (and its key, in one PEM file) it speaks TLS. The first line of its output is its two addresses. `POST /_set` takes switches as JSON (see `SWITCHES`), and `GET /_log` gives
-what was asked for since it was last asked. Python's standard library is all it needs.
+what was asked for since it was last asked. What `hf upload` sends, with a known token, becomes files of the branch. Python's standard library is all it needs.
 """
 
+import base64
 import hashlib
 import json
 import re
@@ -65,7 +66,7 @@ class Hub:
     def __init__(self, root):
         self.root, self.lock, self.log = Path(root), threading.Lock(), []
         self.switches = json.loads(json.dumps(SWITCHES))
-        self.blobs, self.digests = {}, {}
+        self.blobs, self.digests, self.uploads = {}, {}, {}
 
     def hits(self, name, address):
         """The switch, where it is meant for this address and not used up."""
@@ -165,14 +166,15 @@ class Handler(BaseHTTPRequestHandler):
         """A file, or the part of it that was asked for."""
         if self.hub.hits("corrupt", self.path) and data:
             data = data[:-1] + bytes([data[-1] ^ 1])
-        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         status, whole, length = 200, len(data), None
         if wanted and self.hub.switches["ranges"]:
             start = int(wanted[1])
             if start >= whole:
                 return self.answer(416, headers=[("Content-Range", f"bytes */{whole}")])
-            status, data = 206, data[start:]
-            headers = [*headers, ("Content-Range", f"bytes {start}-{whole - 1}/{whole}")]
+            end = min(int(wanted[2]) + 1, whole) if wanted[2] else whole
+            status, data = 206, data[start:end]
+            headers = [*headers, ("Content-Range", f"bytes {start}-{end - 1}/{whole}")]
         if self.command == "GET":
             if short := self.hub.hits("short", self.path):
                 length = max(len(data) - short["bytes"], 0)
@@ -211,6 +213,15 @@ class Handler(BaseHTTPRequestHandler):
 
 class Cdn(Handler):
     """What large files come from."""
+
+    def do_PUT(self):
+        self.note()
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        name = self.path.rsplit("/", 1)[-1]
+        if self.headers.get("Authorization") or hashlib.sha256(body).hexdigest() != name:
+            return self.refuse(400, message="not what was announced")
+        self.hub.uploads[name] = body
+        self.answer(200)
 
     def do_GET(self):
         self.note()
@@ -258,7 +269,41 @@ class Api(Handler):
             _, files = self.hub.commit(kind, repo, revision) or (None, [])
             wanted = [path.strip("/") for path in form.get("paths", [])]
             return self.json([e for e in self.entries(files, "", True) if e["path"] in wanted])
-        self.refuse(404)
+        self.upload(urllib.parse.urlsplit(self.path).path, body)
+
+    def upload(self, path, body):
+        """What huggingface_hub's create_repo and upload_folder ask for."""
+        if self.token() not in self.hub.switches["tokens"]:
+            return self.refuse(401, message="Invalid credentials in Authorization header")
+        if path == "/api/validate-yaml":
+            return self.json({"errors": [], "warnings": []})
+        if path == "/api/repos/create":
+            wanted = json.loads(body)
+            repo = "/".join(filter(None, [wanted.get("organization"), wanted["name"]]))
+            (self.hub.root / f"{wanted.get('type') or 'model'}s" / repo).mkdir(parents=True)
+            return self.json({"url": f"{self.server.address}/{repo}", "name": repo, "id": repo})
+        if found := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)/preupload/([^/]+)", path):
+            mode = lambda file: "lfs" if file["path"].endswith(LARGE) else "regular"
+            files = [{"path": f["path"], "uploadMode": mode(f), "shouldIgnore": False} for f in json.loads(body)["files"]]
+            return self.json({"files": files})
+        if path.endswith(".git/info/lfs/objects/batch"):
+            objects = [{"oid": o["oid"], "size": o["size"], "actions": {"upload": {"href": f"{self.server.cdn}/{o['oid']}"}}}
+                       for o in json.loads(body)["objects"]]
+            return self.json({"transfer": "basic", "objects": objects})
+        if found := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)/commit/([^/]+)", path):
+            kind, repo, branch = found[1], found[2], urllib.parse.unquote(found[3])
+            for line in body.splitlines():
+                entry = json.loads(line)
+                if entry["key"] not in ("file", "lfsFile"):
+                    continue
+                value = entry["value"]
+                data = base64.b64decode(value["content"]) if "content" in value else self.hub.uploads[value["oid"]]
+                target = self.hub.branches(kind, repo)[branch] / value["path"]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(data)
+            commit, _ = self.hub.commit(kind, repo, branch)
+            return self.json({"success": True, "commitOid": commit, "commitUrl": f"{self.server.address}/{repo}/commit/{commit}"})
+        return self.refuse(404)
 
     def do_GET(self):
         if self.path == "/_log":

@@ -58,6 +58,15 @@ impl Answer {
         self.status
     }
 
+    /// Whether it is the part of a file that begins with this byte.
+    pub fn is_part_from(&self, start: u64) -> bool {
+        let begins = || {
+            let range = self.header("content-range")?;
+            range.strip_prefix("bytes ")?.split('-').next()?.trim().parse::<u64>().ok()
+        };
+        self.status == 206 && begins() == Some(start)
+    }
+
     pub fn into_reader(self) -> Box<dyn Read> {
         self.body.map_or_else(|| Box::new(io::empty()) as Box<dyn Read>, |body| Box::new(body.into_reader()))
     }
@@ -110,9 +119,13 @@ impl Client {
         self.persistently(url, || self.ask(Method::Head, url, None))
     }
 
-    /// A file from its byte `start` on; tried once.
-    pub fn get(&self, url: &str, start: u64) -> Result<Answer, Failure> {
-        self.ask(Method::Get, url, (start > 0).then_some(start))
+    /// A file from its byte `start` on, to its end or that before `end`; tried once.
+    pub fn get(&self, url: &str, start: u64, end: Option<u64>) -> Result<Answer, Failure> {
+        let range = match end {
+            Some(end) => Some(format!("bytes={start}-{}", end - 1)),
+            None => (start > 0).then(|| format!("bytes={start}-")),
+        };
+        self.ask(Method::Get, url, range.as_deref())
     }
 
     /// Tries again what fails in passing.
@@ -127,12 +140,12 @@ impl Client {
     }
 
     /// A request, and those that it is redirected to.
-    fn ask(&self, method: Method, url: &str, start: Option<u64>) -> Result<Answer, Failure> {
+    fn ask(&self, method: Method, url: &str, range: Option<&str>) -> Result<Answer, Failure> {
         let (mut url, mut connections) = (url.to_owned(), 0);
         for _ in 0..=REDIRECTS {
             let answer = loop {
                 let began = Instant::now();
-                match self.once(method, &url, start) {
+                match self.once(method, &url, range) {
                     Err(ureq::Error::Io(e)) if is_transient(&e) && connections < CONNECTIONS => {
                         connections += 1;
                         tracing::debug!("{}: {e}, after {:.1} s", shown(&url), began.elapsed().as_secs_f64());
@@ -159,7 +172,7 @@ impl Client {
     }
 
     /// One request. Only the Hub gets the token.
-    fn once(&self, method: Method, url: &str, start: Option<u64>) -> Result<Answer, ureq::Error> {
+    fn once(&self, method: Method, url: &str, range: Option<&str>) -> Result<Answer, ureq::Error> {
         if is_interrupted() {
             return Err(ureq::Error::Io(io::ErrorKind::Interrupted.into()));
         }
@@ -170,8 +183,8 @@ impl Client {
         if let Some(token) = self.settings.token.as_ref().filter(|_| self.is_hub(url)) {
             request = request.header("authorization", format!("Bearer {}", token.secret));
         }
-        if let Some(start) = start {
-            request = request.header("range", format!("bytes={start}-"));
+        if let Some(range) = range {
+            request = request.header("range", range);
         }
         let answer_in = if method == Method::Head { self.settings.about } else { self.settings.standstill };
         let response = request.config().timeout_recv_response(Some(answer_in)).build().call()?;

@@ -3,13 +3,14 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::Path;
+use std::thread;
 
 use anyhow::Context;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use super::client::{Client, broken, pause};
-use super::failure::Failure;
+use super::failure::{Failure, Refused};
 use super::watch::{is_interrupted, tell};
 
 /// A file of a repository, as the Hub describes it.
@@ -74,6 +75,9 @@ struct Growing<'a> {
 /// What is read at once.
 const CHUNK: usize = 1 << 20;
 
+/// A part of a large file, in bytes. It stays in memory until those before it are there.
+const PART: u64 = 32 << 20;
+
 impl<'a> Growing<'a> {
     /// From what is there.
     fn open(path: &'a Path, piece: &Piece) -> anyhow::Result<Self> {
@@ -112,27 +116,35 @@ impl<'a> Growing<'a> {
 }
 
 impl Piece {
-    /// Downloads it to `partial`, which may have its beginning, and from there to `blob`.
-    pub fn download(&self, client: &Client, partial: &Path, blob: &Path) -> Result<(), Failure> {
+    /// Downloads it to `partial`, which may have its beginning, and from there to `blob`. Of a large one so many parts come
+    /// at once.
+    pub fn download(&self, client: &Client, partial: &Path, blob: &Path, at_once: usize) -> Result<(), Failure> {
         let found = partial.metadata().map_or(0, |about| about.len());
-        match self.grow(client, partial, blob) {
+        match self.grow(client, partial, blob, at_once) {
             // What another process has left may have been wrong from the beginning.
             Err(Failure::Strange(said)) if found > 0 => {
                 tracing::info!("{said}; fetching it anew");
                 tell(|watch| watch.loses(found));
-                self.grow(client, partial, blob)
+                self.grow(client, partial, blob, at_once)
             }
             done => done,
         }
     }
 
-    fn grow(&self, client: &Client, partial: &Path, blob: &Path) -> Result<(), Failure> {
+    fn grow(&self, client: &Client, partial: &Path, blob: &Path, at_once: usize) -> Result<(), Failure> {
         let mut growing = Growing::open(partial, self).map_err(Failure::Here)?;
-        let mut tries = 0;
+        let (mut tries, mut in_parts) = (0, at_once > 1);
         while self.size.is_none_or(|size| growing.done < size) {
             let before = growing.done;
-            match self.stream(client, &mut growing) {
-                Ok(()) => break,
+            let left = self.size.map_or(0, |size| size - before);
+            let came = match in_parts && left >= 2 * PART {
+                true => self.parts(client, &mut growing, at_once),
+                false => self.stream(client, &mut growing).map(|()| false),
+            };
+            match came {
+                // One answer was to bring all that was left.
+                Ok(_) if !in_parts || left < 2 * PART => break,
+                Ok(came) => (in_parts, tries) = (came, 0),
                 Err(Failure::Passing { said, wait }) => {
                     if growing.done > before {
                         tries = 0;
@@ -164,19 +176,80 @@ impl Piece {
         kept.with_context(|| format!("cannot write {}", blob.display())).map_err(Failure::Here)
     }
 
-    /// What one answer brings.
-    fn stream(&self, client: &Client, growing: &mut Growing) -> Result<(), Failure> {
-        let answer = match client.get(&self.url, growing.done) {
-            // Nothing is left to send of what is not as long as was said; the end tells.
-            Err(Failure::Refused(super::failure::Refused::Other(416, _))) => return Ok(()),
+    /// Some parts of a large file, which come at once, each into memory, and are written in order: whoever goes on finds its
+    /// beginning. False where the server sends no parts.
+    fn parts(&self, client: &Client, growing: &mut Growing, at_once: usize) -> Result<bool, Failure> {
+        let (begin, size) = (growing.done, self.size.unwrap_or(growing.done));
+        let starts = (0..at_once as u64).map(|i| begin + i * PART).filter(|start| *start < size);
+        let parts: Vec<Result<Option<Vec<u8>>, Failure>> = thread::scope(|scope| {
+            let fetch = |start: u64| scope.spawn(move || self.part(client, start, (start + PART).min(size)));
+            let threads: Vec<_> = starts.map(fetch).collect();
+            let ended = |thread: thread::ScopedJoinHandle<_>| {
+                thread.join().unwrap_or_else(|_| Err(Failure::Strange(format!("a part of {} failed", self.file))))
+            };
+            threads.into_iter().map(ended).collect()
+        });
+        let mut parts = parts.into_iter();
+        while let Some(part) = parts.next() {
+            let written = match part {
+                Ok(Some(bytes)) => growing.add(&bytes).map_err(Failure::Here),
+                Ok(None) => break,
+                Err(failure) => Err(failure),
+            };
+            if let Err(failure) = written {
+                // What came behind it comes again.
+                let lost = parts.filter_map(|part| Some(part.ok()??.len() as u64)).sum();
+                tell(|watch| watch.loses(lost));
+                return Err(failure);
+            }
+        }
+        Ok(growing.done > begin)
+    }
+
+    /// A part of it; None where the server sends another.
+    fn part(&self, client: &Client, start: u64, end: u64) -> Result<Option<Vec<u8>>, Failure> {
+        let answer = match client.get(&self.url, start, Some(end)) {
+            Err(Failure::Refused(Refused::Other(416, _))) => return Ok(None),
             answer => answer?,
         };
-        let begins = answer.header("content-range").and_then(|range| {
-            let range = range.strip_prefix("bytes ")?.to_owned();
-            range.split('-').next()?.trim().parse::<u64>().ok()
-        });
+        if !answer.is_part_from(start) {
+            return Ok(None);
+        }
+        let (length, mut reader) = ((end - start) as usize, answer.into_reader());
+        let (mut bytes, mut buffer) = (Vec::with_capacity(length), vec![0; CHUNK]);
+        let mut read = || -> Result<(), Failure> {
+            while bytes.len() < length {
+                if is_interrupted() {
+                    return Err(Failure::Interrupted);
+                }
+                let wanted = CHUNK.min(length - bytes.len());
+                let count = reader.read(&mut buffer[..wanted]).map_err(|e| broken(&e))?;
+                if count == 0 {
+                    return Err(Failure::Passing { said: "the connection broke".into(), wait: None });
+                }
+                bytes.extend_from_slice(&buffer[..count]);
+                tell(|watch| watch.receives(count as u64));
+            }
+            Ok(())
+        };
+        match read() {
+            Ok(()) => Ok(Some(bytes)),
+            Err(failure) => {
+                tell(|watch| watch.loses(bytes.len() as u64));
+                Err(failure)
+            }
+        }
+    }
+
+    /// What one answer brings.
+    fn stream(&self, client: &Client, growing: &mut Growing) -> Result<(), Failure> {
+        let answer = match client.get(&self.url, growing.done, None) {
+            // Nothing is left to send of what is not as long as was said; the end tells.
+            Err(Failure::Refused(Refused::Other(416, _))) => return Ok(()),
+            answer => answer?,
+        };
         // A server that does not know of ranges begins anew, and so must one that sends another.
-        if growing.done > 0 && (answer.status() != 206 || begins != Some(growing.done)) {
+        if growing.done > 0 && !answer.is_part_from(growing.done) {
             let lost = growing.done;
             growing.restart(self).map_err(Failure::Here)?;
             tell(|watch| watch.loses(lost));

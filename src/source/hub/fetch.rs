@@ -200,12 +200,14 @@ impl<'a> Repository<'a> {
         let bytes = missing.iter().map(left).sum();
         self.check_room(bytes).map_err(Failure::Here)?;
         tell(|watch| watch.begins(&self.wanted.to_string(), missing.len(), bytes));
-        let done = each(&missing, |piece| self.one(commit, piece));
+        // Where files are few, parts of them come at once.
+        let parts = (at_once() / missing.len()).min(4);
+        let done = each(&missing, |piece| self.one(commit, piece, parts));
         tell(|watch| watch.ends(done.is_ok()));
         done.map(drop)
     }
 
-    fn one(&self, commit: &str, piece: &Piece) -> Result<(), Failure> {
+    fn one(&self, commit: &str, piece: &Piece, at_once: usize) -> Result<(), Failure> {
         let begun = self.store.begun(&piece.etag);
         let held = self.store.lock(&piece.etag)?;
         let (blob, partial) = (self.store.blob(&piece.etag), self.store.partial(&piece.etag, &held));
@@ -214,7 +216,7 @@ impl<'a> Repository<'a> {
             tell(|watch| watch.receives(piece.size.unwrap_or(0).saturating_sub(begun)));
         } else {
             tell(|watch| watch.receives(self.store.begun(&piece.etag).saturating_sub(begun)));
-            piece.download(&self.client, &partial, &blob)?;
+            piece.download(&self.client, &partial, &blob, at_once)?;
         }
         self.store.link(&piece.etag, commit, &piece.file, true).map_err(Failure::Here)
     }
