@@ -13,12 +13,16 @@ use crate::metrics::Metric;
 use crate::model::Stored;
 use crate::pipeline::{DrawnWindows, InputPart, Study};
 use crate::recipe::{Calibration, Dtype, Recipe, Suite, Unit};
+use crate::source::commit_of;
 
 /// The model that was pruned.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelEntry {
     /// As the recipe spells it.
     pub source: String,
+    /// Of a model on the Hugging Face Hub, the commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
     /// BLAKE3 over the names and contents of the model's files.
     pub digest: String,
     /// BLAKE3 of each file's bytes, as `b3sum` prints it, by the file's name.
@@ -71,6 +75,9 @@ pub struct DataEntry {
     pub split: Option<String>,
     /// The file or files, as the data set's definition spells them.
     pub source: String,
+    /// Of a data set on the Hugging Face Hub, the commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
     /// BLAKE3 of the file's bytes, as `b3sum` prints it; of several files, of the JSON list of their digests.
     pub digest: String,
 }
@@ -131,6 +138,7 @@ impl ModelEntry {
         let stored = inputs.model.stored()?;
         Ok(Self {
             source: recipe.model.source.to_string(),
+            commit: recipe.model.source.is_on_the_hub().then(|| commit_of(inputs.model.path())).flatten(),
             digest: inputs.model_digest.to_string(),
             files: inputs.model_files.iter().map(|(name, digest)| (name.clone(), digest.to_string())).collect(),
             architecture: inputs.spec.architecture.clone(),
@@ -165,6 +173,11 @@ impl DataEntry {
             dataset: dataset.to_owned(),
             split: split.cloned(),
             source: input.part.place(),
+            commit: input
+                .files
+                .first()
+                .filter(|_| input.part.source().is_on_the_hub())
+                .and_then(|file| commit_of(file)),
             digest: input.content.to_string(),
         }
     }
