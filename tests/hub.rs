@@ -352,6 +352,23 @@ fn a_terminal_shows_how_much_has_come_and_how_long_it_takes() {
 }
 
 #[test]
+fn a_commit_that_is_gone_gives_way_to_the_branch() {
+    let online = Online::new(&Tiny::default());
+    online.succeeds();
+    let run = fs::read_to_string(online.shop.path("results/small/run.json")).unwrap();
+    let run: serde_json::Value = serde_json::from_str(&run).unwrap();
+    let noted = |repo: &str| fs::read_to_string(online.cached(repo).join("refs/main")).unwrap();
+    assert_eq!(run["model"]["commit"], noted("models--o--tiny"));
+    assert_eq!(run["suites"]["text"]["data"]["commit"], noted("datasets--o--rows"));
+    let before = noted("datasets--o--rows");
+    online.hub.put("datasets/o/rows", "new.jsonl", "{\"text\": \"new\"}\n".repeat(50));
+    online.recipe("hf:o/tiny", "hf:datasets/o/rows/other.jsonl");
+    fs::remove_dir_all(online.shop.path("results")).unwrap();
+    assert!(online.succeeds().contains("no longer has the commit that the cache has noted"));
+    assert_ne!(noted("datasets--o--rows"), before);
+}
+
+#[test]
 fn two_runs_at_once_fetch_each_file_once() {
     let online = Online::new(&Tiny::default());
     online.hub.set(json!({"trickle": {"path": "Signature", "bytes": 20_000, "seconds": 0.1, "times": 9}}));

@@ -103,6 +103,13 @@ impl ModelFiles {
         }
     }
 
+    /// The GGUF file or the directory.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Gguf(path) | Self::Hub(path) => path,
+        }
+    }
+
     /// Every file that the model depends on, for its digest.
     pub fn list(&self) -> Result<Vec<PathBuf>> {
         match self {

@@ -14,13 +14,16 @@ use crate::metrics::Metric;
 use crate::model::{ModelFiles, Spec, Stored, Tokenizer};
 use crate::pipeline::{DrawnWindows, InputCheckpoint, InputPart, Study};
 use crate::recipe::{Calibration, Dtype, Recipe, Suite, Unit};
-use crate::source::Source;
+use crate::source::{Source, commit_of};
 
 /// The model that was pruned, or a checkpoint that is judged beside it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelEntry {
     /// As the recipe spells it.
     pub source: String,
+    /// Of a model on the Hugging Face Hub, the commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
     /// BLAKE3 over the names and contents of the model's files.
     pub digest: String,
     /// BLAKE3 of each file's bytes, as `b3sum` prints it, by the file's name.
@@ -74,6 +77,9 @@ pub struct DataEntry {
     pub split: Option<String>,
     /// The file or files, as the data set's definition spells them.
     pub source: String,
+    /// Of a data set on the Hugging Face Hub, the commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
     /// BLAKE3 of the file's bytes, as `b3sum` prints it; of several files, of the JSON list of their digests.
     pub digest: String,
 }
@@ -154,6 +160,7 @@ impl ModelEntry {
         let stored = files.stored()?;
         Ok(Self {
             source: source.to_string(),
+            commit: source.is_on_the_hub().then(|| commit_of(files.path())).flatten(),
             digest: digest.to_string(),
             files: digests.iter().map(|(name, digest)| (name.clone(), digest.to_string())).collect(),
             architecture: spec.architecture.clone(),
@@ -188,6 +195,11 @@ impl DataEntry {
             dataset: dataset.to_owned(),
             split: split.cloned(),
             source: input.part.place(),
+            commit: input
+                .files
+                .first()
+                .filter(|_| input.part.source().is_on_the_hub())
+                .and_then(|file| commit_of(file)),
             digest: input.content.to_string(),
         }
     }

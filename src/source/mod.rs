@@ -6,7 +6,7 @@ mod meant;
 mod pypi;
 
 use hub::{Extent, Reach};
-pub use hub::{Interrupted, OfSplit, Watch, watched_by, without_weights};
+pub use hub::{Interrupted, OfSplit, Watch, commit_of, watched_by, without_weights};
 pub use meant::meant;
 pub use pypi::unpack;
 
@@ -98,6 +98,11 @@ impl Source {
     /// The local files of a data set if they are here already, as [`Source::local`].
     pub fn local_rows(&self, split: OfSplit, bases: &[&Path], fetcher: &Fetcher) -> Result<Option<Vec<PathBuf>>> {
         self.here(Some(split), bases, fetcher)
+    }
+
+    /// Whether it is on the Hub.
+    pub fn is_on_the_hub(&self) -> bool {
+        matches!(self, Self::Hub { .. })
     }
 
     /// Whether it is a data set on the Hub, named without its files.

@@ -26,6 +26,8 @@ pub struct Repository<'a> {
     pub place: &'a Place,
     pub client: Client,
     pub store: Store,
+    /// Whether the commit counts that the cache has noted for a branch.
+    heeds: bool,
 }
 
 /// How much of a model is fetched.
@@ -39,7 +41,22 @@ pub enum Extent {
 impl<'a> Repository<'a> {
     pub fn new(wanted: &'a Wanted<'a>, place: &'a Place, client: Client) -> Self {
         let store = Store::new(&place.folder, wanted.folder(), client.settings.links);
-        Self { wanted, place, client, store }
+        Self { wanted, place, client, store, heeds: true }
+    }
+
+    /// Does something; and once more with the branch as it is on the Hub, where that no longer has the commit that the cache
+    /// has noted.
+    pub fn up_to_date<T>(&mut self, fetch: impl Fn(&Self) -> Result<T, Told>) -> Result<T, Told> {
+        match fetch(self) {
+            Err(Told::Failure(Failure::Refused(Refused::NoRevision)))
+                if self.noted().is_some_and(|commit| !commit.starts_with(self.wanted.revision)) =>
+            {
+                tracing::info!("{}: the Hub no longer has the commit that the cache has noted", self.wanted);
+                self.heeds = false;
+                fetch(self)
+            }
+            done => done,
+        }
     }
 
     /// Where the Hub's API has it.
@@ -56,14 +73,17 @@ impl<'a> Repository<'a> {
 
     /// The commit that the cache has noted for the revision: it counts, so that all files of a repository are of one.
     fn noted(&self) -> Option<String> {
+        let full = Some(self.wanted.revision.to_owned()).filter(|commit| is_commit(commit));
+        if full.is_some() || !self.heeds {
+            return full;
+        }
         let root = self.place.folder.join(self.wanted.folder());
         let known = super::names(&root.join("snapshots")).unwrap_or_default();
-        let here = || self.wanted.commit(&root, &known).ok().flatten();
-        let noted = || Some(fs::read_to_string(root.join("refs").join(self.wanted.revision)).ok()?.trim().to_owned());
-        let full = || Some(self.wanted.revision.to_owned());
-        here()
-            .or_else(|| noted().filter(|commit| is_commit(commit)))
-            .or_else(|| full().filter(|commit| is_commit(commit)))
+        let here = self.wanted.commit(&root, &known).ok().flatten();
+        here.or_else(|| {
+            let noted = fs::read_to_string(root.join("refs").join(self.wanted.revision)).ok()?;
+            Some(noted.trim().to_owned()).filter(|commit| is_commit(commit))
+        })
     }
 
     /// The commit that the revision stands for, from the cache or the Hub.

@@ -47,6 +47,13 @@ pub struct Wanted<'a> {
 /// What no model is read without, and tools that only load weights leave out.
 const TOKENIZER: &str = "tokenizer.json";
 
+/// The commit that a file of the cache is of; None of a file that lies elsewhere.
+pub fn commit_of(path: &Path) -> Option<String> {
+    let mut parts = path.components().map(|part| part.as_os_str().to_string_lossy());
+    parts.find(|part| part == "snapshots")?;
+    parts.next().filter(|commit| fetch::is_commit(commit)).map(Into::into)
+}
+
 /// Whether the Hub may be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
@@ -118,15 +125,15 @@ impl<'a> Wanted<'a> {
                 )
             });
         }
-        let repository = Repository::new(&wanted, &place, Client::new(Settings::of(&Process)));
+        let mut repository = Repository::new(&wanted, &place, Client::new(Settings::of(&Process)));
         let kept = Kept::of(cache, &wanted.folder());
         let one = |found: Result<PathBuf, _>| found.map(|path| vec![path]);
-        let fetched = match (wanted.file, wanted.split) {
+        let fetched = repository.up_to_date(|repository| match (wanted.file, wanted.split) {
             (Some(pattern), _) if is_pattern(pattern) => repository.pattern(pattern, &kept),
             (Some(file), _) => one(repository.file(file)),
             (None, Some(split)) => repository.split(split, &kept),
             (None, None) => one(repository.model(extent)),
-        };
+        });
         fetched.map_err(|told| repository.explained(told, &why))
     }
 
