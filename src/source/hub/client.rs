@@ -154,7 +154,8 @@ impl Client {
                     done => break done.map_err(|e| self.unreached(&url, &e))?,
                 }
             };
-            let to = answer.header("location").filter(|_| (300..400).contains(&answer.status));
+            let is_redirect = (300..400).contains(&answer.status);
+            let to = answer.header("location").filter(|_| is_redirect);
             let Some(to) = to else {
                 return match answer.status {
                     200..300 => Ok(answer),
@@ -166,6 +167,8 @@ impl Client {
             if method == Method::Head && !self.is_hub(&target) && origin(&target) != origin(&url) {
                 return Ok(answer);
             }
+            // A connection whose answer was read is used again.
+            let _ = io::copy(&mut answer.into_reader().take(SHORT), &mut io::sink());
             url = target;
         }
         Err(Failure::Strange(format!("{} redirects without an end", shown(&url))))
@@ -227,6 +230,9 @@ impl Client {
         }
     }
 }
+
+/// What a redirect has for people to read, in bytes.
+const SHORT: u64 = 1 << 14;
 
 /// The longest list that is read, in bytes.
 const LONGEST_LIST: u64 = 256 << 20;

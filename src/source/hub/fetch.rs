@@ -155,9 +155,10 @@ impl<'a> Repository<'a> {
     pub fn split(&self, of: OfSplit, kept: &notes::Kept) -> Result<Vec<PathBuf>, Told> {
         let commit = match self.commit() {
             Err(Failure::Refused(Refused::NoRevision)) => {
-                return Err(Told::Advice(
-                    "has not been converted to Parquet by the Hub; name its files: hf:datasets/OWNER/NAME/FILE".into(),
-                ));
+                let repo = self.wanted.repo;
+                return Err(Told::Advice(format!(
+                    "has not been converted to Parquet by the Hub; name its files: hf:datasets/{repo}/FILE"
+                )));
             }
             commit => commit?,
         };
