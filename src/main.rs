@@ -25,7 +25,7 @@ fn calipr() -> ExitCode {
         Command::Datasets(args) => args.datasets(),
         Command::Bench(args) => args.bench(),
         Command::Cache(args) => args.cache(),
-        Command::Schema => calipr::cli::print_schema(),
+        Command::Schema(args) => args.schema(),
     };
     exit_code(outcome)
 }

@@ -472,6 +472,11 @@ fn the_schema_that_editors_read_is_current_and_every_recipe_loads() {
     let (schema, _) = Workshop::new(&Tiny::default()).succeeds(&["schema"]);
     let file = "recipes/recipe.schema.json";
     assert_eq!(std::fs::read_to_string(file).unwrap(), schema, "run `calipr schema > {file}`");
+    let (keys, _) = Workshop::new(&Tiny::default()).succeeds(&["schema", "--markdown"]);
+    assert_eq!(std::fs::read_to_string("docs/keys.md").unwrap(), keys, "run `calipr schema --markdown > docs/keys.md`");
+    for key in ["| `source` |", "## `[suite.NAME]`", "## `[method.sparsegpt]`", "| `skip` |", "## `[export]`"] {
+        assert!(keys.contains(key), "{key}: {keys}");
+    }
     let mut recipes = 0;
     for entry in std::fs::read_dir("recipes").unwrap() {
         let path = entry.unwrap().path();

@@ -84,7 +84,14 @@ pub enum Command {
     /// List what is cached, or make room.
     Cache(cache::CacheArgs),
     /// Print the JSON Schema of recipes, for editors.
-    Schema,
+    Schema(SchemaArgs),
+}
+
+#[derive(Args)]
+pub struct SchemaArgs {
+    /// Every key in Markdown, for people.
+    #[arg(long)]
+    markdown: bool,
 }
 
 #[derive(Args)]
@@ -195,9 +202,11 @@ fn remedy(error: &Error) -> Option<String> {
     }
 }
 
-/// `calipr schema`
-pub fn print_schema() -> Result<()> {
-    print(&recipe::schema())
+impl SchemaArgs {
+    /// Prints what a recipe may have.
+    pub fn schema(&self) -> Result<()> {
+        print(&if self.markdown { recipe::reference() } else { recipe::schema() })
+    }
 }
 
 /// Prints to stdout; a reader that has gone away (`| head`) is no error.

@@ -8,6 +8,7 @@ mod grid;
 pub mod keys;
 mod layers;
 mod problem;
+mod reference;
 mod report;
 mod skip;
 mod suite;
@@ -26,6 +27,7 @@ pub use file::found;
 pub use grid::{Axis, Cell, Drawn, Pruning, Setting, cells};
 pub use layers::Layers;
 pub use problem::Problems;
+pub use reference::reference;
 pub use report::{Margin, ReportSpec};
 pub use skip::{Skip, Unskippable};
 pub use suite::{Decoding, RowUnit, Suite, Unit, WindowUnit};
@@ -126,7 +128,7 @@ pub struct Checkpoint {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Calibration {
-    /// A name in datasets/, `path:` to such a TOML, or a source of a data file (`path:my.jsonl`).
+    /// A name in datasets/, `path:` to such a TOML, or a source of rows (`path:my.jsonl`, `hf:datasets/OWNER/NAME`).
     pub dataset: String,
     /// By default `train`, where the data set has it.
     pub split: Option<String>,
@@ -158,7 +160,9 @@ fn concat() -> Packing {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Grid {
+    /// The pruning methods.
     pub method: Vec<MethodName>,
+    /// Fractions of weights to remove, or "N:M": keep N of every M.
     pub sparsity: Vec<Sparsity>,
     /// Names of calibration sets; by default all.
     pub calibration: Option<Vec<String>>,

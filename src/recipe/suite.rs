@@ -14,7 +14,7 @@ use crate::metrics::{Family, Metric};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Suite {
-    /// A name in datasets/, `path:` to such a TOML, or a source of a data file (`path:my.jsonl`).
+    /// A name in datasets/, `path:` to such a TOML, or a source of rows (`path:my.jsonl`, `hf:datasets/OWNER/NAME`).
     pub dataset: String,
     /// By default `test`, where the data set has it.
     pub split: Option<String>,
