@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::inputs::{digest_of, repetition_penalty};
 use crate::digest::Digest;
 use crate::fault::At;
-use crate::model::{ModelFiles, Spec};
+use crate::model::{ModelFiles, Spec, Tokenizer};
 use crate::recipe::{Layers, Problems, Recipe, check_against_checkpoint};
 use crate::source::Fetcher;
 
@@ -18,6 +18,7 @@ pub struct InputCheckpoint {
     pub file_digests: Vec<(String, Digest)>,
     pub digest: Digest,
     pub spec: Spec,
+    pub tokenizer: Tokenizer,
     /// What its own folder wants of answers.
     pub repetition_penalty: f32,
 }
@@ -60,7 +61,7 @@ impl UncheckedCheckpoint {
         Err(Problems(vec![layers.problem(&["checkpoint", name, "source"], said, None)]))
     }
 
-    /// The checkpoint, which has the tokens of the dense `model`: what goes through one can go through the other, and their
+    /// The checkpoint, which has the tokens of the dense model (`spec`, `model_tokenizer`): what goes through one can go through the other, and their
     /// predictions are of the same vocabulary.
     ///
     /// # Errors
@@ -68,8 +69,7 @@ impl UncheckedCheckpoint {
     pub fn checked(
         self,
         recipe: &Recipe,
-        model: &ModelFiles,
-        spec: &Spec,
+        (spec, model_tokenizer): (&Spec, &Tokenizer),
         layers: &Layers,
         fetcher: &Fetcher,
     ) -> Result<InputCheckpoint> {
@@ -78,8 +78,8 @@ impl UncheckedCheckpoint {
         let refused = |said: String| layers.problem(&["checkpoint", &name, "source"], said, None);
         Self::fits(&name, &own, spec, layers)?;
         files.check_tokenizer().at(place)?;
-        let tokenizer = files.tokenizer().at(place)?;
-        let others = model.tokenizer()?.other_tokens(&tokenizer);
+        let tokenizer = files.tokenizer().at(place)?.on(recipe.model.date);
+        let others = model_tokenizer.other_tokens(&tokenizer);
         if !others.is_empty() {
             let shown = others.iter().take(SHOWN);
             let shown: Vec<_> = shown.map(|(id, a, b)| format!("{id} is {b:?}, not {a:?}")).collect();
@@ -92,6 +92,6 @@ impl UncheckedCheckpoint {
         }
         let repetition_penalty = repetition_penalty(recipe, &files).at(place)?;
         let (file_digests, digest) = digest_of(recipe, &files, fetcher).at(place)?;
-        Ok(InputCheckpoint { files, file_digests, digest, spec: own, repetition_penalty })
+        Ok(InputCheckpoint { files, file_digests, digest, spec: own, tokenizer, repetition_penalty })
     }
 }

@@ -262,10 +262,12 @@ impl Inputs {
         let repetition_penalty = repetition_penalty(recipe, &model)?;
         let (model_files, model_digest) = digest_of(recipe, &model, fetcher)?;
         let mut checkpoints = IndexMap::new();
-        for other in others {
-            let name = other.name.clone();
-            let checkpoint = other.checked(recipe, &model, &spec, layers, fetcher)?;
-            checkpoints.insert(name, checkpoint);
+        if !others.is_empty() {
+            let tokenizer = model.tokenizer()?;
+            for other in others {
+                let name = other.name.clone();
+                checkpoints.insert(name, other.checked(recipe, (&spec, &tokenizer), layers, fetcher)?);
+            }
         }
         let (mut calibrations, mut suites, mut shots) = (IndexMap::new(), IndexMap::new(), IndexMap::new());
         for (axis, name, part, found) in files {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use indexmap::IndexSet;
 
 use super::problem::{Problem, Problems};
-use super::{Cell, Exported, Layers, Recipe, ReportSpec, Skip, Suite, Unit, Unskippable, cells};
+use super::{Exported, Layers, Recipe, ReportSpec, Skip, Suite, Unit, Unskippable, cells};
 use crate::data::Library;
 use crate::fault::is_of_the_machine;
 use crate::metrics::Family;
@@ -201,9 +201,7 @@ impl Checker<'_> {
     }
 
     fn checkpoints(&mut self, recipe: &Recipe, library: &Library) {
-        let all = cells(recipe);
-        let mut known: HashSet<String> = all.iter().filter(|cell| cell.checkpoint().is_none()).map(Cell::id).collect();
-        known.extend(all.iter().filter(|cell| cell.checkpoint().is_none()).map(|cell| cell.setting().id()));
+        let known = names_of_cells(recipe);
         for (name, checkpoint) in &recipe.checkpoint {
             let key = ["checkpoint", name.as_str()];
             if known.contains(name) {
@@ -351,8 +349,7 @@ impl Checker<'_> {
         if names.is_empty() {
             self.add(&["export", "cells"], "it names none; expected \"best\", \"all\", or cells", None);
         }
-        let own = cells(recipe).into_iter().filter(|cell| cell.checkpoint().is_none());
-        let known: IndexSet<String> = own.flat_map(|cell| [cell.id(), cell.setting().id()]).collect();
+        let known = names_of_cells(recipe);
         for (i, name) in names.iter().enumerate().filter(|(_, name)| !known.contains(*name)) {
             let (message, hint) = unknown("cell", name, known.iter());
             self.add(&["export", "cells", &i.to_string()], message, hint);
@@ -388,6 +385,12 @@ impl Checker<'_> {
             self.add(&["report", "margin", key], message, None);
         }
     }
+}
+
+/// What the cells of the model itself and their settings are called: checkpoints apart.
+fn names_of_cells(recipe: &Recipe) -> IndexSet<String> {
+    let own = cells(recipe).into_iter().filter(|cell| cell.checkpoint().is_none());
+    own.flat_map(|cell| [cell.id(), cell.setting().id()]).collect()
 }
 
 /// What to say of a name that no table of this kind has, and what was probably meant.

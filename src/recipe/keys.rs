@@ -31,7 +31,7 @@ impl Key {
 }
 
 /// More tables than lie in one another.
-const DEEPEST: usize = 8;
+pub(super) const DEEPEST: usize = 8;
 
 static ALL: LazyLock<Vec<Key>> = LazyLock::new(|| {
     let schema = schemars::schema_for!(Recipe).to_value();
@@ -87,7 +87,7 @@ fn collect(schema: &Value, root: &Value, path: &mut Vec<String>, keys: &mut Vec<
 }
 
 /// What a reference refers to.
-fn resolved<'a>(schema: &'a Value, root: &'a Value) -> &'a Value {
+pub(super) fn resolved<'a>(schema: &'a Value, root: &'a Value) -> &'a Value {
     let pointer = schema["$ref"].as_str().and_then(|reference| reference.strip_prefix('#'));
     pointer.and_then(|pointer| root.pointer(pointer)).unwrap_or(schema)
 }

@@ -3,9 +3,7 @@
 use serde_json::Value;
 
 use super::Recipe;
-
-/// More tables than lie in one another.
-const DEEPEST: usize = 8;
+use super::keys::{self, DEEPEST};
 
 /// The text of docs/keys.md: a section a table, a row a key.
 pub fn reference() -> String {
@@ -108,8 +106,7 @@ fn resolved<'a>(schema: &'a Value, root: &'a Value) -> &'a Value {
     {
         return resolved(some, root);
     }
-    let pointer = schema["$ref"].as_str().and_then(|reference| reference.strip_prefix('#'));
-    pointer.and_then(|pointer| root.pointer(pointer)).unwrap_or(schema)
+    keys::resolved(schema, root)
 }
 
 fn one_line(text: &str) -> String {

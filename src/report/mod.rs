@@ -109,6 +109,15 @@ pub struct Decision {
     pub rows: Vec<DecisionRow>,
 }
 
+impl Decision {
+    /// The best of these rows by its metric; of equal ones the first. None where none has a value.
+    pub fn best<'a>(&self, rows: impl Iterator<Item = &'a DecisionRow>) -> Option<&'a DecisionRow> {
+        let sign = if self.higher_is_better { 1.0 } else { -1.0 };
+        let rank = |row: &DecisionRow| sign * row.value.value;
+        rows.filter(|row| !row.value.value.is_nan()).reduce(|best, row| if rank(row) > rank(best) { row } else { best })
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DecisionRow {
     pub setting: Setting,

@@ -65,9 +65,7 @@ fn checkpoints_said(decision: &Decision, checkpoints: &[&DecisionRow]) -> Vec<St
         let each = checkpoints.iter().map(|row| format!("the checkpoint {} has {}", row.setting.name, has(row)));
         return each.collect();
     }
-    let sign = if decision.higher_is_better { 1.0 } else { -1.0 };
-    let known = checkpoints.iter().filter(|row| !row.value.value.is_nan());
-    let best = known.reduce(|best, row| if sign * row.value.value > sign * best.value.value { row } else { best });
+    let best = decision.best(checkpoints.iter().copied());
     best.iter()
         .map(|row| {
             let (all, name, extreme) = (checkpoints.len(), &row.setting.name, extreme(decision));

@@ -147,7 +147,7 @@ impl ModelEntry {
     /// Where its files cannot be read again.
     pub fn of_checkpoint(source: &Source, input: &InputCheckpoint, study: &Study) -> Result<Self> {
         let files = (&input.files, input.file_digests.as_slice(), input.digest);
-        Self::of_files(source, files, &input.spec, &input.files.tokenizer()?, study)
+        Self::of_files(source, files, &input.spec, &input.tokenizer, study)
     }
 
     fn of_files(

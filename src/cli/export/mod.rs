@@ -226,10 +226,8 @@ fn named(name: &str, recipe: &Recipe, report: &Report) -> Result<(Cell, String)>
 /// The first cell of the setting that is best by the metric that the report is about.
 fn best(recipe: &Recipe, report: &Report) -> Result<(Cell, String)> {
     let decision = report.decision.as_ref().context("nothing was evaluated; name a cell")?;
-    let sign = if decision.higher_is_better { 1.0 } else { -1.0 };
     let is_pruned = |row: &&Row| !row.setting.is_dense() && !row.setting.is_checkpoint();
-    let pruned = decision.rows.iter().filter(is_pruned).filter(|row| !row.value.value.is_nan());
-    let best = pruned.reduce(|best, row| if sign * row.value.value > sign * best.value.value { row } else { best });
+    let best = decision.best(decision.rows.iter().filter(is_pruned));
     let best = best.context("no pruned cell is done; name one, or run the study")?;
     let (cell, _) = named(&best.setting.name, recipe, report)?;
     let seeds = if best.value.seeds > 1 { ", of whose seeds it is the first" } else { "" };

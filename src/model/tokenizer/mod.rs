@@ -52,6 +52,9 @@ pub struct Tokenizer {
     cleans_up: bool,
 }
 
+/// Tokens of a text that two tokenizers are tried on, which are to be the same.
+const TRIED: usize = 32;
+
 /// Files of a directory that a tokenizer is made of, where they are there.
 pub const FILES: [&str; 6] = [
     "generation_config.json",
@@ -118,6 +121,15 @@ impl Tokenizer {
         others.retain(|(_, own, theirs)| own != theirs);
         others.sort_unstable();
         others
+    }
+
+    /// An error where another tokenizer, of files that are `elsewhere`, makes other tokens of a text.
+    fn ensure_same_tokens(&self, other: &Self, text: &str, elsewhere: &str) -> Result<()> {
+        for special in [true, false] {
+            let (a, b) = (self.encode(text, special)?, other.encode(text, special)?);
+            ensure!(a == b, "the text {text:?} has the tokens {a:?}, but in {elsewhere} it would have {b:?}");
+        }
+        Ok(())
     }
 
     /// What kind of tokenizer it is, as `tokenizer.json` calls it.

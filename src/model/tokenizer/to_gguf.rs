@@ -11,12 +11,9 @@ use candle_core::quantized::gguf_file::Value;
 use serde_json::Value as Json;
 
 use super::gguf::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
-use super::{Tokenizer, split, templates_of_dir};
+use super::{TRIED, Tokenizer, split, templates_of_dir};
 use crate::model::save::write_metadata;
 use crate::model::weights::GgufFile;
-
-/// Tokens of a text that both tokenizers are tried on.
-const TRIED: usize = 32;
 
 /// Texts in which ways to split differ.
 const TEXTS: [&str; 12] = [
@@ -45,10 +42,11 @@ pub fn gguf_of_dir(dir: &Path, rows: usize, name: &str) -> Result<Vec<(String, V
         true => vec![None],
         false => split::names().map(Some).collect(),
     };
+    let templates = templates_of_dir(dir)?;
     let mut why = None;
     for split in splits {
         let mut metadata = words.metadata(&ours, split)?;
-        for (name, template) in templates_of_dir(dir)?.sources() {
+        for (name, template) in templates.sources() {
             let key = if name == "default" { String::new() } else { format!(".{name}") };
             metadata.push((format!("tokenizer.chat_template{key}"), Value::String(template.to_owned())));
         }
@@ -179,13 +177,7 @@ fn try_out(ours: &Tokenizer, words: &Words, metadata: &[(String, Value)], name: 
     let model = model.zip([Value::String("llama".into()), Value::String(name.to_owned())]);
     write_metadata(file.path(), &model.chain(metadata.iter().cloned()).collect())?;
     let theirs = Tokenizer::from_gguf(&GgufFile::open(file.path())?)?;
-    let check = |text: &str| -> Result<()> {
-        for special in [true, false] {
-            let (a, b) = (ours.encode(text, special)?, theirs.encode(text, special)?);
-            ensure!(a == b, "the text {text:?} has the tokens {a:?}, but in a GGUF file it would have {b:?}");
-        }
-        Ok(())
-    };
+    let check = |text: &str| ours.ensure_same_tokens(&theirs, text, "a GGUF file");
     TEXTS.into_iter().try_for_each(check)?;
     let of_kind = |wanted: &'static [i64]| {
         let kinds = words.types.iter().enumerate();

@@ -5,19 +5,16 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use super::gguf::GgufVocabulary;
-use super::{Tokenizer, templates_of_gguf};
+use super::{TRIED, Tokenizer, templates_of_gguf};
 use crate::model::weights::GgufFile;
 
 /// What transformers calls the ids of `tokenizer.ggml.*`.
 const IDS: [(&str, &str); 3] =
     [("bos_token_id", "bos_token_id"), ("eos_token_id", "eos_token_id"), ("pad_token_id", "padding_token_id")];
-
-/// Tokens of a text that both tokenizers are tried on.
-const TRIED: usize = 32;
 
 /// The ids of special tokens, by transformers' names.
 pub fn ids_of_gguf(file: &GgufFile) -> Result<Vec<(&'static str, usize)>> {
@@ -120,11 +117,7 @@ fn try_out(file: &GgufFile, vocabulary: &GgufVocabulary, files: &[(String, Strin
     let (ours, theirs) = (Tokenizer::from_gguf(file)?, Tokenizer::from_dir(dir.path())?);
     let words: Vec<u32> = vocabulary.words().collect();
     for ids in words.chunks(TRIED) {
-        let text = ours.decode(ids)?;
-        for special in [true, false] {
-            let (a, b) = (ours.encode(&text, special)?, theirs.encode(&text, special)?);
-            ensure!(a == b, "the text {text:?} has the tokens {a:?}, but in a Hugging Face folder it would have {b:?}");
-        }
+        ours.ensure_same_tokens(&theirs, &ours.decode(ids)?, "a Hugging Face folder")?;
     }
     Ok(())
 }

@@ -324,25 +324,30 @@ impl<'a> Study<'a> {
     pub fn prune(&self, cell: &Cell) -> Result<()> {
         let is_there = (0..self.model.spec.blocks.len()).all(|index| self.progress(cell).has_block(index));
         let Some(pruner) = self.pruner(cell).filter(|_| !is_there) else { return Ok(()) };
-        let ends = self.ends()?;
         let calibration = self.calibration_passages(cell)?;
-        let walk = Walk {
+        let walk = Walk { pruner: Some(pruner), calibration: calibration.as_deref(), ..self.plain_walk(cell)? };
+        self.ensure_memory(&walk)?;
+        walk.run()?;
+        walk.progress.forget();
+        Ok(())
+    }
+
+    /// A walk over the recipe's model that prunes nothing and takes nothing along.
+    fn plain_walk(&self, cell: &Cell) -> Result<Walk<'_>> {
+        let ends = self.ends()?;
+        Ok(Walk {
             model: &self.model,
             beside: None,
             embedding: &ends.embedding,
             ropes: &ends.ropes,
             watch: self.watch,
-            pruner: Some(pruner),
-            calibration: calibration.as_deref(),
+            pruner: None,
+            calibration: None,
             suites: vec![],
             errors_on: None,
             keep: false,
             progress: self.progress(cell),
-        };
-        self.ensure_memory(&walk)?;
-        walk.run()?;
-        walk.progress.forget();
-        Ok(())
+        })
     }
 
     /// What is kept of a pruned block, linear by linear; None where the cache lacks it.

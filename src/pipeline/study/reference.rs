@@ -26,20 +26,7 @@ impl Study<'_> {
             return self.keep_on_device(suite, states);
         }
         // The entry was lost since: make it again.
-        let ends = self.ends()?;
-        let walk = Walk {
-            model: &self.model,
-            beside: None,
-            embedding: &ends.embedding,
-            ropes: &ends.ropes,
-            watch: self.watch,
-            pruner: None,
-            calibration: None,
-            suites: vec![self.passages(suite)],
-            errors_on: None,
-            keep: false,
-            progress: self.progress(&Cell::Dense),
-        };
+        let walk = Walk { suites: vec![self.passages(suite)], ..self.plain_walk(&Cell::Dense)? };
         let walked = walk.run()?;
         walk.progress.forget();
         let stream = walked.suites.into_iter().next().expect("the walk took one suite along").stream;

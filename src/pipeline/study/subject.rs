@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use super::super::checkpoint::InputCheckpoint;
 use super::super::stream::{Batch, Stream};
 use super::Study;
 use crate::fault::At;
@@ -24,17 +25,16 @@ pub struct Subject<'a> {
 }
 
 /// A checkpoint, for as long as its cell is computed.
-pub struct Opened {
+pub struct Opened<'a> {
+    input: &'a InputCheckpoint,
     model: Model,
     ends: Ends,
-    tokenizer: Tokenizer,
-    repetition_penalty: f32,
 }
 
-impl Opened {
+impl Opened<'_> {
     pub fn subject(&self) -> Subject<'_> {
-        let Self { model, ends, tokenizer, repetition_penalty } = self;
-        Subject { model, ends, tokenizer, repetition_penalty: *repetition_penalty }
+        let Self { input, model, ends } = self;
+        Subject { model, ends, tokenizer: &input.tokenizer, repetition_penalty: input.repetition_penalty }
     }
 }
 
@@ -57,13 +57,12 @@ impl Study<'_> {
     }
 
     /// A checkpoint, in the precision and on the device of the model.
-    pub(super) fn open_checkpoint(&self, name: &str) -> Result<Opened> {
+    pub(super) fn open_checkpoint(&self, name: &str) -> Result<Opened<'_>> {
         let input = &self.inputs.checkpoints[name];
         let open = || {
             let model = Model::open(&input.files, self.model.dtype, self.model.device.clone())?;
             let ends = self.ends_of(&model)?;
-            let tokenizer = input.files.tokenizer()?.on(self.recipe.model.date);
-            Ok(Opened { model, ends, tokenizer, repetition_penalty: input.repetition_penalty })
+            Ok(Opened { input, model, ends })
         };
         open().at(|| format!("[checkpoint.{name}]"))
     }
