@@ -4,7 +4,7 @@ use std::any::Any;
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
-use std::thread;
+use std::{io, thread};
 
 use anyhow::{Context, Error, Result, anyhow};
 
@@ -22,8 +22,18 @@ const STACK: usize = 512 << 20;
 const SMALL_STACK: usize = 64 << 20;
 
 /// Bytes of stack for a thread that reads what strangers wrote.
-pub fn stack() -> usize {
+fn stack() -> usize {
     memory::limit().map_or(STACK, |limit| (limit.bytes() / 8).clamp(SMALL_STACK, STACK))
+}
+
+/// A thread to be started, with a stack that deeply nested input does not exhaust.
+///
+/// # Errors
+/// Where there is no room for it.
+pub fn thread() -> io::Result<thread::Builder> {
+    let size = stack();
+    memory::ensure_room_for_threads(1, size)?;
+    Ok(thread::Builder::new().stack_size(size))
 }
 
 /// Calls a library. A panic in it becomes an error, which says what the panic said.
@@ -61,10 +71,9 @@ fn said(panic: &(dyn Any + Send)) -> &str {
 /// Where there is no room for it.
 pub fn with_room<T: Send>(f: impl FnOnce() -> T + Send) -> Result<T> {
     thread::scope(|scope| {
-        let size = stack();
-        let started = thread::Builder::new().name("calipr".into()).stack_size(size).spawn_scoped(scope, f);
-        let thread = started.with_context(|| format!("cannot start a thread with {} MB of stack", size >> 20))?;
-        thread.join().map_err(|panic| defect(&*panic))
+        let started = self::thread().and_then(|thread| thread.name("calipr".into()).spawn_scoped(scope, f));
+        let started = started.with_context(|| format!("cannot start a thread with {} MB of stack", stack() >> 20))?;
+        started.join().map_err(|panic| defect(&*panic))
     })
 }
 

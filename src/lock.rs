@@ -13,6 +13,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::memory;
+
 /// A lock that is held until this is dropped, when the file goes away.
 pub struct Lock {
     file: File,
@@ -150,6 +152,7 @@ fn is_at(_: &File, path: &Path) -> bool {
 /// Renews a file's time until the sender is dropped.
 fn renew(file: File) -> io::Result<Sender<()>> {
     let (sender, receiver) = mpsc::channel();
+    memory::ensure_room_for_threads(1, memory::STACK)?;
     thread::Builder::new().spawn(move || {
         while receiver.recv_timeout(BEAT) == Err(RecvTimeoutError::Timeout) {
             let _ = file.set_modified(SystemTime::now());

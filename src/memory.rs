@@ -120,6 +120,19 @@ pub fn ensure_room(bytes: u64) -> io::Result<()> {
     }
 }
 
+/// Bytes of a thread's stack where nothing else is asked for: the standard library's own default.
+pub const STACK: usize = 2 << 20;
+
+/// [`ensure_room`] for threads with stacks of `stack` bytes. The standard library ends the program by a signal where a
+/// thread has got its own stack, but not the few pages more that it begins with.
+///
+/// # Errors
+/// With the limit.
+pub fn ensure_room_for_threads(count: usize, stack: usize) -> io::Result<()> {
+    const BEGINNING: usize = 1 << 20;
+    ensure_room((count as u64).saturating_mul((stack + BEGINNING) as u64))
+}
+
 /// Where the address space is limited: has all threads share one arena of glibc's allocator, which otherwise sets 64 MB
 /// aside for each.
 pub fn save_address_space() {

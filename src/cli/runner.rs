@@ -140,8 +140,8 @@ impl Runner<'_> {
         let board = Mutex::new(board);
         thread::scope(|scope| {
             for (study, line) in studies.iter().zip(&lines).skip(1) {
-                let thread = thread::Builder::new().stack_size(guard::stack());
-                let worked = thread.spawn_scoped(scope, || self.work(study, line, &board));
+                let worked =
+                    guard::thread().and_then(|thread| thread.spawn_scoped(scope, || self.work(study, line, &board)));
                 if let Err(error) = worked {
                     locked(&board).stop(Error::new(error).context("a thread for another device"));
                 }

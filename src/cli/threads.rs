@@ -3,9 +3,10 @@
 use std::num::NonZeroUsize;
 use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 
 use crate::fault::Fault;
+use crate::memory::{self, STACK};
 
 /// A number of threads, and what says so.
 #[derive(Debug, PartialEq)]
@@ -73,8 +74,11 @@ impl Threads {
                 std::env::set_var("POLARS_MAX_THREADS", self.count.to_string());
             }
         }
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.count.get()).build_global();
-        pool.with_context(|| format!("cannot start {} threads; --threads N asks for fewer", self.count))
+        let count = self.count.get();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(count).stack_size(STACK);
+        let started = memory::ensure_room_for_threads(count, STACK).map_err(Error::from);
+        let started = started.and_then(|()| Ok(pool.build_global()?));
+        started.with_context(|| format!("cannot start {count} threads; --threads N asks for fewer"))
     }
 
     /// Says what the user may not know.

@@ -15,6 +15,7 @@ use super::errors::HeldOut;
 use super::stream::Stream;
 use crate::digest::Digest;
 use crate::guard::defect;
+use crate::memory;
 use crate::model::{Block, Model};
 use crate::prune::Packed;
 
@@ -258,7 +259,8 @@ impl Saver<'_, '_> {
         self.finish()?;
         let cache = self.cache;
         let write = move || cache.write_tensors(block.key, &block.about, &block.parts);
-        let Some(scope) = self.scope else { return write() };
+        let room = memory::ensure_room_for_threads(1, memory::STACK);
+        let Some(scope) = self.scope.filter(|_| room.is_ok()) else { return write() };
         self.writing = Some(scope.spawn(write));
         Ok(())
     }

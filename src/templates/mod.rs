@@ -98,7 +98,7 @@ thread_local! {
 /// A thread that renders until nobody asks it to.
 fn start_renderer() -> Result<mpsc::Sender<Job>> {
     let (sender, jobs) = mpsc::channel::<Job>();
-    std::thread::Builder::new().stack_size(guard::stack()).spawn(move || jobs.iter().for_each(|job| job()))?;
+    guard::thread()?.spawn(move || jobs.iter().for_each(|job| job()))?;
     Ok(sender)
 }
 
