@@ -37,7 +37,7 @@ pub fn check_tokens(suite: &Suite, prompt: &Prompt, model: &Spec) -> Result<()> 
     if suite.is_scored() {
         prompt.check_scored(model.vocabulary)?;
     }
-    if suite.wants(Family::Text) {
+    if suite.is_answered() {
         prompt.check_answered(model.vocabulary)?;
     }
     if let Some(reach) = model.reach {
@@ -55,7 +55,7 @@ pub fn check_tokens(suite: &Suite, prompt: &Prompt, model: &Spec) -> Result<()> 
 /// The most tokens of an answer; 0 where none is asked for.
 fn new_tokens(suite: &Suite) -> usize {
     match suite.unit() {
-        Unit::Rows(unit) if suite.wants(Family::Text) => unit.decoding.max_new_tokens,
+        Unit::Rows(unit) if suite.is_answered() => unit.decoding.max_new_tokens,
         _ => 0,
     }
 }

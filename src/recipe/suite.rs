@@ -117,7 +117,7 @@ impl Suite {
     /// The keys that are set but change nothing beside the others, each with what it lacks.
     pub fn inert_keys(&self) -> Vec<(&'static str, &'static str)> {
         let mut inert = Vec::new();
-        if self.is_of_rows() && !self.wants(Family::Text) {
+        if self.is_of_rows() && !self.is_answered() {
             let of_answers = [
                 ("max_new_tokens", self.max_new_tokens.is_some()),
                 ("stop", self.stop.is_some()),
@@ -129,8 +129,7 @@ impl Suite {
         } else if self.top_p.is_some_and(|p| p < 1.0) && self.temperature.is_none() {
             inert.push(("top_p", "without a `temperature` nothing is drawn"));
         }
-        let is_rouge = |m: &Metric| matches!(m, Metric::Rouge1 | Metric::Rouge2 | Metric::RougeL);
-        if self.stem.is_some() && !self.metrics().iter().any(is_rouge) {
+        if self.stem.is_some() && !self.metrics().iter().any(|m| m.compares_stems()) {
             inert.push(("stem", "no metric of this suite is a rouge, which alone compares stems"));
         }
         if self.shots_split.is_some() && self.shots.is_none() {
@@ -140,7 +139,7 @@ impl Suite {
     }
 
     fn is_of_rows(&self) -> bool {
-        let of_rows = |metrics: &Vec<Metric>| metrics.iter().any(|m| m.family() != Family::Language);
+        let of_rows = |metrics: &Vec<Metric>| metrics.iter().any(|m| m.family().is_downstream());
         !self.row_keys().is_empty() || self.metrics.as_ref().is_some_and(of_rows)
     }
 
@@ -169,14 +168,19 @@ impl Suite {
     /// The metrics asked for.
     pub fn metrics(&self) -> Vec<Metric> {
         self.metrics.clone().unwrap_or_else(|| match self.is_of_rows() {
-            false => vec![Metric::Loss, Metric::Perplexity, Metric::JsDivergence],
-            true => vec![Metric::ExactMatch, Metric::F1, Metric::Loss, Metric::JsDivergence],
+            false => vec![Metric::LOSS, Metric::PERPLEXITY, Metric::JS_DIVERGENCE],
+            true => vec![Metric::EXACT_MATCH, Metric::F1, Metric::LOSS, Metric::JS_DIVERGENCE],
         })
     }
 
     /// Whether its samples go through the model to be scored: not where only answers are asked for.
     pub fn is_scored(&self) -> bool {
         self.wants(Family::Language) || self.wants(Family::Choice)
+    }
+
+    /// Whether answers are generated to its prompts.
+    pub fn is_answered(&self) -> bool {
+        self.metrics().iter().any(|m| m.family().is_of_answers())
     }
 
     /// Whether a metric of this family is asked for.

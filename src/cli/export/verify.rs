@@ -73,7 +73,7 @@ impl Verification<'_> {
             let (a, b) = (recorded[i], now[i]);
             table.row([column.name.clone(), a.to_string(), b.to_string()]);
             let tolerance = if rounded { ROUNDED } else { TOLERANCE };
-            let distance = if column.name == "perplexity" { (a / b).ln().abs() } else { (a - b).abs() };
+            let distance = if column.ratio { (a / b).ln().abs() } else { (a - b).abs() };
             // Where rounding turns an answer is no one's to say.
             if distance.is_nan() || distance > tolerance && !(rounded && column.downstream) {
                 apart.push(column.name.clone());
