@@ -10,6 +10,7 @@ mod registry;
 mod choice;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod judge;
 mod language;
 mod on_device;
 mod stem;
@@ -18,6 +19,7 @@ mod text;
 use registry::families;
 
 pub use choice::{ChoiceScores, most_likely, score_choices};
+pub use judge::JudgeScores;
 pub use language::{Prediction, Scores, log_likelihoods, score_positions};
 pub use registry::{Kind, Metric};
 pub use text::{Squad, TextScores, score as score_text};
@@ -29,13 +31,15 @@ families! {
     Text => text::TextScores,
     /// Log-likelihoods of choices.
     Choice => choice::ChoiceScores,
+    /// What a language model says of generated text.
+    Judge => judge::JudgeScores,
 }
 
 impl Family {
     /// Whether its scores are of generated answers, so that a suite that asks for it has them generated.
     pub fn is_of_answers(self) -> bool {
         match self {
-            Self::Text => true,
+            Self::Text | Self::Judge => true,
             Self::Language | Self::Choice => false,
         }
     }

@@ -80,6 +80,8 @@ pub enum Kind {
     Score,
     Loss,
     Divergence,
+    /// A judge's score, from 1 to 10.
+    Judge,
 }
 
 impl Metric {

@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 
 use crate::data::{Has, Passage, Prompt, Windows};
 use crate::digest::Digest;
+use crate::judge::JudgeSpec;
 use crate::metrics::Family;
 use crate::model::Spec;
 use crate::recipe::{Suite, Unit};
@@ -20,6 +21,13 @@ pub fn check(suite: &Suite, has: &Has) -> Result<()> {
     }
     if let Some(metric) = asks(Family::Text) {
         ensure!(has.references, "row {row} has no target, which {metric} compares answers with");
+    }
+    if suite.judge.as_ref().is_some_and(JudgeSpec::wants_reference) {
+        ensure!(
+            has.references,
+            "row {row} has no target, which the judge is shown as the reference; a `prompt` of its own \
+                 may do without"
+        );
     }
     if let Some(metric) = asks(Family::Language) {
         ensure!(

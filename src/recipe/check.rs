@@ -275,6 +275,7 @@ impl Checker<'_> {
             );
             self.add(&[kind, name, window_key], message, None);
         }
+        self.problems.extend(super::judge::problems(name, suite, self.layers));
         if suite.shots.unwrap_or(0) > 0
             && let Ok(set) = library.get(&suite.dataset)
             && let Err(e) = set.shots(suite.split.as_deref(), suite.shots_split.as_deref())

@@ -32,11 +32,14 @@ pub struct Margin {
     /// Of divergences, in nats.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub divergence: f64,
+    /// Of what a judge gives, from 1 to 10.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub judge: f64,
 }
 
 impl Default for Margin {
     fn default() -> Self {
-        Self { score: 0.02, loss: 0.02, divergence: 0.01 }
+        Self { score: 0.02, loss: 0.02, divergence: 0.01, judge: 0.2 }
     }
 }
 
@@ -52,12 +55,13 @@ impl Margin {
             Kind::Score => self.score,
             Kind::Loss => self.loss,
             Kind::Divergence => self.divergence,
+            Kind::Judge => self.judge,
         }
     }
 
     /// The margins by their keys.
-    pub fn by_key(&self) -> [(&'static str, f64); 3] {
-        [("score", self.score), ("loss", self.loss), ("divergence", self.divergence)]
+    pub fn by_key(&self) -> [(&'static str, f64); 4] {
+        [("score", self.score), ("loss", self.loss), ("divergence", self.divergence), ("judge", self.judge)]
     }
 }
 
@@ -139,6 +143,7 @@ mod tests {
             let expected = match metric.as_str() {
                 "loss" | "perplexity" => 0.02,
                 "js_divergence" | "kl_divergence" => 0.25,
+                "judge_score" => 0.2,
                 _ => 0.5,
             };
             assert_eq!(margin.of(metric), expected, "{metric:?}");

@@ -168,23 +168,21 @@ fn compared(studies: &[Study], suite: &SuiteReport) -> Result<Option<Compared>> 
                 continue;
             }
             let metric = &studies[0].manifest.metrics[&column.name];
-            let samples = |of: &Replicates| {
-                let found = of.get(&(setting.name.clone(), column.name.clone()))?.clone();
-                let drawn = setting.calibration.is_some();
-                Some(if drawn {
-                    statistics::Setting::drawn(found)
-                } else {
-                    statistics::Setting::fixed(found[0].clone())
-                })
+            let samples = |of: &Replicates| of.get(&(setting.name.clone(), column.name.clone())).cloned();
+            let drawn = |mut found: Vec<Vec<Share>>| match setting.calibration.is_some() {
+                true => statistics::Setting::drawn(found),
+                false => statistics::Setting::fixed(found.swap_remove(0)),
             };
             let difference = |i: usize| {
                 if !metric.downstream && !same_tokens[i] {
                     return None;
                 }
                 let [own, of_first] = &replicates[i];
-                let found =
-                    contrast(&metric.quantity(), &samples(own)?, &samples(of_first)?, margin.of_kind(metric.kind));
-                Some((found, shared[i]))
+                let both = [samples(own)?, samples(of_first)?];
+                // Only an answer can be without a score.
+                let [own, of_first] = if metric.of_answers { statistics::in_all(both) } else { both };
+                let (samples, margin) = (own[0].len(), margin.of_kind(metric.kind));
+                Some((contrast(&metric.quantity(), &drawn(own), &drawn(of_first), margin), samples))
             };
             let differences = (0..studies.len()).map(|i| if i == 0 { None } else { difference(i) }).collect();
             rows.push((setting.name.clone(), column, values, differences));
@@ -263,12 +261,12 @@ type Row<'a> = (String, &'a MetricColumn, Vec<Option<Value>>, Vec<Option<(statis
 
 /// Corrects the differences for all of them that are of one metric. `compared` has no rows yet.
 fn judged(mut compared: Compared, rows: Vec<Row>) -> Compared {
-    let mut families: IndexMap<&str, (bool, Vec<(usize, usize)>)> = IndexMap::new();
+    let mut families: IndexMap<&str, Vec<(usize, usize)>> = IndexMap::new();
     for (r, (_, metric, _, differences)) in rows.iter().enumerate() {
         let found = differences.iter().enumerate().filter(|(_, difference)| difference.is_some()).map(|(i, _)| (r, i));
-        families.entry(&metric.name).or_insert((metric.higher_is_better, vec![])).1.extend(found);
+        families.entry(&metric.name).or_default().extend(found);
     }
-    compared.comparisons = families.values().map(|(_, members)| members.len()).max().unwrap_or(0) as u64;
+    compared.comparisons = families.values().map(Vec::len).max().unwrap_or(0) as u64;
     compared.rows = rows
         .iter()
         .map(|(setting, metric, values, differences)| ComparedRow {
@@ -278,7 +276,9 @@ fn judged(mut compared: Compared, rows: Vec<Row>) -> Compared {
             differences: differences.iter().map(|_| None).collect(),
         })
         .collect();
-    for (higher_is_better, members) in families.into_values() {
+    for members in families.into_values() {
+        let Some(&(first, _)) = members.first() else { continue };
+        let higher_is_better = rows[first].1.higher_is_better;
         let found: Vec<(&statistics::Contrast, usize)> = members
             .iter()
             .map(|&(r, i)| {

@@ -68,7 +68,7 @@ fn is_close(metric: &MetricColumn, recorded: f64, now: f64, tolerance: Option<f6
     let apart = match metric.kind {
         _ if metric.ratio => (now / recorded).ln().abs(),
         Kind::Loss => (now - recorded).abs(),
-        Kind::Score | Kind::Divergence => {
+        Kind::Score | Kind::Divergence | Kind::Judge => {
             ((now - recorded).abs() - ROUNDING).max(0.0) / recorded.abs().max(f64::MIN_POSITIVE)
         }
     };

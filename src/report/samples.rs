@@ -62,6 +62,8 @@ impl Tables<'_> {
             cells[0]
         );
         let differs = |i: &usize| match of_answers {
+            // An answer that was not judged has no score to look at.
+            true if a.sides[*i].score.is_nan() || b.sides[*i].score.is_nan() => false,
             true => a.sides[*i].prediction != b.sides[*i].prediction,
             false => a.sides[*i].chosen != b.sides[*i].chosen || a.sides[*i].score != b.sides[*i].score,
         };

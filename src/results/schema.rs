@@ -72,7 +72,13 @@ pub fn metrics() -> SchemaRef {
             "lower end of the 95% interval of value over samples; null where they carry none",
         ),
         field("ci_high", REAL, true, "", "upper end of that interval"),
-        field("n", COUNT, false, "samples", "windows or rows of the suite"),
+        field(
+            "n",
+            COUNT,
+            false,
+            "samples",
+            "windows or rows of the suite; of a judge, those whose answers were judged",
+        ),
         field("dense", REAL, false, "", "the metric of the dense model"),
     ]);
     own.extend(difference_columns("value - dense"));
@@ -95,7 +101,13 @@ pub fn settings() -> SchemaRef {
              they carry none",
         ),
         field("ci_high", REAL, true, "", "upper end of that interval"),
-        field("n", COUNT, false, "samples", "windows or rows of the suite"),
+        field(
+            "n",
+            COUNT,
+            false,
+            "samples",
+            "windows or rows of the suite; of a judge, those whose answers were judged",
+        ),
         field(
             "seeds",
             COUNT,
@@ -128,7 +140,13 @@ pub fn contrasts() -> SchemaRef {
     fields.push(field("suite", TEXT, false, "", "evaluation suite"));
     fields.extend(metric_columns());
     fields.extend([
-        field("n", COUNT, false, "samples", "windows or rows of the suite, the same of both"),
+        field(
+            "n",
+            COUNT,
+            false,
+            "samples",
+            "windows or rows of the suite, the same of both; of a judge, those where both were judged",
+        ),
         field("seeds", COUNT, true, "cells", "seeds of setting; null where the method draws no calibration"),
         field("other_seeds", COUNT, true, "cells", "seeds of other"),
         field("value", REAL, false, "", "the metric of setting, mean over seeds"),
@@ -179,8 +197,14 @@ fn setting_columns(prefix: &str) -> Vec<Field> {
 /// The columns that say what a metric is.
 fn metric_columns() -> Vec<Field> {
     vec![
-        field("metric", TEXT, false, "", "loss and divergences in nats, perplexity; all others are fractions"),
-        field("metric_family", TEXT, false, "", "what the metric is made of: language, text or choice"),
+        field(
+            "metric",
+            TEXT,
+            false,
+            "",
+            "loss and divergences in nats, perplexity, judge_score from 1 to 10; all others are fractions",
+        ),
+        field("metric_family", TEXT, false, "", "what the metric is made of: language, text, choice or judge"),
         field("higher_is_better", FLAG, false, "", "whether more of the metric is better"),
     ]
 }

@@ -21,10 +21,16 @@ pub fn shares(suite: &Suite, record: &SuiteRecord, material: &Material) -> Share
         Some(match metric.take() {
             Take::Language(take) => language?.iter().map(|s| Share { sum: take(s), weight: s.positions }).collect(),
             Take::Text(take) => texts.as_ref()?.iter().map(|s| Share::one(take(s))).collect(),
+            Take::Judge(take) => record.judged.as_ref()?.iter().map(|s| judged(take(s))).collect(),
             Take::Choice(take) => choices.as_ref()?.iter().map(|s| Share::one(take(s))).collect(),
         })
     };
     Metric::all().filter_map(|metric| Some((metric, of(metric)?))).collect()
+}
+
+/// An answer that was not judged has no share.
+fn judged(score: f64) -> Share {
+    if score.is_nan() { Share::default() } else { Share::one(score) }
 }
 
 fn of_choices(scores: &ScoresRecord, material: &Material) -> Vec<ChoiceScores> {

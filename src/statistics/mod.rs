@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 pub use contrast::{Contrast, contrast};
 pub use family::{Judged, judge};
 pub use holm::holm;
-pub use seeds::Setting;
+pub use seeds::{Setting, in_all};
 pub use summary::{Summary, summary};
 pub use verdict::{LEVEL, Verdict};
 

@@ -26,6 +26,18 @@ pub struct Setting {
     drawn: bool,
 }
 
+/// The samples that have a share in all replicates of all of these: one that was not measured says nothing, and what others
+/// make of it says nothing beside it.
+pub fn in_all<const N: usize>(mut all: [Vec<Vec<Share>>; N]) -> [Vec<Vec<Share>>; N] {
+    let samples = all.iter().flatten().map(Vec::len).min().unwrap_or(0);
+    let is_there = |i: &usize| all.iter().flatten().all(|shares| shares[*i].weight > 0.0);
+    let there: Vec<usize> = (0..samples).filter(is_there).collect();
+    for shares in all.iter_mut().flatten() {
+        *shares = there.iter().map(|&i| shares[i]).collect();
+    }
+    all
+}
+
 impl Setting {
     /// Replicates that are drawn from more that there could have been. With one, how far others would be is unknown.
     pub fn drawn(replicates: Vec<Vec<Share>>) -> Self {
