@@ -264,6 +264,33 @@ fn an_answer_that_is_not_judged_is_missing_and_no_zero() {
 }
 
 #[test]
+fn what_the_server_will_not_take_is_missing_and_asked_for_again_and_one_that_is_gone_ends_the_run() {
+    let mut court = Court::new();
+    let refused = json!({ "status": 400, "say": "it is too long" });
+    court.set(json!({ "next": [{"usual": true}, refused, refused, refused, refused] }));
+    let alone = ["--set", "suite.task.judge.pairwise=false"];
+    court.succeeds(&alone);
+    let said = "4 of 6 replies about dense are missing: 127.0.0.1 refuses (400: it is too long)";
+    assert!(court.warnings().contains(said), "{}", court.warnings());
+    court.log();
+    court.succeeds(&alone);
+    assert_eq!(court.log().len(), 4);
+    assert!(court.table("samples").iter().all(|row| row["judge_score"].is_number()));
+    let tables = court.tables();
+
+    court.forget("cache/replies");
+    court.process.kill().unwrap();
+    court.process.wait().unwrap();
+    court.fails(&alone, &["127.0.0.1 is not reached", "so it was 3 times in a row", "--offline goes on without"]);
+    court.succeeds(&[&alone[..], &["--offline"]].concat());
+    let metrics = court.table("metrics");
+    let score = metrics.iter().find(|row| row["metric"] == "judge_score").unwrap();
+    assert_eq!((&score["n"], &score["ci_low"]), (&json!(0), &Value::Null), "{score}");
+    assert_eq!(metrics.len(), tables[2].len());
+    court.shop.succeeds(&["report", "results/judged", "--to", "report.html"]);
+}
+
+#[test]
 fn json_is_asked_for_as_the_server_takes_it() {
     let court = Court::new();
     court.succeeds(&[]);

@@ -54,8 +54,10 @@ enum Format {
 pub enum Failed {
     /// There will be none to any question: a wrong key, an unknown model.
     ForAll(String),
-    /// This question was not answered; others may be.
+    /// The server will not answer this question; others it may.
     ForThis(String),
+    /// Nobody answered, however often it was tried.
+    Gone(String),
     /// Something on this machine.
     Here(anyhow::Error),
     Interrupted,
@@ -128,14 +130,14 @@ impl Client {
                     if timeouts > TIMEOUTS {
                         let said =
                             format!("{} does not answer within {seconds} s (tried {timeouts} times)", self.host());
-                        return Err(Failed::ForThis(said));
+                        return Err(Failed::Gone(said));
                     }
                     (format!("{} does not answer within {seconds} s", self.host()), None)
                 }
                 Err(Attempt::Unconnected(said)) => {
                     connections += 1;
                     if connections > CONNECTIONS {
-                        return Err(Failed::ForThis(self.without_key(&said)));
+                        return Err(Failed::Gone(self.without_key(&said)));
                     }
                     (said, None)
                 }
@@ -150,10 +152,10 @@ impl Client {
         match failure {
             Failure::Interrupted => Failed::Interrupted,
             Failure::Passing { said, .. } | Failure::Unreachable(said) | Failure::Strange(said) => {
-                Failed::ForThis(self.without_key(&said))
+                Failed::Gone(self.without_key(&said))
             }
-            Failure::Here(error) => Failed::ForThis(self.without_key(&format!("{error:#}"))),
-            Failure::Refused(refused) => Failed::ForThis(self.without_key(&format!("{refused:?}"))),
+            Failure::Here(error) => Failed::Here(error),
+            Failure::Refused(refused) => Failed::Gone(self.without_key(&format!("{refused:?}"))),
         }
     }
 

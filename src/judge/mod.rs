@@ -8,6 +8,7 @@ mod prompt;
 mod reply;
 mod spec;
 
+use std::net::IpAddr;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -21,6 +22,7 @@ pub use reply::{Reply, Verdict, Winner};
 pub use spec::JudgeSpec;
 
 use crate::guard;
+use crate::source::web;
 
 /// The judge of a suite.
 pub struct Judge {
@@ -55,7 +57,14 @@ impl Judge {
     /// # Errors
     /// Where the environment lacks the key.
     pub fn open(name: &str, spec: &JudgeSpec, offline: bool) -> Result<Self> {
-        let client = if offline { None } else { Some(Client::new(spec, key(name, spec)?)) };
+        let client = match offline {
+            true => None,
+            false => {
+                let key = key(name, spec)?;
+                warn_of_plain_text(name, spec, key.as_ref());
+                Some(Client::new(spec, key))
+            }
+        };
         Ok(Self { spec: spec.clone(), prompts: Prompts::of(spec), client, spent: Mutex::new(0) })
     }
 
@@ -108,7 +117,7 @@ impl Judge {
         let question = self.prompts.question(question).map_err(|error| Failed::ForAll(format!("{error:#}")))?;
         let said = client.ask(&[question.text], &self.prompts.schema(question.wanted));
         said.map(drop).map_err(|failed| match failed {
-            Failed::ForThis(said) => Failed::ForAll(said),
+            Failed::ForThis(said) | Failed::Gone(said) => Failed::ForAll(said),
             other => other,
         })
     }
@@ -195,6 +204,18 @@ impl Judge {
             }
         }
         Ok(Reply { text: last, unusable: Some(wrong), tokens, requests })
+    }
+}
+
+/// Says where a key is to be read on its way.
+fn warn_of_plain_text(name: &str, spec: &JudgeSpec, key: Option<&Key>) {
+    let host = web::host(&spec.endpoint).unwrap_or_default();
+    let is_here = host == "localhost" || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    if let Some(key) = key
+        && spec.endpoint.to_lowercase().starts_with("http://")
+        && !is_here
+    {
+        tracing::warn!("[suite.{name}.judge]: the key in {} goes to {host} unencrypted; https would hide it", key.from);
     }
 }
 
@@ -285,6 +306,11 @@ impl Queue {
                 None
             }
             (Err(Failed::ForThis(said)), _) => {
+                state.asked.failed.push(said);
+                state.given_up = 0;
+                None
+            }
+            (Err(Failed::Gone(said)), _) => {
                 state.given_up += 1;
                 let is_gone = state.given_up >= GIVEN_UP;
                 state.asked.failed.push(said.clone());

@@ -94,9 +94,10 @@ impl Prompts {
         }
     }
 
-    /// Whether rows have to have a reference.
+    /// Whether rows have to have a reference: where a template shows one, and does not ask first whether there is one.
     pub fn wants_reference(&self) -> bool {
-        [Some(&self.score), self.pair.as_ref()].into_iter().flatten().any(|template| template.contains("reference"))
+        let shows = |template: &&String| template.contains("reference") && !template.contains("if reference");
+        [Some(&self.score), self.pair.as_ref()].into_iter().flatten().any(|template| shows(&template))
     }
 
     /// What is wrong with the templates, by the recipe's keys.
@@ -216,6 +217,7 @@ mod tests {
         let bare = prompts("").question(Answered { references: &[], ..row }).unwrap();
         assert!(!bare.text.contains("eference answer"), "{}", bare.text);
         let own = prompts("criteria = ['tone']\nprompt = '{{ answer }}|{{ example }}|{{ references|length }}'");
+        assert!(own.wants_reference() && !prompts("pairwise = true").wants_reference());
         assert_eq!(own.question(row).unwrap().text, "Lyon {{ 1 }}|{\"tone\": N}|1");
     }
 

@@ -304,7 +304,7 @@ fn told(suite: &str, failed: Failed) -> anyhow::Error {
     match failed {
         Failed::Interrupted => Interrupted.into(),
         Failed::Here(error) => error,
-        Failed::ForAll(said) | Failed::ForThis(said) => {
+        Failed::ForAll(said) | Failed::ForThis(said) | Failed::Gone(said) => {
             anyhow!("{}: {said}. Replies that came are kept; --offline goes on without others", place(suite))
         }
     }

@@ -25,8 +25,8 @@ pub fn check(suite: &Suite, has: &Has) -> Result<()> {
     if suite.judge.as_ref().is_some_and(JudgeSpec::wants_reference) {
         ensure!(
             has.references,
-            "row {row} has no target, which the judge is shown as the reference; a `prompt` of its own \
-                 may do without"
+            "row {row} has no target, which the judge's prompt shows as the reference; \
+             {{% if reference %}} around it would do without"
         );
     }
     if let Some(metric) = asks(Family::Language) {

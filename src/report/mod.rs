@@ -186,7 +186,7 @@ pub struct SuiteReport {
 pub struct MetricColumn {
     pub name: String,
     pub higher_is_better: bool,
-    /// What it is made of: `language`, `text`, `choice`.
+    /// What it is made of: `language`, `text`, `choice` or `judge`.
     pub family: String,
     /// "" where it has none.
     pub unit: String,

@@ -17,7 +17,7 @@ use super::measures::Measures;
 use super::shares::Shares;
 use super::{Finished, schema};
 use crate::data::Prompt;
-use crate::metrics::{Metric, most_likely};
+use crate::metrics::{Family, Metric, most_likely};
 use crate::pipeline::{CellRecord, Material, Seconds, Status};
 use crate::recipe::{Recipe, Setting};
 
@@ -273,7 +273,10 @@ pub fn samples(recipe: &Recipe, materials: &BTreeMap<String, Material>, finished
     let cells: Vec<&CellRecord> = rows.iter().map(|r| r.cell).collect();
     let share = |row: &Row, metric| row.shares.get(&metric).map(|shares| shares[row.sample]);
     let choosing = || rows.iter().map(|r| r.prompt.filter(|prompt| !prompt.choices.is_empty()));
-    let positions = |row: &Row| share(row, Metric::LOSS).map(|share| share.weight as u64);
+    let positions = |row: &Row| {
+        let (_, shares) = row.shares.iter().find(|(metric, _)| metric.family() == Family::Language)?;
+        Some(shares[row.sample].weight as u64)
+    };
     let mut own = vec![
         texts(rows.iter().map(|r| r.suite)),
         counts(rows.iter().map(|r| r.sample as u64)),
