@@ -169,6 +169,15 @@ mod tests {
     }
 
     #[test]
+    fn a_sample_that_one_lacks_is_left_out_of_all() {
+        let (here, lacking) = (Share::one, Share::default());
+        let one = vec![vec![here(1.0), here(2.0), here(3.0)], vec![here(4.0), lacking, here(6.0)]];
+        let other = vec![vec![lacking, here(8.0), here(9.0)]];
+        assert_eq!(in_all([one.clone(), other]), [vec![vec![here(3.0)], vec![here(6.0)]], vec![vec![here(9.0)]]]);
+        assert_eq!(in_all([one]), [vec![vec![here(1.0), here(3.0)], vec![here(4.0), here(6.0)]]]);
+    }
+
+    #[test]
     fn what_seeds_add_is_the_component_of_a_crossed_design() {
         // Two-way analysis of variance without repetition, by hand: means 2, 4, 3 of seeds, 1, 3, 5 of samples, no residual.
         let seeds = setting(&[&[0.0, 2.0, 4.0], &[2.0, 4.0, 6.0], &[1.0, 3.0, 5.0]]);
