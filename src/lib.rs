@@ -1,7 +1,7 @@
 //! calipr: pruning studies of language models, from a TOML recipe to Parquet tables.
 //!
 //! From the ground up, each module importing only from those before it: [`memory`], [`disk`], [`guard`], [`fault`], [`warnings`], `table`, [`digest`], [`size`],
-//! [`lock`], [`bundled`], [`templates`], `gpu`, [`linalg`], [`statistics`], [`tensors`] and [`source`]; [`model`], [`data`], [`prune`] and [`metrics`];
+//! [`lock`], [`bundled`], [`templates`], `gpu`, [`linalg`], [`statistics`], [`tensors`] and [`source`]; [`model`], [`data`], [`prune`], [`judge`] and [`metrics`];
 //! [`recipe`], which is made of their names and options; [`pipeline`], [`results`], [`report`] and [`cli`].
 
 pub mod bundled;
@@ -13,6 +13,7 @@ pub mod fault;
 #[cfg(any(feature = "cuda", test))]
 mod gpu;
 pub mod guard;
+pub mod judge;
 pub mod linalg;
 pub mod lock;
 pub mod memory;

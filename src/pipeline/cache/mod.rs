@@ -51,10 +51,12 @@ pub enum Stage {
     Scores,
     /// What a cell answers to the prompts of a suite.
     Answers,
+    /// What a judge says of an answer.
+    Replies,
 }
 
 impl Stage {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Windows,
         Self::Prompts,
         Self::Teacher,
@@ -65,6 +67,7 @@ impl Stage {
         Self::Errors,
         Self::Scores,
         Self::Answers,
+        Self::Replies,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -79,6 +82,7 @@ impl Stage {
             Self::Errors => "errors",
             Self::Scores => "scores",
             Self::Answers => "answers",
+            Self::Replies => "replies",
         }
     }
 
@@ -96,6 +100,7 @@ impl Stage {
             Self::Errors => 1,
             Self::Scores => 5,
             Self::Answers => 4,
+            Self::Replies => 1,
         }
     }
 
