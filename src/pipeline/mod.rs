@@ -8,6 +8,7 @@ mod checkpoint;
 mod errors;
 mod export;
 mod inputs;
+mod masks;
 mod material;
 mod memory;
 mod plan;
@@ -31,7 +32,7 @@ pub use material::Material;
 pub use memory::{peak_bytes, resident_bytes, total_bytes};
 pub use plan::{Plan, PlannedCell, PlannedStage, Work, check_data, plan};
 pub use room::Room;
-pub use study::{DrawnWindows, Outcome, Study};
+pub use study::{DrawnWindows, NoMasks, Outcome, SharedWeights, Study};
 pub use time_left::{Doing, Forecast, Left};
 
 /// Who follows a run: told what happens, asked whether to stop.
