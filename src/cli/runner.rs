@@ -141,7 +141,7 @@ impl Runner<'_> {
             judges: &judges,
             cells: &cells,
         };
-        board.write(recipe)?;
+        board.write()?;
         if dense_failed {
             while let Some(i) = board.waiting.pop_front() {
                 board.add(i, not_run(&cells[i]), self)?;
@@ -198,7 +198,7 @@ impl Board<'_> {
     /// Adds a cell that has ended, to the tables too.
     fn add(&mut self, i: usize, outcome: Outcome, runner: &Runner) -> Result<()> {
         self.finished[i] = Some(Finished::new(runner.recipe, self.study.materials(), outcome));
-        self.write(runner.recipe)?;
+        self.write()?;
         if let Some(hold) = &mut self.hold {
             hold.release(self.study.progress_entries(&self.cells[i]))?;
         }
@@ -206,9 +206,9 @@ impl Board<'_> {
         Ok(())
     }
 
-    fn write(&mut self, recipe: &Recipe) -> Result<()> {
+    fn write(&mut self) -> Result<()> {
         let done: Vec<&Finished> = self.finished.iter().flatten().collect();
-        self.results.write(recipe, self.study.materials(), &done)?;
+        self.results.write(self.study, &done)?;
         self.write_manifest()
     }
 

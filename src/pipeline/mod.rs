@@ -9,6 +9,7 @@ mod errors;
 mod export;
 mod inputs;
 mod judging;
+mod masks;
 mod material;
 mod memory;
 mod plan;
@@ -33,7 +34,7 @@ pub use material::Material;
 pub use memory::{peak_bytes, resident_bytes, total_bytes};
 pub use plan::{Plan, PlannedCell, PlannedStage, Work, check_data, plan};
 pub use room::Room;
-pub use study::{DrawnWindows, Outcome, Study};
+pub use study::{DrawnWindows, NoMasks, Outcome, SharedWeights, Study};
 pub use time_left::{Doing, Forecast, Left};
 
 /// Who follows a run: told what happens, asked whether to stop.

@@ -9,7 +9,7 @@ use super::cache::{Cache, Key, Stage};
 use super::errors::{ERROR_TOKENS, ERROR_TOKENS_OF_PASSAGE};
 use super::inputs::Inputs;
 use super::progress::Progress;
-use super::{material, work};
+use super::{masks, material, work};
 use crate::data::{Asked, Prompt, prompts};
 use crate::fault::At;
 use crate::model::{Spec, Tokenizer};
@@ -303,13 +303,13 @@ impl Planner<'_> {
         self.stage(name, Stage::Errors, key, model.map(bytes), model.map(work))
     }
 
-    /// Bytes of a cell's pruned blocks: a bit a weight, and what SparseGPT made of those that are left.
+    /// Bytes of a cell's pruned blocks: a bit a weight, what SparseGPT made of those that are left, and their masks.
     fn kept_bytes(&self, pruning: &Pruning, model: &Spec) -> u64 {
         let weights = model.linear_parameters() as f64;
         let changes = self.recipe.method.get(pruning.method).statistic() == StatisticKind::Gram;
         let width = candle_core::DType::from(self.recipe.model.dtype).size_in_bytes() as f64;
         let values = if changes { (1.0 - pruning.sparsity.ratio()) * width } else { 0.0 };
-        (weights * (0.125 + values)) as u64
+        (weights * (0.125 + values)) as u64 + masks::kept_bytes(model)
     }
 
     fn pruning_work(&self, pruning: &Pruning, model: &Spec) -> Work {

@@ -333,6 +333,65 @@ pub fn layers() -> SchemaRef {
     )
 }
 
+/// `masks.parquet`
+pub fn masks() -> SchemaRef {
+    let mut fields = vec![
+        study(),
+        field(
+            "axis",
+            TEXT,
+            false,
+            "",
+            "in what the two differ: calibration, seed (setting and other are the same), method (on the same windows, where \
+             both look at any)",
+        ),
+    ];
+    fields.extend(setting_columns(""));
+    fields.extend(setting_columns("other_"));
+    fields.extend([
+        field(
+            "pairs",
+            COUNT,
+            false,
+            "pairs of cells",
+            "pairs that overlap and chance are over: every seed of one with every seed of the other; by method, equal seeds; by \
+             seed, every two",
+        ),
+        field("block", COUNT, false, "", "decoder block, from 0"),
+        field("linear", TEXT, false, "", "weight matrix, as layers.parquet calls it; none that prune.skip leaves dense"),
+        field("weights", COUNT, false, "weights", "weights of the matrix"),
+        field(
+            "compared",
+            COUNT,
+            false,
+            "weights",
+            "how many of these are compared, the same in every cell: all, or a sample of 65536 from all parts of the matrix \
+             (fewer where a block has more than 64 matrices)",
+        ),
+        field(
+            "overlap",
+            REAL,
+            true,
+            "",
+            "share of kept weights that both keep: |A and B| / ((|A| + |B|) / 2) of the weights A and B that are not zero; null \
+             where nothing is kept",
+        ),
+        field(
+            "chance",
+            REAL,
+            true,
+            "",
+            "overlap that is expected where neither choice knows of the other: (|A| |B| / compared) / ((|A| + |B|) / 2), the share \
+             of weights that is kept",
+        ),
+    ]);
+    described(
+        "one row a pair of settings that share method and sparsity (or sparsity and calibration), or a setting with several \
+         seeds, and weight matrix that both prune: how many of the weights that they keep are the same",
+        fields,
+    )
+}
+
 /// The metrics that a sample has by itself, in the order of their columns: all but those that another says as well, as
 /// loss does perplexity.
 pub fn sample_metrics() -> impl Iterator<Item = Metric> {

@@ -13,6 +13,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
+use super::masks::MaskRow;
 use super::measures::Measures;
 use super::shares::Shares;
 use super::{Finished, schema};
@@ -237,6 +238,24 @@ pub fn layers(recipe: &Recipe, finished: &[&Finished]) -> Result<RecordBatch> {
         reals(layers().map(|l| l.seconds)),
     ];
     table(schema::layers(), recipe, &cells, own)
+}
+
+/// `masks.parquet`
+pub fn masks(recipe: &Recipe, rows: &[MaskRow]) -> Result<RecordBatch> {
+    let mut columns =
+        vec![texts(rows.iter().map(|_| recipe.name.as_str())), texts(rows.iter().map(|row| row.axis.as_str()))];
+    columns.extend(setting_columns(|| rows.iter().map(|row| &row.setting)));
+    columns.extend(setting_columns(|| rows.iter().map(|row| &row.other)));
+    columns.extend([
+        counts(rows.iter().map(|row| row.pairs as u64)),
+        counts(rows.iter().map(|row| row.block as u64)),
+        texts(rows.iter().map(|row| row.linear.as_str())),
+        counts(rows.iter().map(|row| row.weights)),
+        counts(rows.iter().map(|row| row.compared)),
+        some_reals(rows.iter().map(|row| row.overlap.share())),
+        some_reals(rows.iter().map(|row| row.overlap.chance())),
+    ]);
+    Ok(RecordBatch::try_new(schema::masks(), columns)?)
 }
 
 /// `samples.parquet`

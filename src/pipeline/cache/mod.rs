@@ -43,6 +43,8 @@ pub enum Stage {
     Statistic,
     /// A pruned block of a cell.
     Block,
+    /// Which weights are left of a pruned block, or of a sample of them.
+    Mask,
     /// How far a cell has come that is not finished: hidden states between two blocks.
     Walk,
     /// The output errors of a cell's pruned weights on tokens of a suite.
@@ -63,6 +65,7 @@ impl Stage {
         Self::Pruned,
         Self::Statistic,
         Self::Block,
+        Self::Mask,
         Self::Walk,
         Self::Errors,
         Self::Scores,
@@ -78,6 +81,7 @@ impl Stage {
             Self::Pruned => "pruned",
             Self::Statistic => "statistics",
             Self::Block => "blocks",
+            Self::Mask => "masks",
             Self::Walk => "walks",
             Self::Errors => "errors",
             Self::Scores => "scores",
@@ -96,6 +100,7 @@ impl Stage {
             Self::Pruned => 5,
             Self::Statistic => 4,
             Self::Block => 2,
+            Self::Mask => 1,
             Self::Walk => 3,
             Self::Errors => 1,
             Self::Scores => 5,

@@ -1,5 +1,6 @@
 //! Running a study: cell by cell, each from the cache as far as it goes.
 
+mod masks;
 mod reference;
 mod samples;
 mod score;
@@ -31,6 +32,7 @@ use crate::model::{Model, Tokenizer, device};
 use crate::prune::{Packed, StatisticKind};
 use crate::recipe::{Cell, Recipe};
 use crate::size::Size;
+pub use masks::{NoMasks, SharedWeights};
 use subject::Ends;
 
 /// What a cell came to, with its results on each suite; none where it failed.
@@ -151,6 +153,9 @@ impl<'a> Study<'a> {
             keys.push(inputs.pruned_key(recipe, cell));
             keys.extend(inputs.errors_key(recipe, cell));
             let progress = self.progress(cell);
+            if cell.pruning().is_some() {
+                keys.extend((0..self.model.spec.blocks.len()).map(|index| progress.masks_key(index)));
+            }
             for index in (0..self.model.spec.blocks.len()).filter(|&index| sees_dense(&recipe.prune, index)) {
                 let sites = self.inputs.skip.sites(index, &self.model.spec.blocks[index]);
                 keys.extend(sites.filter_map(|site| progress.statistics_key(index, site)));
