@@ -10,6 +10,7 @@
 //! to [`SOURCES`].
 
 mod dataset;
+mod mixed;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
@@ -25,6 +26,8 @@ use crate::model::Tokenizer;
 use crate::pipeline::{Cache, Inputs, Interrupted, Key, PlannedStage, Planner, Stage, Study, Unwritable, Work};
 use crate::recipe::{Calibration, Cell, Recipe, cells};
 use dataset::DataSet;
+use mixed::Mixed;
+pub use mixed::apportion;
 
 /// What is asked of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -114,18 +117,21 @@ pub trait Origin {
 }
 
 /// The keys of a `[calibration.NAME]` that say where windows come from.
-pub const SOURCES: [&str; 1] = ["dataset"];
+pub const SOURCES: [&str; 2] = ["dataset", "mix"];
 
 /// Those of them that a calibration has.
 pub fn sources(calibration: &Calibration) -> Vec<&'static str> {
-    let has = [calibration.dataset.is_some()];
+    let has = [calibration.dataset.is_some(), calibration.mix.is_some()];
     SOURCES.into_iter().zip(has).filter_map(|(key, has)| has.then_some(key)).collect()
 }
 
 /// The source of a calibration of a recipe that was checked.
 pub fn origin<'a>(recipe: &'a Recipe, name: &'a str) -> Box<dyn Origin + 'a> {
     let calibration = &recipe.calibration[name];
-    Box::new(DataSet { recipe, name, calibration })
+    match calibration {
+        Calibration { mix: Some(shares), .. } => Box::new(Mixed { recipe, name, shares }),
+        _ => Box::new(DataSet { recipe, name, calibration }),
+    }
 }
 
 /// The calibrations that cells draw from, in the order of the recipe, and those that these draw from in turn.
@@ -241,4 +247,12 @@ fn planned(name: &str, origin: &dyn Origin, planner: &Planner, ask: Ask, more: &
         Some(6u64.saturating_mul(ask.tokens() as u64)),
         Some(Work::default()),
     )
+}
+
+/// The windows of a calibration and the stages behind them, of which whoever has the windows needs none.
+fn planned_behind(own: PlannedStage, behind: Vec<PlannedStage>) -> Vec<PlannedStage> {
+    let is_needed = |stage: &PlannedStage| own.is_to_do() || !stage.is_to_do();
+    let mut stages: Vec<PlannedStage> = behind.into_iter().filter(is_needed).collect();
+    stages.push(own);
+    stages
 }

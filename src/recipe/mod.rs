@@ -14,6 +14,7 @@ mod report;
 mod skip;
 mod suite;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::DType;
@@ -134,6 +135,10 @@ pub struct Calibration {
     pub dataset: Option<String>,
     /// By default `train`, where the data set has it.
     pub split: Option<String>,
+    /// In place of a data set, other calibrations of the recipe, each with its share of the windows: { c4 = 0.75, task =
+    /// 0.25 }. They are drawn by the same seed, in windows of this calibration's length, and shuffled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mix: Option<BTreeMap<String, f64>>,
     /// How many windows.
     #[serde(default = "published_windows")]
     #[schemars(range(min = 1))]
@@ -142,6 +147,7 @@ pub struct Calibration {
     #[serde(default = "published_length")]
     #[schemars(range(min = 2))]
     pub length: usize,
+    /// How a data set's rows are made into windows.
     #[serde(default = "concat")]
     pub packing: Packing,
 }

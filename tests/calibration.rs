@@ -1,0 +1,188 @@
+//! Where calibration windows come from: data sets, and what is made of them.
+
+mod common;
+
+use std::fs;
+
+use common::{RECIPE, Tiny, Workshop, assert_same_tables, texts};
+use serde_json::Value;
+
+/// A study of Wanda at one sparsity, on a model of one block, with these calibrations beside `general` and `other`.
+fn shop(calibrations: &str, grid: &str) -> Workshop {
+    let shop = Workshop::new(&Tiny { blocks: 2, ..Tiny::default() });
+    let recipe = RECIPE
+        .replace("[\"magnitude\", \"wanda\", \"sparsegpt\"]", "[\"wanda\"]")
+        .replace("[0.5, \"2:4\"]", &format!("[0.5]\ncalibration = {grid}"))
+        .replace("[grid]", &format!("{calibrations}\n[grid]"));
+    fs::write(shop.path("recipe.toml"), recipe).unwrap();
+    shop
+}
+
+fn manifest(shop: &Workshop, results: &str) -> Value {
+    serde_json::from_str(&fs::read_to_string(shop.path(results).join("run.json")).unwrap()).unwrap()
+}
+
+type Windows = Vec<Vec<u32>>;
+
+/// All windows that the cache has, with what is said of them; null of those of data sets.
+fn cached_windows(shop: &Workshop, cache: &str) -> Vec<(Windows, Value)> {
+    let entries = fs::read_dir(shop.path(cache).join("windows")).unwrap();
+    let read = |path| {
+        let bytes = fs::read(path).unwrap();
+        let entry: Value = serde_json::from_slice(&bytes[..bytes.len() - 32]).unwrap();
+        let ids: Vec<u32> = serde_json::from_value(entry[0].clone()).unwrap();
+        let ends: Vec<usize> = serde_json::from_value(entry[1].clone()).unwrap();
+        let starts = [0].into_iter().chain(ends.clone());
+        (starts.zip(&ends).map(|(start, &end)| ids[start..end].to_vec()).collect(), entry[2].clone())
+    };
+    entries.map(|entry| read(entry.unwrap().path())).collect()
+}
+
+const BOTH: &str = "[calibration.both]\nmix = { general = 0.75, other = 0.25 }\nwindows = 6\nlength = 40\n";
+
+#[test]
+fn a_mix_has_of_each_calibration_its_share_of_windows_shuffled() {
+    let shop = shop(BOTH, "[\"both\"]\nseed = [3, 4]");
+    let (plan, _) = shop.succeeds(&["plan", "recipe.toml"]);
+    assert!(plan.contains("windows of calibration both, seed 3: 5 of general, 1 of other"), "{plan}");
+    assert!(plan.contains("5 windows of calibration general, seed 4"), "{plan}");
+    shop.succeeds(&["run", "recipe.toml"]);
+
+    let run = manifest(&shop, "results/tiny");
+    let entry = &run["calibrations"]["both"];
+    for (drawn, seed) in entry["drawn"].as_array().unwrap().iter().zip([3, 4]) {
+        assert_eq!((&drawn["seed"], &drawn["windows"]), (&seed.into(), &6.into()));
+        assert_eq!(drawn["details"], serde_json::json!({"mix": {"general": {"windows": 5}, "other": {"windows": 1}}}));
+    }
+    assert!(entry.get("data").is_none());
+    // Its parts' rows are recorded; they are no cells.
+    assert_eq!(run["calibrations"]["general"]["drawn"], serde_json::json!([]));
+    assert!(run["calibrations"]["other"]["data"]["digest"].is_string());
+    let cells: Vec<Value> = shop.tables("results/tiny")[0].iter().map(|row| row["cell"].clone()).collect();
+    assert_eq!(cells, ["dense", "wanda-0.5-both-s3", "wanda-0.5-both-s4"]);
+
+    // Each mix is the windows of its parts, which were drawn by its seed, in another order.
+    let all = cached_windows(&shop, "cache");
+    let (mixes, parts): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, details)| !details.is_null());
+    let of = |n: usize| parts.iter().map(|(w, _)| w).filter(move |w| w.len() == n && w[0].len() == 40);
+    assert_eq!((mixes.len(), of(5).count(), of(1).count()), (2, 2, 2));
+    assert_ne!(mixes[0], mixes[1]);
+    for (mix, _) in &mixes {
+        let is_made_of = |(a, b): &(&Windows, &Windows)| {
+            let (mut sorted, mut parts) = (mix.clone(), [a.as_slice(), b.as_slice()].concat());
+            assert_ne!(sorted, parts, "they are shuffled");
+            sorted.sort();
+            parts.sort();
+            sorted == parts
+        };
+        let pairs = of(5).flat_map(|a| of(1).map(move |b| (a, b)));
+        assert_eq!(pairs.filter(is_made_of).count(), 1);
+    }
+    let (plan, _) = shop.succeeds(&["plan", "recipe.toml"]);
+    assert!(plan.contains("\nall of it is done"), "{plan}");
+}
+
+#[test]
+fn a_mix_does_not_depend_on_threads_is_reproduced_and_exported() {
+    let nested = format!("{BOTH}[calibration.nested]\nmix = {{ both = 0.5, other = 0.5 }}\nwindows = 4\nlength = 30\n");
+    let shop = shop(&nested, "[\"both\", \"nested\"]");
+    let run = |threads: &str| {
+        let arguments = ["run", "recipe.toml", "--threads", threads, "--cache", threads, "--out", threads];
+        shop.succeeds(&arguments);
+        shop.tables(threads)
+    };
+    assert_same_tables(&run("1"), &run("2"));
+    let details = &manifest(&shop, "1")["calibrations"]["nested"]["drawn"][0]["details"]["mix"];
+    let parts = serde_json::json!({"mix": {"general": {"windows": 2}}});
+    assert_eq!(details["both"], serde_json::json!({"windows": 2, "details": parts}));
+
+    let (report, _) = shop.succeeds(&["report", "1", "--to", "report.md"]);
+    let report = report + &fs::read_to_string(shop.path("report.md")).unwrap();
+    assert!(report.contains("a mix of 0.75 general and 0.25 other: 6 windows of 40 tokens"), "{report}");
+    assert!(report.contains("other calibrations draw from it"), "{report}");
+    let (printed, _) = shop.succeeds(&["reproduce", "1"]);
+    assert!(printed.contains("values are equal to the last bit"), "{printed}");
+    let (exported, _) = shop.succeeds(&["export", "1", "wanda-0.5-nested-s0", "--to", "model2", "--cache", "fresh"]);
+    assert!(shop.path("model2/model.safetensors").is_file(), "{exported}");
+    let card = fs::read_to_string(shop.path("model2/README.md")).unwrap();
+    assert!(card.contains("[calibration.both.mix]\ngeneral = 0.75\n"), "{card}");
+    assert!(card.contains("windows of 30 tokens of `nested` (a mix of 0.5 both and 0.5 other, seed 0)"), "{card}");
+
+    // Another study is one whose parts are others; how a part would be drawn alone is nothing to the mix.
+    let refused = |set: &str, says: &str| {
+        let (_, stderr) = texts(&shop.calipr(&["plan", "recipe.toml", "--out", "1", "--set", set]));
+        assert!(stderr.contains(says), "{set}: {stderr}");
+    };
+    refused(
+        "calibration.both.mix={ general = 0.5, other = 0.5 }",
+        "calibration.both.mix is {\"general\":0.5,\"other\":0.5}, not {",
+    );
+    refused("calibration.other.dataset=path:test.jsonl", "its rows are those of path:test.jsonl, not of path:other");
+    shop.succeeds(&["plan", "recipe.toml", "--out", "1", "--set", "calibration.other.windows=2"]);
+}
+
+#[test]
+fn what_no_cell_draws_from_is_not_fetched() {
+    let missing = "[calibration.missing]\ndataset = \"hf:datasets/nobody/nothing/rows.jsonl\"\nlength = 48\n";
+    let shop = shop(&format!("{BOTH}{missing}"), "[\"both\"]");
+    shop.succeeds(&["run", "recipe.toml", "--offline"]);
+    let through_a_mix = "calibration.both.mix={ general = 0.5, missing = 0.25 }";
+    let output = shop.calipr(&["run", "recipe.toml", "--offline", "--out", "other", "--set", through_a_mix]);
+    let (_, stderr) = texts(&output);
+    assert!(stderr.contains("hf:datasets/nobody/nothing/rows.jsonl"), "{stderr}");
+}
+
+/// (the calibrations, what the error must say)
+const WRONG: &[(&str, &[&str])] = &[
+    (
+        "[calibration.a]\nwindows = 3",
+        &[":16:", "`calibration.a`: nothing says where its windows come from", "`dataset`"],
+    ),
+    (
+        "[calibration.a]\ndataset = \"path:rows.jsonl\"\nmix = { general = 1 }",
+        &[":18:1", "`calibration.a.mix`: `dataset` says already where the windows come from"],
+    ),
+    ("[calibration.a]\nmix = { }", &[":17:1", "`calibration.a.mix`: it names no calibration"]),
+    ("[calibration.a]\nmix = { general = 0.5, other = 0.4 }", &[":17:1", "the shares sum to 0.9; expected 1"]),
+    (
+        "[calibration.a]\nmix = { general = 1.5, other = -0.5 }",
+        &[":17:9", "`calibration.a.mix.general`: 1.5 is no share"],
+    ),
+    (
+        "[calibration.a]\nmix = { general = 0.5, othr = 0.5 }",
+        &[":17:24", "\"othr\" is no calibration", "did you mean \"other\"?"],
+    ),
+    ("[calibration.a]\nmix = { general = 0.5, a = 0.5 }", &[":17:24", "a would draw from itself: a from a"]),
+    (
+        "[calibration.a]\nmix = { b = 1.0 }\n[calibration.b]\nmix = { a = 1.0 }",
+        &[":17:9", "a would draw from itself: a from b from a", ":19:9"],
+    ),
+    ("[calibration.a]\nmix = { general = 0.99, other = 0.01 }\nwindows = 5", &["of 5 windows none falls to 0.01"]),
+    ("[calibration.a]\nmix = [\"general\"]", &[":17:1", "`calibration.a.mix`"]),
+    (
+        "[calibration.a]\nmix = { general = 0.5, other = 0.5 }\nlength = 48\nwindows = 5000",
+        &["[calibration.a], a mix of 0.5 general and 0.5 other: [calibration.general], data set", "too little data"],
+    ),
+];
+
+#[test]
+fn a_wrong_source_is_refused_with_its_place() {
+    for (calibrations, says) in WRONG {
+        let shop = shop(calibrations, "[\"a\"]");
+        for command in ["plan", "run"] {
+            let output = shop.calipr(&[command, "recipe.toml"]);
+            let (_, stderr) = texts(&output);
+            assert_eq!(output.status.code(), Some(2), "{calibrations}: {stderr}");
+            for part in *says {
+                assert!(stderr.contains(part), "{command} {calibrations}: \"{part}\" is missing from {stderr}");
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_of_rows_beside_a_mix_are_said_to_change_nothing() {
+    let shop = shop(&BOTH.replace("windows = 6", "windows = 6\npacking = \"crop\""), "[\"both\"]");
+    let (_, stderr) = shop.succeeds(&["plan", "recipe.toml"]);
+    assert!(stderr.contains("`calibration.both.packing`: it is for a data set's rows"), "{stderr}");
+}
