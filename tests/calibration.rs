@@ -186,3 +186,160 @@ fn keys_of_rows_beside_a_mix_are_said_to_change_nothing() {
     let (_, stderr) = shop.succeeds(&["plan", "recipe.toml"]);
     assert!(stderr.contains("`calibration.both.packing`: it is for a data set's rows"), "{stderr}");
 }
+
+/// Rows of a task: sums, which are short, and one that is as long as no window.
+fn write_sums(shop: &Workshop, with_a_long_one: bool) {
+    let sum =
+        |i: usize| serde_json::json!({"q": format!("{i} + {}", i * i), "a": (i + i * i).to_string(), "why": "carry"});
+    let mut rows: Vec<Value> = (1..60).map(sum).collect();
+    let long = with_a_long_one.then(|| serde_json::json!({"q": "x".repeat(70), "a": "1", "why": "long"}));
+    rows.extend(long);
+    let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
+    fs::write(shop.path("sums.jsonl"), text).unwrap();
+    fs::create_dir_all(shop.path("datasets")).unwrap();
+    let definition = "source = \"path:../sums.jsonl\"\nseparator = \"\\n\"\n[template]\nprompt = \"Q: {{ q }}=\"\ntarget = \"{{ a }}\"\n";
+    fs::write(shop.path("datasets/sums.toml"), definition).unwrap();
+}
+
+fn texts_of(windows: &Windows) -> Vec<String> {
+    let text = |ids: &Vec<u32>| String::from_utf8(ids.iter().map(|&id| id as u8).collect()).unwrap();
+    windows.iter().map(text).collect()
+}
+
+/// The windows of the calibration of this number of windows, as texts: a token of the model is a byte.
+fn drawn_texts(shop: &Workshop, windows: usize) -> Vec<String> {
+    let all = cached_windows(shop, "cache");
+    let of: Vec<_> = all.iter().filter(|(of, _)| of.len() == windows).collect();
+    assert_eq!(of.len(), 1);
+    texts_of(&of[0].0)
+}
+
+fn is_sum(example: &str) -> bool {
+    let Some((terms, sum)) = example.strip_prefix("Q: ").and_then(|text| text.split_once('=')) else { return false };
+    let terms: usize = terms.split(" + ").map(|term| term.parse::<usize>().unwrap()).sum();
+    sum.parse() == Ok(terms)
+}
+
+#[test]
+fn solved_examples_are_joined_as_many_as_fit_and_none_is_cut() {
+    let calibration = |name: &str, how: &str, windows: usize| {
+        format!("[calibration.{name}]\ndataset = \"sums\"\n{how}packing = \"pack\"\nwindows = {windows}\nlength = 64\n")
+    };
+    let sets = [
+        calibration("icl", "in_context = { }\n", 7),
+        calibration("two", "in_context = { shots = 2 }\n", 8),
+        calibration("why", "in_context.template = { prompt = \"{{ q }}: \", target = \"{{ why }}, {{ a }}\" }\n", 9),
+        calibration("rows", "", 10),
+    ];
+    let shop = shop(&sets.concat(), "[\"icl\", \"two\", \"why\", \"rows\"]");
+    write_sums(&shop, true);
+    shop.succeeds(&["plan", "recipe.toml"]);
+    let (_, stderr) = shop.succeeds(&["run", "recipe.toml"]);
+    let said = "1 rows are longer than a window of 64 tokens and were passed over";
+    assert!(stderr.contains(said), "{stderr}");
+    let run = manifest(&shop, "results/tiny");
+    let examples = |name: &str| run["calibrations"][name]["drawn"][0]["details"]["examples"].as_u64().unwrap() as usize;
+
+    let icl = drawn_texts(&shop, 7);
+    assert_eq!(icl.iter().map(|window| window.lines().count()).sum::<usize>(), examples("icl"));
+    for (window, next) in icl.iter().zip(&icl[1..]) {
+        assert!(window.lines().all(is_sum) && window.len() <= 64, "{window}");
+        // The next example would not have fitted.
+        assert!(window.len() + 1 + next.lines().next().unwrap().len() > 64, "{window}\n\n{next}");
+    }
+    let seen: Vec<&str> = icl.iter().flat_map(|window| window.lines()).collect();
+    assert!(seen.iter().enumerate().all(|(i, example)| !seen[..i].contains(example)), "{seen:?}");
+    let two = drawn_texts(&shop, 8);
+    assert!(two.iter().all(|window| window.lines().count() == 2 && window.lines().all(is_sum)), "{two:?}");
+    assert_eq!(examples("two"), 16);
+    let why = drawn_texts(&shop, 9);
+    assert!(why.iter().flat_map(|window| window.lines()).all(|line| line.contains(": carry, ")), "{why:?}");
+    // Rows of any data set are packed alike: by one seed into the windows of its solved examples.
+    let rows = drawn_texts(&shop, 10);
+    assert_eq!(rows[..7], icl[..]);
+}
+
+#[test]
+fn solved_examples_read_as_those_in_front_of_a_suites_prompts() {
+    let set = "[calibration.icl]\ndataset = \"sums\"\nin_context = { shots = 3, chat = CHAT }\npacking = \"pack\"\nwindows = 3\nlength = 120\n";
+    let suite =
+        "[suite.sums]\ndataset = \"sums\"\nshots = 2\nlimit = 4\nchat = CHAT\nmax_new_tokens = 1\nmetrics = [\"f1\"]\n";
+    for chat in ["false", "true"] {
+        let shop = shop(&set.replace("CHAT", chat), "[\"icl\"]");
+        write_sums(&shop, false);
+        let template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+        fs::write(shop.path("model/chat_template.jinja"), template).unwrap();
+        let recipe = fs::read_to_string(shop.path("recipe.toml")).unwrap() + &suite.replace("CHAT", chat);
+        fs::write(shop.path("recipe.toml"), recipe).unwrap();
+        shop.succeeds(&["run", "recipe.toml"]);
+        let windows = drawn_texts(&shop, 3);
+        let samples = common::read_table(&shop.path("results/tiny/samples.parquet"));
+        let prompts: Vec<&str> = samples.iter().filter_map(|row| row["prompt"].as_str()).collect();
+        let (between, end) = if chat == "true" { ("<user>", "<user>") } else { ("\n", "Q: ") };
+        let examples = |text: &str| -> Vec<String> {
+            text.split(between).filter(|example| !example.is_empty()).map(str::to_owned).collect()
+        };
+        // Every shot of a prompt is one of 60 rows; those that a window has too are there letter for letter.
+        let shots: Vec<String> = prompts
+            .iter()
+            .flat_map(|prompt| {
+                let mut all = examples(prompt);
+                all.pop();
+                all
+            })
+            .collect();
+        assert!(!shots.is_empty() && prompts.iter().all(|prompt| prompt.contains(end)), "{prompts:?}");
+        let is_like = |example: &str| match chat {
+            "true" => example.split_once("<assistant>").is_some_and(|(q, a)| is_sum(&format!("{q}{a}"))),
+            _ => is_sum(example),
+        };
+        for window in &windows {
+            let examples = examples(window);
+            assert!(examples.len() == 3 && examples.iter().all(|example| is_like(example)), "{window}");
+        }
+        assert!(shots.iter().filter(|shot| !shot.contains("xx")).all(|shot| is_like(shot)), "{shots:?}");
+    }
+}
+
+/// (the calibration, what the error must say)
+const WRONG_EXAMPLES: &[(&str, &[&str])] = &[
+    ("dataset = \"sums\"\nin_context = { }", &[":18:1", "expected packing = \"pack\""]),
+    ("mix = { general = 1 }\nin_context = { }", &[":18:1", "expected `dataset` beside it"]),
+    ("dataset = \"sums\"\npacking = \"pack\"\nin_context = { shots = 0 }", &[":19:16", "0 is too small"]),
+    (
+        "dataset = \"sums\"\npacking = \"pack\"\nin_context = { shot = 2 }",
+        &["`shot` is no key", "did you mean `shots`?"],
+    ),
+    (
+        "dataset = \"sums\"\npacking = \"pack\"\nin_context.template = { prompt = \"{{ q\" }",
+        &[":19:", "`calibration.a.in_context.template`", "is wrong"],
+    ),
+    (
+        "dataset = \"path:rows.jsonl\"\npacking = \"pack\"\nlength = 64\nin_context = { }",
+        &["[calibration.a], data set \"path:rows.jsonl\": row 1 has no answer, and is no solved example"],
+    ),
+    (
+        "dataset = \"sums\"\npacking = \"pack\"\nlength = 12\nin_context = { }",
+        &["too little data: 9 of 60 rows have at least 2 tokens and at most 12", "make 9 windows of 12, not 128"],
+    ),
+    (
+        "dataset = \"sums\"\npacking = \"pack\"\nlength = 64\nin_context = { chat = true }",
+        &["[calibration.a]", "chat template"],
+    ),
+];
+
+#[test]
+fn rows_that_are_no_solved_examples_are_refused() {
+    for (calibration, says) in WRONG_EXAMPLES {
+        let shop = shop(&format!("[calibration.a]\n{calibration}\n"), "[\"a\"]");
+        write_sums(&shop, true);
+        for command in ["plan", "run"] {
+            let output = shop.calipr(&[command, "recipe.toml"]);
+            let (_, stderr) = texts(&output);
+            assert_eq!(output.status.code(), Some(2), "{calibration}: {stderr}");
+            for part in *says {
+                assert!(stderr.contains(part), "{command} {calibration}: \"{part}\" is missing from {stderr}");
+            }
+        }
+    }
+}

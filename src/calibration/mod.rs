@@ -10,6 +10,7 @@
 //! to [`SOURCES`].
 
 mod dataset;
+mod in_context;
 mod mixed;
 
 use std::cell::RefCell;
@@ -26,6 +27,8 @@ use crate::model::Tokenizer;
 use crate::pipeline::{Cache, Inputs, Interrupted, Key, PlannedStage, Planner, Stage, Study, Unwritable, Work};
 use crate::recipe::{Calibration, Cell, Recipe, cells};
 use dataset::DataSet;
+pub use in_context::InContext;
+use in_context::SolvedExamples;
 use mixed::Mixed;
 pub use mixed::apportion;
 
@@ -130,6 +133,9 @@ pub fn origin<'a>(recipe: &'a Recipe, name: &'a str) -> Box<dyn Origin + 'a> {
     let calibration = &recipe.calibration[name];
     match calibration {
         Calibration { mix: Some(shares), .. } => Box::new(Mixed { recipe, name, shares }),
+        Calibration { in_context: Some(how), .. } => {
+            Box::new(SolvedExamples { rows: DataSet { recipe, name, calibration }, how })
+        }
         _ => Box::new(DataSet { recipe, name, calibration }),
     }
 }

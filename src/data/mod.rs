@@ -14,6 +14,7 @@ mod prompts;
 mod row;
 mod shape;
 mod value;
+mod whole;
 mod windows;
 
 pub use check::{are_enough, check};
@@ -27,4 +28,5 @@ pub use passage::{Passage, Target};
 pub use prompts::{Asked, Choice, Has, Prompt, Prompting, asked, prompts};
 pub use row::{Choices, Content, Templates};
 pub use shape::is_usual;
+pub use whole::{Examples, Whole, solved_examples};
 pub use windows::{Order, Packing, Windows, cut};

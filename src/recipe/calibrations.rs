@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::check::{Checker, unknown};
 use super::problem::Problem;
 use super::{Calibration, Layers, Recipe};
-use crate::calibration::{SOURCES, apportion, origin, sources};
-use crate::data::Packing;
+use crate::calibration::{InContext, SOURCES, apportion, origin, sources};
+use crate::data::{Packing, Templates};
 
 /// How far shares may sum to something else than 1.
 const ROUNDING: f64 = 1e-6;
@@ -30,6 +30,25 @@ impl Checker<'_> {
         }
         if let Some(shares) = &set.mix {
             self.shares(name, set, shares);
+        }
+        if let Some(how) = &set.in_context {
+            self.in_context(name, set, how);
+        }
+    }
+
+    /// Solved examples are rows of a data set, packed as they are.
+    fn in_context(&mut self, name: &str, set: &Calibration, how: &InContext) {
+        let key = ["calibration", name, "in_context"];
+        if set.dataset.is_none() {
+            return self.add(&key, "it makes solved examples of a data set's rows; expected `dataset` beside it", None);
+        }
+        if set.packing != Packing::Pack {
+            let message = "solved examples are not cut in two; expected packing = \"pack\" beside it";
+            self.add(&key, message, None);
+        }
+        self.at_least(&[key[0], key[1], key[2], "shots"], how.shots.unwrap_or(1), 1);
+        if let Some(Err(error)) = how.template.as_ref().map(Templates::check) {
+            self.add(&[key[0], key[1], key[2], "template"], format!("{error:#}"), None);
         }
     }
 

@@ -34,6 +34,7 @@ pub use report::{Margin, ReportSpec};
 pub use skip::{Skip, Unskippable};
 pub use suite::{Decoding, RowUnit, Suite, Unit, WindowUnit};
 
+use crate::calibration::InContext;
 use crate::data::{Library, Packing};
 use crate::prune::{MethodName, MethodOptions, Sparsity};
 use crate::source::Source;
@@ -135,6 +136,9 @@ pub struct Calibration {
     pub dataset: Option<String>,
     /// By default `train`, where the data set has it.
     pub split: Option<String>,
+    /// With a data set: its rows as solved examples, as they stand in front of a suite's prompts; needs packing = "pack".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_context: Option<InContext>,
     /// In place of a data set, other calibrations of the recipe, each with its share of the windows: { c4 = 0.75, task =
     /// 0.25 }. They are drawn by the same seed, in windows of this calibration's length, and shuffled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
