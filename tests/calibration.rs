@@ -343,3 +343,157 @@ fn rows_that_are_no_solved_examples_are_refused() {
         }
     }
 }
+
+const CHOSEN: &str = "windows = 3\nlength = 40\n";
+
+/// Calibrations that choose 3 of 9 windows of `general`.
+fn chosen(part: &str) -> String {
+    let select = format!("select = {{ from = \"general\", by = \"perplexity\", part = \"{part}\", of = 9 }}");
+    format!("[calibration.{part}]\n{select}\n{CHOSEN}")
+}
+
+#[test]
+fn windows_are_chosen_by_the_losses_that_the_same_windows_have_as_a_suite() {
+    let parts = ["lowest", "middle", "highest"];
+    let sets = parts.map(chosen).concat();
+    let shop = shop(&sets, "[\"lowest\", \"middle\", \"highest\"]");
+    let (plan, _) = shop.succeeds(&["plan", "recipe.toml"]);
+    assert_eq!(plan.matches("losses of 9 windows of calibration general, seed 0").count(), 1, "{plan}");
+    assert_eq!(plan.matches("9 windows of calibration general, seed 0").count(), 2, "{plan}");
+    shop.succeeds(&["run", "recipe.toml"]);
+    let (plan, _) = shop.succeeds(&["plan", "recipe.toml"]);
+    assert!(plan.contains("\nall of it is done"), "{plan}");
+    // What the model makes of the candidates is computed once.
+    assert_eq!(fs::read_dir(shop.path("cache/losses")).unwrap().count(), 1);
+
+    let candidates = cached_windows(&shop, "cache").into_iter().find(|(windows, _)| windows.len() == 9).unwrap().0;
+    let rows: String = candidates.iter().map(|ids| format!("{}\n", serde_json::json!({"input_ids": ids}))).collect();
+    fs::write(shop.path("candidates.jsonl"), rows).unwrap();
+    let suite =
+        "suite.same={ dataset = \"path:candidates.jsonl\", packing = \"single\", length = 40, metrics = [\"loss\"] }";
+    shop.succeeds(&["run", "recipe.toml", "--out", "same", "--set", suite]);
+    let samples = common::read_table(&shop.path("same/samples.parquet"));
+    let of_dense = samples.iter().filter(|row| row["suite"] == "same" && row["cell"] == "dense");
+    let losses: Vec<f64> = of_dense.map(|row| row["loss"].as_f64().unwrap()).collect();
+    assert_eq!(losses.len(), 9);
+
+    let run = manifest(&shop, "results/tiny");
+    let mut order: Vec<usize> = (0..9).collect();
+    order.sort_by(|&a, &b| losses[a].total_cmp(&losses[b]));
+    let all = cached_windows(&shop, "cache");
+    for (part, places) in parts.into_iter().zip([&order[..3], &order[3..6], &order[6..]]) {
+        let details = &run["calibrations"][part]["drawn"][0]["details"]["select"];
+        let scores: Vec<f64> = serde_json::from_value(details["scores"].clone()).unwrap();
+        for (score, loss) in scores.iter().zip(&losses) {
+            assert!((score - loss).abs() < 2e-6, "{scores:?} {losses:?}");
+        }
+        let mut places = places.to_vec();
+        places.sort();
+        assert_eq!(details["kept"], serde_json::json!(places));
+        assert_eq!((&details["from"], &details["of"], &details["part"]), (&"general".into(), &9.into(), &part.into()));
+        let kept: Windows = places.iter().map(|&place| candidates[place].clone()).collect();
+        assert!(all.iter().any(|(windows, _)| *windows == kept), "{part}");
+    }
+}
+
+#[test]
+fn a_selection_does_not_depend_on_threads_is_mixed_reproduced_and_exported() {
+    let mix = format!(
+        "{}[calibration.both]\nmix = {{ lowest = 0.5, other = 0.5 }}\nwindows = 4\nlength = 40\n",
+        chosen("lowest")
+    );
+    let shop = shop(&mix, "[\"both\", \"lowest\"]");
+    let run = |threads: &str| {
+        shop.succeeds(&["run", "recipe.toml", "--threads", threads, "--cache", threads, "--out", threads]);
+        shop.tables(threads)
+    };
+    assert_same_tables(&run("1"), &run("2"));
+    let details = &manifest(&shop, "1")["calibrations"]["both"]["drawn"][0]["details"]["mix"]["lowest"];
+    assert_eq!(details["details"]["select"]["kept"].as_array().unwrap().len(), 2);
+    let (printed, _) = shop.succeeds(&["reproduce", "1"]);
+    assert!(printed.contains("values are equal to the last bit"), "{printed}");
+    shop.succeeds(&["export", "1", "wanda-0.5-both-s0", "--to", "exported", "--cache", "fresh"]);
+    assert!(shop.path("exported/model.safetensors").is_file());
+    // All that the study is made of belongs to it: nothing of it is left to others.
+    let (listed, _) = shop.succeeds(&["cache", "ls", "--cache", "1"]);
+    assert!(listed.contains("losses"), "{listed}");
+}
+
+/// Rows about two things, and a task about one of them.
+fn write_two_kinds(shop: &Workshop) {
+    let row = |i: usize| match i % 2 {
+        0 => serde_json::json!({"text": format!("an apple and a pear in orchard {i}")}),
+        _ => serde_json::json!({"text": format!("an engine with a piston in garage {i}")}),
+    };
+    let rows: String = (0..30).map(|i| format!("{}\n", row(i))).collect();
+    fs::write(shop.path("pool.jsonl"), rows).unwrap();
+    let task = "{\"prompt\": \"what moves in an engine?\", \"completion\": \"the piston\"}\n{\"prompt\": \"where is it?\", \"completion\": \"garage\"}\n";
+    fs::write(shop.path("task.jsonl"), task).unwrap();
+}
+
+#[test]
+fn windows_near_to_a_suite_are_those_with_its_words() {
+    let sets = "[calibration.pool]\ndataset = \"path:pool.jsonl\"\npacking = \"single\"\nlength = 60\n\
+                [calibration.near]\nselect = { from = \"pool\", near = \"task\", of = 30 }\nwindows = 12\nlength = 60\n";
+    let shop = shop(sets, "[\"near\"]");
+    write_two_kinds(&shop);
+    let suite = "[suite.task]\ndataset = \"path:task.jsonl\"\nmetrics = [\"loss\"]\nlimit = 2\n";
+    let recipe = fs::read_to_string(shop.path("recipe.toml")).unwrap() + suite;
+    fs::write(shop.path("recipe.toml"), recipe).unwrap();
+    shop.succeeds(&["run", "recipe.toml"]);
+    let near = drawn_texts(&shop, 12);
+    assert!(near.iter().all(|window| window.contains("piston")), "{near:?}");
+    let details = &manifest(&shop, "results/tiny")["calibrations"]["near"]["drawn"][0]["details"]["select"];
+    assert_eq!((&details["near"], details["scores"].as_array().unwrap().len()), (&"task".into(), 30));
+    assert!(!shop.path("cache/losses").exists(), "no model is run for it");
+    shop.succeeds(&["export", "results/tiny", "wanda-0.5-near-s0", "--to", "exported", "--cache", "fresh"]);
+    assert!(shop.path("exported/model.safetensors").is_file());
+    let (printed, _) = shop.succeeds(&["reproduce", "results/tiny"]);
+    assert!(printed.contains("values are equal to the last bit"), "{printed}");
+}
+
+/// (the calibration, what the error must say)
+const WRONG_SELECTIONS: &[(&str, &[&str])] = &[
+    ("select = { from = \"general\", of = 9 }", &[":17:1", "nothing says what windows are chosen by"]),
+    ("select = { from = \"general\", by = \"perplexity\", of = 9 }", &[":17:30", "expected part = \"lowest\""]),
+    ("select = { from = \"general\", by = \"perplexty\", of = 9 }", &["did you mean \"perplexity\"?"]),
+    (
+        "select = { from = \"general\", by = \"perplexity\", part = \"lowest\", near = \"text\", of = 9 }",
+        &[":17:66", "`by` says already what windows are chosen by"],
+    ),
+    ("select = { from = \"general\", near = \"text\", part = \"lowest\", of = 9 }", &[":17:45", "it goes with `by`"]),
+    (
+        "select = { from = \"general\", near = \"txt\", of = 9 }",
+        &[":17:30", "\"txt\" is no suite", "did you mean \"text\"?"],
+    ),
+    ("select = { from = \"genral\", near = \"text\", of = 9 }", &[":17:12", "\"genral\" is no calibration"]),
+    ("select = { from = \"a\", near = \"text\", of = 9 }", &[":17:12", "a would draw from itself: a from a"]),
+    (
+        "windows = 10\nselect = { from = \"general\", near = \"text\", of = 9 }",
+        &[":18:45", "9 are too few to choose 10"],
+    ),
+    ("select = { from = \"general\", near = \"text\" }", &["lacks the key `of`"]),
+    (
+        "windows = 3\nlength = 48\nselect = { from = \"general\", near = \"text\", of = 5000 }",
+        &[
+            "[calibration.a], those of 5000 windows of general that are nearest to the suite text: [calibration.general]",
+            "too little data",
+        ],
+    ),
+];
+
+#[test]
+fn a_wrong_selection_is_refused_with_its_place() {
+    for (calibration, says) in WRONG_SELECTIONS {
+        let length = if calibration.contains("windows") { "" } else { "windows = 2\nlength = 40\n" };
+        let shop = shop(&format!("[calibration.a]\n{calibration}\n{length}"), "[\"a\"]");
+        for command in ["plan", "run"] {
+            let output = shop.calipr(&[command, "recipe.toml"]);
+            let (_, stderr) = texts(&output);
+            assert_eq!(output.status.code(), Some(2), "{calibration}: {stderr}");
+            for part in *says {
+                assert!(stderr.contains(part), "{command} {calibration}: \"{part}\" is missing from {stderr}");
+            }
+        }
+    }
+}

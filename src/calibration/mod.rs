@@ -12,6 +12,8 @@
 mod dataset;
 mod in_context;
 mod mixed;
+mod nearness;
+mod select;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
@@ -31,6 +33,8 @@ pub use in_context::InContext;
 use in_context::SolvedExamples;
 use mixed::Mixed;
 pub use mixed::apportion;
+pub use select::Select;
+use select::Selected;
 
 /// What is asked of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -89,6 +93,11 @@ pub trait Origin {
         vec![]
     }
 
+    /// The suites whose rows it looks at.
+    fn suites(&self) -> Vec<&str> {
+        vec![]
+    }
+
     /// Whether the model is run for it: then an error is not always the data's.
     fn computes(&self) -> bool {
         false
@@ -120,11 +129,11 @@ pub trait Origin {
 }
 
 /// The keys of a `[calibration.NAME]` that say where windows come from.
-pub const SOURCES: [&str; 2] = ["dataset", "mix"];
+pub const SOURCES: [&str; 3] = ["dataset", "mix", "select"];
 
 /// Those of them that a calibration has.
 pub fn sources(calibration: &Calibration) -> Vec<&'static str> {
-    let has = [calibration.dataset.is_some(), calibration.mix.is_some()];
+    let has = [calibration.dataset.is_some(), calibration.mix.is_some(), calibration.select.is_some()];
     SOURCES.into_iter().zip(has).filter_map(|(key, has)| has.then_some(key)).collect()
 }
 
@@ -133,6 +142,7 @@ pub fn origin<'a>(recipe: &'a Recipe, name: &'a str) -> Box<dyn Origin + 'a> {
     let calibration = &recipe.calibration[name];
     match calibration {
         Calibration { mix: Some(shares), .. } => Box::new(Mixed { recipe, name, shares }),
+        Calibration { select: Some(how), .. } => Box::new(Selected { recipe, name, how }),
         Calibration { in_context: Some(how), .. } => {
             Box::new(SolvedExamples { rows: DataSet { recipe, name, calibration }, how })
         }
@@ -150,6 +160,13 @@ pub fn used(recipe: &Recipe) -> Vec<String> {
         }
     }
     recipe.calibration.keys().filter(|name| used.contains(*name)).cloned().collect()
+}
+
+/// The suites that calibrations of cells look at, in the order of the recipe.
+pub fn suites_seen(recipe: &Recipe) -> Vec<String> {
+    let used = used(recipe);
+    let seen = |suite: &&String| used.iter().any(|name| origin(recipe, name).suites().contains(&suite.as_str()));
+    recipe.suite.keys().filter(seen).cloned().collect()
 }
 
 /// What windows are made with: a study that is open, and rows that were read.

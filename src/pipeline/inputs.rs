@@ -450,7 +450,7 @@ impl Inputs {
         recipe.model.date.as_ref().map_or(self.model_digest, |date| Digest::of(&(self.model_digest, date)))
     }
 
-    fn model_key(&self, recipe: &Recipe) -> Digest {
+    pub fn model_key(&self, recipe: &Recipe) -> Digest {
         self.key_of_model(recipe, self.model_digest)
     }
 

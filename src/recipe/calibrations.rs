@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::check::{Checker, unknown};
 use super::problem::Problem;
 use super::{Calibration, Layers, Recipe};
-use crate::calibration::{InContext, SOURCES, apportion, origin, sources};
+use crate::calibration::{InContext, SOURCES, Select, apportion, origin, sources};
 use crate::data::{Packing, Templates};
 
 /// How far shares may sum to something else than 1.
@@ -31,8 +31,44 @@ impl Checker<'_> {
         if let Some(shares) = &set.mix {
             self.shares(name, set, shares);
         }
+        if let Some(how) = &set.select {
+            self.select(name, set, how);
+        }
         if let Some(how) = &set.in_context {
             self.in_context(name, set, how);
+        }
+    }
+
+    /// Windows are chosen by one thing, from as many as are asked for.
+    fn select(&mut self, name: &str, set: &Calibration, how: &Select) {
+        let key = ["calibration", name, "select"];
+        let within = |part| [key[0], key[1], key[2], part];
+        match (how.by, how.part, &how.near) {
+            (Some(_), Some(_), None) | (None, None, Some(_)) => {}
+            (Some(_), None, None) => {
+                let message =
+                    "which of them are taken is missing; expected part = \"lowest\", \"middle\" or \"highest\"";
+                self.add(&within("by"), message, None);
+            }
+            (Some(_), _, Some(_)) => {
+                self.add(
+                    &within("near"),
+                    "`by` says already what windows are chosen by; expected only one of them",
+                    None,
+                );
+            }
+            (None, Some(_), Some(_)) => {
+                self.add(&within("part"), "it goes with `by`; of `near` the nearest are taken", None);
+            }
+            (None, _, None) => {
+                let message =
+                    "nothing says what windows are chosen by; expected by = \"perplexity\" or near = \"SUITE\"";
+                self.add(&key, message, None);
+            }
+        }
+        if how.of < set.windows {
+            let message = format!("{} are too few to choose {} windows from", how.of, set.windows);
+            self.add(&within("of"), message, None);
         }
     }
 
@@ -80,6 +116,10 @@ impl Checker<'_> {
     /// What calibrations draw from is there, and none draws from itself.
     pub(super) fn uses(&mut self, recipe: &Recipe) {
         for (name, set) in &recipe.calibration {
+            for suite in origin(recipe, name).suites().into_iter().filter(|suite| !recipe.suite.contains_key(*suite)) {
+                let (message, hint) = unknown("suite", suite, recipe.suite.keys());
+                self.add(&["calibration", name, "select", "near"], message, hint);
+            }
             for used in origin(recipe, name).uses() {
                 let key = key_of(name, set, used);
                 if !recipe.calibration.contains_key(used) {
@@ -99,6 +139,8 @@ fn key_of<'a>(name: &'a str, set: &Calibration, used: &'a str) -> Vec<&'a str> {
     let mut key = vec!["calibration", name, source];
     if set.mix.is_some() {
         key.push(used);
+    } else if set.select.is_some() {
+        key.push("from");
     }
     key
 }

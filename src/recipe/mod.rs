@@ -34,7 +34,7 @@ pub use report::{Margin, ReportSpec};
 pub use skip::{Skip, Unskippable};
 pub use suite::{Decoding, RowUnit, Suite, Unit, WindowUnit};
 
-use crate::calibration::InContext;
+use crate::calibration::{InContext, Select};
 use crate::data::{Library, Packing};
 use crate::prune::{MethodName, MethodOptions, Sparsity};
 use crate::source::Source;
@@ -143,6 +143,9 @@ pub struct Calibration {
     /// 0.25 }. They are drawn by the same seed, in windows of this calibration's length, and shuffled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mix: Option<BTreeMap<String, f64>>,
+    /// In place of a data set, windows that are chosen from many of another calibration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub select: Option<Select>,
     /// How many windows.
     #[serde(default = "published_windows")]
     #[schemars(range(min = 1))]
