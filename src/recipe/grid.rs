@@ -65,6 +65,7 @@ impl Recipe {
         recipe.suite.clear();
         recipe.checkpoint.clear();
         recipe.export = None;
+        recipe.published.clear();
         let (pruning, drawn) = (cell.pruning(), cell.drawn());
         recipe.calibration.retain(|name, _| drawn.is_some_and(|drawn| drawn.name == *name));
         recipe.grid = Grid {

@@ -29,19 +29,19 @@ pub fn to_parquet(batch: &RecordBatch) -> Result<Vec<u8>> {
     Ok(writer.into_inner()?)
 }
 
-fn texts<T: Into<String>>(values: impl Iterator<Item = T>) -> ArrayRef {
+pub(super) fn texts<T: Into<String>>(values: impl Iterator<Item = T>) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(values.map(Into::into)))
 }
 
-fn some_texts(values: impl Iterator<Item = Option<String>>) -> ArrayRef {
+pub(super) fn some_texts(values: impl Iterator<Item = Option<String>>) -> ArrayRef {
     Arc::new(values.collect::<StringArray>())
 }
 
-fn reals(values: impl Iterator<Item = f64>) -> ArrayRef {
+pub(super) fn reals(values: impl Iterator<Item = f64>) -> ArrayRef {
     Arc::new(Float64Array::from_iter_values(values))
 }
 
-fn some_reals(values: impl Iterator<Item = Option<f64>>) -> ArrayRef {
+pub(super) fn some_reals(values: impl Iterator<Item = Option<f64>>) -> ArrayRef {
     Arc::new(values.collect::<Float64Array>())
 }
 
@@ -49,7 +49,7 @@ fn counts(values: impl Iterator<Item = u64>) -> ArrayRef {
     Arc::new(UInt64Array::from_iter_values(values))
 }
 
-fn some_counts(values: impl Iterator<Item = Option<u64>>) -> ArrayRef {
+pub(super) fn some_counts(values: impl Iterator<Item = Option<u64>>) -> ArrayRef {
     Arc::new(values.collect::<UInt64Array>())
 }
 
@@ -149,7 +149,7 @@ pub fn contrasts(recipe: &Recipe, measures: &Measures) -> Result<RecordBatch> {
 }
 
 /// The columns that say what a setting is.
-fn setting_columns<'a, I: Iterator<Item = &'a Setting>>(settings: impl Fn() -> I) -> Vec<ArrayRef> {
+pub(super) fn setting_columns<'a, I: Iterator<Item = &'a Setting>>(settings: impl Fn() -> I) -> Vec<ArrayRef> {
     let mut columns = vec![texts(settings().map(Setting::id))];
     columns.extend(kind_columns(settings));
     columns
