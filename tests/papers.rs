@@ -3,7 +3,10 @@
 mod common;
 
 use std::fs;
+use std::path::Path;
 
+use calipr::data::Library;
+use calipr::recipe::Recipe;
 use common::{RECIPE, Tiny, Workshop, read_table};
 use serde_json::{Value, json};
 
@@ -152,4 +155,115 @@ fn an_override_takes_figures_of_what_is_no_longer_run() {
         "{said}"
     );
     assert!(said.contains("did you mean \"dense\"?"), "{said}");
+}
+
+/// The recipes of papers, by name.
+fn papers() -> Vec<String> {
+    let names: Vec<String> =
+        calipr::bundled::recipes().filter(|name| name.starts_with("papers/")).map(str::to_owned).collect();
+    assert!(names.len() >= 6, "{names:?}");
+    names
+}
+
+/// The arguments of the command in a recipe's head that runs it small, as a shell reads them.
+fn small(name: &str) -> Vec<String> {
+    let text = calipr::bundled::recipe_named(name).unwrap();
+    let start = format!("# calipr run {name} ");
+    let line = text.lines().find_map(|line| line.strip_prefix(&start)).unwrap_or_else(|| panic!("{name}: no {start}"));
+    let (mut arguments, mut argument, mut is_quoted) = (vec![], String::new(), false);
+    for c in line.chars().chain([' ']) {
+        match c {
+            '\'' => is_quoted = !is_quoted,
+            ' ' if !is_quoted => arguments.extend(Some(std::mem::take(&mut argument)).filter(|text| !text.is_empty())),
+            c => argument.push(c),
+        }
+    }
+    assert!(!is_quoted && argument.is_empty(), "{line}");
+    arguments
+}
+
+#[test]
+fn every_recipe_of_a_paper_is_checked_as_it_stands_and_by_the_line_in_its_head() {
+    for name in papers() {
+        let recipe = |sets: &[String]| Recipe::load(Path::new(&name), sets).unwrap_or_else(|e| panic!("{name}: {e}")).0;
+        let text = calipr::bundled::recipe_named(&name).unwrap();
+        assert!(text.starts_with("#:schema ../recipe.schema.json\n# "), "{name}");
+        let whole = recipe(&[]);
+        assert!(whole.suite.values().flat_map(|suite| suite.metrics()).count() > 0);
+        let small = small(&name);
+        let sets: Vec<String> = small.chunks(2).map(|pair| pair[1].clone()).collect();
+        assert!(small.chunks(2).all(|pair| pair[0] == "--set"), "{small:?}");
+        let recipe = recipe(&sets);
+        // Nothing of it is to be fetched but the model.
+        let bundled = ["prose", "instruct", "yes_no"];
+        let sets = recipe.calibration.values().map(|set| &set.dataset);
+        for dataset in sets.chain(recipe.suite.values().map(|suite| &suite.dataset)) {
+            assert!(bundled.contains(&dataset.as_str()), "{name}: {dataset}");
+        }
+        assert_eq!(recipe.model.source.to_string(), common::REAL_MODEL);
+        assert_eq!(recipe.published.len(), whole.published.len(), "{name}");
+    }
+}
+
+#[test]
+fn every_data_set_that_comes_with_calipr_is_read() {
+    let library = Library::of_recipe(Path::new("quickstart"));
+    for name in calipr::bundled::datasets() {
+        let dataset = library.get(name).unwrap_or_else(|e| panic!("{name}: {e:#}"));
+        assert!(!dataset.description.is_empty() && dataset.part(None, "train").is_ok(), "{name}");
+    }
+}
+
+/// Runs the line in a recipe's head on a tiny model, with a figure of the dense model's.
+fn run_small(name: &str, figure: &str) -> (Workshop, String) {
+    let shop = Workshop::new(&Tiny { blocks: 1, context: 1024, ..Tiny::default() });
+    let figure = format!("published=[{figure}]");
+    let mut arguments = vec!["run".to_owned(), name.to_owned()];
+    arguments.extend(small(name));
+    arguments.extend(["--set", "model.source=path:model", "--set", &figure].map(str::to_owned));
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (printed, _) = shop.succeeds(&arguments);
+    (shop, printed.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+#[test]
+fn the_other_studies_run_small_by_the_lines_in_their_heads() {
+    for (name, suite, metric) in [
+        ("wanda", "rte", "acc"),
+        ("sparsegpt", "ptb", "perplexity"),
+        ("williams_aletras", "piqa", "acc"),
+        ("bandari", "svamp", "contains_answer"),
+    ] {
+        let figure = format!("{{setting='dense', suite='{suite}', metric='{metric}', value=1, where='here'}}");
+        let (shop, printed) = run_small(&format!("papers/{name}"), &figure);
+        assert!(printed.contains("Of 1 published figure"), "{printed}");
+        let figures = read_table(&shop.path(&format!("results/{name}/published.parquet")));
+        assert!(figures[0]["value"].is_number(), "{figures:?}");
+    }
+}
+
+#[test]
+fn the_study_of_ji_runs_small_by_the_line_in_its_head() {
+    let figure = "{setting='wanda-0.6-wikipedia', suite='boolq', metric='acc', value=0.5, where='here'}";
+    let (shop, printed) = run_small("papers/ji", figure);
+    assert!(
+        printed.contains("Of 1 published figure (of hf:meta-llama/Meta-Llama-3-8B, which is not this study's model), "),
+        "{printed}"
+    );
+    let figures = read_table(&shop.path("results/ji/published.parquet"));
+    assert!(figures[0]["within"].is_boolean() && figures[0]["value"].is_number(), "{figures:?}");
+    assert!(shop.succeeds(&["report", "results/ji"]).0.contains("Published and found, by acc on boolq"));
+}
+
+#[test]
+fn the_study_of_khanal_and_capone_runs_small_by_the_line_in_its_head() {
+    let figure = "{setting='sparsegpt-0.5-alpaca', suite='unnatural', metric='f1', value=0.25, where='here'}";
+    let (shop, printed) = run_small("papers/khanal_capone", figure);
+    assert!(
+        printed.contains("Of 1 published figure (of hf:meta-llama/Llama-2-7b-hf, which is not this study's model), "),
+        "{printed}"
+    );
+    let figures = read_table(&shop.path("results/khanal_capone/published.parquet"));
+    assert!(figures.len() == 1 && figures[0]["value"].is_number(), "{figures:?}");
+    assert!(shop.succeeds(&["report", "results/khanal_capone"]).0.contains("Published and found, by f1 on unnatural"));
 }
