@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use super::text::list;
 use super::{CellRow, SuiteReport};
-use crate::metrics::Metric;
 use crate::recipe::{Published, Recipe};
+use crate::statistics::Link;
 
 /// A figure of a paper, and what this study found in its place.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -36,7 +36,7 @@ pub struct Found {
     pub high: Option<f64>,
     /// The value less the published one.
     pub delta: f64,
-    /// The difference as a share of the published value; of perplexity only.
+    /// The difference as a share of the published value; only of what compares by ratios, as perplexity.
     pub relative: Option<f64>,
     /// Whether the published value lies within the interval; None where there is none.
     pub within: Option<bool>,
@@ -70,7 +70,8 @@ fn found(figure: &Published, suites: &[SuiteReport], cells: &[CellRow]) -> Optio
     };
     let (value, low, high) = of_setting.or_else(of_cell)?;
     let delta = value - figure.value;
-    let relative = (figure.metric == Metric::Perplexity).then(|| delta / figure.value);
+    let is_ratio = figure.metric.quantity().link == Link::Exp;
+    let relative = is_ratio.then(|| delta / figure.value);
     Some(Found { value, low, high, delta, relative, within: figure.is_within(low.zip(high)) })
 }
 
