@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use indexmap::IndexSet;
 
 use super::problem::{Problem, Problems};
-use super::{Exported, Layers, Recipe, ReportSpec, Skip, Suite, Unit, Unskippable, calibrations, cells};
+use super::{Exported, Layers, Recipe, ReportSpec, Skip, Suite, Unit, Unskippable, calibrations, cells, published};
 use crate::data::Library;
 use crate::fault::is_of_the_machine;
 use crate::metrics::Family;
@@ -53,6 +53,7 @@ pub fn check(recipe: &Recipe, library: &Library, layers: &Layers) -> Result<(), 
     checker.checkpoints(recipe, library);
     checker.report(recipe);
     checker.export(recipe);
+    checker.problems.extend(published::problems(recipe, layers));
     checker.finish()
 }
 

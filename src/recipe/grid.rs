@@ -65,6 +65,7 @@ impl Recipe {
         let mut recipe = self.clone();
         recipe.checkpoint.clear();
         recipe.export = None;
+        recipe.published.clear();
         let (pruning, drawn) = (cell.pruning(), cell.drawn());
         recipe.grid = Grid {
             method: pruning.iter().map(|pruning| pruning.method).collect(),

@@ -10,6 +10,7 @@ mod judge;
 pub mod keys;
 mod layers;
 mod problem;
+mod published;
 mod reference;
 mod report;
 mod skip;
@@ -31,6 +32,7 @@ pub use grid::{Axis, Cell, Drawn, Pruning, Setting, cells};
 pub use judge::judged;
 pub use layers::Layers;
 pub use problem::Problems;
+pub use published::Published;
 pub use reference::reference;
 pub use report::{Margin, ReportSpec};
 pub use skip::{Skip, Unskippable};
@@ -77,6 +79,9 @@ pub struct Recipe {
     /// Models that are written when all cells are done, to `models` in the folder of results.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub export: Option<ExportSpec>,
+    /// Figures of a paper, which the report sets beside what is found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<Published>,
 }
 
 /// The model to prune.
@@ -227,7 +232,8 @@ impl Recipe {
     /// All that is wrong with it, each with its place.
     pub fn load(path: &Path, sets: &[String]) -> Result<(Self, Layers), Problems> {
         let layers = Layers::read(path, sets)?;
-        let recipe = layers.extract()?;
+        let mut recipe = layers.extract()?;
+        published::settle(&mut recipe, &layers);
         check::check(&recipe, &Library::of_recipe(path), &layers)?;
         Ok((recipe, layers))
     }

@@ -11,6 +11,7 @@ mod facts;
 pub mod formats;
 mod plots;
 mod predictors;
+mod published;
 mod read;
 mod samples;
 mod sentences;
@@ -26,6 +27,7 @@ use serde::Serialize;
 pub use card::Card;
 pub use compare::SideBySide;
 pub use comparison::{Apart, Comparison, TOLERANCE};
+pub use published::{Found, PublishedRow};
 pub use read::Wanted;
 pub use text::with_interval;
 
@@ -42,7 +44,7 @@ pub struct Report {
     pub unfinished: Option<String>,
     /// The table to decide by; none where nothing was evaluated.
     pub decision: Option<Decision>,
-    /// Three at most, the most important first.
+    /// Three at most, the most important first, and one of published figures.
     pub sentences: Vec<String>,
     /// What the run warned of, leaks of test data first.
     pub warnings: Vec<String>,
@@ -59,6 +61,8 @@ pub struct Report {
     /// Every cell, seeds apart, suite by suite.
     pub cell_rows: Vec<CellRow>,
     pub failed: Vec<FailedCell>,
+    /// Figures of papers beside what was found, in the order of the recipe.
+    pub published: Vec<PublishedRow>,
 }
 
 /// Cells that differ in nothing but the seed that their calibration windows were drawn by.

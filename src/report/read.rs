@@ -13,7 +13,7 @@ use super::predictors::predictors;
 use super::tables::{Frame, Part, Tables};
 use super::{
     BlockPoint, CellRow, CellValue, Contrast, Difference, FailedCell, MetricColumn, Report, Setting, SettingRow,
-    SuiteReport, Value, facts, sentences, text,
+    SuiteReport, Value, facts, published, sentences, text,
 };
 use crate::memory;
 use crate::results::{CellCounts, Manifest, MetricEntry};
@@ -74,11 +74,13 @@ impl Report {
             samples: tables.samples(&suites, wanted)?,
             cell_rows: tables.cell_rows(&suites)?,
             failed: tables.failed()?,
+            published: vec![],
             error_suite,
             blocks,
             contrasts: contrasts.into_iter().filter(|contrast| contrast.axis != "dense").collect(),
             suites,
         };
+        report.published = published::rows(&manifest.recipe, &report.suites, &report.cell_rows);
         report.sentences = sentences::sentences(&report);
         Ok(report)
     }

@@ -190,6 +190,19 @@ fn cell_rows(suites: &[SuiteReport]) -> Vec<CellRow> {
     suites.iter().flat_map(|s| s.rows.iter().flat_map(|row| of_row(&s.suite, row)).collect::<Vec<_>>()).collect()
 }
 
+fn published(suites: &[SuiteReport], cells: &[CellRow]) -> Vec<PublishedRow> {
+    let toml = "published = [
+        { setting = 'dense', suite = 'language', metric = 'perplexity', value = 16, where = 'A. Uthor 2024, table 3' },
+        { setting = 'wanda-0.5-prose', suite = 'task', metric = 'f1', value = 0.8, spread = 0.01, where = 'B. 2025' },
+        { setting = 'wanda-0.5-prose-s0', suite = 'task', metric = 'f1', value = 0.6, where = 'B. 2025', note = 'one seed' },
+        { setting = 'wanda-0.9-prose', suite = 'task', metric = 'f1', value = 0.1, where = 'B. 2025' },
+    ]
+    name = 'a study'
+    model = { source = 'path:model' }
+    suite = {}";
+    published::rows(&toml::from_str(toml).expect("a recipe"), suites, cells)
+}
+
 /// A report with all parts.
 pub fn report() -> Report {
     let language = suite("language", "windows", &["loss", "perplexity", "js_divergence"]);
@@ -229,6 +242,7 @@ pub fn report() -> Report {
         error_suite: Some("language".into()),
         blocks: blocks.collect(),
         samples: samples(),
+        published: published(&[language.clone(), task.clone()], &cell_rows(&[language.clone(), task.clone()])),
         cell_rows: cell_rows(&[language.clone(), task.clone()]),
         suites: vec![language, task],
         failed: vec![FailedCell { cell: "wanda-0.9-prose-s0".into(), error: "out of memory".into() }],

@@ -1,14 +1,16 @@
-//! What the numbers say in words: three sentences at most, and none that says more than the tables' verdicts.
+//! What the numbers say in words: three sentences at most, none of which says more than the tables' verdicts, and one of
+//! published figures.
 
 use super::text::{counted, list, with_interval, within};
-use super::{Contrast, Decision, DecisionRow, Predictor, Report};
+use super::{Contrast, Decision, DecisionRow, Predictor, Report, published};
 use crate::statistics::{LEVEL, Verdict};
 
 /// The most important first: which setting is best and how it stands to dense; what tells methods and calibrations apart; which
-/// metric ranks settings as the score does.
+/// metric ranks settings as the score does; last how many published figures lie within the intervals.
 pub fn sentences(report: &Report) -> Vec<String> {
     let Some(decision) = &report.decision else { return vec![] };
-    let all = [best(decision), axes(report, decision), predictor(report, decision)];
+    let figures = published::sentence(&report.published);
+    let all = [best(decision), axes(report, decision), predictor(report, decision), figures];
     all.into_iter().flatten().collect()
 }
 
@@ -284,7 +286,7 @@ mod tests {
     #[test]
     fn the_first_sentence_has_the_best_of_each_sparsity_and_how_settings_stand_to_dense() {
         let said = changed(|_| ());
-        assert!(said.len() <= 3);
+        assert!(said.len() <= 4);
         assert!(said[0].starts_with("On task, at 2:4 magnitude has 0.01"), "{said:?}");
         assert!(
             said[0].contains("at 0.5 wanda calibrated on prose has the highest f1 (0.61 [0.50, 0.73])"),

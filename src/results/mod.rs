@@ -10,6 +10,7 @@ mod manifest;
 mod masks;
 mod measures;
 mod place;
+mod published;
 mod schema;
 mod shares;
 mod tables;
@@ -100,7 +101,7 @@ impl Results {
     /// study, leaves. From then on `run.json` says whose tables these are.
     pub fn begin(&self, manifest: &Manifest, replaces: bool) -> Result<()> {
         if replaces {
-            for name in TABLES.iter().rev() {
+            for name in [published::TABLE].iter().chain(TABLES.iter().rev()) {
                 let path = self.table(name);
                 let gone = fs::remove_file(&path).or_else(|e| if e.kind() == NotFound { Ok(()) } else { Err(e) });
                 gone.with_context(|| format!("cannot replace {}", path.display()))?;
@@ -125,6 +126,7 @@ impl Results {
             tables::settings(recipe, &measures)?,
             tables::metrics(recipe, &measures)?,
         ];
+        self.write_published(recipe, &measures)?;
         for (name, batch) in TABLES.iter().zip(batches) {
             let bytes = tables::to_parquet(&batch)?;
             replace(&self.table(name), &bytes)?;

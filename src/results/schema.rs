@@ -122,6 +122,35 @@ pub fn settings() -> SchemaRef {
     )
 }
 
+/// `published.parquet`
+pub fn published() -> SchemaRef {
+    let mut fields = vec![study()];
+    fields.extend(setting_columns(""));
+    fields.extend([
+        field("seed", COUNT, true, "", "seed of the cell, where the figure is of a single one; null where it is of a setting"),
+        field("suite", TEXT, false, "", "evaluation suite"),
+        field("metric", TEXT, false, "", "loss and divergences in nats, perplexity; all others are fractions"),
+        field("model", TEXT, false, "", "model that the published figure is of"),
+        field("published", REAL, false, "", "the published figure"),
+        field("published_spread", REAL, true, "", "what the paper gives behind ±; null where it gives nothing"),
+        field("value", REAL, true, "", "the metric as this study found it; null where the cell is not done"),
+        field(
+            "ci_low",
+            REAL,
+            true,
+            "",
+            "lower end of the 95% interval of value, over samples and, of settings with several, over seeds; null where \
+             they carry none",
+        ),
+        field("ci_high", REAL, true, "", "upper end of that interval"),
+        field("delta", REAL, true, "", "value - published"),
+        field("within", FLAG, true, "", "whether published lies between ci_low and ci_high; null where there are none"),
+        field("where", TEXT, false, "", "where the figure stands"),
+        field("note", TEXT, true, "", "what else is said of it"),
+    ]);
+    described("one row a published figure, in the order of the recipe", fields)
+}
+
 /// `contrasts.parquet`
 pub fn contrasts() -> SchemaRef {
     let mut fields = vec![

@@ -30,19 +30,19 @@ pub fn to_parquet(batch: &RecordBatch) -> Result<Vec<u8>> {
     Ok(writer.into_inner()?)
 }
 
-fn texts<T: Into<String>>(values: impl Iterator<Item = T>) -> ArrayRef {
+pub(super) fn texts<T: Into<String>>(values: impl Iterator<Item = T>) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(values.map(Into::into)))
 }
 
-fn some_texts(values: impl Iterator<Item = Option<String>>) -> ArrayRef {
+pub(super) fn some_texts(values: impl Iterator<Item = Option<String>>) -> ArrayRef {
     Arc::new(values.collect::<StringArray>())
 }
 
-fn reals(values: impl Iterator<Item = f64>) -> ArrayRef {
+pub(super) fn reals(values: impl Iterator<Item = f64>) -> ArrayRef {
     Arc::new(Float64Array::from_iter_values(values))
 }
 
-fn some_reals(values: impl Iterator<Item = Option<f64>>) -> ArrayRef {
+pub(super) fn some_reals(values: impl Iterator<Item = Option<f64>>) -> ArrayRef {
     Arc::new(values.collect::<Float64Array>())
 }
 
@@ -54,7 +54,7 @@ fn flags(values: impl Iterator<Item = bool>) -> ArrayRef {
     Arc::new(values.map(Some).collect::<BooleanArray>())
 }
 
-fn some_counts(values: impl Iterator<Item = Option<u64>>) -> ArrayRef {
+pub(super) fn some_counts(values: impl Iterator<Item = Option<u64>>) -> ArrayRef {
     Arc::new(values.collect::<UInt64Array>())
 }
 
@@ -163,7 +163,7 @@ fn metric_columns<I: Iterator<Item = Metric>>(metrics: impl Fn() -> I) -> Vec<Ar
 }
 
 /// The columns that say what a setting is.
-fn setting_columns<'a, I: Iterator<Item = &'a Setting>>(settings: impl Fn() -> I) -> Vec<ArrayRef> {
+pub(super) fn setting_columns<'a, I: Iterator<Item = &'a Setting>>(settings: impl Fn() -> I) -> Vec<ArrayRef> {
     let mut columns = vec![texts(settings().map(Setting::id))];
     columns.extend(kind_columns(settings));
     columns

@@ -6,6 +6,7 @@ mod compare;
 mod contrasts;
 mod decision;
 mod predictors;
+mod published;
 mod suites;
 
 pub use compare::sheets as side_by_side;
@@ -63,6 +64,7 @@ pub struct Entry {
 /// The tables of a report, in the order in which a reader wants them; none of them empty.
 pub fn sheets(report: &Report) -> Vec<Sheet> {
     let mut all: Vec<Sheet> = report.decision.iter().map(decision::sheet).collect();
+    all.push(published::sheet(&report.published));
     all.push(facts(report));
     all.extend(report.suites.iter().map(suites::sheet));
     all.extend(contrasts::sheets(&report.contrasts));
@@ -239,6 +241,7 @@ mod tests {
         let ids: Vec<String> = sheets(&report).into_iter().map(|sheet| sheet.id).collect();
         let expected = [
             "decision",
+            "published",
             "facts",
             "suite-language",
             "suite-task",
@@ -260,6 +263,7 @@ mod tests {
             blocks: vec![],
             cell_rows: vec![],
             failed: vec![],
+            published: vec![],
             ..report
         };
         assert_eq!(sheets(&nothing), []);

@@ -34,7 +34,7 @@ pub fn html(report: &Report) -> Result<String> {
         views.push(View::of(sheet, id));
     }
     let (decision, rest): (Vec<View>, Vec<View>) = views.into_iter().partition(|view| view.id == "decision");
-    let is_overview = |view: &View| view.id == "facts" || view.id.starts_with("suite-");
+    let is_overview = |view: &View| ["published", "facts"].contains(&view.id.as_str()) || view.id.starts_with("suite-");
     let (overview, details): (Vec<View>, Vec<View>) = rest.into_iter().partition(is_overview);
     let samples: Vec<SamplesView> = report.samples.iter().enumerate().map(|(i, of)| SamplesView::of(of, i)).collect();
     let page = context! {
@@ -274,6 +274,7 @@ mod tests {
             "id=\"warnings\"",
             "id=\"answer\"",
             "id=\"decision\"",
+            "id=\"published\"",
             "id=\"facts\"",
             "id=\"suite-language\"",
             "id=\"suite-task\"",
@@ -326,6 +327,7 @@ mod tests {
             samples: vec![],
             cell_rows: vec![],
             failed: vec![],
+            published: vec![],
             ..sample::report()
         })
         .unwrap();
@@ -360,6 +362,9 @@ mod tests {
         (report.failed[0].cell, report.failed[0].error) = (HOSTILE.into(), HOSTILE.into());
         (report.predictors[0].suite, report.predictors[0].downstream_suite) = (HOSTILE.into(), HOSTILE.into());
         report.error_suite = Some(HOSTILE.into());
+        let figure = &mut report.published[0];
+        (figure.setting, figure.suite, figure.place) = (HOSTILE.into(), HOSTILE.into(), HOSTILE.into());
+        (figure.note, figure.other_model) = (Some(HOSTILE.into()), Some(HOSTILE.into()));
         let suite = &mut report.suites[0];
         (suite.suite, suite.unit, suite.metrics[0].name) = (HOSTILE.into(), HOSTILE.into(), HOSTILE.into());
         let decided = report.decision.as_mut().unwrap().rows.iter_mut().map(|row| &mut row.setting);
