@@ -60,7 +60,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Windows,
         Self::Losses,
         Self::Prompts,
