@@ -32,6 +32,8 @@ use crate::source::expanded;
 pub enum Stage {
     /// Token windows of a calibration set or a suite.
     Windows,
+    /// The dense model's losses on windows that a calibration chooses from.
+    Losses,
     /// Prompts of a suite.
     Prompts,
     /// The dense model's last hidden states on a suite, where it is scored.
@@ -54,8 +56,9 @@ pub enum Stage {
 }
 
 impl Stage {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Windows,
+        Self::Losses,
         Self::Prompts,
         Self::Teacher,
         Self::Pruned,
@@ -70,6 +73,7 @@ impl Stage {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Windows => "windows",
+            Self::Losses => "losses",
             Self::Prompts => "prompts",
             Self::Teacher => "teacher",
             Self::Pruned => "pruned",
@@ -87,6 +91,7 @@ impl Stage {
     fn version(self) -> u32 {
         match self {
             Self::Windows => 4,
+            Self::Losses => 1,
             Self::Prompts => 4,
             Self::Teacher => 5,
             Self::Pruned => 5,
