@@ -49,7 +49,7 @@ pub struct Inputs {
 pub fn repetition_penalty(recipe: &Recipe, model: &ModelFiles) -> Result<f32> {
     let generation = model.generation()?;
     let mut repetition_penalty = 1.0;
-    for (name, suite) in recipe.suite.iter().filter(|(_, suite)| suite.wants(Family::Text)) {
+    for (name, suite) in recipe.suite.iter().filter(|(_, suite)| suite.is_answered()) {
         let drawn = matches!(suite.unit(), Unit::Rows(unit) if unit.decoding.temperature > 0.0);
         generation.check(drawn).at(|| format!("[suite.{name}]"))?;
         repetition_penalty = generation.repetition_penalty()?;
@@ -354,7 +354,7 @@ impl Inputs {
             seed: if unit.shots > 0 { recipe.seed } else { 0 },
             chat: unit.chat,
             context: self.context(),
-            new_tokens: if suite.wants(Family::Text) { unit.decoding.max_new_tokens } else { 0 },
+            new_tokens: if suite.is_answered() { unit.decoding.max_new_tokens } else { 0 },
         })
     }
 
@@ -442,7 +442,7 @@ impl Inputs {
             self.suite_key(recipe, name).digest(),
             (unit.decoding, self.suites[name].part.separator.clone(), seed),
         );
-        suite.wants(Family::Text).then(|| Stage::Answers.key(&key))
+        suite.is_answered().then(|| Stage::Answers.key(&key))
     }
 
     /// What makes tokens of rows: the tokenizer, which is among the model's files, and a day, where there is one.

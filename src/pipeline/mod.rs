@@ -8,6 +8,7 @@ mod checkpoint;
 mod errors;
 mod export;
 mod inputs;
+mod judging;
 mod material;
 mod memory;
 mod plan;
@@ -27,6 +28,7 @@ pub use cell::{
 pub use checkpoint::InputCheckpoint;
 pub use export::export;
 pub use inputs::{InputPart, Inputs};
+pub use judging::Judges;
 pub use material::Material;
 pub use memory::{peak_bytes, resident_bytes, total_bytes};
 pub use plan::{Plan, PlannedCell, PlannedStage, Planner, Work, check_data, plan};

@@ -13,7 +13,6 @@ use super::{material, work};
 use crate::calibration::{self, Ask, Checking};
 use crate::data::{Asked, Prompt, prompts};
 use crate::fault::At;
-use crate::metrics::Family;
 use crate::model::{Spec, Tokenizer};
 use crate::prune::StatisticKind;
 use crate::recipe::{Cell, Drawn, Propagation, Pruning, Recipe, Unit, WindowUnit, cells};
@@ -199,7 +198,7 @@ impl Planner<'_> {
                 stages.push(self.stage(format!("score {} on {name}", cell.id()), Stage::Scores, key, bytes, work));
             }
             if let Unit::Rows(unit) = suite.unit()
-                && suite.wants(Family::Text)
+                && suite.is_answered()
             {
                 let key = self.inputs.and_then(|i| i.answers_key(self.recipe, cell, name));
                 let new_tokens =

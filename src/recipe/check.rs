@@ -67,7 +67,7 @@ pub fn check_against_model(recipe: &Recipe, model: &Spec, layers: &Layers) -> Re
     });
     for (name, suite) in &recipe.suite {
         if let Unit::Rows(unit) = suite.unit()
-            && suite.wants(Family::Text)
+            && suite.is_answered()
             && unit.decoding.max_new_tokens >= model.context
         {
             let tokens = unit.decoding.max_new_tokens;
@@ -274,13 +274,14 @@ impl Checker<'_> {
             suite.metrics().into_iter().filter(|m| family(m.family())).map(|m| m.as_str()).collect()
         };
         self.list(&[kind, name, "metrics"], &names(|_| true));
-        let of_rows = [suite.row_keys(), names(|f| f != Family::Language)].concat();
+        let of_rows = [suite.row_keys(), names(Family::is_downstream)].concat();
         if let (Some(&window_key), Some(row_key)) = (suite.window_keys().first(), of_rows.first()) {
             let message = format!(
                 "`{window_key}` is for suites of token windows, but `{row_key}` makes this one a suite of rows; make two suites of it"
             );
             self.add(&[kind, name, window_key], message, None);
         }
+        self.problems.extend(super::judge::problems(name, suite, self.layers));
         if suite.shots.unwrap_or(0) > 0
             && let Ok(set) = library.get(&suite.dataset)
             && let Err(e) = set.shots(suite.split.as_deref(), suite.shots_split.as_deref())

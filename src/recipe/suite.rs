@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::published_length;
 use crate::data::Packing;
+use crate::judge::JudgeSpec;
 use crate::metrics::{Family, Metric};
 
 /// An evaluation data set with its metrics.
@@ -53,6 +54,9 @@ pub struct Suite {
     pub top_p: Option<f64>,
     /// Rows: compare stems of words in rouge metrics, as rouge-score's `use_stemmer`; by default no.
     pub stem: Option<bool>,
+    /// Rows: a language model that judges the answers; by default none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judge: Option<JudgeSpec>,
 }
 
 /// What a suite is judged by the piece of.
@@ -111,13 +115,14 @@ impl Suite {
             ("temperature", self.temperature.is_some()),
             ("top_p", self.top_p.is_some()),
             ("stem", self.stem.is_some()),
+            ("judge", self.judge.is_some()),
         ])
     }
 
     /// The keys that are set but change nothing beside the others, each with what it lacks.
     pub fn inert_keys(&self) -> Vec<(&'static str, &'static str)> {
         let mut inert = Vec::new();
-        if self.is_of_rows() && !self.wants(Family::Text) {
+        if self.is_of_rows() && !self.is_answered() {
             let of_answers = [
                 ("max_new_tokens", self.max_new_tokens.is_some()),
                 ("stop", self.stop.is_some()),
@@ -129,8 +134,7 @@ impl Suite {
         } else if self.top_p.is_some_and(|p| p < 1.0) && self.temperature.is_none() {
             inert.push(("top_p", "without a `temperature` nothing is drawn"));
         }
-        let is_rouge = |m: &Metric| matches!(m, Metric::Rouge1 | Metric::Rouge2 | Metric::RougeL);
-        if self.stem.is_some() && !self.metrics().iter().any(is_rouge) {
+        if self.stem.is_some() && !self.metrics().iter().any(|m| m.compares_stems()) {
             inert.push(("stem", "no metric of this suite is a rouge, which alone compares stems"));
         }
         if self.shots_split.is_some() && self.shots.is_none() {
@@ -140,7 +144,7 @@ impl Suite {
     }
 
     fn is_of_rows(&self) -> bool {
-        let of_rows = |metrics: &Vec<Metric>| metrics.iter().any(|m| m.family() != Family::Language);
+        let of_rows = |metrics: &Vec<Metric>| metrics.iter().any(|m| m.family().is_downstream());
         !self.row_keys().is_empty() || self.metrics.as_ref().is_some_and(of_rows)
     }
 
@@ -166,17 +170,35 @@ impl Suite {
         })
     }
 
-    /// The metrics asked for.
+    /// The metrics asked for, and behind them those of the judge, who is asked for by itself.
     pub fn metrics(&self) -> Vec<Metric> {
+        let mut metrics = self.named_metrics();
+        if let Some(judge) = &self.judge {
+            let of_judge = [Some(Metric::JUDGE_SCORE), judge.pairwise.then_some(Metric::JUDGE_WIN_RATE)];
+            for metric in of_judge.into_iter().flatten().filter(|metric| !metrics.contains(metric)).collect::<Vec<_>>()
+            {
+                metrics.push(metric);
+            }
+        }
+        metrics
+    }
+
+    /// The metrics that `metrics` names.
+    fn named_metrics(&self) -> Vec<Metric> {
         self.metrics.clone().unwrap_or_else(|| match self.is_of_rows() {
-            false => vec![Metric::Loss, Metric::Perplexity, Metric::JsDivergence],
-            true => vec![Metric::ExactMatch, Metric::F1, Metric::Loss, Metric::JsDivergence],
+            false => vec![Metric::LOSS, Metric::PERPLEXITY, Metric::JS_DIVERGENCE],
+            true => vec![Metric::EXACT_MATCH, Metric::F1, Metric::LOSS, Metric::JS_DIVERGENCE],
         })
     }
 
     /// Whether its samples go through the model to be scored: not where only answers are asked for.
     pub fn is_scored(&self) -> bool {
         self.wants(Family::Language) || self.wants(Family::Choice)
+    }
+
+    /// Whether answers are generated to its prompts.
+    pub fn is_answered(&self) -> bool {
+        self.metrics().iter().any(|m| m.family().is_of_answers())
     }
 
     /// Whether a metric of this family is asked for.
@@ -225,8 +247,10 @@ mod tests {
         let keys = serde_json::to_value(suite("")).unwrap();
         let all = suite(
             "windows = 1\nlength = 2\npacking = 'crop'\nlimit = 1\nshots = 0\nshots_split = 'a'\nchat = true\n\
-             max_new_tokens = 1\nstop = []\ntemperature = 0.5\ntop_p = 0.5\nstem = true",
+             max_new_tokens = 1\nstop = []\ntemperature = 0.5\ntop_p = 0.5\nstem = true\n\
+             judge = { endpoint = 'http://h', model = 'm' }",
         );
-        assert_eq!(keys.as_object().unwrap().len(), 3 + all.window_keys().len() + all.row_keys().len());
+        // Where there is no judge, its table is left out.
+        assert_eq!(keys.as_object().unwrap().len() + 1, 3 + all.window_keys().len() + all.row_keys().len());
     }
 }

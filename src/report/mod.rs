@@ -31,8 +31,9 @@ pub use published::{Found, PublishedRow};
 pub use read::Wanted;
 pub use text::with_interval;
 
-use crate::results::CellCounts;
-use crate::statistics::Verdict;
+use crate::metrics::Kind;
+use crate::results::{CellCounts, MetricEntry};
+use crate::statistics::{Link, Verdict};
 
 /// A study's results, ready to be shown. `calipr report --format json` prints this.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -105,8 +106,10 @@ pub struct Decision {
     pub samples: u64,
     /// What a sample is: `windows` or `rows`.
     pub unit: String,
-    /// A difference to dense that is smaller counts as none; of perplexity it is one of logarithms.
+    /// A difference to dense that is smaller counts as none; where values compare by ratios, it is one of logarithms.
     pub margin: f64,
+    /// Whether values compare by ratios, as those of perplexity do.
+    pub ratio: bool,
     /// How many comparisons the verdicts are corrected for.
     pub comparisons: u64,
     /// Dense first, then by sparsity, then in the order of the grid.
@@ -187,10 +190,41 @@ pub struct SuiteReport {
 pub struct MetricColumn {
     pub name: String,
     pub higher_is_better: bool,
+    /// What it is made of: `language`, `text`, `choice` or `judge`.
+    pub family: String,
+    /// "" where it has none.
+    pub unit: String,
     /// Whether it judges answers or choices, not next-token distributions.
     pub downstream: bool,
+    /// Whether it judges generated answers.
+    pub of_answers: bool,
     /// Whether it is itself a comparison with the dense model: divergences, agreement.
     pub of_dense: bool,
+    /// Whether its values compare by ratios, as those of perplexity do.
+    pub ratio: bool,
+    pub kind: Kind,
+    /// The metric that says what this one says, and ranks settings as it does: itself, or loss of perplexity.
+    pub finding: String,
+    /// Whether it stands for others of the model's where only some are shown.
+    pub headline: bool,
+}
+
+impl MetricColumn {
+    fn new(name: &str, entry: &MetricEntry) -> Self {
+        Self {
+            name: name.to_owned(),
+            higher_is_better: entry.higher_is_better,
+            family: entry.family.clone(),
+            unit: entry.unit.clone(),
+            downstream: entry.downstream,
+            of_answers: entry.of_answers,
+            of_dense: entry.of_dense,
+            ratio: entry.link == Link::Exp,
+            kind: entry.kind,
+            finding: entry.finding.clone(),
+            headline: entry.headline,
+        }
+    }
 }
 
 /// A setting's values on a suite, one a metric.

@@ -1,6 +1,7 @@
 //! A small report with all parts, to test formats with.
 
 use super::*;
+use crate::metrics::Metric;
 
 fn setting(method: &str, pattern: &str, sparsity: f64, calibration: Option<&str>) -> Setting {
     let strength = text::strength(pattern, sparsity);
@@ -58,22 +59,23 @@ fn value(setting: &Setting, value: f64, dense: f64, half: f64) -> Value {
 /// The values of the settings by a score of which more is better.
 const SCORES: [f64; 6] = [0.6125, 0.3375, 0.0125, 0.6125, 0.45, 0.5375];
 
-fn suite(suite: &str, unit: &str, metrics: &[(&str, bool)]) -> SuiteReport {
-    let columns = metrics.iter().map(|&(name, downstream)| MetricColumn {
-        name: name.into(),
-        higher_is_better: downstream,
-        downstream,
-        of_dense: name.ends_with("_divergence"),
-    });
-    let of = |score: f64, name: &str, downstream: bool| match name {
-        "perplexity" => 10.0 / (score + 0.01),
-        _ if downstream => score,
-        _ => SCORES[0] - score,
+/// The column of the metric of that name.
+pub fn column(name: &str) -> MetricColumn {
+    let metric: Metric = serde_json::from_value(name.into()).unwrap();
+    MetricColumn::new(name, &MetricEntry::of(metric))
+}
+
+fn suite(suite: &str, unit: &str, metrics: &[&str]) -> SuiteReport {
+    let columns = metrics.iter().map(|name| column(name));
+    let of = |score: f64, column: &MetricColumn| match (column.ratio, column.downstream) {
+        (true, _) => 10.0 / (score + 0.01),
+        (false, true) => score,
+        (false, false) => SCORES[0] - score,
     };
     let row = |(setting, score): (Setting, f64)| {
-        let values = metrics.iter().map(|&(name, downstream)| {
-            let half = if name == "perplexity" { 1.75 } else { 0.1125 };
-            value(&setting, of(score, name, downstream), of(SCORES[0], name, downstream), half)
+        let values = metrics.iter().map(|name| column(name)).map(|column| {
+            let half = if column.ratio { 1.75 } else { 0.1125 };
+            value(&setting, of(score, &column), of(SCORES[0], &column), half)
         });
         SettingRow { values: values.collect(), setting }
     };
@@ -101,6 +103,7 @@ fn decision(suite: &SuiteReport) -> Decision {
         samples: suite.samples,
         unit: suite.unit.clone(),
         margin: 0.02,
+        ratio: false,
         comparisons: 5,
         rows: suite.rows.iter().map(row).collect(),
     }
@@ -202,8 +205,8 @@ fn published(suites: &[SuiteReport], cells: &[CellRow]) -> Vec<PublishedRow> {
 
 /// A report with all parts.
 pub fn report() -> Report {
-    let language = suite("language", "windows", &[("loss", false), ("perplexity", false), ("js_divergence", false)]);
-    let task = suite("task", "rows", &[("f1", true), ("rouge1", true)]);
+    let language = suite("language", "windows", &["loss", "perplexity", "js_divergence"]);
+    let task = suite("task", "rows", &["f1", "rouge1"]);
     let settings = settings();
     let blocks = settings[1..].iter().flat_map(|setting| {
         (0..4u64).map(|block| BlockPoint {

@@ -199,6 +199,11 @@ impl Intended<'_> {
             let said = changed(&key, &keys(was), &keys(is)).unwrap_or_else(|| format!("[{key}] is another"));
             return Some(format!("the suite {name}: {said}"));
         }
+        if let (Some(was), Some(is)) = (&was.judge, &is.judge)
+            && let Some(said) = changed(&format!("{key}.judge"), &was.asks(), &is.asks())
+        {
+            return Some(format!("the suite {name}: {said}"));
+        }
         let part = |dataset: &Dataset, suite: &Suite| dataset.part(suite.split.as_deref(), "test").ok();
         let shots =
             |dataset: &Dataset, suite: &Suite| dataset.shots(suite.split.as_deref(), suite.shots_split.as_deref()).ok();

@@ -10,11 +10,12 @@ use serde_json::Value;
 use super::place::seen_from;
 use crate::data::{Dataset, Packing};
 use crate::digest::Digest;
-use crate::metrics::Metric;
+use crate::metrics::{Kind, Metric};
 use crate::model::{ModelFiles, Spec, Stored, Tokenizer};
 use crate::pipeline::{DrawnWindows, InputCheckpoint, InputPart, Study};
 use crate::recipe::{Calibration, Dtype, Recipe, Suite, Unit};
 use crate::source::{Source, commit_of};
+use crate::statistics::{Link, Quantity};
 
 /// The model that was pruned, or a checkpoint that is judged beside it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -125,6 +126,61 @@ pub struct SuiteEntry {
     /// BLAKE3 over the tokens, references and choices of all samples.
     pub digest: String,
     pub metrics: Vec<Metric>,
+}
+
+/// A metric: what the tables' values of it are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MetricEntry {
+    pub family: String,
+    pub description: String,
+    /// "" where it has none.
+    pub unit: String,
+    pub higher_is_better: bool,
+    /// Whether it judges answers or choices, not next-token distributions.
+    pub downstream: bool,
+    /// Whether it judges generated answers.
+    pub of_answers: bool,
+    /// Whether it is itself a comparison with the dense model: divergences, agreement.
+    pub of_dense: bool,
+    /// What it makes of the mean over positions or rows.
+    pub link: Link,
+    /// Which means there can be; null where there is no bound.
+    pub lowest: Option<f64>,
+    pub highest: Option<f64>,
+    /// Which of the recipe's margins its differences are held against.
+    pub kind: Kind,
+    /// The metric that says what this one says: itself, or the one of whose mean it is made.
+    pub finding: String,
+    /// Whether it stands for others of the model's where only some are shown.
+    pub headline: bool,
+}
+
+impl MetricEntry {
+    pub fn of(metric: Metric) -> Self {
+        let Quantity { link, range: (lowest, highest) } = metric.quantity();
+        let bound = |x: f64| Some(x).filter(|x| x.is_finite());
+        Self {
+            family: metric.family().as_str().to_owned(),
+            description: metric.description(),
+            unit: metric.unit().to_owned(),
+            higher_is_better: metric.higher_is_better(),
+            downstream: metric.family().is_downstream(),
+            of_answers: metric.family().is_of_answers(),
+            of_dense: metric.is_of_dense(),
+            link,
+            lowest: bound(lowest),
+            highest: bound(highest),
+            kind: metric.kind(),
+            finding: metric.finding().as_str().to_owned(),
+            headline: metric.is_headline(),
+        }
+    }
+
+    /// What it makes of the mean over positions or rows, within its bounds.
+    pub fn quantity(&self) -> Quantity {
+        let range = (self.lowest.unwrap_or(f64::NEG_INFINITY), self.highest.unwrap_or(f64::INFINITY));
+        Quantity { link: self.link, range }
+    }
 }
 
 /// What a sample of a suite is.

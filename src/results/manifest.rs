@@ -9,12 +9,13 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::Finished;
-use super::entries::{CalibrationEntry, DatasetEntry, ModelEntry, SuiteEntry};
+use super::entries::{CalibrationEntry, DatasetEntry, MetricEntry, ModelEntry, SuiteEntry};
 use super::machine::{Machine, day, now, versions};
 use super::place::seen_from;
 use crate::data::Library;
+use crate::metrics::Metric;
 use crate::pipeline::{InputCheckpoint, Status, Study, peak_bytes};
-use crate::recipe::{Recipe, cells};
+use crate::recipe::{Recipe, Suite, cells};
 
 /// The content of `run.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,6 +37,9 @@ pub struct Manifest {
     pub calibrations: IndexMap<String, CalibrationEntry>,
     /// In the order of the recipe.
     pub suites: IndexMap<String, SuiteEntry>,
+    /// What the metrics of the suites are, by their names.
+    #[serde(default)]
+    pub metrics: IndexMap<String, MetricEntry>,
     /// Every warning of the run, once, in order; those of suites that calibration has seen come first.
     pub warnings: Vec<String>,
     pub versions: BTreeMap<String, String>,
@@ -100,6 +104,7 @@ impl Manifest {
         let calibration =
             |(name, calibration)| Some((String::clone(name), CalibrationEntry::of(name, calibration, study)?));
         let suite = |(name, suite)| (String::clone(name), SuiteEntry::of(name, suite, study));
+        let metric = |metric: Metric| (metric.as_str().to_owned(), MetricEntry::of(metric));
         let started = now();
         Ok(Self {
             recipe: recipe.clone(),
@@ -110,6 +115,7 @@ impl Manifest {
             datasets,
             calibrations: recipe.calibration.iter().filter_map(calibration).collect(),
             suites: recipe.suite.iter().map(suite).collect(),
+            metrics: recipe.suite.values().flat_map(Suite::metrics).map(metric).collect(),
             warnings: vec![],
             versions: versions(),
             machine: Machine::here(devices),

@@ -26,7 +26,8 @@ use indexmap::IndexMap;
 pub use differences::Difference;
 pub use earlier::Intended;
 pub use entries::{
-    CalibrationEntry, DataEntry, DatasetEntry, DrawnEntry, ModelEntry, SampleUnit, SuiteEntry, TokenizerEntry,
+    CalibrationEntry, DataEntry, DatasetEntry, DrawnEntry, MetricEntry, ModelEntry, SampleUnit, SuiteEntry,
+    TokenizerEntry,
 };
 pub use machine::Machine;
 pub use manifest::{CellCounts, Manifest};

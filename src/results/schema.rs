@@ -72,7 +72,13 @@ pub fn metrics() -> SchemaRef {
             "lower end of the 95% interval of value over samples; null where they carry none",
         ),
         field("ci_high", REAL, true, "", "upper end of that interval"),
-        field("n", COUNT, false, "samples", "windows or rows of the suite"),
+        field(
+            "n",
+            COUNT,
+            false,
+            "samples",
+            "windows or rows of the suite; of a judge, those whose answers were judged",
+        ),
         field("dense", REAL, false, "", "the metric of the dense model"),
     ]);
     own.extend(difference_columns("value - dense"));
@@ -95,7 +101,13 @@ pub fn settings() -> SchemaRef {
              they carry none",
         ),
         field("ci_high", REAL, true, "", "upper end of that interval"),
-        field("n", COUNT, false, "samples", "windows or rows of the suite"),
+        field(
+            "n",
+            COUNT,
+            false,
+            "samples",
+            "windows or rows of the suite; of a judge, those whose answers were judged",
+        ),
         field(
             "seeds",
             COUNT,
@@ -115,9 +127,17 @@ pub fn published() -> SchemaRef {
     let mut fields = vec![study()];
     fields.extend(setting_columns(""));
     fields.extend([
-        field("seed", COUNT, true, "", "seed of the cell, where the figure is of a single one; null where it is of a setting"),
+        field(
+            "seed",
+            COUNT,
+            true,
+            "",
+            "seed of the cell, where the figure is of a single one; null where it is of a setting",
+        ),
         field("suite", TEXT, false, "", "evaluation suite"),
-        field("metric", TEXT, false, "", "loss and divergences in nats, perplexity; all others are fractions"),
+    ]);
+    fields.extend(metric_columns());
+    fields.extend([
         field("model", TEXT, false, "", "model that the published figure is of"),
         field("published", REAL, false, "", "the published figure"),
         field("published_spread", REAL, true, "", "what the paper gives behind ±; null where it gives nothing"),
@@ -154,10 +174,16 @@ pub fn contrasts() -> SchemaRef {
     ];
     fields.extend(setting_columns(""));
     fields.extend(setting_columns("other_"));
+    fields.push(field("suite", TEXT, false, "", "evaluation suite"));
+    fields.extend(metric_columns());
     fields.extend([
-        field("suite", TEXT, false, "", "evaluation suite"),
-        field("metric", TEXT, false, "", "loss and divergences in nats, perplexity; all others are fractions"),
-        field("n", COUNT, false, "samples", "windows or rows of the suite, the same of both"),
+        field(
+            "n",
+            COUNT,
+            false,
+            "samples",
+            "windows or rows of the suite, the same of both; of a judge, those where both were judged",
+        ),
         field("seeds", COUNT, true, "cells", "seeds of setting; null where the method draws no calibration"),
         field("other_seeds", COUNT, true, "cells", "seeds of other"),
         field("value", REAL, false, "", "the metric of setting, mean over seeds"),
@@ -205,13 +231,27 @@ fn setting_columns(prefix: &str) -> Vec<Field> {
     ]
 }
 
+/// The columns that say what a metric is.
+fn metric_columns() -> Vec<Field> {
+    vec![
+        field(
+            "metric",
+            TEXT,
+            false,
+            "",
+            "loss and divergences in nats, perplexity, judge_score from 1 to 10; all others are fractions",
+        ),
+        field("metric_family", TEXT, false, "", "what the metric is made of: language, text, choice or judge"),
+        field("higher_is_better", FLAG, false, "", "whether more of the metric is better"),
+    ]
+}
+
 /// What was measured.
 fn measured_columns() -> Vec<Field> {
-    vec![
-        field("suite", TEXT, false, "", "evaluation suite"),
-        field("metric", TEXT, false, "", "loss and divergences in nats, perplexity; all others are fractions"),
-        field("value", REAL, false, "", "the metric over all samples of the suite"),
-    ]
+    let mut fields = vec![field("suite", TEXT, false, "", "evaluation suite")];
+    fields.extend(metric_columns());
+    fields.push(field("value", REAL, false, "", "the metric over all samples of the suite"));
+    fields
 }
 
 /// A difference, and how sure it is.
@@ -330,10 +370,10 @@ pub fn layers() -> SchemaRef {
     )
 }
 
-/// The metrics that a sample has by itself, in the order of their columns: all but perplexity, which its loss
-/// says as well.
+/// The metrics that a sample has by itself, in the order of their columns: all but those that another says as well, as
+/// loss does perplexity.
 pub fn sample_metrics() -> impl Iterator<Item = Metric> {
-    Metric::ALL.into_iter().filter(|&m| m != Metric::Perplexity)
+    Metric::all().filter(|metric| metric.finding() == *metric)
 }
 
 /// `samples.parquet`
@@ -365,8 +405,7 @@ pub fn samples() -> SchemaRef {
     ];
     own.extend(sample_metrics().map(|metric| {
         let description = format!("{} of the sample; null where the suite does not need it", metric.as_str());
-        let nats = [Metric::Loss, Metric::JsDivergence, Metric::KlDivergence].contains(&metric);
-        field(metric.as_str(), REAL, true, if nats { "nats" } else { "" }, &description)
+        field(metric.as_str(), REAL, true, metric.unit(), &description)
     }));
     schema("one row a cell, suite and sample", own)
 }

@@ -17,7 +17,7 @@ use super::measures::Measures;
 use super::shares::Shares;
 use super::{Finished, schema};
 use crate::data::Prompt;
-use crate::metrics::{Metric, most_likely};
+use crate::metrics::{Family, Metric, most_likely};
 use crate::pipeline::{CellRecord, Material, Seconds, Status};
 use crate::recipe::{Recipe, Setting};
 
@@ -47,6 +47,10 @@ pub(super) fn some_reals(values: impl Iterator<Item = Option<f64>>) -> ArrayRef 
 
 fn counts(values: impl Iterator<Item = u64>) -> ArrayRef {
     Arc::new(UInt64Array::from_iter_values(values))
+}
+
+fn flags(values: impl Iterator<Item = bool>) -> ArrayRef {
+    Arc::new(values.map(Some).collect::<BooleanArray>())
 }
 
 pub(super) fn some_counts(values: impl Iterator<Item = Option<u64>>) -> ArrayRef {
@@ -81,9 +85,9 @@ pub fn metrics(recipe: &Recipe, measures: &Measures) -> Result<RecordBatch> {
     let cells: Vec<&CellRecord> = rows.iter().map(|(finished, _)| &finished.outcome.record).collect();
     let found = || rows.iter().map(|(_, measured)| measured);
     let (alone, beside) = (|| found().map(|m| &m.found.0), || found().map(|m| &m.found.1));
-    let own = vec![
-        texts(found().map(|m| m.suite.as_str())),
-        texts(found().map(|m| m.metric.as_str())),
+    let mut own = vec![texts(found().map(|m| m.suite.as_str()))];
+    own.extend(metric_columns(|| found().map(|m| m.metric)));
+    own.extend([
         reals(alone().map(|s| s.value)),
         some_reals(alone().map(|s| s.interval.map(|i| i.0))),
         some_reals(alone().map(|s| s.interval.map(|i| i.1))),
@@ -93,7 +97,7 @@ pub fn metrics(recipe: &Recipe, measures: &Measures) -> Result<RecordBatch> {
         some_reals(beside().map(|c| c.interval.map(|i| i.0))),
         some_reals(beside().map(|c| c.interval.map(|i| i.1))),
         some_reals(beside().map(|c| c.p_value)),
-    ];
+    ]);
     table(schema::metrics(), recipe, &cells, own)
 }
 
@@ -103,9 +107,9 @@ pub fn settings(recipe: &Recipe, measures: &Measures) -> Result<RecordBatch> {
     let found = || rows.iter().map(|(_, measured)| measured);
     let mut columns = vec![texts(rows.iter().map(|_| recipe.name.as_str()))];
     columns.extend(setting_columns(|| rows.iter().map(|(setting, _)| setting)));
+    columns.push(texts(found().map(|m| m.suite.as_str())));
+    columns.extend(metric_columns(|| found().map(|m| m.metric)));
     columns.extend([
-        texts(found().map(|m| m.suite.as_str())),
-        texts(found().map(|m| m.metric.as_str())),
         reals(found().map(|m| m.found.value)),
         some_reals(found().map(|m| m.found.spread)),
         some_reals(found().map(|m| m.found.interval.map(|i| i.0))),
@@ -125,9 +129,9 @@ pub fn contrasts(recipe: &Recipe, measures: &Measures) -> Result<RecordBatch> {
         vec![texts(rows.iter().map(|_| recipe.name.as_str())), texts(rows.iter().map(|row| row.axis.as_str()))];
     columns.extend(setting_columns(|| rows.iter().map(|row| &row.setting)));
     columns.extend(setting_columns(|| rows.iter().map(|row| &row.other)));
+    columns.push(texts(rows.iter().map(|row| row.suite.as_str())));
+    columns.extend(metric_columns(|| rows.iter().map(|row| row.metric)));
     columns.extend([
-        texts(rows.iter().map(|row| row.suite.as_str())),
-        texts(rows.iter().map(|row| row.metric.as_str())),
         counts(rows.iter().map(|row| row.samples as u64)),
         some_counts(rows.iter().map(|row| row.seeds[0].map(|n| n as u64))),
         some_counts(rows.iter().map(|row| row.seeds[1].map(|n| n as u64))),
@@ -146,6 +150,15 @@ pub fn contrasts(recipe: &Recipe, measures: &Measures) -> Result<RecordBatch> {
         texts(rows.iter().map(|row| row.family.as_str())),
     ]);
     Ok(RecordBatch::try_new(schema::contrasts(), columns)?)
+}
+
+/// The columns that say what a metric is.
+pub(super) fn metric_columns<I: Iterator<Item = Metric>>(metrics: impl Fn() -> I) -> Vec<ArrayRef> {
+    vec![
+        texts(metrics().map(Metric::as_str)),
+        texts(metrics().map(|metric| metric.family().as_str())),
+        flags(metrics().map(Metric::higher_is_better)),
+    ]
 }
 
 /// The columns that say what a setting is.
@@ -175,12 +188,12 @@ pub fn cells(recipe: &Recipe, finished: &[&Finished]) -> Result<RecordBatch> {
     };
     let spent = || finished.iter().map(|f| f.outcome.spent.as_ref());
     let stage = |of: fn(&Seconds) -> f64| some_reals(spent().map(|spent| Some(of(&spent?.seconds))));
-    let is_cached = |f: &&Finished| f.outcome.record.status == Status::Done && f.outcome.spent.is_none();
+    let is_cached = |f: &Finished| f.outcome.record.status == Status::Done && f.outcome.spent.is_none();
     let own = vec![
         texts(cells.iter().map(|c| if c.status == Status::Done { "done" } else { "failed" })),
         some_texts(cells.iter().map(error)),
         some_reals(pruned().map(|p| p.map(|p| p.achieved_sparsity()))),
-        Arc::new(finished.iter().map(is_cached).map(Some).collect::<BooleanArray>()),
+        flags(finished.iter().map(|f| is_cached(f))),
         stage(|s| s.calibrate),
         stage(|s| s.prune),
         stage(|s| s.forward),
@@ -216,7 +229,7 @@ pub fn layers(recipe: &Recipe, finished: &[&Finished]) -> Result<RecordBatch> {
         counts(layers().map(|l| l.rows as u64)),
         counts(layers().map(|l| l.columns as u64)),
         reals(layers().map(|l| l.sparsity)),
-        Arc::new(layers().map(|l| Some(l.skipped)).collect::<BooleanArray>()),
+        flags(layers().map(|l| l.skipped)),
         some_reals(errors()),
         some_texts(errors().map(suite)),
         some_reals(layers().map(|l| l.damping)),
@@ -260,7 +273,10 @@ pub fn samples(recipe: &Recipe, materials: &BTreeMap<String, Material>, finished
     let cells: Vec<&CellRecord> = rows.iter().map(|r| r.cell).collect();
     let share = |row: &Row, metric| row.shares.get(&metric).map(|shares| shares[row.sample]);
     let choosing = || rows.iter().map(|r| r.prompt.filter(|prompt| !prompt.choices.is_empty()));
-    let positions = |row: &Row| share(row, Metric::Loss).map(|share| share.weight as u64);
+    let positions = |row: &Row| {
+        let (_, shares) = row.shares.iter().find(|(metric, _)| metric.family() == Family::Language)?;
+        Some(shares[row.sample].weight as u64)
+    };
     let mut own = vec![
         texts(rows.iter().map(|r| r.suite)),
         counts(rows.iter().map(|r| r.sample as u64)),

@@ -25,10 +25,12 @@ mod summary;
 mod tango;
 mod verdict;
 
+use serde::{Deserialize, Serialize};
+
 pub use contrast::{Contrast, contrast};
 pub use family::{Judged, judge};
 pub use holm::holm;
-pub use seeds::Setting;
+pub use seeds::{Setting, in_all};
 pub use summary::{Summary, summary};
 pub use verdict::{LEVEL, Verdict};
 
@@ -51,7 +53,8 @@ impl Share {
 }
 
 /// What a figure is made of the mean: sum of sums over sum of weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Link {
     Identity,
     /// The exponential, as perplexity is of the mean loss. Compared by the logarithm, so that both say the same.

@@ -53,10 +53,12 @@ pub enum Stage {
     Scores,
     /// What a cell answers to the prompts of a suite.
     Answers,
+    /// What a judge says of an answer.
+    Replies,
 }
 
 impl Stage {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Windows,
         Self::Losses,
         Self::Prompts,
@@ -68,6 +70,7 @@ impl Stage {
         Self::Errors,
         Self::Scores,
         Self::Answers,
+        Self::Replies,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -83,6 +86,7 @@ impl Stage {
             Self::Errors => "errors",
             Self::Scores => "scores",
             Self::Answers => "answers",
+            Self::Replies => "replies",
         }
     }
 
@@ -101,6 +105,7 @@ impl Stage {
             Self::Errors => 1,
             Self::Scores => 5,
             Self::Answers => 4,
+            Self::Replies => 1,
         }
     }
 

@@ -206,6 +206,7 @@ impl<'a> Study<'a> {
             let record = SuiteRecord {
                 scores: scores_key.and_then(|key| self.cache.read_json(key)),
                 answers: answers_key.and_then(|key| self.cache.read_json(key)),
+                judged: None,
             };
             let scores = scored && record.scores.is_none();
             let answers = answers_key.is_some() && record.answers.is_none();

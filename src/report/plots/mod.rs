@@ -11,9 +11,6 @@ use serde::Serialize;
 use self::canvas::{COLOURS, Ink, Pen, Pixel, svg};
 use super::{Report, Setting, Value, text};
 
-/// Metrics that are ratios, so that their axis is logarithmic.
-const LOGARITHMIC: [&str; 1] = ["perplexity"];
-
 /// All plots, in groups, and the keys to them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Plots {
@@ -167,10 +164,6 @@ fn keys(names: &Names) -> Result<Vec<Key>> {
 
 fn is_n_of_m(setting: &Setting) -> bool {
     setting.pattern.contains(':')
-}
-
-fn is_log(metric: &str) -> bool {
-    LOGARITHMIC.contains(&metric)
 }
 
 #[cfg(test)]

@@ -340,7 +340,7 @@ mod tests {
     fn a_margin_of_perplexity_is_a_ratio() {
         let mut report = sample::report();
         let decision = report.decision.as_mut().unwrap();
-        (decision.metric, decision.margin) = ("perplexity".into(), 0.02);
+        (decision.ratio, decision.margin) = (true, 0.02);
         let notes = of("decision", &report).notes.join(" ");
         assert!(notes.contains("dense model's: 2%"), "{notes}");
     }
