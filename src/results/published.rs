@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use arrow::array::{BooleanArray, RecordBatch};
 
 use super::measures::Measures;
-use super::tables::{reals, setting_columns, some_counts, some_reals, some_texts, texts, to_parquet};
+use super::tables::{metric_columns, reals, setting_columns, some_counts, some_reals, some_texts, texts, to_parquet};
 use super::{Results, replace, schema};
 use crate::recipe::{Cell, Published, Recipe, cells};
 
@@ -47,10 +47,9 @@ fn published(recipe: &Recipe, measures: &Measures) -> Result<RecordBatch> {
     let within = rows.iter().map(|(figure, _, found)| figure.is_within(found.and_then(|(_, interval)| interval)));
     let mut columns = vec![texts(rows.iter().map(|_| recipe.name.as_str()))];
     columns.extend(setting_columns(|| settings.iter()));
+    columns.extend([some_counts(rows.iter().map(seed)), texts(figures().map(|figure| figure.suite.as_str()))]);
+    columns.extend(metric_columns(|| figures().map(|figure| figure.metric)));
     columns.extend([
-        some_counts(rows.iter().map(seed)),
-        texts(figures().map(|figure| figure.suite.as_str())),
-        texts(figures().map(|figure| figure.metric.as_str())),
         texts(figures().map(model)),
         reals(figures().map(|figure| figure.value)),
         some_reals(figures().map(|figure| figure.spread)),

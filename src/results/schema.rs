@@ -127,9 +127,17 @@ pub fn published() -> SchemaRef {
     let mut fields = vec![study()];
     fields.extend(setting_columns(""));
     fields.extend([
-        field("seed", COUNT, true, "", "seed of the cell, where the figure is of a single one; null where it is of a setting"),
+        field(
+            "seed",
+            COUNT,
+            true,
+            "",
+            "seed of the cell, where the figure is of a single one; null where it is of a setting",
+        ),
         field("suite", TEXT, false, "", "evaluation suite"),
-        field("metric", TEXT, false, "", "loss and divergences in nats, perplexity; all others are fractions"),
+    ]);
+    fields.extend(metric_columns());
+    fields.extend([
         field("model", TEXT, false, "", "model that the published figure is of"),
         field("published", REAL, false, "", "the published figure"),
         field("published_spread", REAL, true, "", "what the paper gives behind ±; null where it gives nothing"),

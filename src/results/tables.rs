@@ -154,7 +154,7 @@ pub fn contrasts(recipe: &Recipe, measures: &Measures) -> Result<RecordBatch> {
 }
 
 /// The columns that say what a metric is.
-fn metric_columns<I: Iterator<Item = Metric>>(metrics: impl Fn() -> I) -> Vec<ArrayRef> {
+pub(super) fn metric_columns<I: Iterator<Item = Metric>>(metrics: impl Fn() -> I) -> Vec<ArrayRef> {
     vec![
         texts(metrics().map(Metric::as_str)),
         texts(metrics().map(|metric| metric.family().as_str())),
