@@ -76,6 +76,7 @@ impl Report {
             failed: tables.failed()?,
             error_suite,
             blocks,
+            masks: tables.masks()?,
             contrasts: contrasts.into_iter().filter(|contrast| contrast.axis != "dense").collect(),
             suites,
         };
