@@ -9,6 +9,7 @@ mod comparison;
 mod decision;
 mod facts;
 pub mod formats;
+mod masks;
 mod plots;
 mod predictors;
 mod published;
@@ -44,7 +45,7 @@ pub struct Report {
     pub unfinished: Option<String>,
     /// The table to decide by; none where nothing was evaluated.
     pub decision: Option<Decision>,
-    /// Three at most, the most important first, and one of published figures.
+    /// Five at most, the most important first.
     pub sentences: Vec<String>,
     /// What the run warned of, leaks of test data first.
     pub warnings: Vec<String>,
@@ -57,6 +58,8 @@ pub struct Report {
     /// The suite whose samples the errors of `blocks` were measured on.
     pub error_suite: Option<String>,
     pub blocks: Vec<BlockPoint>,
+    /// Empty where nothing is set beside anything.
+    pub masks: Vec<MaskPoint>,
     pub samples: Vec<Samples>,
     /// Every cell, seeds apart, suite by suite.
     pub cell_rows: Vec<CellRow>,
@@ -282,6 +285,25 @@ pub struct BlockPoint {
     /// Fraction of zeros.
     pub achieved: f64,
     pub relative_error: Option<f64>,
+}
+
+/// How many of the weights that a setting keeps in a block another one keeps, too: means over pairs of cells, and over the
+/// block's linears, weighted by their sizes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MaskPoint {
+    /// In what the two differ: `calibration`, `seed` (then they are one setting), `method`.
+    pub axis: String,
+    pub setting: Setting,
+    pub other: Setting,
+    pub block: u64,
+    /// Of the linears that both prune.
+    pub weights: u64,
+    /// Pairs of cells.
+    pub pairs: u64,
+    /// Share of the kept weights that both keep.
+    pub overlap: f64,
+    /// The same of two choices that know nothing of each other.
+    pub chance: f64,
 }
 
 /// Samples of a suite under two cells, side by side.

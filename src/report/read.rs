@@ -77,6 +77,7 @@ impl Report {
             published: vec![],
             error_suite,
             blocks,
+            masks: tables.masks()?,
             contrasts: contrasts.into_iter().filter(|contrast| contrast.axis != "dense").collect(),
             suites,
         };

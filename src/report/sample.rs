@@ -216,6 +216,19 @@ pub fn report() -> Report {
             relative_error: Some(0.1 + 0.05 * block as f64),
         })
     });
+    let mask = |axis: &str, [a, b]: [usize; 2], block: u64, overlap: f64| MaskPoint {
+        axis: axis.into(),
+        setting: settings[a].clone(),
+        other: settings[b].clone(),
+        block,
+        weights: 100,
+        pairs: if axis == "calibration" { 9 } else { 3 },
+        overlap,
+        chance: 0.5,
+    };
+    let masks = (0..4).map(|block| mask("calibration", [3, 5], block, 0.7 + 0.05 * block as f64));
+    let masks = masks.chain((0..4).map(|block| mask("seed", [3, 3], block, 0.95)));
+    let masks = masks.chain((0..4).map(|block| mask("method", [1, 3], block, 0.6))).collect();
     Report {
         study: "a study".into(),
         cells: CellCounts { planned: 13, done: 12, failed: 1 },
@@ -241,6 +254,7 @@ pub fn report() -> Report {
         ],
         error_suite: Some("language".into()),
         blocks: blocks.collect(),
+        masks,
         samples: samples(),
         published: published(&[language.clone(), task.clone()], &cell_rows(&[language.clone(), task.clone()])),
         cell_rows: cell_rows(&[language.clone(), task.clone()]),

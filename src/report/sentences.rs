@@ -1,17 +1,16 @@
-//! What the numbers say in words: three sentences at most, none of which says more than the tables' verdicts, and one of
-//! published figures.
+//! What the numbers say in words: five sentences at most, and none that says more than the tables' verdicts.
 
-use super::text::{counted, list, with_interval, within};
-use super::{Contrast, Decision, DecisionRow, Predictor, Report, published};
+use super::text::{capital, counted, list, with_interval, within};
+use super::{Contrast, Decision, DecisionRow, Predictor, Report, masks, published};
 use crate::statistics::{LEVEL, Verdict};
 
 /// The most important first: which setting is best and how it stands to dense; what tells methods and calibrations apart; which
-/// metric ranks settings as the score does; last how many published figures lie within the intervals.
+/// metric ranks settings as the score does; how many of the same weights calibrations keep; how many published figures lie
+/// within the intervals.
 pub fn sentences(report: &Report) -> Vec<String> {
-    let Some(decision) = &report.decision else { return vec![] };
-    let figures = published::sentence(&report.published);
-    let all = [best(decision), axes(report, decision), predictor(report, decision), figures];
-    all.into_iter().flatten().collect()
+    let decided = |decision: &Decision| [best(decision), axes(report, decision), predictor(report, decision)];
+    let others = [masks::sentence(report), published::sentence(&report.published)];
+    report.decision.iter().flat_map(decided).chain(others).flatten().collect()
 }
 
 /// The best setting of each sparsity, and how these stand to dense.
@@ -260,11 +259,6 @@ fn predictor(report: &Report, decision: &Decision) -> Option<String> {
         clause(&alike, if ties.len() == 1 { "are not told apart from it" } else { "are not told apart from them" }),
         clause(&worse, "rank them worse")
     ))
-}
-
-fn capital(text: &str) -> String {
-    let mut letters = text.chars();
-    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
 }
 
 #[cfg(test)]

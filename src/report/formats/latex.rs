@@ -10,7 +10,7 @@ pub fn latex(report: &Report) -> String {
     text.extend(report.unfinished.iter().map(|note| format!("% unfinished: {}\n", one_line(note))));
     text.extend(report.warnings.iter().map(|warning| format!("% warning: {}\n", one_line(warning))));
     let is_shown = |sheet: &&Sheet| {
-        ["decision", "published"].contains(&sheet.id.as_str())
+        ["decision", "published", "masks"].contains(&sheet.id.as_str())
             || ["suite-", "contrasts-"].iter().any(|start| sheet.id.starts_with(start))
     };
     text.extend(sheets(report).iter().filter(is_shown).map(table));
@@ -126,7 +126,7 @@ mod tests {
             );
             tables += 1;
         }
-        assert_eq!(tables, 1 + 1 + 2 + 2);
+        assert_eq!(tables, 1 + 1 + 2 + 2 + 1);
     }
 
     #[test]

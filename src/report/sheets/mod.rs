@@ -5,6 +5,7 @@ mod cells;
 mod compare;
 mod contrasts;
 mod decision;
+mod masks;
 mod predictors;
 mod published;
 mod suites;
@@ -70,6 +71,7 @@ pub fn sheets(report: &Report) -> Vec<Sheet> {
     all.extend(contrasts::sheets(&report.contrasts));
     all.extend(predictors::sheets(&report.predictors));
     all.extend(blocks::sheets(&report.blocks, report.error_suite.as_deref()));
+    all.extend(masks::sheets(&report.masks));
     all.extend(report.suites.iter().map(|suite| cells::sheet(suite, &report.cell_rows)));
     all.push(failed(report));
     all.retain(|sheet| !sheet.rows.is_empty());
@@ -249,6 +251,8 @@ mod tests {
             "contrasts-calibration",
             "predictors-task-f1",
             "blocks",
+            "masks",
+            "masks-blocks",
             "cells-language",
             "cells-task",
             "failed",
@@ -261,6 +265,7 @@ mod tests {
             contrasts: vec![],
             predictors: vec![],
             blocks: vec![],
+            masks: vec![],
             cell_rows: vec![],
             failed: vec![],
             published: vec![],

@@ -44,6 +44,7 @@ pub fn html(report: &Report) -> Result<String> {
         sparsity_note => sparsity_note(&plots),
         scatter_note => SCATTER_NOTE,
         blocks_note => blocks_note(report),
+        masks_note => MASKS_NOTE,
         decision => Serde(decision),
         overview => Serde(overview),
         details => Serde(details),
@@ -186,6 +187,7 @@ fn links(decision: &[View], overview: &[View], plots: &Plots, samples: &[Samples
         ("by-sparsity", "By sparsity", &plots.metrics),
         ("scatter", "Metrics of the model against scores", &plots.scatters),
         ("by-block", "Errors by block", &plots.blocks),
+        ("kept-by-both", "Weights that both keep", &plots.masks),
     ];
     let figures = figures.into_iter().filter(|(.., groups)| !groups.is_empty());
     let mut links: Vec<Link> = decision.iter().chain(overview).map(of_view).collect();
@@ -197,6 +199,9 @@ fn links(decision: &[View], overview: &[View], plots: &Plots, samples: &[Samples
 
 const SCATTER_NOTE: &str = "Each point is a setting. The more the points keep to one rising or falling line, the more \
     that metric, which needs no task, tells about the score.";
+
+const MASKS_NOTE: &str = "A line a pair of calibrations: the share of the kept weights that both keep. Beside it is what two \
+    seeds of one calibration share, and what two choices share that know nothing of each other.";
 
 fn sparsity_note(plots: &Plots) -> String {
     let patterns = " Hollow points, named above them, are N:M patterns at the ratio that they prune.";
@@ -281,6 +286,7 @@ mod tests {
             "id=\"by-sparsity\"",
             "id=\"scatter\"",
             "id=\"by-block\"",
+            "id=\"kept-by-both\"",
             "id=\"samples-0\"",
             "id=\"contrasts-method\"",
             "id=\"predictors-task-f1\"",
@@ -324,6 +330,7 @@ mod tests {
             contrasts: vec![],
             predictors: vec![],
             blocks: vec![],
+            masks: vec![],
             samples: vec![],
             cell_rows: vec![],
             failed: vec![],
@@ -339,7 +346,7 @@ mod tests {
     fn there_is_no_plot_of_one_sparsity_or_one_setting() {
         let mut report = sample::report();
         report.suites.iter_mut().for_each(|suite| suite.rows.truncate(2));
-        report.blocks.clear();
+        (report.blocks, report.masks) = (vec![], vec![]);
         let page = html(&report).unwrap();
         assert!(!page.contains("<svg") && !page.contains("By sparsity"), "{page}");
     }
