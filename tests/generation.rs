@@ -30,7 +30,7 @@ impl Whole {
 }
 
 fn greedy(max_new_tokens: usize, end: Vec<u32>) -> Sampling {
-    Sampling { max_new_tokens, temperature: 0.0, top_p: 1.0, repetition_penalty: 1.0, seed: 0, end }
+    Sampling { max_new_tokens, temperature: 0.0, top_k: None, top_p: 1.0, repetition_penalty: 1.0, seed: 0, end }
 }
 
 /// Prompts of unequal length; with `shared` they begin alike.

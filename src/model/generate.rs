@@ -9,11 +9,12 @@ use std::ops::Range;
 
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::attention::KvCache;
+use super::sampling::{Room, Sampling};
 use super::{Block, Embedding, Head, Ropes};
 use crate::tensors;
 
@@ -23,23 +24,6 @@ pub struct Generator<'a> {
     pub embedding: &'a Embedding,
     pub head: &'a Head,
     pub ropes: &'a Ropes,
-}
-
-/// How the next token is chosen, and when a sequence ends.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sampling {
-    pub max_new_tokens: usize,
-    /// 0 takes the most likely token.
-    pub temperature: f64,
-    /// Only the most likely tokens that together have this probability are drawn from.
-    pub top_p: f64,
-    /// Logits of tokens that the prompt or the answer has already are divided by it, or multiplied where they are below
-    /// 0; 1 leaves them.
-    pub repetition_penalty: f32,
-    /// Each sequence draws from a stream of its own, so that what is decoded beside it does not matter.
-    pub seed: u64,
-    /// Tokens that end a text.
-    pub end: Vec<u32>,
 }
 
 /// What was generated for all prompts.
@@ -191,15 +175,12 @@ impl Generator<'_> {
         let logits = self.head.logits(&last)?; // (sequences, vocabulary)
         let vocabulary = logits.dim(1)?;
         tensors::with_values(&logits, |logits| {
-            sequences.par_iter_mut().zip(logits.par_chunks(vocabulary)).for_each(|(sequence, logits)| {
-                let token = if sampling.repetition_penalty == 1.0 {
-                    choose(logits, sampling, &mut sequence.random)
-                } else {
-                    let logits = penalized(logits, &sequence.seen, sampling.repetition_penalty);
-                    let token = choose(&logits, sampling, &mut sequence.random);
+            let chosen = sequences.par_iter_mut().zip(logits.par_chunks(vocabulary));
+            chosen.for_each_init(Room::default, |room, (sequence, logits)| {
+                let token = sampling.choose(logits, &sequence.seen, &mut sequence.random, room);
+                if sampling.repetition_penalty != 1.0 {
                     sequence.seen.insert(token);
-                    token
-                };
+                }
                 sequence.ids.push(token);
                 sequence.next = vec![token];
             });
@@ -220,80 +201,5 @@ impl Generator<'_> {
             caches.iter_mut().zip(here).for_each(|(caches, cache)| caches[i] = cache);
         }
         Ok(hidden)
-    }
-}
-
-/// transformers: `RepetitionPenaltyLogitsProcessor`.
-fn penalized(logits: &[f32], seen: &HashSet<u32>, penalty: f32) -> Vec<f32> {
-    let mut logits = logits.to_vec();
-    for &token in seen {
-        if let Some(logit) = logits.get_mut(token as usize) {
-            *logit = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
-        }
-    }
-    logits
-}
-
-/// The most likely token (the first of equals), or one drawn as `sampling` says.
-fn choose(logits: &[f32], sampling: &Sampling, random: &mut ChaCha8Rng) -> u32 {
-    let best = logits.iter().enumerate().fold(0, |best, (i, &z)| if z > logits[best] { i } else { best });
-    if sampling.temperature == 0.0 {
-        return best as u32;
-    }
-    let scaled = |z: f32| (f64::from(z - logits[best]) / sampling.temperature).exp();
-    let mut weights: Vec<(f64, usize)> = logits.iter().map(|&z| scaled(z)).zip(0..).collect();
-    weights.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-    let total: f64 = weights.iter().map(|w| w.0).sum();
-    let mut nucleus = 0.0;
-    let count = weights.iter().take_while(|w| (nucleus < sampling.top_p * total, nucleus += w.0).0).count().max(1);
-    let mut left = random.random_range(0.0..1.0) * weights[..count].iter().map(|w| w.0).sum::<f64>();
-    let drawn = weights[..count].iter().find(|w| (left -= w.0, left < 0.0).1);
-    drawn.unwrap_or(&weights[0]).1 as u32
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sampling(temperature: f64, top_p: f64) -> Sampling {
-        Sampling { max_new_tokens: 1, temperature, top_p, repetition_penalty: 1.0, seed: 0, end: vec![] }
-    }
-
-    #[test]
-    fn without_temperature_the_first_of_the_most_likely_is_taken() {
-        let mut random = ChaCha8Rng::seed_from_u64(0);
-        assert_eq!(choose(&[0.0, 2.0, 2.0, 1.0], &sampling(0.0, 1.0), &mut random), 1);
-    }
-
-    #[test]
-    fn what_was_said_before_is_less_likely_once_however_often_it_was_said() {
-        let logits = [1.1, -0.7, 0.3, -2.5, 0.0];
-        let seen = [0, 1, 1, 4].into_iter().collect();
-        // transformers' RepetitionPenaltyLogitsProcessor.
-        assert_eq!(penalized(&logits, &seen, 1.3), [0.846_153_9, -0.909_999_97, 0.3, -2.5, 0.0]);
-        assert_eq!(penalized(&logits, &seen, 0.7), [1.571_428_7, -0.489_999_98, 0.3, -2.5, 0.0]);
-    }
-
-    #[test]
-    fn tokens_are_drawn_as_often_as_the_softmax_says() {
-        let mut random = ChaCha8Rng::seed_from_u64(0);
-        let logits = [1.0f32, 0.0, 2.0];
-        let mut counts = [0f64; 3];
-        (0..20_000).for_each(|_| counts[choose(&logits, &sampling(0.5, 1.0), &mut random) as usize] += 1.0);
-        let weights = logits.map(|z| (f64::from(z) / 0.5).exp());
-        for (count, weight) in counts.iter().zip(weights) {
-            let expected = weight / weights.iter().sum::<f64>();
-            assert!((count / 20_000.0 - expected).abs() < 0.01, "{counts:?}");
-        }
-    }
-
-    #[test]
-    fn the_nucleus_leaves_out_the_unlikely() {
-        let mut random = ChaCha8Rng::seed_from_u64(0);
-        let logits = [3.0f32, 2.5, -1.0];
-        for _ in 0..2000 {
-            assert_ne!(choose(&logits, &sampling(1.0, 0.9), &mut random), 2);
-        }
-        assert_eq!(choose(&logits, &sampling(1.0, 0.1), &mut random), 0);
     }
 }

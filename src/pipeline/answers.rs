@@ -19,6 +19,7 @@ const LEAST_BUDGET: u64 = 16 << 20;
 pub struct Answerer<'a> {
     pub generator: Generator<'a>,
     pub tokenizer: &'a Tokenizer,
+    /// What the model's folder says of it, where the suite does not.
     pub repetition_penalty: f32,
     pub watch: &'a dyn Watch,
     /// How many prompts of the cell were answered before, and how many it has.
@@ -39,8 +40,9 @@ impl Answerer<'_> {
         let sampling = Sampling {
             max_new_tokens: decoding.max_new_tokens,
             temperature: decoding.temperature,
+            top_k: decoding.top_k,
             top_p: decoding.top_p,
-            repetition_penalty: self.repetition_penalty,
+            repetition_penalty: decoding.repetition_penalty.unwrap_or(self.repetition_penalty),
             seed,
             end: self.tokenizer.end().to_vec(),
         };

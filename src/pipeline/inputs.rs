@@ -14,7 +14,7 @@ use crate::data::{Asked, Library, Order, Packing, Part, Prompting, Rows, are_eno
 use crate::digest::{self, Digest};
 use crate::fault::{At, Fault};
 use crate::metrics::Family;
-use crate::model::{Model, ModelFiles, Spec, Tokenizer};
+use crate::model::{Model, ModelFiles, Settled, Spec, Tokenizer};
 use crate::prune::StatisticKind;
 use crate::recipe::{
     Cell, Layers, Problems, Propagation, Recipe, Skip, Suite, Unit, WindowUnit, cells, check_against_model,
@@ -50,9 +50,17 @@ pub fn repetition_penalty(recipe: &Recipe, model: &ModelFiles) -> Result<f32> {
     let generation = model.generation()?;
     let mut repetition_penalty = 1.0;
     for (name, suite) in recipe.suite.iter().filter(|(_, suite)| suite.wants(Family::Text)) {
-        let drawn = matches!(suite.unit(), Unit::Rows(unit) if unit.decoding.temperature > 0.0);
-        generation.check(drawn).at(|| format!("[suite.{name}]"))?;
-        repetition_penalty = generation.repetition_penalty()?;
+        let Unit::Rows(unit) = suite.unit() else { continue };
+        let decoding = unit.decoding;
+        let settled = Settled {
+            drawn: decoding.temperature > 0.0,
+            top_k: decoding.top_k.is_some(),
+            repetition_penalty: decoding.repetition_penalty.is_some(),
+        };
+        generation.check(settled).at(|| format!("[suite.{name}]"))?;
+        if !settled.repetition_penalty {
+            repetition_penalty = generation.repetition_penalty()?;
+        }
     }
     Ok(repetition_penalty)
 }

@@ -248,6 +248,7 @@ impl Checker<'_> {
             ("length", suite.length, 2),
             ("limit", suite.limit, 1),
             ("max_new_tokens", suite.max_new_tokens, 1),
+            ("top_k", suite.top_k, 1),
         ] {
             value.iter().for_each(|&value| self.at_least(&[kind, name, option], value, least));
         }
@@ -260,6 +261,10 @@ impl Checker<'_> {
         }
         if let Some(p) = suite.top_p.filter(|&p| !(p > 0.0 && p <= 1.0)) {
             self.add(&[kind, name, "top_p"], format!("{p} is no share; expected a number above 0, at most 1"), None);
+        }
+        if let Some(penalty) = suite.repetition_penalty.filter(|&penalty| !(penalty > 0.0 && penalty.is_finite())) {
+            let message = format!("{penalty} is no penalty; expected a number above 0, where 1 changes nothing");
+            self.add(&[kind, name, "repetition_penalty"], message, None);
         }
         if suite.stop.as_ref().is_some_and(|stop| stop.iter().any(String::is_empty)) {
             self.add(&[kind, name, "stop"], "a text that ends answers must not be empty", None);
