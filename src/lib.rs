@@ -2,9 +2,11 @@
 //!
 //! From the ground up, each module importing only from those before it: [`memory`], [`disk`], [`guard`], [`fault`], [`warnings`], `table`, [`digest`], [`size`],
 //! [`lock`], [`bundled`], [`templates`], `gpu`, [`linalg`], [`statistics`], [`tensors`] and [`source`]; [`model`], [`data`], [`prune`] and [`metrics`];
-//! [`recipe`], which is made of their names and options; [`pipeline`], [`results`], [`report`] and [`cli`].
+//! [`recipe`], which is made of their names and options; [`pipeline`] with `calibration`, whose sources it calls and which work
+//! with its cache and its model; [`results`], [`report`] and [`cli`].
 
 pub mod bundled;
+mod calibration;
 pub mod cli;
 pub mod data;
 pub mod digest;

@@ -10,15 +10,14 @@ use super::Interrupted;
 use super::cache::{Key, Stage};
 use super::checkpoint::{InputCheckpoint, UncheckedCheckpoint};
 use super::errors::{ERROR_TOKENS, ERROR_TOKENS_OF_PASSAGE};
+use crate::calibration::{self, Ask};
 use crate::data::{Asked, Library, Order, Packing, Part, Prompting, Rows, are_enough, asked, check, cut};
 use crate::digest::{self, Digest};
 use crate::fault::{At, Fault};
 use crate::metrics::Family;
 use crate::model::{Model, ModelFiles, Settled, Spec, Tokenizer};
 use crate::prune::StatisticKind;
-use crate::recipe::{
-    Cell, Layers, Problems, Propagation, Recipe, Skip, Suite, Unit, WindowUnit, cells, check_against_model,
-};
+use crate::recipe::{Cell, Layers, Problems, Propagation, Recipe, Skip, Suite, Unit, WindowUnit, check_against_model};
 use crate::source::{self, Fetcher};
 use crate::warnings::LEAK;
 
@@ -34,6 +33,7 @@ pub struct Inputs {
     /// What the model's folder wants: the logits of tokens that are there already are divided by it.
     pub repetition_penalty: f32,
     pub checkpoints: IndexMap<String, InputCheckpoint>,
+    /// The rows of the calibrations that read some and that cells draw from, directly or through others.
     pub calibrations: IndexMap<String, InputPart>,
     pub suites: IndexMap<String, InputPart>,
     /// Where suites draw solved examples from, by the suite's name.
@@ -88,14 +88,15 @@ enum Axis {
     Shots,
 }
 
-/// The splits that a study reads: of the calibration sets only those that a cell draws from.
+/// The splits that a study reads: of the calibration sets only those that cells draw from.
 fn parts(recipe: &Recipe, library: &Library) -> Result<Vec<(Axis, String, String, Part)>> {
     let mut parts = Vec::new();
-    let cells = cells(recipe);
-    let drawn = |name: &String| cells.iter().filter_map(Cell::drawn).any(|drawn| drawn.name == *name);
-    for (name, c) in recipe.calibration.iter().filter(|(name, _)| drawn(name)) {
-        let part = library.get(&c.dataset)?.part(c.split.as_deref(), "train")?;
-        parts.push((Axis::Calibration, name.clone(), c.dataset.clone(), part));
+    for name in calibration::used(recipe) {
+        let part = calibration::origin(recipe, &name).part(library)?;
+        if let Some(part) = part {
+            let dataset = recipe.calibration[&name].dataset.clone().unwrap_or_default();
+            parts.push((Axis::Calibration, name, dataset, part));
+        }
     }
     for (name, s) in &recipe.suite {
         let part = library.get(&s.dataset)?.part(s.split.as_deref(), "test")?;
@@ -324,13 +325,7 @@ impl Inputs {
 
     /// The windows of a calibration set as drawn by `seed`.
     pub fn calibration_key(&self, recipe: &Recipe, name: &str, seed: u64) -> Key {
-        let c = &recipe.calibration[name];
-        Stage::Windows.key(&(
-            self.calibrations[name].digest,
-            self.tokenizer_key(recipe),
-            (c.packing, c.length, Some(c.windows)),
-            Order::Random(seed),
-        ))
+        calibration::origin(recipe, name).key(self, Ask::of(recipe, name, seed))
     }
 
     /// The windows or prompts of a suite.
@@ -449,7 +444,7 @@ impl Inputs {
     }
 
     /// What makes tokens of rows: the tokenizer, which is among the model's files, and a day, where there is one.
-    fn tokenizer_key(&self, recipe: &Recipe) -> Digest {
+    pub fn tokenizer_key(&self, recipe: &Recipe) -> Digest {
         recipe.model.date.as_ref().map_or(self.model_digest, |date| Digest::of(&(self.model_digest, date)))
     }
 

@@ -19,7 +19,7 @@ mod time_left;
 mod walk;
 mod work;
 
-pub use cache::{Cache, Hold, KnownStudy, Limit, LimitBy, Stage, Trimmed, Unwritable, Usage, remove_unfinished};
+pub use cache::{Cache, Hold, Key, KnownStudy, Limit, LimitBy, Stage, Trimmed, Unwritable, Usage, remove_unfinished};
 pub use cell::{
     AnswersRecord, CellRecord, ErrorsRecord, LayerRecord, PrunedRecord, ScoresRecord, Seconds, Spent, Status,
     SuiteRecord,
@@ -29,7 +29,7 @@ pub use export::export;
 pub use inputs::{InputPart, Inputs};
 pub use material::Material;
 pub use memory::{peak_bytes, resident_bytes, total_bytes};
-pub use plan::{Plan, PlannedCell, PlannedStage, Work, check_data, plan};
+pub use plan::{Plan, PlannedCell, PlannedStage, Planner, Work, check_data, plan};
 pub use room::Room;
 pub use study::{DrawnWindows, Outcome, Study};
 pub use time_left::{Doing, Forecast, Left};

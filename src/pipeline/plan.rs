@@ -10,6 +10,7 @@ use super::errors::{ERROR_TOKENS, ERROR_TOKENS_OF_PASSAGE};
 use super::inputs::Inputs;
 use super::progress::Progress;
 use super::{material, work};
+use crate::calibration::{self, Ask, Checking};
 use crate::data::{Asked, Prompt, prompts};
 use crate::fault::At;
 use crate::metrics::Family;
@@ -100,18 +101,10 @@ pub fn check_data(recipe: &Recipe, inputs: &Inputs, cache: &Cache) -> Result<()>
         };
         checked.at(|| format!("[suite.{name}], data set \"{}\"", suite.dataset))?;
     }
-    let mut checked = HashSet::new();
-    for drawn in cells(recipe).iter().filter_map(Cell::drawn) {
-        let is_cached = cache.contains(inputs.calibration_key(recipe, &drawn.name, drawn.seed));
-        if !is_cached && checked.insert(drawn.name.clone()) {
-            let c = &recipe.calibration[&drawn.name];
-            let packing = (c.packing, c.length, Some(c.windows));
-            inputs.calibrations[&drawn.name]
-                .check_windows(&tokenizer, vocabulary, packing)
-                .at(|| format!("[calibration.{}], data set \"{}\"", drawn.name, c.dataset))?;
-        }
-    }
-    Ok(())
+    let checking = Checking::new(recipe, inputs, cache, &tokenizer);
+    let cells = cells(recipe);
+    let mut drawn = cells.iter().filter_map(Cell::drawn);
+    drawn.try_for_each(|drawn| checking.check(&drawn.name, Ask::of(recipe, &drawn.name, drawn.seed)))
 }
 
 fn check_prompts(recipe: &Recipe, name: &str, inputs: &Inputs, tokenizer: &Tokenizer) -> Result<()> {
@@ -129,9 +122,11 @@ fn check_prompts(recipe: &Recipe, name: &str, inputs: &Inputs, tokenizer: &Token
     Ok(())
 }
 
-struct Planner<'a> {
-    recipe: &'a Recipe,
-    inputs: Option<&'a Inputs>,
+/// What stages are planned with.
+pub struct Planner<'a> {
+    pub recipe: &'a Recipe,
+    /// None where the model or data are not here yet.
+    pub inputs: Option<&'a Inputs>,
     cache: &'a Cache,
     sizes: BTreeMap<&'a str, Size>,
 }
@@ -149,16 +144,8 @@ impl Planner<'_> {
         let mut stages = Vec::new();
         let drawn = cell.drawn();
         if let Some(drawn) = drawn {
-            let c = &self.recipe.calibration[&drawn.name];
-            let tokens = c.windows.saturating_mul(c.length);
-            let key = self.inputs.map(|i| i.calibration_key(self.recipe, &drawn.name, drawn.seed));
-            stages.push(self.stage(
-                format!("windows of calibration {}, seed {}", drawn.name, drawn.seed),
-                Stage::Windows,
-                key,
-                Some(6u64.saturating_mul(tokens as u64)),
-                Some(Work::default()),
-            ));
+            let ask = Ask::of(self.recipe, &drawn.name, drawn.seed);
+            stages.extend(calibration::origin(self.recipe, &drawn.name).stages(self, ask));
         }
         for name in self.recipe.suite.keys() {
             let tokens = self.sizes[name.as_str()].tokens;
@@ -234,7 +221,8 @@ impl Planner<'_> {
         stages
     }
 
-    fn stage(
+    /// A stage, which is cached where its key is.
+    pub fn stage(
         &self,
         name: String,
         stage: Stage,

@@ -26,10 +26,14 @@ pub fn check(recipe: &Recipe, library: &Library, layers: &Layers) -> Result<(), 
     names.chain(recipe.suite.keys().map(|name| ("suite", name))).for_each(|(kind, name)| checker.name_of(kind, name));
     for (name, set) in &recipe.calibration {
         let key = ["calibration", name.as_str()];
-        checker.part(&key, library, &set.dataset, set.split.as_deref(), "train");
+        if let Some(dataset) = &set.dataset {
+            checker.part(&key, library, dataset, set.split.as_deref(), "train");
+        }
         checker.at_least(&[key[0], key[1], "windows"], set.windows, 1);
         checker.at_least(&[key[0], key[1], "length"], set.length, 2);
+        checker.sources(name, set);
     }
+    checker.uses(recipe);
     for (name, suite) in &recipe.suite {
         let key = ["suite", name.as_str()];
         checker.part(&key, library, &suite.dataset, suite.split.as_deref(), "test");
@@ -139,13 +143,13 @@ pub fn inert(recipe: &Recipe, layers: &Layers) -> Vec<Problem> {
 /// Characters of a name that is part of others, in folders and tables.
 const LONGEST_NAME: usize = 100;
 
-struct Checker<'a> {
+pub(super) struct Checker<'a> {
     layers: &'a Layers,
     problems: Vec<Problem>,
 }
 
 impl Checker<'_> {
-    fn add(&mut self, key: &[&str], message: impl Into<String>, hint: Option<String>) {
+    pub(super) fn add(&mut self, key: &[&str], message: impl Into<String>, hint: Option<String>) {
         self.problems.push(self.layers.problem(key, message.into(), hint));
     }
 
@@ -399,7 +403,7 @@ fn names_of_cells(recipe: &Recipe) -> IndexSet<String> {
 }
 
 /// What to say of a name that no table of this kind has, and what was probably meant.
-fn unknown<'a>(kind: &str, name: &str, known: impl Iterator<Item = &'a String>) -> (String, Option<String>) {
+pub(super) fn unknown<'a>(kind: &str, name: &str, known: impl Iterator<Item = &'a String>) -> (String, Option<String>) {
     let known: Vec<&str> = known.map(String::as_str).collect();
     let hint = words::nearest(name, known.iter().copied()).map(|w| format!("did you mean \"{w}\"?"));
     let message = match known.is_empty() {

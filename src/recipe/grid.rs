@@ -66,13 +66,14 @@ impl Recipe {
         recipe.checkpoint.clear();
         recipe.export = None;
         let (pruning, drawn) = (cell.pruning(), cell.drawn());
-        recipe.calibration.retain(|name, _| drawn.is_some_and(|drawn| drawn.name == *name));
         recipe.grid = Grid {
             method: pruning.iter().map(|pruning| pruning.method).collect(),
             sparsity: pruning.iter().map(|pruning| pruning.sparsity).collect(),
             calibration: drawn.map(|drawn| vec![drawn.name.clone()]),
             seed: drawn.map(|drawn| vec![drawn.seed]),
         };
+        let used = crate::calibration::used(&recipe);
+        recipe.calibration.retain(|name, _| used.contains(name));
         recipe
     }
 }

@@ -1,5 +1,6 @@
 //! The recipe: one TOML file that says what a study does.
 
+mod calibrations;
 mod check;
 mod devices;
 mod export;
@@ -129,7 +130,8 @@ pub struct Checkpoint {
 #[serde(deny_unknown_fields)]
 pub struct Calibration {
     /// A name in datasets/, `path:` to such a TOML, or a source of rows (`path:my.jsonl`, `hf:datasets/OWNER/NAME`).
-    pub dataset: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<String>,
     /// By default `train`, where the data set has it.
     pub split: Option<String>,
     /// How many windows.

@@ -55,7 +55,7 @@ impl Card<'_> {
             text += "- gguf\n";
         }
         let drawn = cell.drawn();
-        let source = drawn.and_then(|drawn| Some(&manifest.calibrations.get(&drawn.name)?.data.source));
+        let source = drawn.and_then(|drawn| Some(&manifest.calibrations.get(&drawn.name)?.data.as_ref()?.source));
         let of_hub = source.and_then(|source| source.strip_prefix("hf:datasets/"));
         if let Some(id) = of_hub.map(|id| id.split(['@', ':']).next().unwrap_or(id)) {
             let _ = writeln!(text, "datasets:\n- {}", id.split('/').take(2).collect::<Vec<_>>().join("/"));
@@ -84,8 +84,12 @@ impl Card<'_> {
         {
             let _ = write!(
                 text,
-                " It was calibrated on {} windows of {} tokens of `{}` ({}, seed {}).",
-                entry.windows, entry.length, drawn.name, entry.data.source, drawn.seed
+                " It was calibrated on {} windows of {} tokens of `{}` ({}seed {}).",
+                entry.windows,
+                entry.length,
+                drawn.name,
+                entry.data.as_ref().map_or(String::new(), |data| format!("{}, ", data.source)),
+                drawn.seed
             );
         }
         let _ = write!(
@@ -106,8 +110,9 @@ impl Card<'_> {
         for (name, digest) in &manifest.model.files {
             let _ = writeln!(text, "- `{name}`: `{digest}`");
         }
-        for (name, entry) in &manifest.calibrations {
-            let _ = writeln!(text, "- calibration `{name}`, {}: `{}`", entry.data.source, entry.data.digest);
+        for (name, data) in manifest.calibrations.iter().filter_map(|(name, entry)| Some((name, entry.data.as_ref()?)))
+        {
+            let _ = writeln!(text, "- calibration `{name}`, {}: `{}`", data.source, data.digest);
         }
         for (name, entry) in &manifest.suites {
             let _ = writeln!(text, "- suite `{name}`, {}: `{}`", entry.data.source, entry.data.digest);

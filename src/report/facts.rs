@@ -97,15 +97,15 @@ fn drawn(entry: &CalibrationEntry) -> String {
     let seeds: Vec<String> = entry.drawn.iter().map(|drawn| drawn.seed.to_string()).collect();
     let tokens = entry.drawn.iter().map(|drawn| drawn.tokens).max().unwrap_or(0);
     format!(
-        "{}: {} of {} tokens ({} packing, {} tokens a seed), {} {}; {}",
-        entry.data.dataset,
+        "{}: {} of {} tokens ({} packing, {} tokens a seed), {} {}{}",
+        entry.data.as_ref().map_or("of others", |data| data.dataset.as_str()),
         counted(entry.windows as u64, "windows"),
         grouped(entry.length as u64),
         plain(&entry.packing).as_str().unwrap_or_default(),
         grouped(tokens as u64),
         if seeds.len() == 1 { "seed" } else { "seeds" },
         list(&seeds),
-        digest(&entry.data.digest)
+        entry.data.as_ref().map_or(String::new(), |data| format!("; {}", digest(&data.digest)))
     )
 }
 

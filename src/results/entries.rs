@@ -84,15 +84,17 @@ pub struct DataEntry {
     pub digest: String,
 }
 
-/// A calibration set that cells draw from.
+/// A calibration set that cells draw from, directly or through another.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CalibrationEntry {
-    pub data: DataEntry,
+    /// Its rows, where it reads some itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<DataEntry>,
     pub windows: usize,
     /// Tokens in a window.
     pub length: usize,
     pub packing: Packing,
-    /// What each seed drew.
+    /// What each seed drew for cells.
     pub drawn: Vec<DrawnEntry>,
 }
 
@@ -104,6 +106,9 @@ pub struct DrawnEntry {
     pub tokens: usize,
     /// BLAKE3 over the tokens of the windows.
     pub digest: String,
+    /// How they came about, where a data set alone does not say.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub details: Value,
 }
 
 /// A suite that cells are judged by.
@@ -206,17 +211,22 @@ impl DataEntry {
 }
 
 impl CalibrationEntry {
-    /// What cells draw from; None where no cell draws from it.
+    /// What cells draw from, directly or through another; None where no cell does.
     pub fn of(name: &str, calibration: &Calibration, study: &Study) -> Option<Self> {
-        let drawn = study.drawn().get(name)?;
+        let input = study.inputs().calibrations.get(name);
+        let drawn = match study.drawn().get(name) {
+            Some(drawn) => drawn.as_slice(),
+            None => input.map(|_| &[][..])?,
+        };
         let entry = |drawn: &DrawnWindows| DrawnEntry {
             seed: drawn.seed,
             windows: drawn.windows,
             tokens: drawn.tokens,
             digest: drawn.digest.to_string(),
+            details: drawn.details.clone(),
         };
         Some(Self {
-            data: DataEntry::of(&calibration.dataset, calibration.split.as_ref(), &study.inputs().calibrations[name]),
+            data: calibration.dataset.as_ref().zip(input).map(|(d, i)| DataEntry::of(d, calibration.split.as_ref(), i)),
             windows: calibration.windows,
             length: calibration.length,
             packing: calibration.packing,

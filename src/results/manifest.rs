@@ -32,7 +32,7 @@ pub struct Manifest {
     pub checkpoints: IndexMap<String, ModelEntry>,
     /// The data sets' definitions, as the recipe calls them.
     pub datasets: IndexMap<String, DatasetEntry>,
-    /// Those that cells draw from, in the order of the recipe.
+    /// Those that cells draw from, directly or through others, in the order of the recipe.
     pub calibrations: IndexMap<String, CalibrationEntry>,
     /// In the order of the recipe.
     pub suites: IndexMap<String, SuiteEntry>,
@@ -85,7 +85,11 @@ impl Manifest {
         results: &Path,
     ) -> Result<Self> {
         let mut datasets = IndexMap::new();
-        let named = recipe.calibration.values().map(|c| &c.dataset).chain(recipe.suite.values().map(|s| &s.dataset));
+        let named = recipe
+            .calibration
+            .values()
+            .filter_map(|c| c.dataset.as_ref())
+            .chain(recipe.suite.values().map(|s| &s.dataset));
         for name in named {
             datasets.insert(name.clone(), DatasetEntry::of(library.get(name)?, results));
         }
