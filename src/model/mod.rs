@@ -33,7 +33,7 @@ pub use attention::Span;
 pub use attention::{Attention, KvCache, Precision};
 pub use block::{Block, BlockNorms, Flow};
 pub use embedding::{Embedding, positions};
-pub use generate::{Generation, Generator};
+pub use generate::{Begun, Continuing, Generation, Generator, Written};
 pub use generation_config::{GenerationConfig, Settled};
 pub use head::Head;
 pub use linear::Linear;

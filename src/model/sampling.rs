@@ -113,6 +113,13 @@ impl Sampling {
     }
 }
 
+/// -ln p of a token, by the softmax of logits as they are.
+pub fn loss(logits: &[f32], token: u32) -> f64 {
+    let greatest = greatest(logits);
+    let of_token = logits.get(token as usize).map_or(f64::NAN, |&logit| f64::from(logit - greatest));
+    sum_of_exp(logits, greatest).ln() - of_token
+}
+
 /// The first token of the greatest score.
 fn first_of_greatest(scores: &[f32]) -> u32 {
     let greatest = greatest(scores);
@@ -296,6 +303,16 @@ mod tests {
                 let (low, high) = (before - 5e-5, before + sorted[at].2 + 5e-5);
                 assert!((low..high).contains(&drawn), "{token}: {drawn} is not in {low}..{high}");
             }
+        }
+    }
+
+    #[test]
+    fn the_loss_of_a_token_is_that_of_the_softmax() {
+        let logits: Vec<f32> = (0..5000).map(|i| (i as f32 * 12.9898).sin() * 7.0).collect();
+        let sum: f64 = logits.iter().map(|&z| f64::from(z).exp()).sum();
+        for token in [0, 17, 4999] {
+            let expected = sum.ln() - f64::from(logits[token as usize]);
+            assert!((loss(&logits, token) - expected).abs() < 1e-5);
         }
     }
 
