@@ -10,6 +10,7 @@
 //! to [`SOURCES`].
 
 mod dataset;
+mod generated;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
@@ -25,6 +26,8 @@ use crate::model::Tokenizer;
 use crate::pipeline::{Cache, Inputs, Interrupted, Key, PlannedStage, Planner, Stage, Study, Unwritable, Work};
 use crate::recipe::{Calibration, Cell, Recipe, cells};
 use dataset::DataSet;
+pub use generated::Generate;
+use generated::Generated;
 
 /// What is asked of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -114,18 +117,21 @@ pub trait Origin {
 }
 
 /// The keys of a `[calibration.NAME]` that say where windows come from.
-pub const SOURCES: [&str; 1] = ["dataset"];
+pub const SOURCES: [&str; 2] = ["dataset", "generate"];
 
 /// Those of them that a calibration has.
 pub fn sources(calibration: &Calibration) -> Vec<&'static str> {
-    let has = [calibration.dataset.is_some()];
+    let has = [calibration.dataset.is_some(), calibration.generate.is_some()];
     SOURCES.into_iter().zip(has).filter_map(|(key, has)| has.then_some(key)).collect()
 }
 
 /// The source of a calibration of a recipe that was checked.
 pub fn origin<'a>(recipe: &'a Recipe, name: &'a str) -> Box<dyn Origin + 'a> {
     let calibration = &recipe.calibration[name];
-    Box::new(DataSet { recipe, name, calibration })
+    match calibration {
+        Calibration { generate: Some(how), .. } => Box::new(Generated { recipe, name, calibration, how }),
+        _ => Box::new(DataSet { recipe, name, calibration }),
+    }
 }
 
 /// The calibrations that cells draw from, in the order of the recipe, and those that these draw from in turn.

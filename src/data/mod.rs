@@ -27,4 +27,4 @@ pub use passage::{Passage, Target};
 pub use prompts::{Asked, Choice, Has, Prompt, Prompting, asked, prompts};
 pub use row::{Choices, Content, Templates};
 pub use shape::is_usual;
-pub use windows::{Order, Packing, Windows, cut};
+pub use windows::{Order, Packing, Windows, cut, tokens, within};

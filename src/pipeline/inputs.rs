@@ -94,7 +94,7 @@ fn parts(recipe: &Recipe, library: &Library) -> Result<Vec<(Axis, String, String
     for name in calibration::used(recipe) {
         let part = calibration::origin(recipe, &name).part(library)?;
         if let Some(part) = part {
-            let dataset = recipe.calibration[&name].dataset.clone().unwrap_or_default();
+            let dataset = recipe.calibration[&name].rows_of().cloned().unwrap_or_default();
             parts.push((Axis::Calibration, name, dataset, part));
         }
     }
@@ -448,7 +448,7 @@ impl Inputs {
         recipe.model.date.as_ref().map_or(self.model_digest, |date| Digest::of(&(self.model_digest, date)))
     }
 
-    fn model_key(&self, recipe: &Recipe) -> Digest {
+    pub fn model_key(&self, recipe: &Recipe) -> Digest {
         self.key_of_model(recipe, self.model_digest)
     }
 

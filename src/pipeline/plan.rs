@@ -221,6 +221,18 @@ impl Planner<'_> {
         stages
     }
 
+    /// Whether the cache has an entry.
+    pub fn has(&self, key: Key) -> bool {
+        self.cache.contains(key)
+    }
+
+    /// So many tokens of texts that the dense model writes, of `length` at most.
+    pub fn work_of_texts(&self, tokens: usize, length: usize) -> Option<Work> {
+        let heads = |model: &Spec| tokens as f64 * (2 * model.vocabulary * model.hidden) as f64;
+        let work = |model: &Spec| Work { walking: 0.0, after: work::forward(model, tokens, length) + heads(model) };
+        self.inputs.map(|inputs| work(&inputs.spec))
+    }
+
     /// A stage, which is cached where its key is.
     pub fn stage(
         &self,

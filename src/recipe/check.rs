@@ -32,6 +32,7 @@ pub fn check(recipe: &Recipe, library: &Library, layers: &Layers) -> Result<(), 
         checker.at_least(&[key[0], key[1], "windows"], set.windows, 1);
         checker.at_least(&[key[0], key[1], "length"], set.length, 2);
         checker.sources(name, set);
+        checker.generate(name, set, library);
     }
     checker.uses(recipe);
     for (name, suite) in &recipe.suite {
@@ -84,6 +85,7 @@ pub fn check_against_model(recipe: &Recipe, model: &Spec, layers: &Layers) -> Re
         }
     }
     let sites = model.blocks.iter().flat_map(|block| &block.sites);
+    checker.generate_in_context(recipe, model);
     let columns: IndexSet<(&str, usize)> = sites.map(|site| (site.place.of_columns(), site.columns)).collect();
     for (i, sparsity) in recipe.grid.sparsity.iter().enumerate() {
         if let Sparsity::NOfM { m, .. } = sparsity {
@@ -154,7 +156,7 @@ impl Checker<'_> {
     }
 
     /// What is wrong with a value. What the system refuses is not: that shows where the file is read.
-    fn add_error(&mut self, key: &[&str], error: &anyhow::Error) {
+    pub(super) fn add_error(&mut self, key: &[&str], error: &anyhow::Error) {
         if !is_of_the_machine(error) {
             self.add(key, format!("{error:#}"), None);
         }
@@ -292,7 +294,7 @@ impl Checker<'_> {
         }
     }
 
-    fn at_least(&mut self, key: &[&str], value: usize, least: usize) {
+    pub(super) fn at_least(&mut self, key: &[&str], value: usize, least: usize) {
         if value < least {
             self.add(key, format!("{value} is too small; expected at least {least}"), None);
         }

@@ -5,6 +5,7 @@ mod check;
 mod devices;
 mod export;
 mod file;
+mod generate;
 mod grid;
 pub mod keys;
 mod layers;
@@ -33,6 +34,7 @@ pub use report::{Margin, ReportSpec};
 pub use skip::{Skip, Unskippable};
 pub use suite::{Decoding, RowUnit, Suite, Unit, WindowUnit};
 
+use crate::calibration::Generate;
 use crate::data::{Library, Packing};
 use crate::prune::{MethodName, MethodOptions, Sparsity};
 use crate::source::Source;
@@ -132,6 +134,9 @@ pub struct Calibration {
     /// A name in datasets/, `path:` to such a TOML, or a source of rows (`path:my.jsonl`, `hf:datasets/OWNER/NAME`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dataset: Option<String>,
+    /// Texts that the dense model writes itself: it continues the first tokens of a data set's rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generate: Option<Generate>,
     /// By default `train`, where the data set has it.
     pub split: Option<String>,
     /// How many windows.
@@ -144,6 +149,13 @@ pub struct Calibration {
     pub length: usize,
     #[serde(default = "concat")]
     pub packing: Packing,
+}
+
+impl Calibration {
+    /// The data set whose rows it reads.
+    pub fn rows_of(&self) -> Option<&String> {
+        self.dataset.as_ref().or(self.generate.as_ref().map(|how| &how.from))
+    }
 }
 
 fn published_windows() -> usize {

@@ -97,7 +97,12 @@ fn drawn(entry: &CalibrationEntry) -> String {
     let seeds: Vec<String> = entry.drawn.iter().map(|drawn| drawn.seed.to_string()).collect();
     let tokens = entry.drawn.iter().map(|drawn| drawn.tokens).max().unwrap_or(0);
     format!(
-        "{}: {} of {} tokens ({} packing, {} tokens a seed), {} {}{}",
+        "{}{}: {} of {} tokens ({} packing, {} tokens a seed), {} {}{}",
+        if entry.drawn.iter().any(|drawn| drawn.details["generate"].is_object()) {
+            "texts begun as rows of "
+        } else {
+            ""
+        },
         entry.data.as_ref().map_or("of others", |data| data.dataset.as_str()),
         counted(entry.windows as u64, "windows"),
         grouped(entry.length as u64),

@@ -165,7 +165,7 @@ impl Intended<'_> {
         if let Some(said) = origin(is, name).uses().into_iter().find_map(|name| self.calibration(earlier, name)) {
             return Some(said);
         }
-        let (from, to) = match (&a.dataset, &b.dataset) {
+        let (from, to) = match (a.rows_of(), b.rows_of()) {
             (Some(from), Some(to)) => (from, to),
             (None, None) => return None,
             _ => return Some(format!("[{key}] comes from elsewhere")),
