@@ -11,6 +11,10 @@
 
 mod dataset;
 mod generated;
+mod in_context;
+mod mixed;
+mod nearness;
+mod select;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
@@ -28,6 +32,12 @@ use crate::recipe::{Calibration, Cell, Recipe, cells};
 use dataset::DataSet;
 pub use generated::Generate;
 use generated::Generated;
+pub use in_context::InContext;
+use in_context::SolvedExamples;
+use mixed::Mixed;
+pub use mixed::apportion;
+pub use select::Select;
+use select::Selected;
 
 /// What is asked of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -86,6 +96,11 @@ pub trait Origin {
         vec![]
     }
 
+    /// The suites whose rows it looks at.
+    fn suites(&self) -> Vec<&str> {
+        vec![]
+    }
+
     /// Whether the model is run for it: then an error is not always the data's.
     fn computes(&self) -> bool {
         false
@@ -117,11 +132,12 @@ pub trait Origin {
 }
 
 /// The keys of a `[calibration.NAME]` that say where windows come from.
-pub const SOURCES: [&str; 2] = ["dataset", "generate"];
+pub const SOURCES: [&str; 4] = ["dataset", "generate", "mix", "select"];
 
 /// Those of them that a calibration has.
 pub fn sources(calibration: &Calibration) -> Vec<&'static str> {
-    let has = [calibration.dataset.is_some(), calibration.generate.is_some()];
+    let Calibration { dataset, generate, mix, select, .. } = calibration;
+    let has = [dataset.is_some(), generate.is_some(), mix.is_some(), select.is_some()];
     SOURCES.into_iter().zip(has).filter_map(|(key, has)| has.then_some(key)).collect()
 }
 
@@ -130,6 +146,11 @@ pub fn origin<'a>(recipe: &'a Recipe, name: &'a str) -> Box<dyn Origin + 'a> {
     let calibration = &recipe.calibration[name];
     match calibration {
         Calibration { generate: Some(how), .. } => Box::new(Generated { recipe, name, calibration, how }),
+        Calibration { mix: Some(shares), .. } => Box::new(Mixed { recipe, name, shares }),
+        Calibration { select: Some(how), .. } => Box::new(Selected { recipe, name, how }),
+        Calibration { in_context: Some(how), .. } => {
+            Box::new(SolvedExamples { rows: DataSet { recipe, name, calibration }, how })
+        }
         _ => Box::new(DataSet { recipe, name, calibration }),
     }
 }
@@ -144,6 +165,13 @@ pub fn used(recipe: &Recipe) -> Vec<String> {
         }
     }
     recipe.calibration.keys().filter(|name| used.contains(*name)).cloned().collect()
+}
+
+/// The suites that calibrations of cells look at, in the order of the recipe.
+pub fn suites_seen(recipe: &Recipe) -> Vec<String> {
+    let used = used(recipe);
+    let seen = |suite: &&String| used.iter().any(|name| origin(recipe, name).suites().contains(&suite.as_str()));
+    recipe.suite.keys().filter(seen).cloned().collect()
 }
 
 /// What windows are made with: a study that is open, and rows that were read.
@@ -247,4 +275,12 @@ fn planned(name: &str, origin: &dyn Origin, planner: &Planner, ask: Ask, more: &
         Some(6u64.saturating_mul(ask.tokens() as u64)),
         Some(Work::default()),
     )
+}
+
+/// The windows of a calibration and the stages behind them, of which whoever has the windows needs none.
+fn planned_behind(own: PlannedStage, behind: Vec<PlannedStage>) -> Vec<PlannedStage> {
+    let is_needed = |stage: &PlannedStage| own.is_to_do() || !stage.is_to_do();
+    let mut stages: Vec<PlannedStage> = behind.into_iter().filter(is_needed).collect();
+    stages.push(own);
+    stages
 }

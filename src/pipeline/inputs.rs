@@ -130,6 +130,11 @@ impl InputPart {
         Ok(Self { digest: part.digest(&with_digests)?, part, files, content })
     }
 
+    /// Whether these are the rows of another, whatever texts are made of them.
+    fn has_rows_of(&self, other: &Self) -> bool {
+        self.content == other.content && self.part.takes_rows_of(&other.part)
+    }
+
     /// The rows, each of which could be cut into windows.
     pub fn checked(&self, tokenizer: &Tokenizer, vocabulary: usize) -> Result<Rows> {
         let rows = self.part.read(&self.files)?;
@@ -268,6 +273,11 @@ impl Inputs {
         if let Some((name, _)) = recipe.suite.iter().find(|(_, suite)| chats(suite)) {
             model.check_chat_template().at(|| format!("[suite.{name}]"))?;
         }
+        for name in calibration::used(recipe) {
+            if recipe.calibration[&name].in_context.as_ref().is_some_and(|how| how.chat) {
+                model.check_chat_template().at(|| format!("[calibration.{name}]"))?;
+            }
+        }
         let repetition_penalty = repetition_penalty(recipe, &model)?;
         let (model_files, model_digest) = digest_of(recipe, &model, fetcher)?;
         let mut checkpoints = IndexMap::new();
@@ -288,7 +298,7 @@ impl Inputs {
             };
         }
         for (suite, s) in &suites {
-            for (calibration, _) in calibrations.iter().filter(|(_, c)| c.digest == s.digest) {
+            for (calibration, _) in calibrations.iter().filter(|(_, c)| c.has_rows_of(s)) {
                 tracing::warn!(
                     target: LEAK,
                     "[suite.{suite}] has the rows of [calibration.{calibration}]: what it shows is not held out; \

@@ -233,6 +233,15 @@ impl Planner<'_> {
         self.inputs.map(|inputs| work(&inputs.spec))
     }
 
+    /// The losses of the dense model on so many tokens of windows of `length`.
+    pub fn work_of_losses(&self, tokens: usize, length: usize) -> Option<Work> {
+        let work = |model: &Spec| Work {
+            walking: work::forward(model, tokens, length),
+            after: tokens as f64 * (2 * model.vocabulary * model.hidden) as f64,
+        };
+        self.inputs.map(|inputs| work(&inputs.spec))
+    }
+
     /// A stage, which is cached where its key is.
     pub fn stage(
         &self,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use indexmap::IndexSet;
 
 use super::problem::{Problem, Problems};
-use super::{Exported, Layers, Recipe, ReportSpec, Skip, Suite, Unit, Unskippable, cells};
+use super::{Exported, Layers, Recipe, ReportSpec, Skip, Suite, Unit, Unskippable, calibrations, cells};
 use crate::data::Library;
 use crate::fault::is_of_the_machine;
 use crate::metrics::Family;
@@ -139,7 +139,8 @@ pub fn check_against_checkpoint(recipe: &Recipe, name: &str, spec: &Spec, layers
 pub fn inert(recipe: &Recipe, layers: &Layers) -> Vec<Problem> {
     let inert =
         recipe.suite.iter().flat_map(|(name, suite)| suite.inert_keys().into_iter().map(move |key| (name, key)));
-    inert.map(|(name, (key, why))| layers.problem(&["suite", name, key], why.into(), None)).collect()
+    let inert = inert.map(|(name, (key, why))| layers.problem(&["suite", name, key], why.into(), None));
+    inert.chain(calibrations::inert(recipe, layers)).collect()
 }
 
 /// Characters of a name that is part of others, in folders and tables.

@@ -59,10 +59,10 @@ pub enum Axis {
 }
 
 impl Recipe {
-    /// The recipe of one cell alone, which nothing judges: of the same model, calibrated and pruned as it is here.
+    /// The recipe of one cell alone, which nothing judges: of the same model, calibrated and pruned as it is here. Suites are
+    /// only those that its calibration looks at.
     pub fn of_cell(&self, cell: &Cell) -> Self {
         let mut recipe = self.clone();
-        recipe.suite.clear();
         recipe.checkpoint.clear();
         recipe.export = None;
         let (pruning, drawn) = (cell.pruning(), cell.drawn());
@@ -74,6 +74,9 @@ impl Recipe {
         };
         let used = crate::calibration::used(&recipe);
         recipe.calibration.retain(|name, _| used.contains(name));
+        // What its calibration looks at is none to judge it by.
+        let seen = crate::calibration::suites_seen(&recipe);
+        recipe.suite.retain(|name, _| seen.contains(name));
         recipe
     }
 }

@@ -15,6 +15,7 @@ mod report;
 mod skip;
 mod suite;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::DType;
@@ -34,7 +35,7 @@ pub use report::{Margin, ReportSpec};
 pub use skip::{Skip, Unskippable};
 pub use suite::{Decoding, RowUnit, Suite, Unit, WindowUnit};
 
-use crate::calibration::Generate;
+use crate::calibration::{Generate, InContext, Select};
 use crate::data::{Library, Packing};
 use crate::prune::{MethodName, MethodOptions, Sparsity};
 use crate::source::Source;
@@ -139,6 +140,16 @@ pub struct Calibration {
     pub generate: Option<Generate>,
     /// By default `train`, where the data set has it.
     pub split: Option<String>,
+    /// With a data set: its rows as solved examples, as they stand in front of a suite's prompts; needs packing = "pack".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_context: Option<InContext>,
+    /// In place of a data set, other calibrations of the recipe, each with its share of the windows: { c4 = 0.75, task =
+    /// 0.25 }. They are drawn by the same seed, in windows of this calibration's length, and shuffled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mix: Option<BTreeMap<String, f64>>,
+    /// In place of a data set, windows that are chosen from many of another calibration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub select: Option<Select>,
     /// How many windows.
     #[serde(default = "published_windows")]
     #[schemars(range(min = 1))]
@@ -147,6 +158,7 @@ pub struct Calibration {
     #[serde(default = "published_length")]
     #[schemars(range(min = 2))]
     pub length: usize,
+    /// How a data set's rows are made into windows.
     #[serde(default = "concat")]
     pub packing: Packing,
 }

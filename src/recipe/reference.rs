@@ -86,6 +86,9 @@ fn kind(schema: &Value, root: &Value) -> String {
         "integer" => "whole number".into(),
         "boolean" => "true or false".into(),
         "null" => String::new(),
+        "object" if schema["additionalProperties"].is_object() => {
+            format!("table of {}s", kind(&schema["additionalProperties"], root))
+        }
         other => other.to_owned(),
     };
     match &schema["type"] {

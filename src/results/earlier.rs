@@ -145,24 +145,28 @@ impl Intended<'_> {
         {
             return Some(said);
         }
-        self.calibration(earlier, &pruning.calibration.as_ref()?.name)
+        self.calibration(earlier, &pruning.calibration.as_ref()?.name, true)
     }
 
-    /// Why a calibration of the same name gives other windows.
-    fn calibration(&self, earlier: &Manifest, name: &str) -> Option<String> {
+    /// Why a calibration of the same name gives other windows: to cells, or to others, which ask for numbers of their own.
+    fn calibration(&self, earlier: &Manifest, name: &str, to_cells: bool) -> Option<String> {
         let (was, is) = (&earlier.recipe, self.recipe);
         let (a, b) = (was.calibration.get(name)?, is.calibration.get(name)?);
         // Data sets are compared by what they make of their files, whatever they are called.
         let how = |c: &Calibration| {
             let mut keys = serde_json::to_value(c).unwrap_or_default();
-            keys.as_object_mut().map(|keys| ["dataset", "split"].map(|key| keys.remove(key)));
+            let apart = ["dataset", "split"].into_iter().chain(["windows", "length"].into_iter().filter(|_| !to_cells));
+            if let Some(keys) = keys.as_object_mut() {
+                apart.for_each(|key| drop(keys.remove(key)));
+            }
             keys
         };
         let key = format!("calibration.{name}");
         if let Some(said) = changed(&key, &how(a), &how(b)) {
             return Some(said);
         }
-        if let Some(said) = origin(is, name).uses().into_iter().find_map(|name| self.calibration(earlier, name)) {
+        if let Some(said) = origin(is, name).uses().into_iter().find_map(|name| self.calibration(earlier, name, false))
+        {
             return Some(said);
         }
         let (from, to) = match (a.rows_of(), b.rows_of()) {

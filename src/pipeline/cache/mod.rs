@@ -34,6 +34,8 @@ pub enum Stage {
     Windows,
     /// A text that the dense model wrote for a calibration.
     Texts,
+    /// The dense model's losses on windows that a calibration chooses from.
+    Losses,
     /// Prompts of a suite.
     Prompts,
     /// The dense model's last hidden states on a suite, where it is scored.
@@ -56,9 +58,10 @@ pub enum Stage {
 }
 
 impl Stage {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Windows,
         Self::Texts,
+        Self::Losses,
         Self::Prompts,
         Self::Teacher,
         Self::Pruned,
@@ -74,6 +77,7 @@ impl Stage {
         match self {
             Self::Windows => "windows",
             Self::Texts => "texts",
+            Self::Losses => "losses",
             Self::Prompts => "prompts",
             Self::Teacher => "teacher",
             Self::Pruned => "pruned",
@@ -92,6 +96,7 @@ impl Stage {
         match self {
             Self::Windows => 4,
             Self::Texts => 1,
+            Self::Losses => 1,
             Self::Prompts => 4,
             Self::Teacher => 5,
             Self::Pruned => 5,

@@ -1,5 +1,6 @@
 //! Running a study: cell by cell, each from the cache as far as it goes.
 
+mod candidates;
 mod reference;
 mod samples;
 mod score;
