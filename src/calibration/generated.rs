@@ -56,7 +56,7 @@ pub struct Generate {
     /// What the logits of tokens that are there already are divided by, or multiplied with where they are below 0.
     #[serde(default = "published_repetition_penalty")]
     #[schemars(range(min = 0.0))]
-    pub repetition_penalty: f32,
+    pub repetition_penalty: f64,
     /// The share of the texts that is left out: those of the highest perplexity.
     #[serde(default = "published_drop")]
     #[schemars(range(min = 0.0, max = 1.0))]
@@ -83,7 +83,7 @@ fn published_top_p() -> f64 {
     0.95
 }
 
-fn published_repetition_penalty() -> f32 {
+fn published_repetition_penalty() -> f64 {
     1.2
 }
 
@@ -158,7 +158,7 @@ impl Generated<'_> {
             temperature: self.how.temperature,
             top_k: Some(self.how.top_k),
             top_p: self.how.top_p,
-            repetition_penalty: self.how.repetition_penalty,
+            repetition_penalty: self.how.repetition_penalty as f32,
             seed: self.recipe.seed,
             end: end.to_vec(),
         }
