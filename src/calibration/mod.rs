@@ -10,6 +10,7 @@
 //! to [`SOURCES`].
 
 mod dataset;
+mod generated;
 mod in_context;
 mod mixed;
 mod nearness;
@@ -29,6 +30,8 @@ use crate::model::Tokenizer;
 use crate::pipeline::{Cache, Inputs, Interrupted, Key, PlannedStage, Planner, Stage, Study, Unwritable, Work};
 use crate::recipe::{Calibration, Cell, Recipe, cells};
 use dataset::DataSet;
+pub use generated::Generate;
+use generated::Generated;
 pub use in_context::InContext;
 use in_context::SolvedExamples;
 use mixed::Mixed;
@@ -129,11 +132,12 @@ pub trait Origin {
 }
 
 /// The keys of a `[calibration.NAME]` that say where windows come from.
-pub const SOURCES: [&str; 3] = ["dataset", "mix", "select"];
+pub const SOURCES: [&str; 4] = ["dataset", "generate", "mix", "select"];
 
 /// Those of them that a calibration has.
 pub fn sources(calibration: &Calibration) -> Vec<&'static str> {
-    let has = [calibration.dataset.is_some(), calibration.mix.is_some(), calibration.select.is_some()];
+    let Calibration { dataset, generate, mix, select, .. } = calibration;
+    let has = [dataset.is_some(), generate.is_some(), mix.is_some(), select.is_some()];
     SOURCES.into_iter().zip(has).filter_map(|(key, has)| has.then_some(key)).collect()
 }
 
@@ -141,6 +145,7 @@ pub fn sources(calibration: &Calibration) -> Vec<&'static str> {
 pub fn origin<'a>(recipe: &'a Recipe, name: &'a str) -> Box<dyn Origin + 'a> {
     let calibration = &recipe.calibration[name];
     match calibration {
+        Calibration { generate: Some(how), .. } => Box::new(Generated { recipe, name, calibration, how }),
         Calibration { mix: Some(shares), .. } => Box::new(Mixed { recipe, name, shares }),
         Calibration { select: Some(how), .. } => Box::new(Selected { recipe, name, how }),
         Calibration { in_context: Some(how), .. } => {

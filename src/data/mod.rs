@@ -29,4 +29,4 @@ pub use prompts::{Asked, Choice, Has, Prompt, Prompting, asked, contents, prompt
 pub use row::{Choices, Content, Templates};
 pub use shape::is_usual;
 pub use whole::{Examples, Whole, solved_examples};
-pub use windows::{Order, Packing, Windows, cut};
+pub use windows::{Order, Packing, Windows, cut, tokens, within};

@@ -15,7 +15,7 @@ use crate::data::{Asked, Library, Order, Packing, Part, Prompting, Rows, are_eno
 use crate::digest::{self, Digest};
 use crate::fault::{At, Fault};
 use crate::metrics::Family;
-use crate::model::{Model, ModelFiles, Spec, Tokenizer};
+use crate::model::{Model, ModelFiles, Settled, Spec, Tokenizer};
 use crate::prune::StatisticKind;
 use crate::recipe::{Cell, Layers, Problems, Propagation, Recipe, Skip, Suite, Unit, WindowUnit, check_against_model};
 use crate::source::{self, Fetcher};
@@ -50,9 +50,17 @@ pub fn repetition_penalty(recipe: &Recipe, model: &ModelFiles) -> Result<f32> {
     let generation = model.generation()?;
     let mut repetition_penalty = 1.0;
     for (name, suite) in recipe.suite.iter().filter(|(_, suite)| suite.is_answered()) {
-        let drawn = matches!(suite.unit(), Unit::Rows(unit) if unit.decoding.temperature > 0.0);
-        generation.check(drawn).at(|| format!("[suite.{name}]"))?;
-        repetition_penalty = generation.repetition_penalty()?;
+        let Unit::Rows(unit) = suite.unit() else { continue };
+        let decoding = unit.decoding;
+        let settled = Settled {
+            drawn: decoding.temperature > 0.0,
+            top_k: decoding.top_k.is_some(),
+            repetition_penalty: decoding.repetition_penalty.is_some(),
+        };
+        generation.check(settled).at(|| format!("[suite.{name}]"))?;
+        if !settled.repetition_penalty {
+            repetition_penalty = generation.repetition_penalty()?;
+        }
     }
     Ok(repetition_penalty)
 }
@@ -86,7 +94,7 @@ fn parts(recipe: &Recipe, library: &Library) -> Result<Vec<(Axis, String, String
     for name in calibration::used(recipe) {
         let part = calibration::origin(recipe, &name).part(library)?;
         if let Some(part) = part {
-            let dataset = recipe.calibration[&name].dataset.clone().unwrap_or_default();
+            let dataset = recipe.calibration[&name].rows_of().cloned().unwrap_or_default();
             parts.push((Axis::Calibration, name, dataset, part));
         }
     }

@@ -225,6 +225,13 @@ impl Planner<'_> {
         self.cache.contains(key)
     }
 
+    /// So many tokens of texts that the dense model writes, of `length` at most.
+    pub fn work_of_texts(&self, tokens: usize, length: usize) -> Option<Work> {
+        let heads = |model: &Spec| tokens as f64 * (2 * model.vocabulary * model.hidden) as f64;
+        let work = |model: &Spec| Work { walking: 0.0, after: work::forward(model, tokens, length) + heads(model) };
+        self.inputs.map(|inputs| work(&inputs.spec))
+    }
+
     /// The losses of the dense model on so many tokens of windows of `length`.
     pub fn work_of_losses(&self, tokens: usize, length: usize) -> Option<Work> {
         let work = |model: &Spec| Work {

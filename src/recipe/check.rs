@@ -32,6 +32,7 @@ pub fn check(recipe: &Recipe, library: &Library, layers: &Layers) -> Result<(), 
         checker.at_least(&[key[0], key[1], "windows"], set.windows, 1);
         checker.at_least(&[key[0], key[1], "length"], set.length, 2);
         checker.sources(name, set);
+        checker.generate(name, set, library);
     }
     checker.uses(recipe);
     for (name, suite) in &recipe.suite {
@@ -85,6 +86,7 @@ pub fn check_against_model(recipe: &Recipe, model: &Spec, layers: &Layers) -> Re
         }
     }
     let sites = model.blocks.iter().flat_map(|block| &block.sites);
+    checker.generate_in_context(recipe, model);
     let columns: IndexSet<(&str, usize)> = sites.map(|site| (site.place.of_columns(), site.columns)).collect();
     for (i, sparsity) in recipe.grid.sparsity.iter().enumerate() {
         if let Sparsity::NOfM { m, .. } = sparsity {
@@ -156,7 +158,7 @@ impl Checker<'_> {
     }
 
     /// What is wrong with a value. What the system refuses is not: that shows where the file is read.
-    fn add_error(&mut self, key: &[&str], error: &anyhow::Error) {
+    pub(super) fn add_error(&mut self, key: &[&str], error: &anyhow::Error) {
         if !is_of_the_machine(error) {
             self.add(key, format!("{error:#}"), None);
         }
@@ -254,6 +256,7 @@ impl Checker<'_> {
             ("length", suite.length, 2),
             ("limit", suite.limit, 1),
             ("max_new_tokens", suite.max_new_tokens, 1),
+            ("top_k", suite.top_k, 1),
         ] {
             value.iter().for_each(|&value| self.at_least(&[kind, name, option], value, least));
         }
@@ -266,6 +269,10 @@ impl Checker<'_> {
         }
         if let Some(p) = suite.top_p.filter(|&p| !(p > 0.0 && p <= 1.0)) {
             self.add(&[kind, name, "top_p"], format!("{p} is no share; expected a number above 0, at most 1"), None);
+        }
+        if let Some(penalty) = suite.repetition_penalty.filter(|&penalty| !(penalty > 0.0 && penalty.is_finite())) {
+            let message = format!("{penalty} is no penalty; expected a number above 0, where 1 changes nothing");
+            self.add(&[kind, name, "repetition_penalty"], message, None);
         }
         if suite.stop.as_ref().is_some_and(|stop| stop.iter().any(String::is_empty)) {
             self.add(&[kind, name, "stop"], "a text that ends answers must not be empty", None);

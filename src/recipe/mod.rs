@@ -5,6 +5,7 @@ mod check;
 mod devices;
 mod export;
 mod file;
+mod generate;
 mod grid;
 mod judge;
 pub mod keys;
@@ -38,7 +39,7 @@ pub use report::{Margin, ReportSpec};
 pub use skip::{Skip, Unskippable};
 pub use suite::{Decoding, RowUnit, Suite, Unit, WindowUnit};
 
-use crate::calibration::{InContext, Select};
+use crate::calibration::{Generate, InContext, Select};
 use crate::data::{Library, Packing};
 use crate::prune::{MethodName, MethodOptions, Sparsity};
 use crate::source::Source;
@@ -141,6 +142,9 @@ pub struct Calibration {
     /// A name in datasets/, `path:` to such a TOML, or a source of rows (`path:my.jsonl`, `hf:datasets/OWNER/NAME`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dataset: Option<String>,
+    /// Texts that the dense model writes itself: it continues the first tokens of a data set's rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generate: Option<Generate>,
     /// By default `train`, where the data set has it.
     pub split: Option<String>,
     /// With a data set: its rows as solved examples, as they stand in front of a suite's prompts; needs packing = "pack".
@@ -164,6 +168,13 @@ pub struct Calibration {
     /// How a data set's rows are made into windows.
     #[serde(default = "concat")]
     pub packing: Packing,
+}
+
+impl Calibration {
+    /// The data set whose rows it reads.
+    pub fn rows_of(&self) -> Option<&String> {
+        self.dataset.as_ref().or(self.generate.as_ref().map(|how| &how.from))
+    }
 }
 
 fn published_windows() -> usize {

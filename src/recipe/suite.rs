@@ -52,6 +52,13 @@ pub struct Suite {
     /// Rows: with a temperature, draw only from the most likely tokens that together have this probability.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub top_p: Option<f64>,
+    /// Rows: with a temperature, draw only from so many of the most likely tokens; by default from all.
+    #[schemars(range(min = 1))]
+    pub top_k: Option<usize>,
+    /// Rows: what the logits of tokens that are there already are divided by, or multiplied with where they are below 0; by
+    /// default what the model's `generation_config.json` says.
+    #[schemars(range(min = 0.0))]
+    pub repetition_penalty: Option<f32>,
     /// Rows: compare stems of words in rouge metrics, as rouge-score's `use_stemmer`; by default no.
     pub stem: Option<bool>,
     /// Rows: a language model that judges the answers; by default none does.
@@ -91,6 +98,12 @@ pub struct Decoding {
     pub stop: Option<Vec<String>>,
     pub temperature: f64,
     pub top_p: f64,
+    /// None: drawn from all. Not written where it is none, for keys of what was cached before there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<usize>,
+    /// None: what the model's folder says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repetition_penalty: Option<f32>,
 }
 
 impl Suite {
@@ -114,6 +127,8 @@ impl Suite {
             ("stop", self.stop.is_some()),
             ("temperature", self.temperature.is_some()),
             ("top_p", self.top_p.is_some()),
+            ("top_k", self.top_k.is_some()),
+            ("repetition_penalty", self.repetition_penalty.is_some()),
             ("stem", self.stem.is_some()),
             ("judge", self.judge.is_some()),
         ])
@@ -128,11 +143,14 @@ impl Suite {
                 ("stop", self.stop.is_some()),
                 ("temperature", self.temperature.is_some()),
                 ("top_p", self.top_p.is_some()),
+                ("top_k", self.top_k.is_some()),
+                ("repetition_penalty", self.repetition_penalty.is_some()),
             ];
             let why = "nothing is generated: no metric of this suite is of answers (exact_match, f1, contains_answer, rouge1, …)";
             inert.extend(set(&of_answers).into_iter().map(|key| (key, why)));
-        } else if self.top_p.is_some_and(|p| p < 1.0) && self.temperature.is_none() {
-            inert.push(("top_p", "without a `temperature` nothing is drawn"));
+        } else if self.temperature.is_none() {
+            let of_drawing = [("top_p", self.top_p.is_some_and(|p| p < 1.0)), ("top_k", self.top_k.is_some())];
+            inert.extend(set(&of_drawing).into_iter().map(|key| (key, "without a `temperature` nothing is drawn")));
         }
         if self.stem.is_some() && !self.metrics().iter().any(|m| m.compares_stems()) {
             inert.push(("stem", "no metric of this suite is a rouge, which alone compares stems"));
@@ -166,6 +184,8 @@ impl Suite {
                 stop: self.stop.clone(),
                 temperature: self.temperature.unwrap_or(0.0),
                 top_p: self.top_p.unwrap_or(1.0),
+                top_k: self.top_k,
+                repetition_penalty: self.repetition_penalty,
             },
         })
     }
@@ -235,11 +255,26 @@ mod tests {
         let inert = |toml: &str| suite(toml).inert_keys().into_iter().map(|(key, _)| key).collect::<Vec<_>>();
         assert_eq!(inert("metrics = ['acc']\nmax_new_tokens = 4\nstop = ['.']"), ["max_new_tokens", "stop"]);
         assert_eq!(
-            inert("metrics = ['f1']\ntop_p = 0.9\nstem = true\nshots_split = 'train'"),
-            ["top_p", "stem", "shots_split"]
+            inert("metrics = ['f1']\ntop_p = 0.9\ntop_k = 5\nstem = true\nshots_split = 'train'"),
+            ["top_p", "top_k", "stem", "shots_split"]
         );
+        assert_eq!(inert("metrics = ['acc']\nrepetition_penalty = 1.2"), ["repetition_penalty"]);
+        assert!(inert("metrics = ['f1']\nrepetition_penalty = 1.2").is_empty());
         assert!(inert("metrics = ['rouge1']\ntop_p = 0.9\ntemperature = 0.0\nstem = true\nshots = 0").is_empty());
         assert!(inert("windows = 3").is_empty());
+    }
+
+    #[test]
+    fn keys_that_are_not_set_do_not_show_in_how_answers_are_cached() {
+        let written = |toml: &str| match suite(toml).unit() {
+            Unit::Rows(unit) => serde_json::to_string(&unit.decoding).unwrap(),
+            Unit::Windows(_) => unreachable!(),
+        };
+        let before = r#"{"max_new_tokens":9,"stop":null,"temperature":0.5,"top_p":0.9"#;
+        let keys = "max_new_tokens = 9\ntemperature = 0.5\ntop_p = 0.9\n";
+        assert_eq!(written(keys), format!("{before}}}"));
+        let drawn = format!("{keys}top_k = 5\nrepetition_penalty = 1.5");
+        assert_eq!(written(&drawn), format!(r#"{before},"top_k":5,"repetition_penalty":1.5}}"#));
     }
 
     #[test]
@@ -247,8 +282,8 @@ mod tests {
         let keys = serde_json::to_value(suite("")).unwrap();
         let all = suite(
             "windows = 1\nlength = 2\npacking = 'crop'\nlimit = 1\nshots = 0\nshots_split = 'a'\nchat = true\n\
-             max_new_tokens = 1\nstop = []\ntemperature = 0.5\ntop_p = 0.5\nstem = true\n\
-             judge = { endpoint = 'http://h', model = 'm' }",
+             max_new_tokens = 1\nstop = []\ntemperature = 0.5\ntop_p = 0.5\ntop_k = 5\n\
+             repetition_penalty = 1.2\nstem = true\njudge = { endpoint = 'http://h', model = 'm' }",
         );
         // Where there is no judge, its table is left out.
         assert_eq!(keys.as_object().unwrap().len() + 1, 3 + all.window_keys().len() + all.row_keys().len());

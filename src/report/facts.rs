@@ -99,8 +99,8 @@ fn zeros(achieved: &Achieved) -> String {
 
 fn drawn(name: &str, entry: &CalibrationEntry, recipe: &Recipe) -> String {
     let source = match &entry.data {
-        Some(data) => data.dataset.clone(),
-        None => origin(recipe, name).what(),
+        Some(data) if recipe.calibration[name].generate.is_none() => data.dataset.clone(),
+        _ => origin(recipe, name).what(),
     };
     let digest = entry.data.as_ref().map_or(String::new(), |data| format!("; {}", digest(&data.digest)));
     if entry.drawn.is_empty() {

@@ -169,7 +169,7 @@ impl Intended<'_> {
         {
             return Some(said);
         }
-        let (from, to) = match (&a.dataset, &b.dataset) {
+        let (from, to) = match (a.rows_of(), b.rows_of()) {
             (Some(from), Some(to)) => (from, to),
             (None, None) => return None,
             _ => return Some(format!("[{key}] comes from elsewhere")),

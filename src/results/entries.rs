@@ -282,7 +282,7 @@ impl CalibrationEntry {
             details: drawn.details.clone(),
         };
         Some(Self {
-            data: calibration.dataset.as_ref().zip(input).map(|(d, i)| DataEntry::of(d, calibration.split.as_ref(), i)),
+            data: calibration.rows_of().zip(input).map(|(d, i)| DataEntry::of(d, calibration.split.as_ref(), i)),
             windows: calibration.windows,
             length: calibration.length,
             packing: calibration.packing,

@@ -89,11 +89,8 @@ impl Manifest {
         results: &Path,
     ) -> Result<Self> {
         let mut datasets = IndexMap::new();
-        let named = recipe
-            .calibration
-            .values()
-            .filter_map(|c| c.dataset.as_ref())
-            .chain(recipe.suite.values().map(|s| &s.dataset));
+        let named =
+            recipe.calibration.values().filter_map(|c| c.rows_of()).chain(recipe.suite.values().map(|s| &s.dataset));
         for name in named {
             datasets.insert(name.clone(), DatasetEntry::of(library.get(name)?, results));
         }

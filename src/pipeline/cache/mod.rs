@@ -32,6 +32,8 @@ use crate::source::expanded;
 pub enum Stage {
     /// Token windows of a calibration set or a suite.
     Windows,
+    /// A text that the dense model wrote for a calibration.
+    Texts,
     /// The dense model's losses on windows that a calibration chooses from.
     Losses,
     /// Prompts of a suite.
@@ -58,8 +60,9 @@ pub enum Stage {
 }
 
 impl Stage {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Windows,
+        Self::Texts,
         Self::Losses,
         Self::Prompts,
         Self::Teacher,
@@ -76,6 +79,7 @@ impl Stage {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Windows => "windows",
+            Self::Texts => "texts",
             Self::Losses => "losses",
             Self::Prompts => "prompts",
             Self::Teacher => "teacher",
@@ -95,6 +99,7 @@ impl Stage {
     fn version(self) -> u32 {
         match self {
             Self::Windows => 4,
+            Self::Texts => 1,
             Self::Losses => 1,
             Self::Prompts => 4,
             Self::Teacher => 5,
@@ -112,7 +117,7 @@ impl Stage {
     /// Whether an entry has to outlast a power cut. What is one of many is not worth waiting for the disk: torn, it is
     /// found out when it is read, and made again.
     fn is_synced(self) -> bool {
-        !matches!(self, Self::Statistic | Self::Block | Self::Walk)
+        !matches!(self, Self::Texts | Self::Statistic | Self::Block | Self::Walk)
     }
 
     /// The key of an output that depends on `on`.
@@ -253,6 +258,25 @@ impl Cache {
     /// Writes a JSON entry.
     pub fn write_json(&self, key: Key, value: &impl Serialize) -> Result<()> {
         self.write(key, |out| Ok(out.write_all(&serde_json::to_vec(value)?)?))
+    }
+
+    /// Writes a file for people beside entries, under a key's name with this ending; where it is in the cache.
+    ///
+    /// # Errors
+    /// [`Unwritable`], and why.
+    pub fn write_beside(&self, key: Key, ending: &str, content: &[u8]) -> Result<String> {
+        let name = format!("{}.{ending}", key.name());
+        let path = self.dir.join(&name);
+        let write = || -> Result<()> {
+            let folder = path.parent().expect("it lies in its stage's folder");
+            fs::create_dir_all(folder)?;
+            let mut file = tempfile::Builder::new().prefix(crate::UNFINISHED).tempfile_in(folder)?;
+            file.write_all(content)?;
+            file.persist(&path)?;
+            Ok(())
+        };
+        write().context(Unwritable(path.clone()))?;
+        Ok(name)
     }
 
     /// Removes an entry, where there is one.

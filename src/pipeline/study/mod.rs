@@ -129,6 +129,10 @@ impl<'a> Study<'a> {
         self.cache
     }
 
+    pub fn watch(&self) -> &dyn Watch {
+        self.watch
+    }
+
     pub fn model(&self) -> &Model {
         &self.model
     }
