@@ -283,8 +283,7 @@ mod tests {
         let all = suite(
             "windows = 1\nlength = 2\npacking = 'crop'\nlimit = 1\nshots = 0\nshots_split = 'a'\nchat = true\n\
              max_new_tokens = 1\nstop = []\ntemperature = 0.5\ntop_p = 0.5\ntop_k = 5\n\
-             repetition_penalty = 1.2\nstem = true\n\
-             judge = { endpoint = 'http://h', model = 'm' }",
+             repetition_penalty = 1.2\nstem = true\njudge = { endpoint = 'http://h', model = 'm' }",
         );
         // Where there is no judge, its table is left out.
         assert_eq!(keys.as_object().unwrap().len() + 1, 3 + all.window_keys().len() + all.row_keys().len());
