@@ -3,11 +3,11 @@
 //! The contract of a source: it is asked for so many windows of at most so many tokens, by a seed ([`Ask`]), and what it
 //! gives depends on nothing but the ask and what its key is made of. A `[calibration.NAME]` is asked for its own `windows`
 //! and `length`; another source that draws from it may ask for other numbers, and so each has its own entry in the cache.
-//! What stands behind a key is made once, here: [`windows`] looks into the cache, and keeps what was made. Rows and other
-//! calibrations that it reads are named beforehand ([`Origin::part`], [`Origin::uses`]), so that all that a study needs is
-//! fetched, digested and checked before anything is computed; the dense model is there anyhow ([`Making::study`]). To add
-//! one, write `src/calibration/NAME.rs`, add its key to the recipe's `Calibration` and its line to [`origin`], and its key
-//! to [`SOURCES`].
+//! What stands behind a key is made once, here: [`windows`] looks into the cache, and keeps what was made. Rows, other
+//! calibrations and suites that it reads are named beforehand ([`Origin::part`], [`Origin::uses`], [`Origin::suites`]), so
+//! that all that a study needs is fetched, digested and checked before anything is computed; the dense model is there anyhow
+//! ([`Making::study`]). To add one, write `src/calibration/NAME.rs`, add its key to the recipe's `Calibration` and its line
+//! to [`origin`], and its key to [`SOURCES`].
 
 mod dataset;
 mod generated;
