@@ -232,7 +232,7 @@ mod tests {
     #[test]
     fn a_schema_has_every_criterion_and_nothing_else() {
         let schema = prompts("criteria = ['tone: polite', 'length']").schema(Wanted::Scores);
-        assert_eq!(schema["required"], json!(["length", "tone"]));
+        assert_eq!(schema["required"], json!(["tone", "length"]));
         assert_eq!(schema["properties"]["tone"]["enum"], json!([1, 2, 3, 4, 5, 6, 7, 8, 9, 10]));
         assert_eq!(schema["additionalProperties"], json!(false));
     }
