@@ -43,6 +43,13 @@ pub struct MaskRow {
     pub overlap: Overlap,
 }
 
+/// Two settings, or twice the same one, and the pairs of their cells.
+struct Beside<'a> {
+    axis: Axis,
+    settings: [Setting; 2],
+    cells: Vec<[&'a Cell; 2]>,
+}
+
 /// What pairs of cells share, as it was counted for the tables before; None where masks are lost.
 #[derive(Default)]
 pub struct Memory {
@@ -54,20 +61,20 @@ impl Memory {
     pub fn rows(&mut self, study: &Study, finished: &[&Finished]) -> Vec<MaskRow> {
         let records = finished.iter().map(|finished| &finished.outcome.record);
         let done: Vec<&Cell> = records.filter(|record| record.pruned.is_some()).map(|record| &record.cell).collect();
-        let mut of_pairs: Vec<(Axis, [Setting; 2], Vec<[&Cell; 2]>)> = Vec::new();
+        let mut all: Vec<Beside> = Vec::new();
         for (i, &a) in done.iter().enumerate() {
             for &b in &done[i + 1..] {
                 let Some(axis) = axis(a, b) else { continue };
                 let settings = [a.setting(), b.setting()];
-                match of_pairs.iter_mut().find(|(known, of, _)| (*known, &*of) == (axis, &settings)) {
-                    Some((.., cells)) => cells.push([a, b]),
-                    None => of_pairs.push((axis, settings, vec![[a, b]])),
+                match all.iter_mut().find(|beside| beside.axis == axis && beside.settings == settings) {
+                    Some(beside) => beside.cells.push([a, b]),
+                    None => all.push(Beside { axis, settings, cells: vec![[a, b]] }),
                 }
             }
         }
-        of_pairs.sort_by_key(|(axis, ..)| *axis);
-        self.count(study, of_pairs.iter().flat_map(|(.., cells)| cells));
-        of_pairs.into_iter().flat_map(|(axis, settings, cells)| self.together(axis, settings, &cells)).collect()
+        all.sort_by_key(|beside| beside.axis);
+        self.count(study, all.iter().flat_map(|beside| &beside.cells));
+        all.iter().flat_map(|beside| self.together(beside)).collect()
     }
 
     /// Counts what is not known yet.
@@ -94,13 +101,14 @@ impl Memory {
     }
 
     /// Pairs of cells of two settings, as one row a weight matrix.
-    fn together(&self, axis: Axis, [setting, other]: [Setting; 2], cells: &[[&Cell; 2]]) -> Vec<MaskRow> {
+    fn together(&self, beside: &Beside) -> Vec<MaskRow> {
+        let Beside { axis, settings: [setting, other], cells } = beside;
         let known: Vec<_> = cells.iter().filter_map(|pair| self.shared.get(&pair.map(Cell::id))?.as_ref()).collect();
         let row = |(i, first): (usize, &SharedWeights)| {
             let mut overlap = Overlap::default();
             known.iter().filter_map(|shared| shared.get(i)).for_each(|s| overlap.add(s.kept, s.both, s.compared));
             MaskRow {
-                axis,
+                axis: *axis,
                 setting: setting.clone(),
                 other: other.clone(),
                 pairs: known.len(),
