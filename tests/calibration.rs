@@ -497,3 +497,25 @@ fn a_wrong_selection_is_refused_with_its_place() {
         }
     }
 }
+
+#[test]
+fn a_recorded_recipe_whose_calibrations_draw_from_themselves_is_refused() {
+    let shop = shop(BOTH, "[\"both\"]");
+    shop.succeeds(&["run", "recipe.toml"]);
+    let path = shop.path("results/tiny/run.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let run: Value = serde_json::from_str(&text).unwrap();
+    for (mix, says) in [
+        (serde_json::json!({"both": 1.0}), "calibration.both draws from itself"),
+        (serde_json::json!({"nothing": 1.0}), "it has no calibration.nothing"),
+    ] {
+        let mut changed = run.clone();
+        changed["recipe"]["calibration"]["both"]["mix"] = mix;
+        fs::write(&path, changed.to_string()).unwrap();
+        for arguments in [&["reproduce", "results/tiny"][..], &["export", "results/tiny", "--to", "model2"]] {
+            let output = shop.calipr(arguments);
+            let (_, stderr) = texts(&output);
+            assert!(matches!(output.status.code(), Some(1 | 2)) && stderr.contains(says), "{arguments:?}: {stderr}");
+        }
+    }
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::check::{Checker, unknown};
 use super::problem::Problem;
-use super::{Calibration, Layers, Recipe};
+use super::{Calibration, Cell, Layers, Recipe, cells};
 use crate::calibration::{InContext, SOURCES, Select, apportion, origin, sources};
 use crate::data::{Packing, Templates};
 
@@ -131,6 +131,22 @@ impl Checker<'_> {
             }
         }
     }
+}
+
+/// Why the calibrations of a recipe that was recorded, and is not read with its places, cannot be drawn from.
+pub fn unsound(recipe: &Recipe) -> Option<String> {
+    let lacks = |name: &str| (!recipe.calibration.contains_key(name)).then(|| format!("it has no calibration.{name}"));
+    let of_cells = cells(recipe).iter().filter_map(Cell::drawn).find_map(|drawn| lacks(&drawn.name));
+    let of_calibration = |name: &String| {
+        let origin = origin(recipe, name);
+        let unseen = origin.suites().into_iter().find(|suite| !recipe.suite.contains_key(*suite));
+        let wrong = |used: &str| {
+            let itself = || way(recipe, used, name).map(|_| format!("calibration.{name} draws from itself"));
+            lacks(used).or_else(itself)
+        };
+        origin.uses().into_iter().find_map(wrong).or_else(|| unseen.map(|suite| format!("it has no suite.{suite}")))
+    };
+    of_cells.or_else(|| recipe.calibration.keys().find_map(of_calibration))
 }
 
 /// Where a calibration names another one.

@@ -25,6 +25,7 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use calibrations::unsound;
 pub use check::{check_against_checkpoint, check_against_model, inert};
 pub use devices::Devices;
 pub use export::{ExportSpec, Exported, ModelFormat};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use super::place::seen_from;
 use crate::data::Library;
 use crate::metrics::Metric;
 use crate::pipeline::{InputCheckpoint, Status, Study, peak_bytes};
-use crate::recipe::{Recipe, Suite, cells};
+use crate::recipe::{Recipe, Suite, cells, unsound};
 
 /// The content of `run.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -133,8 +133,12 @@ impl Manifest {
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("run.json");
         let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_str(&text)
-            .with_context(|| format!("{} is of no use to this version of calipr", path.display()))
+        let manifest: Self = serde_json::from_str(&text)
+            .with_context(|| format!("{} is of no use to this version of calipr", path.display()))?;
+        match unsound(&manifest.recipe) {
+            Some(said) => bail!("the recipe in {} cannot be run: {said}", path.display()),
+            None => Ok(manifest),
+        }
     }
 
     /// Where the study's relative paths start, read from the run.json in the folder `results`: first in `moved`, where
