@@ -27,7 +27,7 @@ pub fn check(recipe: &Recipe, library: &Library, layers: &Layers) -> Result<(), 
     for (name, set) in &recipe.calibration {
         let key = ["calibration", name.as_str()];
         if let Some(dataset) = &set.dataset {
-            checker.part(&key, library, dataset, set.split.as_deref(), "train");
+            checker.part(&key, &["dataset"], library, (dataset, set.split.as_deref(), "train"));
         }
         checker.at_least(&[key[0], key[1], "windows"], set.windows, 1);
         checker.at_least(&[key[0], key[1], "length"], set.length, 2);
@@ -37,7 +37,7 @@ pub fn check(recipe: &Recipe, library: &Library, layers: &Layers) -> Result<(), 
     checker.uses(recipe);
     for (name, suite) in &recipe.suite {
         let key = ["suite", name.as_str()];
-        checker.part(&key, library, &suite.dataset, suite.split.as_deref(), "test");
+        checker.part(&key, &["dataset"], library, (&suite.dataset, suite.split.as_deref(), "test"));
         checker.suite(&key, library, suite);
     }
     if recipe.suite.is_empty() {
@@ -226,24 +226,32 @@ impl Checker<'_> {
         }
     }
 
-    fn part(&mut self, key: &[&str; 2], library: &Library, dataset: &str, split: Option<&str>, preferred: &str) {
+    /// The split of a data set that a table names under `named`.
+    pub(super) fn part(
+        &mut self,
+        table: &[&str; 2],
+        named: &[&str],
+        library: &Library,
+        (dataset, split, preferred): (&str, Option<&str>, &str),
+    ) {
+        let key = [table.as_slice(), named].concat();
         let set = match library.get(dataset) {
             Ok(set) => set,
-            Err(e) => return self.add_error(&[key[0], key[1], "dataset"], &e),
+            Err(e) => return self.add_error(&key, &e),
         };
         match set.part(split, preferred) {
-            Err(e) => self.add(&[key[0], key[1], "split"], e.to_string(), None),
+            Err(e) => self.add(&[table[0], table[1], "split"], e.to_string(), None),
             Ok(part) => {
                 let fetcher = Fetcher { cache: PathBuf::new(), offline: true };
                 let checked = part.local(&fetcher).and_then(|files| files.map_or(Ok(()), |files| part.check(&files)));
                 if let Err(e) = checked {
-                    self.add_error(&[key[0], key[1], "dataset"], &e);
+                    self.add_error(&key, &e);
                 }
                 // Without a file it is a model's, and there is nothing to fetch of it.
                 if let Source::Hub { dataset: false, repo, file: None, .. } = part.source() {
                     let message = format!("\"{}\" names a model; expected a data set", part.source());
                     let hint = format!("did you mean \"hf:datasets/{repo}\"?");
-                    self.add(&[key[0], key[1], "dataset"], message, Some(hint));
+                    self.add(&key, message, Some(hint));
                 }
             }
         }

@@ -10,10 +10,7 @@ impl Checker<'_> {
     pub(super) fn generate(&mut self, name: &str, set: &Calibration, library: &Library) {
         let Some(how) = &set.generate else { return };
         let key = |key| ["calibration", name, "generate", key];
-        let part = library.get(&how.from).and_then(|dataset| dataset.part(set.split.as_deref(), "train"));
-        if let Err(error) = part {
-            self.add_error(&key("from"), &error);
-        }
+        self.part(&["calibration", name], &["generate", "from"], library, (&how.from, set.split.as_deref(), "train"));
         for (option, value) in [("prefix", how.prefix), ("max_new_tokens", how.max_new_tokens), ("top_k", how.top_k)] {
             self.at_least(&key(option), value, 1);
         }

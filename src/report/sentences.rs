@@ -280,7 +280,7 @@ mod tests {
     #[test]
     fn the_first_sentence_has_the_best_of_each_sparsity_and_how_settings_stand_to_dense() {
         let said = changed(|_| ());
-        assert!(said.len() <= 4);
+        assert!(said.len() <= 5);
         assert!(said[0].starts_with("On task, at 2:4 magnitude has 0.01"), "{said:?}");
         assert!(
             said[0].contains("at 0.5 wanda calibrated on prose has the highest f1 (0.61 [0.50, 0.73])"),
