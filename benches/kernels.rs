@@ -215,8 +215,15 @@ fn decode(bencher: Bencher, dtype: DType) {
     let generator = Generator { blocks: &blocks, embedding: &embedding, head: &head, ropes: &ropes() };
     let prompts: Vec<Vec<u32>> = (0..SEQUENCES as u32).map(|i| (0..32).map(|t| i * 97 + t).collect()).collect();
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-    let sampling =
-        Sampling { max_new_tokens: 8, temperature: 0.0, top_p: 1.0, seed: 0, end: vec![], repetition_penalty: 1.0 };
+    let sampling = Sampling {
+        max_new_tokens: 8,
+        temperature: 0.0,
+        top_k: None,
+        top_p: 1.0,
+        seed: 0,
+        end: vec![],
+        repetition_penalty: 1.0,
+    };
     bencher
         .counter(ItemsCount::new(SEQUENCES * sampling.max_new_tokens))
         .bench_local(|| generator.generate(&prompts, &sampling, u64::MAX, &|_, _| false, |_| Ok(())).unwrap());

@@ -24,10 +24,13 @@ macro_rules! files {
 
 const DATASETS: &[File] = files!["datasets":
     "alpaca.toml"
+    "anli_r1.toml"
     "arc_challenge.toml"
     "arc_easy.toml"
     "boolq.toml"
     "c4.toml"
+    "commonsense_qa.toml"
+    "dclm.toml"
     "dolly.toml"
     "gsm8k.toml"
     "hellaswag.toml"
@@ -37,18 +40,30 @@ const DATASETS: &[File] = files!["datasets":
     "piqa.toml"
     "prose.jsonl"
     "prose.toml"
+    "ptb.toml"
+    "redpajama.toml"
     "rte.toml"
     "sciq.toml"
+    "slimpajama.toml"
     "social_iqa.toml"
     "squad.toml"
     "squad_v2.toml"
+    "svamp.toml"
+    "unnatural_instructions.toml"
+    "wikipedia.toml"
     "wikitext2.toml"
+    "yes_no.toml"
 ];
 
 const RECIPES: &[File] = files!["recipes":
     "downstream.toml"
-    "llama2_7b.toml"
     "my_task.toml"
+    "papers/bandari.toml"
+    "papers/ji.toml"
+    "papers/khanal_capone.toml"
+    "papers/sparsegpt.toml"
+    "papers/wanda.toml"
+    "papers/williams_aletras.toml"
     "quickstart.toml"
     "task_calibration.toml"
 ];
@@ -134,12 +149,21 @@ pub fn recipe(path: &Path) -> Option<&'static str> {
 mod tests {
     use super::*;
 
+    fn in_folder(folder: &Path) -> Vec<String> {
+        let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+        names.map(|name| name.into_string().unwrap()).collect()
+    }
+
     #[test]
     fn all_files_of_both_folders_come_with_the_program() {
         let project = Path::new(env!("CARGO_MANIFEST_DIR"));
         for (folder, files) in [("datasets", DATASETS), ("recipes", RECIPES)] {
-            let here = fs::read_dir(project.join(folder)).unwrap().map(|entry| entry.unwrap().file_name());
-            let mut here: Vec<String> = here.map(|name| name.into_string().unwrap()).collect();
+            let (mut here, folders): (Vec<String>, Vec<String>) =
+                in_folder(&project.join(folder)).into_iter().partition(|name| name.contains('.'));
+            for inner in folders {
+                let names = in_folder(&project.join(folder).join(&inner)).into_iter();
+                here.extend(names.map(|name| format!("{inner}/{name}")));
+            }
             // The program prints it: `calipr schema`.
             here.retain(|name| name != "recipe.schema.json");
             here.sort();

@@ -1,10 +1,12 @@
 //! calipr: pruning studies of language models, from a TOML recipe to Parquet tables.
 //!
 //! From the ground up, each module importing only from those before it: [`memory`], [`disk`], [`guard`], [`fault`], [`warnings`], `table`, [`digest`], [`size`],
-//! [`lock`], [`bundled`], [`templates`], `gpu`, [`linalg`], [`statistics`], [`tensors`] and [`source`]; [`model`], [`data`], [`prune`] and [`metrics`];
-//! [`recipe`], which is made of their names and options; [`pipeline`], [`results`], [`report`] and [`cli`].
+//! [`lock`], [`bundled`], [`templates`], `gpu`, [`linalg`], [`statistics`], [`tensors`] and [`source`]; [`model`], [`data`], [`prune`], [`judge`] and [`metrics`];
+//! [`recipe`], which is made of their names and options; [`pipeline`] with `calibration`, whose sources it calls and which work
+//! with its cache and its model; [`results`], [`report`] and [`cli`].
 
 pub mod bundled;
+mod calibration;
 pub mod cli;
 pub mod data;
 pub mod digest;
@@ -13,6 +15,7 @@ pub mod fault;
 #[cfg(any(feature = "cuda", test))]
 mod gpu;
 pub mod guard;
+pub mod judge;
 pub mod linalg;
 pub mod lock;
 pub mod memory;

@@ -40,6 +40,7 @@ fn greedy_text_is_that_of_transformers_token_for_token() {
         let sampling = Sampling {
             max_new_tokens: fixture.greedy.len(),
             temperature: 0.0,
+            top_k: None,
             top_p: 1.0,
             repetition_penalty: 1.0,
             seed: 0,

@@ -21,7 +21,7 @@ fn a_study_leaves_tables_of_every_cell() {
     assert!(words.contains("at least 9 are needed"), "{stdout}");
 
     let tables = shop.tables("results/tiny");
-    let [cells, layers, metrics, samples, contrasts, settings] = tables.as_slice() else { panic!() };
+    let [cells, layers, metrics, samples, contrasts, settings, masks] = tables.as_slice() else { panic!() };
     assert_eq!(cells.len(), 11);
     assert_eq!(layers.len(), 10 * 3 * 7);
     assert_eq!(metrics.len(), 11 * 5);
@@ -34,6 +34,8 @@ fn a_study_leaves_tables_of_every_cell() {
     let counts = ["dense", "method", "calibration", "sparsity"].map(along);
     assert_eq!(counts, [10 * 5, 2 * 6 * 5, 2 * 2 * 5, 5 * 5]);
     assert_eq!(contrasts.len(), counts.iter().sum::<usize>());
+    // Of each of 21 matrices: 2 methods × 2 sparsities on both calibrations, and as many pairs of methods as above.
+    assert_eq!(masks.len(), (2 * 2 + 2 * 6) * 3 * 7);
     for cell in cells {
         assert_eq!(cell["status"], "done");
         let (asked, achieved) = (cell["sparsity"].as_f64().unwrap(), cell["achieved_sparsity"].as_f64().unwrap());

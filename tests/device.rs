@@ -171,6 +171,7 @@ fn texts_are_the_cpus() {
         let sampling = Sampling {
             max_new_tokens: 20,
             temperature: 0.0,
+            top_k: None,
             top_p: 1.0,
             repetition_penalty: 1.0,
             seed: 0,

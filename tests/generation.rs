@@ -2,7 +2,7 @@
 
 mod common;
 
-use calipr::model::{Block, Generation, Generator, Model, ModelFiles, Sampling};
+use calipr::model::{Begun, Block, Continuing, Generation, Generator, Model, ModelFiles, Sampling, Span, Written};
 use candle_core::{DType, Device};
 use common::Tiny;
 use serde_json::Value;
@@ -29,8 +29,23 @@ impl Whole {
     }
 }
 
+/// Continues texts with their losses: each with its index, in the order in which they were finished.
+fn continued(whole: &Whole, texts: &[Begun], sampling: &Sampling, budget: u64) -> Vec<(usize, Written)> {
+    let embedding = whole.model.embedding().unwrap();
+    let (head, ropes) = (whole.model.head(&embedding).unwrap(), whole.model.ropes(100).unwrap());
+    let generator = Generator { blocks: &whole.blocks, embedding: &embedding, head: &head, ropes: &ropes };
+    let mut all = Vec::new();
+    let how = Continuing { sampling, budget, scores: true, ended: &|_, _| false };
+    let finished = |index, written| {
+        all.push((index, written));
+        Ok(())
+    };
+    generator.continue_texts(texts, &how, |_| Ok(()), finished).unwrap();
+    all
+}
+
 fn greedy(max_new_tokens: usize, end: Vec<u32>) -> Sampling {
-    Sampling { max_new_tokens, temperature: 0.0, top_p: 1.0, repetition_penalty: 1.0, seed: 0, end }
+    Sampling { max_new_tokens, temperature: 0.0, top_k: None, top_p: 1.0, repetition_penalty: 1.0, seed: 0, end }
 }
 
 /// Prompts of unequal length; with `shared` they begin alike.
@@ -100,5 +115,65 @@ fn the_real_models_greedy_text_is_pytorchs_in_one_batch() {
     for (ids, case) in generation.ids.iter().zip(cases) {
         let theirs: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
         assert_eq!(*ids, theirs, "{}", case["prompt"]);
+    }
+}
+
+/// To the bit, and so whatever is computed of it.
+#[test]
+fn a_text_and_its_loss_are_the_same_among_any_others() {
+    let dir = tempfile::tempdir().unwrap();
+    for dtype in [DType::F32, DType::BF16] {
+        let mut whole = Whole::open(&Tiny { blocks: 3, ..Tiny::default() }.files(dir.path()));
+        whole.model =
+            Model::open(&Tiny { blocks: 3, ..Tiny::default() }.files(dir.path()), dtype, Device::Cpu).unwrap();
+        whole.blocks = (0..3).map(|i| whole.model.block(i).unwrap()).collect();
+        let prompts = prompts(23, 2);
+        let texts: Vec<Begun> = prompts.iter().zip(100..).map(|(ids, stream)| Begun { ids, stream }).collect();
+        let drawn = Sampling {
+            temperature: 0.9,
+            top_k: Some(30),
+            top_p: 0.9,
+            repetition_penalty: 1.2,
+            ..greedy(40, vec![7, 9])
+        };
+        let by_index = |mut all: Vec<(usize, Written)>| {
+            all.sort_by_key(|(index, _)| *index);
+            all.into_iter().map(|(_, written)| written).collect::<Vec<_>>()
+        };
+        let all = by_index(continued(&whole, &texts, &drawn, u64::MAX));
+        assert!(all.iter().any(|text| text.ids.len() < 40) && all.iter().any(|text| text.ids.len() == 40));
+        assert_eq!(by_index(continued(&whole, &texts, &drawn, 0)), all);
+        assert_eq!(by_index(continued(&whole, &texts, &drawn, 40_000)), all);
+        for (i, text) in texts.iter().enumerate() {
+            assert_eq!(continued(&whole, std::slice::from_ref(text), &drawn, 0)[0].1, all[i], "text {i}");
+        }
+        assert_eq!(by_index(continued(&whole, &texts[5..19], &drawn, u64::MAX)), all[5..19]);
+    }
+}
+
+#[test]
+fn the_loss_of_a_text_is_what_the_model_gives_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = Whole::open(&Tiny::default().files(dir.path()));
+    let drawn = Sampling { temperature: 1.5, top_k: Some(9), repetition_penalty: 1.5, ..greedy(20, vec![3]) };
+    for (i, ids) in prompts(4, 0).iter().enumerate() {
+        let written = continued(&whole, &[Begun { ids, stream: i as u64 }], &drawn, 0).remove(0).1;
+        let mut text = [ids.as_slice(), &written.ids].concat();
+        if text.last() == Some(&3) {
+            text.pop();
+        }
+        let embedding = whole.model.embedding().unwrap();
+        let (head, ropes) = (whole.model.head(&embedding).unwrap(), whole.model.ropes(100).unwrap());
+        let mut hidden = embedding.embed(&text, 0..text.len()).unwrap();
+        for block in &whole.blocks {
+            hidden = block.forward(hidden, &[Span::window(0..text.len())], &ropes).unwrap();
+        }
+        let logits = head.logits(&hidden).unwrap().to_vec2::<f32>().unwrap();
+        let loss = |row: usize| {
+            let sum: f64 = logits[row].iter().map(|&z| f64::from(z).exp()).sum();
+            sum.ln() - f64::from(logits[row][text[row + 1] as usize])
+        };
+        let expected: f64 = (0..text.len() - 1).map(loss).sum();
+        assert!((written.loss - expected).abs() < 1e-3 * expected, "{} {expected}", written.loss);
     }
 }

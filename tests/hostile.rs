@@ -97,7 +97,7 @@ fn damaged_data_ends_in_words() {
 fn damaged_tables_are_reported_in_words() {
     let shop = shop("model", "test.jsonl");
     shop.succeeds(&["run", "recipe.toml", "--out", "out"]);
-    for name in ["metrics", "samples", "cells", "layers", "contrasts", "settings"] {
+    for name in ["metrics", "samples", "cells", "layers", "masks", "contrasts", "settings"] {
         let path = shop.path("out").join(format!("{name}.parquet"));
         let whole = std::fs::read(&path).unwrap();
         for (i, bytes) in damaged(&whole, 20, 100_000, 4).into_iter().enumerate() {

@@ -40,12 +40,14 @@ fn run(command: &mut Command) -> String {
 const SCRIPT: &str = r#"
 import sys, pandas as pd, polars as pl, pyarrow.parquet as pq
 
-for name, rows in [("cells", 11), ("layers", 210), ("metrics", 55), ("samples", 55), ("contrasts", 155), ("settings", 55)]:
+tables = [("cells", 11), ("layers", 210), ("masks", 336), ("metrics", 55), ("samples", 55), ("contrasts", 155), ("settings", 55)]
+for name, rows in tables:
     path = f"{sys.argv[1]}/{name}.parquet"
     frame = pl.read_parquet(path)
     assert frame.height == rows, (name, frame.height)
     setting = ["method", "sparsity", "pattern", "calibration"]
     names = {"settings": ["study", "setting", *setting], "contrasts": ["study", "axis", "setting", *setting]}
+    names["masks"] = names["contrasts"]
     names = names.get(name, ["study", "cell", *setting, "seed"])
     assert frame.columns[:len(names)] == names, frame.columns
     assert frame.schema["sparsity"] == pl.Float64 and frame.schema["study"] == pl.String
@@ -105,7 +107,7 @@ sys.path.insert(0, "python")
 import calipr, polars as pl
 
 study = calipr.read(sys.argv[1])
-assert study.tables == ["cells", "contrasts", "layers", "metrics", "samples", "settings"], study.tables
+assert study.tables == ["cells", "contrasts", "layers", "masks", "metrics", "samples", "settings"], study.tables
 for table in study.tables:
     assert getattr(study, table).equals(pl.read_parquet(f"{sys.argv[1]}/{table}.parquet")), table
     assert getattr(study, table) is getattr(study, table) and table in dir(study)

@@ -126,7 +126,7 @@ fn tables_of_no_known_study_are_not_overwritten_and_a_study_without_a_cell_loses
     refused("results/tiny has tables, but no run.json that says which study they are of");
     shop.succeeds(&["run", "recipe.toml", "--replace"]);
     assert!(run.is_file());
-    for table in ["samples", "layers", "cells", "contrasts", "settings", "metrics"] {
+    for table in ["samples", "layers", "masks", "cells", "contrasts", "settings", "metrics"] {
         fs::remove_file(shop.path("results/tiny").join(format!("{table}.parquet"))).unwrap();
     }
     shop.succeeds(&["run", "recipe.toml", "--set", "grid.sparsity=[0.7]"]);

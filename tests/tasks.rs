@@ -136,6 +136,8 @@ fn a_wrong_suite_of_rows_is_refused_with_what_was_expected() {
         ("suite.answers.length=8", "`length` is for suites of token windows"),
         ("suite.answers.metrics=['exact_mach']", "exact_match"),
         ("suite.answers.top_p=0", "at most 1"),
+        ("suite.answers.top_k=0", "`suite.answers.top_k`: 0 is too small; expected at least 1"),
+        ("suite.answers.repetition_penalty=0", "`suite.answers.repetition_penalty`: 0 is no penalty"),
         ("suite.answers.temperature=-1", "0 to 100"),
         ("suite.answers.max_new_tokens=128", "leave no room"),
         ("suite.answers.stop=['']", "must not be empty"),
@@ -173,6 +175,15 @@ fn what_the_models_folder_asks_of_answers_is_followed_or_refused_by_name() {
     settings(r#"{"repetition_penalty": 50.0}"#);
     run("penalized");
     assert_ne!(answers("penalized"), answers("none"));
+    // What the suite says goes before it.
+    let own = |penalty: &str, out: &str| {
+        let set = format!("suite.answers.repetition_penalty={penalty}");
+        shop.succeeds(&["run", "recipe.toml", "--set", only, "--set", &set, "--out", out]);
+        answers(out)
+    };
+    assert_eq!(own("1.0", "own_none"), answers("none"));
+    settings(r#"{"repetition_penalty": 2}"#); // which transformers refuses, but nobody asks
+    assert_eq!(own("50.0", "own"), answers("penalized"));
     settings(r#"{"no_repeat_ngram_size": 2}"#);
     for command in ["plan", "run"] {
         let output = shop.calipr(&[command, "recipe.toml", "--out", "refused"]);

@@ -3,7 +3,8 @@
     import calipr
 
     study = calipr.read("results/quickstart")
-    study.settings          # a table as a polars.DataFrame; also cells, metrics, samples, contrasts, layers
+    study.settings          # a table as a polars.DataFrame; also cells, metrics, samples, contrasts, layers, masks,
+                            # published
     study.run["warnings"]   # run.json
 
 Studies are run by the program: `calipr run quickstart` on a command line, or `python -m calipr run quickstart`.

@@ -196,6 +196,15 @@ impl Watch for Line {
         }
     }
 
+    fn texts_begin(&self, name: &str) {
+        self.expected.set(Forecast::of_texts());
+        self.cell_begins(1, 1, name);
+    }
+
+    fn texts_end(&self) {
+        locked(&self.bar).finish_and_clear();
+    }
+
     fn cell_ends(&self, number: usize, of: usize, outcome: &Outcome, reused: bool) {
         let record = &outcome.record;
         if !reused {

@@ -6,7 +6,7 @@ use super::terminal::columns;
 use super::{StudyArgs, export, print, room};
 use crate::data::Library;
 use crate::model::device;
-use crate::pipeline::{Inputs, Room, Work, check_data, plan};
+use crate::pipeline::{Inputs, Judges, Room, Work, check_data, plan};
 use crate::recipe::inert;
 use crate::results::Intended;
 use crate::size::Size;
@@ -36,6 +36,7 @@ impl StudyArgs {
         }
         inputs.iter().try_for_each(|inputs| export::check(&recipe, &inputs.model))?;
         inputs.iter().try_for_each(|inputs| check_data(&recipe, inputs, &cache))?;
+        let judges = Judges::open(&recipe, &cache, fetcher.offline)?;
         let plan = plan(&recipe, inputs.as_ref(), &cache);
 
         let mut table = Table::new(["cell", "stage", "cached", "keeps", "work"]);
@@ -59,6 +60,7 @@ impl StudyArgs {
         if let Some((dense, all)) = inputs.as_ref().map(|inputs| inputs.skip.count()).filter(|(dense, _)| *dense > 0) {
             text += &format!("{dense} of {all} linears stay dense (prune.skip)\n");
         }
+        judges.plan(&recipe, inputs.as_ref())?.iter().for_each(|judging| text += &judging.to_string());
         text += &match inputs {
             Some(_) if left == 0 => "all of it is done\n".into(),
             Some(_) => {

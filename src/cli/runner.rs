@@ -15,7 +15,9 @@ use super::terminal::Terminal;
 use crate::data::Library;
 use crate::guard;
 use crate::model::device;
-use crate::pipeline::{Cache, CellRecord, Forecast, Hold, Inputs, Limit, Outcome, Room, Status, Study, Watch, plan};
+use crate::pipeline::{
+    Cache, CellRecord, Forecast, Hold, Inputs, Judges, Limit, Outcome, Room, Status, Study, Watch, plan,
+};
 use crate::recipe::{Cell, Layers, Recipe, cells};
 use crate::results::{Finished, Intended, Manifest, Results};
 use crate::source::Fetcher;
@@ -54,6 +56,7 @@ struct Board<'a> {
     /// Why the study ends before its last cell.
     error: Option<Error>,
     study: &'a Study<'a>,
+    judges: &'a Judges<'a>,
     cells: &'a [Cell],
 }
 
@@ -70,6 +73,7 @@ impl Runner<'_> {
         let devices = recipe.model.device.open()?;
         let inputs = Inputs::resolve(recipe, self.layers, library, self.fetcher, device::kind(&devices[0]))?;
         export::check(recipe, &inputs.model)?;
+        let judges = Judges::open(recipe, cache, self.fetcher.offline)?;
         let intended = Intended { recipe, library, inputs: Some(&inputs) };
         let check = || if self.replaces { Ok(()) } else { intended.check(self.out) };
         check()?;
@@ -104,12 +108,18 @@ impl Runner<'_> {
         let mut keeper = Keeper { cache, limit, own, said: Said::default() };
         keeper.make_room();
 
+        // Better now than when the first cell is computed; a study that is finished may have no questions left.
+        if is_done.contains(&false) {
+            judges.reach()?;
+        }
         // All others are compared with the dense cell.
-        let dense = match outcomes[0].take() {
+        let mut dense = match outcomes[0].take() {
             Some(dense) => dense,
             None => run_cell(study, &lines[0], &cells, 0, 0)?,
         };
         let dense_failed = matches!(dense.record.status, Status::Failed(_));
+        judges.judge(study.materials(), &mut dense)?;
+        outcomes.iter_mut().flatten().try_for_each(|outcome| judges.judge(study.materials(), outcome))?;
         let dense = Finished::new(recipe, study.materials(), dense);
         let finish = |outcome| Finished::new(recipe, study.materials(), outcome);
         let mut finished: Vec<Option<Finished>> = outcomes.drain(..).map(|outcome| Some(finish(outcome?))).collect();
@@ -128,9 +138,10 @@ impl Runner<'_> {
             waiting,
             error,
             study,
+            judges: &judges,
             cells: &cells,
         };
-        board.write(recipe)?;
+        board.write()?;
         if dense_failed {
             while let Some(i) = board.waiting.pop_front() {
                 board.add(i, not_run(&cells[i]), self)?;
@@ -161,12 +172,15 @@ impl Runner<'_> {
     /// Runs cells on a device until none waits.
     fn work(&self, study: &Study, line: &Line, board: &Mutex<Board>) {
         loop {
-            let (next, done, cells) = {
+            let (next, done, cells, judges) = {
                 let mut board = locked(board);
-                (board.waiting.pop_front(), board.finished.iter().flatten().count(), board.cells)
+                (board.waiting.pop_front(), board.finished.iter().flatten().count(), board.cells, board.judges)
             };
             let Some(i) = next else { return };
-            let outcome = run_cell(study, line, cells, i, done);
+            let outcome = run_cell(study, line, cells, i, done).and_then(|mut outcome| {
+                judges.judge(study.materials(), &mut outcome)?;
+                Ok(outcome)
+            });
             let mut board = locked(board);
             if let Err(error) = outcome.and_then(|outcome| board.add(i, outcome, self)) {
                 return board.stop(error);
@@ -184,7 +198,7 @@ impl Board<'_> {
     /// Adds a cell that has ended, to the tables too.
     fn add(&mut self, i: usize, outcome: Outcome, runner: &Runner) -> Result<()> {
         self.finished[i] = Some(Finished::new(runner.recipe, self.study.materials(), outcome));
-        self.write(runner.recipe)?;
+        self.write()?;
         if let Some(hold) = &mut self.hold {
             hold.release(self.study.progress_entries(&self.cells[i]))?;
         }
@@ -192,9 +206,9 @@ impl Board<'_> {
         Ok(())
     }
 
-    fn write(&mut self, recipe: &Recipe) -> Result<()> {
+    fn write(&mut self) -> Result<()> {
         let done: Vec<&Finished> = self.finished.iter().flatten().collect();
-        self.results.write(recipe, self.study.materials(), &done)?;
+        self.results.write(self.study, &done)?;
         self.write_manifest()
     }
 

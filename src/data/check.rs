@@ -52,6 +52,8 @@ pub fn are_enough(bytes: &[usize], (packing, length, count): (Packing, usize, Op
         Packing::Concat => bytes.iter().sum::<usize>() >= least(length).saturating_mul(count),
         Packing::Crop => rows_of(length) >= count,
         Packing::Single => rows_of(SHORTEST) >= count,
+        // How many fit into a window, only their tokens tell.
+        Packing::Pack => false,
     }
 }
 

@@ -14,6 +14,7 @@ mod prompts;
 mod row;
 mod shape;
 mod value;
+mod whole;
 mod windows;
 
 pub use check::{are_enough, check};
@@ -24,7 +25,8 @@ pub use json::Shape;
 pub use library::{Defined, Library};
 pub use part::{Part, Rows};
 pub use passage::{Passage, Target};
-pub use prompts::{Asked, Choice, Has, Prompt, Prompting, asked, prompts};
+pub use prompts::{Asked, Choice, Has, Prompt, Prompting, asked, contents, prompts};
 pub use row::{Choices, Content, Templates};
 pub use shape::is_usual;
-pub use windows::{Order, Packing, Windows, cut};
+pub use whole::{Examples, Whole, solved_examples};
+pub use windows::{Order, Packing, Windows, cut, tokens, within};

@@ -53,6 +53,11 @@ impl Part {
         (how(self), &self.templates, &self.separator) == (how(other), &other.templates, &other.separator)
     }
 
+    /// Whether it takes of a file the rows that another takes, whatever texts they make of them.
+    pub fn takes_rows_of(&self, other: &Self) -> bool {
+        (self.format, &self.field, &self.rows) == (other.format, &other.field, &other.rows)
+    }
+
     fn bases(&self) -> Vec<&Path> {
         self.folders.iter().map(PathBuf::as_path).collect()
     }

@@ -272,18 +272,22 @@ pub fn contents(rows: &Rows, count: usize, part: &Part) -> Result<Vec<Content>> 
 fn contents_of_shots(rows: &Rows, part: &Part) -> Result<Vec<Content>> {
     let contents = contents(rows, rows.len(), part).context("the shots")?;
     for (i, content) in contents.iter().enumerate() {
-        let answered = match content {
-            Content::Chat(_) => !turns(content)?.1.is_empty(),
-            content => !content.parts()?.1.is_empty(),
-        };
         ensure!(
-            answered,
+            is_answered(content)?,
             "the shots: row {} has no answer to show; give the data set a template with a `target` for such rows, or ask \
              for no shots",
             rows.number(i)
         );
     }
     Ok(contents)
+}
+
+/// Whether a row has an answer to show.
+pub(super) fn is_answered(content: &Content) -> Result<bool> {
+    match content {
+        Content::Chat(_) => Ok(!turns(content)?.1.is_empty()),
+        content => Ok(!content.parts()?.1.is_empty()),
+    }
 }
 
 /// `count` solved examples, none of which asks what `content` asks: with the answer in front, the question is none.
@@ -397,15 +401,15 @@ impl Prompter<'_> {
 
 /// Divides tokens between a prompt and what continues it, as lm-evaluation-harness does (`loglikelihood` and
 /// `_encode_pair` of api/model.py, `tok_encode` of models/huggingface.py).
-struct Divider<'a> {
-    tokenizer: &'a Tokenizer,
+pub(super) struct Divider<'a> {
+    pub(super) tokenizer: &'a Tokenizer,
     /// Whether the texts are conversations.
-    chat: bool,
+    pub(super) chat: bool,
 }
 
 impl Divider<'_> {
     /// A text that begins with the token of beginnings gets no other one.
-    fn encode(&self, text: &str) -> Result<Vec<u32>> {
+    pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>> {
         if self.chat {
             return self.tokenizer.encode_chat(text);
         }

@@ -9,6 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::whole::whole_rows;
 use super::{Content, Part, Rows};
 use crate::model::Tokenizer;
 
@@ -23,6 +24,9 @@ pub enum Packing {
     Concat,
     /// A row a window, cut where it is too long.
     Single,
+    /// Whole rows joined, as many as fit into a window, which may be shorter; none is cut in two, and one that is longer than
+    /// a window is passed over.
+    Pack,
 }
 
 /// In which order rows are taken, and where a cropped window starts.
@@ -56,7 +60,7 @@ impl Windows {
         Ok(Self { ids, ends })
     }
 
-    fn push(&mut self, window: &[u32]) {
+    pub(super) fn push(&mut self, window: &[u32]) {
         self.ids.extend_from_slice(window);
         self.ends.push(self.ids.len());
     }
@@ -104,6 +108,9 @@ pub fn cut(
     (packing, length, count): (Packing, usize, Option<usize>),
     order: Order,
 ) -> Result<Windows> {
+    if packing == Packing::Pack {
+        return Ok(whole_rows(rows, part, tokenizer, vocabulary, (length, count), order)?.windows);
+    }
     let mut indices: Vec<usize> = (0..rows.len()).collect();
     let mut random = None;
     if let Order::Random(seed) = order {
@@ -156,6 +163,7 @@ pub fn cut(
             ids.chunks_exact(length).take(wanted).for_each(|window| windows.push(window));
             had = format!("all {} rows together have {} tokens", rows.len(), ids.len());
         }
+        Packing::Pack => unreachable!("whole rows were packed above"),
     }
     let least = count.unwrap_or(1);
     if windows.len() < least {

@@ -5,6 +5,7 @@
 
 pub mod bf16;
 pub mod cholesky;
+pub mod rows;
 pub mod simd;
 
 use std::mem::MaybeUninit;

@@ -1,5 +1,16 @@
 //! Multiple choice: which answer a model finds most likely, as lm-evaluation-harness scores it.
 
+use super::registry::{Traits, metrics};
+
+metrics! { Choice:
+    /// Fraction of rows where the right choice has the largest log-likelihood.
+    ACC = "acc", |s| s.acc, Traits::SCORE;
+    /// The same, log-likelihoods divided by the choices' characters.
+    ACC_NORM = "acc_norm", |s| s.acc_norm, Traits::SCORE;
+    /// The same, log-likelihoods divided by the choices' bytes in UTF-8.
+    ACC_BYTES = "acc_bytes", |s| s.acc_bytes, Traits::SCORE;
+}
+
 /// Whether the right choice wins, by three ways of comparing log-likelihoods; 0 or 1 each.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct ChoiceScores {

@@ -11,10 +11,36 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::on_device;
+use super::registry::{Traits, metrics};
+use super::{Metric, on_device};
 use crate::linalg::simd::{self, LANES};
 use crate::model::{Head, device};
+use crate::statistics::Quantity;
 use crate::tensors;
+
+metrics! { Language:
+    /// Mean negative log-likelihood of a token, in nats: of windows every token, of rows those of the target.
+    LOSS = "loss", |s| s.loss, Traits::LOSS;
+    /// exp of the mean token loss over all samples.
+    PERPLEXITY = "perplexity", |s| s.loss, Traits {
+        unit: "",
+        quantity: Quantity::EXP.within(0.0, f64::INFINITY),
+        made_of: Some(Metric::LOSS),
+        is_headline: true,
+        ..Traits::LOSS
+    };
+    /// Jensen-Shannon divergence of the next-token distribution from the dense model's, mean over
+    /// positions, in nats (at most ln 2).
+    JS_DIVERGENCE = "js_divergence", |s| s.js, Traits {
+        quantity: Quantity::MEAN.within(0.0, std::f64::consts::LN_2),
+        is_headline: true,
+        ..Traits::DIVERGENCE
+    };
+    /// Kullback-Leibler divergence KL(dense ‖ pruned), mean over positions, in nats.
+    KL_DIVERGENCE = "kl_divergence", |s| s.kl, Traits::DIVERGENCE;
+    /// Fraction of positions at which the most likely token is the dense model's.
+    TOP1_AGREEMENT = "top1_agreement", |s| s.agreement, Traits { is_of_dense: true, ..Traits::SCORE };
+}
 
 /// Scores summed over positions: of one sample, or of many.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]

@@ -11,7 +11,28 @@ use std::sync::LazyLock;
 
 use regex::{Captures, Regex};
 
+use super::registry::{Traits, metrics};
 use super::stem;
+
+/// A ROUGE, which may compare stems.
+const ROUGE: Traits = Traits { compares_stems: true, ..Traits::SCORE };
+
+metrics! { Text:
+    /// Fraction of generated answers that are the reference, but for case, punctuation and articles (SQuAD v1.1; v2
+    /// where the data has questions without an answer).
+    EXACT_MATCH = "exact_match", |s| s.exact_match, Traits::SCORE;
+    /// Overlap of the words of answer and reference, harmonic mean of precision and recall (SQuAD v1.1
+    /// or v2, as `exact_match`).
+    F1 = "f1", |s| s.f1, Traits::SCORE;
+    /// Overlap of words, F-measure of rouge-score.
+    ROUGE1 = "rouge1", |s| s.rouge1, ROUGE;
+    /// Overlap of pairs of words, F-measure of rouge-score.
+    ROUGE2 = "rouge2", |s| s.rouge2, ROUGE;
+    /// Longest common subsequence of words, F-measure of rouge-score.
+    ROUGE_L = "rougeL", |s| s.rouge_l, ROUGE;
+    /// Fraction of generated answers in which the reference stands, but for case, punctuation and articles.
+    CONTAINS_ANSWER = "contains_answer", |s| s.contains_answer, Traits::SCORE;
+}
 
 /// Scores of a prediction, each from 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]

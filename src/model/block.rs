@@ -116,6 +116,11 @@ impl Flow {
 }
 
 impl Block {
+    /// The same for few rows, as [`Linear::by_rows`].
+    pub fn by_rows(&self) -> Self {
+        Self { linears: self.linears.iter().map(Linear::by_rows).collect(), ..self.clone() }
+    }
+
     /// Takes a batch from the site before `site` to it.
     pub fn advance(&self, site: usize, flow: &mut Flow, ropes: &Ropes) -> Result<()> {
         let (spans, attention) = (flow.spans.clone(), self.attention(ropes));

@@ -16,6 +16,17 @@ pub struct GenerationConfig {
     settings: Value,
 }
 
+/// What is settled before the folder is asked.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Settled {
+    /// Tokens are drawn, not the most likely taken.
+    pub drawn: bool,
+    /// How many of the most likely tokens are drawn from is said.
+    pub top_k: bool,
+    /// What repetition costs is said.
+    pub repetition_penalty: bool,
+}
+
 /// A key, and whether a number changes nothing.
 type Setting = (&'static str, fn(f64) -> bool);
 
@@ -111,11 +122,13 @@ impl GenerationConfig {
     }
 
     /// # Errors
-    /// Where the folder asks for something that calipr does not do, and that changes what is answered; `drawn` where
-    /// tokens are drawn.
-    pub fn check(&self, drawn: bool) -> Result<()> {
-        self.repetition_penalty()?;
-        let drawing = UNFOLLOWED_DRAWING.iter().filter(|_| drawn);
+    /// Where the folder asks for something that calipr does not do, and that changes what is answered beside what is
+    /// `settled`.
+    pub fn check(&self, settled: Settled) -> Result<()> {
+        if !settled.repetition_penalty {
+            self.repetition_penalty()?;
+        }
+        let drawing = UNFOLLOWED_DRAWING.iter().filter(|_| settled.drawn);
         for (key, changes_nothing) in UNFOLLOWED.iter().chain(drawing) {
             let value = &self.settings[*key];
             let neutral = match value {
@@ -134,10 +147,10 @@ impl GenerationConfig {
             );
         }
         let top_k = &self.settings["top_k"];
-        if drawn && top_k.as_u64().is_some_and(|k| k > 0) {
+        if settled.drawn && !settled.top_k && top_k.as_u64().is_some_and(|k| k > 0) {
             tracing::warn!(
-                "{}: `top_k` is {top_k}; the suite says how tokens are drawn, by `temperature` and `top_p`, and `top_k` is \
-                 not applied",
+                "{}: `top_k` is {top_k}; the suite says how tokens are drawn, and without a `top_k` of its own it draws from \
+                 all; give it `top_k = {top_k}` to draw as the folder says",
                 self.file
             );
         }
@@ -159,6 +172,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    const DRAWN: Settled = Settled { drawn: true, top_k: false, repetition_penalty: false };
+
     fn config(settings: Value) -> GenerationConfig {
         GenerationConfig { file: "generation_config.json".into(), settings }
     }
@@ -173,8 +188,8 @@ mod tests {
             "penalty_alpha": 0.0, "early_stopping": false, "token_healing": false, "typical_p": 1.0, "epsilon_cutoff": 0.0,
             "encoder_repetition_penalty": 1, "use_cache": true,
         });
-        config(settings).check(true).unwrap();
-        GenerationConfig::default().check(true).unwrap();
+        config(settings).check(DRAWN).unwrap();
+        GenerationConfig::default().check(DRAWN).unwrap();
     }
 
     #[test]
@@ -191,12 +206,19 @@ mod tests {
             (json!({"repetition_penalty": -1.5}), "`repetition_penalty` is -1.5"),
         ];
         for (settings, said) in settings {
-            let error = config(settings).check(false).unwrap_err().to_string();
+            let error = config(settings).check(Settled::default()).unwrap_err().to_string();
             assert!(error.starts_with("generation_config.json: ") && error.contains(said), "{error}");
         }
         let drawn = config(json!({"min_p": 0.1}));
-        drawn.check(false).unwrap();
-        assert!(drawn.check(true).unwrap_err().to_string().contains("`min_p` is 0.1"));
+        drawn.check(Settled::default()).unwrap();
+        assert!(drawn.check(DRAWN).unwrap_err().to_string().contains("`min_p` is 0.1"));
+    }
+
+    #[test]
+    fn what_a_suite_says_of_repetition_goes_before_what_the_folder_says() {
+        let wrong = config(json!({"repetition_penalty": 2}));
+        wrong.check(Settled { repetition_penalty: true, ..DRAWN }).unwrap();
+        wrong.check(DRAWN).unwrap_err();
     }
 
     #[test]

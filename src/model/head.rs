@@ -28,6 +28,12 @@ impl Head {
         Self { norm: None, projection: None, linear, bias: None, scale: None, cap: None }
     }
 
+    /// The same for few rows, as [`Linear::by_rows`].
+    pub fn by_rows(&self) -> Self {
+        let projection = self.projection.as_ref().map(Linear::by_rows);
+        Self { projection, linear: self.linear.by_rows(), ..self.clone() }
+    }
+
     pub fn device(&self) -> &Device {
         self.linear.weight().device()
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
 
 use crate::linalg::bf16::{self, Packed, Rounded};
-use crate::linalg::{Mat, MatMut, Threads, new_product, product};
+use crate::linalg::{Mat, MatMut, Threads, new_product, product, rows};
 use crate::tensors;
 
 /// y = x·Wᵀ + b.
@@ -18,21 +18,29 @@ pub struct Linear {
     bias: Option<Tensor>,
     /// A bf16 weight as products on the CPU want it; made at the first, for all clones.
     packed: Arc<OnceLock<Packed>>,
+    /// Whether it multiplies row by row.
+    by_rows: bool,
 }
 
 impl Linear {
     /// Of a weight (outputs, inputs) and a bias (outputs).
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight, bias, packed: Arc::default() }
+        Self { weight, bias, packed: Arc::default(), by_rows: false }
     }
 
     pub fn weight(&self) -> &Tensor {
         &self.weight
     }
 
+    /// The same for inputs of few rows, each of which comes to the same on the CPU whatever the others are and how many.
+    /// In bf16 that is always so.
+    pub fn by_rows(&self) -> Self {
+        Self { by_rows: true, ..self.clone() }
+    }
+
     /// Replaces the weight by another of its shape.
     pub fn set_weight(&mut self, weight: Tensor) {
-        *self = Self::new(weight, self.bias.take());
+        *self = Self { by_rows: self.by_rows, ..Self::new(weight, self.bias.take()) };
     }
 
     /// (tokens, inputs) → (tokens, outputs)
@@ -76,8 +84,10 @@ impl Linear {
             let y = match rounded.as_ref().filter(|_| linear.is_packed()) {
                 None if linear.weight.device().is_cpu() => {
                     let ((rows, inputs), outputs) = (x.dims2()?, linear.weight.dim(0)?);
-                    let multiply =
-                        |x: &[f32], w: &[f32]| new_product(Mat::new(x, rows, inputs), Mat::new(w, outputs, inputs).t());
+                    let multiply = |x: &[f32], w: &[f32]| match linear.by_rows {
+                        true => rows::new_product(x, w, inputs),
+                        false => new_product(Mat::new(x, rows, inputs), Mat::new(w, outputs, inputs).t()),
+                    };
                     let y = tensors::with_values(x, |x| tensors::with_values(&linear.weight, |w| multiply(x, w)))??;
                     Tensor::from_vec(y, (rows, outputs), &Device::Cpu)?
                 }
@@ -141,6 +151,18 @@ mod tests {
         let rounded = x.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
         let full = Linear::new(weight.to_dtype(DType::F32).unwrap(), Some(bias)).forward(&rounded).unwrap();
         close(&brain, &full, 2e-3);
+    }
+
+    #[test]
+    fn by_rows_a_row_comes_to_the_same_alone_and_among_others() {
+        for dtype in [DType::F32, DType::BF16] {
+            let weight = random((24, 40), 0.1).to_dtype(dtype).unwrap();
+            let (usual, by_rows) = (Linear::new(weight.clone(), None), Linear::new(weight, None).by_rows());
+            let x = random((9, 40), 0.3);
+            close(&by_rows.forward(&x).unwrap(), &usual.forward(&x).unwrap(), 1e-4);
+            let alone = by_rows.forward(&x.narrow(0, 3, 1).unwrap()).unwrap();
+            close(&alone, &by_rows.forward(&x).unwrap().narrow(0, 3, 1).unwrap(), 0.0);
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Answers to prompts: decoding as a suite asks, and the text that comes of it.
 
 use anyhow::Result;
+use candle_core::Device;
 
 use super::cell::AnswersRecord;
 use super::{Doing, Watch, memory, stop_if_interrupted};
@@ -19,6 +20,7 @@ const LEAST_BUDGET: u64 = 16 << 20;
 pub struct Answerer<'a> {
     pub generator: Generator<'a>,
     pub tokenizer: &'a Tokenizer,
+    /// What the model's folder says of it, where the suite does not.
     pub repetition_penalty: f32,
     pub watch: &'a dyn Watch,
     /// How many prompts of the cell were answered before, and how many it has.
@@ -39,8 +41,9 @@ impl Answerer<'_> {
         let sampling = Sampling {
             max_new_tokens: decoding.max_new_tokens,
             temperature: decoding.temperature,
+            top_k: decoding.top_k,
             top_p: decoding.top_p,
-            repetition_penalty: self.repetition_penalty,
+            repetition_penalty: decoding.repetition_penalty.unwrap_or(self.repetition_penalty),
             seed,
             end: self.tokenizer.end().to_vec(),
         };
@@ -49,31 +52,37 @@ impl Answerer<'_> {
             !stop.is_empty() && up_to_stop(tokenizer, ids, &stop).is_ok_and(|(_, stopped)| stopped)
         };
         let ids: Vec<&[u32]> = prompts.iter().map(|p| p.ids.as_slice()).collect();
-        let of_device = device::available_bytes(self.generator.embedding.device());
-        let mut budget = of_device.or_else(memory::available_bytes).map_or(SMALL_BUDGET, |bytes| bytes / 4);
-        // What is decoded side by side does not show in the texts, so they may be begun again with less at once.
-        let generation = loop {
-            let generated = self.generator.generate(&ids, &sampling, budget, &ended, |done| {
+        let generation = within_memory(self.generator.embedding.device(), |budget| {
+            self.generator.generate(&ids, &sampling, budget, &ended, |done| {
                 self.watch.progress(self.before + done, self.all, Doing::Generate);
                 stop_if_interrupted(self.watch)
-            });
-            match generated {
-                Err(error) if device::is_out_of_memory(&error) && budget > LEAST_BUDGET => {
-                    budget /= 2;
-                    tracing::warn!(
-                        "the device's memory does not suffice; answering again, with {} of keys and values",
-                        Size(budget)
-                    );
-                }
-                generated => break generated?,
-            }
-        };
+            })
+        })?;
         let texts = generation.ids.iter().map(|ids| Ok(up_to_stop(tokenizer, ids, &stop)?.0));
         Ok(AnswersRecord {
             texts: texts.collect::<Result<_>>()?,
             tokens: generation.ids.iter().map(|ids| ids.len() as u64).sum(),
             widest: generation.widest,
         })
+    }
+}
+
+/// Decodes with as many bytes of keys and values as there is room for. What is decoded side by side does not show in the
+/// texts, so they may be begun again with less at once, where a device has less than it said.
+pub fn within_memory<T>(device: &Device, mut decode: impl FnMut(u64) -> Result<T>) -> Result<T> {
+    let of_device = device::available_bytes(device);
+    let mut budget = of_device.or_else(memory::available_bytes).map_or(SMALL_BUDGET, |bytes| bytes / 4);
+    loop {
+        match decode(budget) {
+            Err(error) if device::is_out_of_memory(&error) && budget > LEAST_BUDGET => {
+                budget /= 2;
+                tracing::warn!(
+                    "the device's memory does not suffice; answering again, with {} of keys and values",
+                    Size(budget)
+                );
+            }
+            decoded => return decoded,
+        }
     }
 }
 

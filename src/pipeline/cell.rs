@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::Scores;
+use crate::metrics::{JudgeScores, Scores};
 use crate::recipe::Cell;
 
 /// How a cell ended.
@@ -135,6 +135,8 @@ impl Seconds {
 pub struct SuiteRecord {
     pub scores: Option<ScoresRecord>,
     pub answers: Option<AnswersRecord>,
+    /// What the suite's judge made of each answer; not cached itself, but made of replies, which are.
+    pub judged: Option<Vec<JudgeScores>>,
 }
 
 /// Scores of a suite's samples; cached.

@@ -10,15 +10,14 @@ use super::Interrupted;
 use super::cache::{Key, Stage};
 use super::checkpoint::{InputCheckpoint, UncheckedCheckpoint};
 use super::errors::{ERROR_TOKENS, ERROR_TOKENS_OF_PASSAGE};
+use crate::calibration::{self, Ask};
 use crate::data::{Asked, Library, Order, Packing, Part, Prompting, Rows, are_enough, asked, check, cut};
 use crate::digest::{self, Digest};
 use crate::fault::{At, Fault};
 use crate::metrics::Family;
-use crate::model::{Model, ModelFiles, Spec, Tokenizer};
+use crate::model::{Model, ModelFiles, Settled, Spec, Tokenizer};
 use crate::prune::StatisticKind;
-use crate::recipe::{
-    Cell, Layers, Problems, Propagation, Recipe, Skip, Suite, Unit, WindowUnit, cells, check_against_model,
-};
+use crate::recipe::{Cell, Layers, Problems, Propagation, Recipe, Skip, Suite, Unit, WindowUnit, check_against_model};
 use crate::source::{self, Fetcher};
 use crate::warnings::LEAK;
 
@@ -34,6 +33,7 @@ pub struct Inputs {
     /// What the model's folder wants: the logits of tokens that are there already are divided by it.
     pub repetition_penalty: f32,
     pub checkpoints: IndexMap<String, InputCheckpoint>,
+    /// The rows of the calibrations that read some and that cells draw from, directly or through others.
     pub calibrations: IndexMap<String, InputPart>,
     pub suites: IndexMap<String, InputPart>,
     /// Where suites draw solved examples from, by the suite's name.
@@ -49,10 +49,18 @@ pub struct Inputs {
 pub fn repetition_penalty(recipe: &Recipe, model: &ModelFiles) -> Result<f32> {
     let generation = model.generation()?;
     let mut repetition_penalty = 1.0;
-    for (name, suite) in recipe.suite.iter().filter(|(_, suite)| suite.wants(Family::Text)) {
-        let drawn = matches!(suite.unit(), Unit::Rows(unit) if unit.decoding.temperature > 0.0);
-        generation.check(drawn).at(|| format!("[suite.{name}]"))?;
-        repetition_penalty = generation.repetition_penalty()?;
+    for (name, suite) in recipe.suite.iter().filter(|(_, suite)| suite.is_answered()) {
+        let Unit::Rows(unit) = suite.unit() else { continue };
+        let decoding = unit.decoding;
+        let settled = Settled {
+            drawn: decoding.temperature > 0.0,
+            top_k: decoding.top_k.is_some(),
+            repetition_penalty: decoding.repetition_penalty.is_some(),
+        };
+        generation.check(settled).at(|| format!("[suite.{name}]"))?;
+        if !settled.repetition_penalty {
+            repetition_penalty = generation.repetition_penalty()?;
+        }
     }
     Ok(repetition_penalty)
 }
@@ -80,14 +88,15 @@ enum Axis {
     Shots,
 }
 
-/// The splits that a study reads: of the calibration sets only those that a cell draws from.
+/// The splits that a study reads: of the calibration sets only those that cells draw from.
 fn parts(recipe: &Recipe, library: &Library) -> Result<Vec<(Axis, String, String, Part)>> {
     let mut parts = Vec::new();
-    let cells = cells(recipe);
-    let drawn = |name: &String| cells.iter().filter_map(Cell::drawn).any(|drawn| drawn.name == *name);
-    for (name, c) in recipe.calibration.iter().filter(|(name, _)| drawn(name)) {
-        let part = library.get(&c.dataset)?.part(c.split.as_deref(), "train")?;
-        parts.push((Axis::Calibration, name.clone(), c.dataset.clone(), part));
+    for name in calibration::used(recipe) {
+        let part = calibration::origin(recipe, &name).part(library)?;
+        if let Some(part) = part {
+            let dataset = recipe.calibration[&name].rows_of().cloned().unwrap_or_default();
+            parts.push((Axis::Calibration, name, dataset, part));
+        }
     }
     for (name, s) in &recipe.suite {
         let part = library.get(&s.dataset)?.part(s.split.as_deref(), "test")?;
@@ -119,6 +128,11 @@ impl InputPart {
         };
         let with_digests: Vec<(PathBuf, Digest)> = files.iter().cloned().zip(digests).collect();
         Ok(Self { digest: part.digest(&with_digests)?, part, files, content })
+    }
+
+    /// Whether these are the rows of another, whatever texts are made of them.
+    fn has_rows_of(&self, other: &Self) -> bool {
+        self.content == other.content && self.part.takes_rows_of(&other.part)
     }
 
     /// The rows, each of which could be cut into windows.
@@ -259,6 +273,11 @@ impl Inputs {
         if let Some((name, _)) = recipe.suite.iter().find(|(_, suite)| chats(suite)) {
             model.check_chat_template().at(|| format!("[suite.{name}]"))?;
         }
+        for name in calibration::used(recipe) {
+            if recipe.calibration[&name].in_context.as_ref().is_some_and(|how| how.chat) {
+                model.check_chat_template().at(|| format!("[calibration.{name}]"))?;
+            }
+        }
         let repetition_penalty = repetition_penalty(recipe, &model)?;
         let (model_files, model_digest) = digest_of(recipe, &model, fetcher)?;
         let mut checkpoints = IndexMap::new();
@@ -279,7 +298,7 @@ impl Inputs {
             };
         }
         for (suite, s) in &suites {
-            for (calibration, _) in calibrations.iter().filter(|(_, c)| c.digest == s.digest) {
+            for (calibration, _) in calibrations.iter().filter(|(_, c)| c.has_rows_of(s)) {
                 tracing::warn!(
                     target: LEAK,
                     "[suite.{suite}] has the rows of [calibration.{calibration}]: what it shows is not held out; \
@@ -316,13 +335,7 @@ impl Inputs {
 
     /// The windows of a calibration set as drawn by `seed`.
     pub fn calibration_key(&self, recipe: &Recipe, name: &str, seed: u64) -> Key {
-        let c = &recipe.calibration[name];
-        Stage::Windows.key(&(
-            self.calibrations[name].digest,
-            self.tokenizer_key(recipe),
-            (c.packing, c.length, Some(c.windows)),
-            Order::Random(seed),
-        ))
+        calibration::origin(recipe, name).key(self, Ask::of(recipe, name, seed))
     }
 
     /// The windows or prompts of a suite.
@@ -349,7 +362,7 @@ impl Inputs {
             seed: if unit.shots > 0 { recipe.seed } else { 0 },
             chat: unit.chat,
             context: self.context(),
-            new_tokens: if suite.wants(Family::Text) { unit.decoding.max_new_tokens } else { 0 },
+            new_tokens: if suite.is_answered() { unit.decoding.max_new_tokens } else { 0 },
         })
     }
 
@@ -437,15 +450,15 @@ impl Inputs {
             self.suite_key(recipe, name).digest(),
             (unit.decoding, self.suites[name].part.separator.clone(), seed),
         );
-        suite.wants(Family::Text).then(|| Stage::Answers.key(&key))
+        suite.is_answered().then(|| Stage::Answers.key(&key))
     }
 
     /// What makes tokens of rows: the tokenizer, which is among the model's files, and a day, where there is one.
-    fn tokenizer_key(&self, recipe: &Recipe) -> Digest {
+    pub fn tokenizer_key(&self, recipe: &Recipe) -> Digest {
         recipe.model.date.as_ref().map_or(self.model_digest, |date| Digest::of(&(self.model_digest, date)))
     }
 
-    fn model_key(&self, recipe: &Recipe) -> Digest {
+    pub fn model_key(&self, recipe: &Recipe) -> Digest {
         self.key_of_model(recipe, self.model_digest)
     }
 

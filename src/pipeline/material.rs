@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 
 use crate::data::{Has, Passage, Prompt, Windows};
 use crate::digest::Digest;
+use crate::judge::JudgeSpec;
 use crate::metrics::Family;
 use crate::model::Spec;
 use crate::recipe::{Suite, Unit};
@@ -21,6 +22,13 @@ pub fn check(suite: &Suite, has: &Has) -> Result<()> {
     if let Some(metric) = asks(Family::Text) {
         ensure!(has.references, "row {row} has no target, which {metric} compares answers with");
     }
+    if suite.judge.as_ref().is_some_and(JudgeSpec::wants_reference) {
+        ensure!(
+            has.references,
+            "row {row} has no target, which the judge's prompt shows as the reference; \
+             {{% if reference %}} around it would do without"
+        );
+    }
     if let Some(metric) = asks(Family::Language) {
         ensure!(
             has.target || has.answerable,
@@ -37,7 +45,7 @@ pub fn check_tokens(suite: &Suite, prompt: &Prompt, model: &Spec) -> Result<()> 
     if suite.is_scored() {
         prompt.check_scored(model.vocabulary)?;
     }
-    if suite.wants(Family::Text) {
+    if suite.is_answered() {
         prompt.check_answered(model.vocabulary)?;
     }
     if let Some(reach) = model.reach {
@@ -55,7 +63,7 @@ pub fn check_tokens(suite: &Suite, prompt: &Prompt, model: &Spec) -> Result<()> 
 /// The most tokens of an answer; 0 where none is asked for.
 fn new_tokens(suite: &Suite) -> usize {
     match suite.unit() {
-        Unit::Rows(unit) if suite.wants(Family::Text) => unit.decoding.max_new_tokens,
+        Unit::Rows(unit) if suite.is_answered() => unit.decoding.max_new_tokens,
         _ => 0,
     }
 }

@@ -8,6 +8,8 @@ mod checkpoint;
 mod errors;
 mod export;
 mod inputs;
+mod judging;
+mod masks;
 mod material;
 mod memory;
 mod plan;
@@ -18,8 +20,9 @@ mod study;
 mod time_left;
 mod walk;
 mod work;
+mod writing;
 
-pub use cache::{Cache, Hold, KnownStudy, Limit, LimitBy, Stage, Trimmed, Unwritable, Usage, remove_unfinished};
+pub use cache::{Cache, Hold, Key, KnownStudy, Limit, LimitBy, Stage, Trimmed, Unwritable, Usage, remove_unfinished};
 pub use cell::{
     AnswersRecord, CellRecord, ErrorsRecord, LayerRecord, PrunedRecord, ScoresRecord, Seconds, Spent, Status,
     SuiteRecord,
@@ -27,12 +30,14 @@ pub use cell::{
 pub use checkpoint::InputCheckpoint;
 pub use export::export;
 pub use inputs::{InputPart, Inputs};
+pub use judging::Judges;
 pub use material::Material;
 pub use memory::{peak_bytes, resident_bytes, total_bytes};
-pub use plan::{Plan, PlannedCell, PlannedStage, Work, check_data, plan};
+pub use plan::{Plan, PlannedCell, PlannedStage, Planner, Work, check_data, plan};
 pub use room::Room;
-pub use study::{DrawnWindows, Outcome, Study};
+pub use study::{DrawnWindows, NoMasks, Outcome, SharedWeights, Study};
 pub use time_left::{Doing, Forecast, Left};
+pub use writing::Writer;
 
 /// Who follows a run: told what happens, asked whether to stop.
 pub trait Watch: Sync {
@@ -42,6 +47,10 @@ pub trait Watch: Sync {
     fn progress(&self, done: usize, of: usize, doing: Doing);
     /// A cell ended, that number of so many; `reused` where nothing had to be computed.
     fn cell_ends(&self, number: usize, of: usize, outcome: &Outcome, reused: bool);
+    /// Before the cells: texts begin to be written, which are these. [`Watch::progress`] tells how many are complete.
+    fn texts_begin(&self, _name: &str) {}
+    /// They are written, or the run ends.
+    fn texts_end(&self) {}
     /// Whether the run should end now.
     fn interrupted(&self) -> bool;
 }

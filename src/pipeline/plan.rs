@@ -9,10 +9,10 @@ use super::cache::{Cache, Key, Stage};
 use super::errors::{ERROR_TOKENS, ERROR_TOKENS_OF_PASSAGE};
 use super::inputs::Inputs;
 use super::progress::Progress;
-use super::{material, work};
+use super::{masks, material, work};
+use crate::calibration::{self, Ask, Checking};
 use crate::data::{Asked, Prompt, prompts};
 use crate::fault::At;
-use crate::metrics::Family;
 use crate::model::{Spec, Tokenizer};
 use crate::prune::StatisticKind;
 use crate::recipe::{Cell, Drawn, Propagation, Pruning, Recipe, Unit, WindowUnit, cells};
@@ -100,18 +100,10 @@ pub fn check_data(recipe: &Recipe, inputs: &Inputs, cache: &Cache) -> Result<()>
         };
         checked.at(|| format!("[suite.{name}], data set \"{}\"", suite.dataset))?;
     }
-    let mut checked = HashSet::new();
-    for drawn in cells(recipe).iter().filter_map(Cell::drawn) {
-        let is_cached = cache.contains(inputs.calibration_key(recipe, &drawn.name, drawn.seed));
-        if !is_cached && checked.insert(drawn.name.clone()) {
-            let c = &recipe.calibration[&drawn.name];
-            let packing = (c.packing, c.length, Some(c.windows));
-            inputs.calibrations[&drawn.name]
-                .check_windows(&tokenizer, vocabulary, packing)
-                .at(|| format!("[calibration.{}], data set \"{}\"", drawn.name, c.dataset))?;
-        }
-    }
-    Ok(())
+    let checking = Checking::new(recipe, inputs, cache, &tokenizer);
+    let cells = cells(recipe);
+    let mut drawn = cells.iter().filter_map(Cell::drawn);
+    drawn.try_for_each(|drawn| checking.check(&drawn.name, Ask::of(recipe, &drawn.name, drawn.seed)))
 }
 
 fn check_prompts(recipe: &Recipe, name: &str, inputs: &Inputs, tokenizer: &Tokenizer) -> Result<()> {
@@ -129,9 +121,11 @@ fn check_prompts(recipe: &Recipe, name: &str, inputs: &Inputs, tokenizer: &Token
     Ok(())
 }
 
-struct Planner<'a> {
-    recipe: &'a Recipe,
-    inputs: Option<&'a Inputs>,
+/// What stages are planned with.
+pub struct Planner<'a> {
+    pub recipe: &'a Recipe,
+    /// None where the model or data are not here yet.
+    pub inputs: Option<&'a Inputs>,
     cache: &'a Cache,
     sizes: BTreeMap<&'a str, Size>,
 }
@@ -149,16 +143,8 @@ impl Planner<'_> {
         let mut stages = Vec::new();
         let drawn = cell.drawn();
         if let Some(drawn) = drawn {
-            let c = &self.recipe.calibration[&drawn.name];
-            let tokens = c.windows.saturating_mul(c.length);
-            let key = self.inputs.map(|i| i.calibration_key(self.recipe, &drawn.name, drawn.seed));
-            stages.push(self.stage(
-                format!("windows of calibration {}, seed {}", drawn.name, drawn.seed),
-                Stage::Windows,
-                key,
-                Some(6u64.saturating_mul(tokens as u64)),
-                Some(Work::default()),
-            ));
+            let ask = Ask::of(self.recipe, &drawn.name, drawn.seed);
+            stages.extend(calibration::origin(self.recipe, &drawn.name).stages(self, ask));
         }
         for name in self.recipe.suite.keys() {
             let tokens = self.sizes[name.as_str()].tokens;
@@ -212,7 +198,7 @@ impl Planner<'_> {
                 stages.push(self.stage(format!("score {} on {name}", cell.id()), Stage::Scores, key, bytes, work));
             }
             if let Unit::Rows(unit) = suite.unit()
-                && suite.wants(Family::Text)
+                && suite.is_answered()
             {
                 let key = self.inputs.and_then(|i| i.answers_key(self.recipe, cell, name));
                 let new_tokens =
@@ -234,7 +220,29 @@ impl Planner<'_> {
         stages
     }
 
-    fn stage(
+    /// Whether the cache has an entry.
+    pub fn has(&self, key: Key) -> bool {
+        self.cache.contains(key)
+    }
+
+    /// So many tokens of texts that the dense model writes, of `length` at most.
+    pub fn work_of_texts(&self, tokens: usize, length: usize) -> Option<Work> {
+        let heads = |model: &Spec| tokens as f64 * (2 * model.vocabulary * model.hidden) as f64;
+        let work = |model: &Spec| Work { walking: 0.0, after: work::forward(model, tokens, length) + heads(model) };
+        self.inputs.map(|inputs| work(&inputs.spec))
+    }
+
+    /// The losses of the dense model on so many tokens of windows of `length`.
+    pub fn work_of_losses(&self, tokens: usize, length: usize) -> Option<Work> {
+        let work = |model: &Spec| Work {
+            walking: work::forward(model, tokens, length),
+            after: tokens as f64 * (2 * model.vocabulary * model.hidden) as f64,
+        };
+        self.inputs.map(|inputs| work(&inputs.spec))
+    }
+
+    /// A stage, which is cached where its key is.
+    pub fn stage(
         &self,
         name: String,
         stage: Stage,
@@ -304,13 +312,13 @@ impl Planner<'_> {
         self.stage(name, Stage::Errors, key, model.map(bytes), model.map(work))
     }
 
-    /// Bytes of a cell's pruned blocks: a bit a weight, and what SparseGPT made of those that are left.
+    /// Bytes of a cell's pruned blocks: a bit a weight, what SparseGPT made of those that are left, and their masks.
     fn kept_bytes(&self, pruning: &Pruning, model: &Spec) -> u64 {
         let weights = model.linear_parameters() as f64;
         let changes = self.recipe.method.get(pruning.method).statistic() == StatisticKind::Gram;
         let width = candle_core::DType::from(self.recipe.model.dtype).size_in_bytes() as f64;
         let values = if changes { (1.0 - pruning.sparsity.ratio()) * width } else { 0.0 };
-        (weights * (0.125 + values)) as u64
+        (weights * (0.125 + values)) as u64 + masks::kept_bytes(model)
     }
 
     fn pruning_work(&self, pruning: &Pruning, model: &Spec) -> Work {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::cache::{Cache, Key, Stage};
 use super::cell::{BlockRecord, ErrorsRecord, PrunedRecord};
 use super::errors::HeldOut;
+use super::masks::BlockMasks;
 use super::stream::Stream;
 use crate::digest::Digest;
 use crate::guard::defect;
@@ -76,6 +77,11 @@ impl<'a> Progress<'a> {
         Stage::Block.key(&(self.pruned.digest(), index))
     }
 
+    /// The entry of which weights are left of it.
+    pub fn masks_key(&self, index: usize) -> Key {
+        Stage::Mask.key(&(self.pruned.digest(), index))
+    }
+
     /// The entry of where the walk stands.
     pub fn walk_key(&self) -> Key {
         Stage::Walk.key(&self.pruned.digest())
@@ -125,9 +131,10 @@ impl<'a> Progress<'a> {
         let linears = block.linears.iter().zip(changed);
         let packed: Vec<Packed> =
             linears.map(|(linear, &changed)| Packed::of(linear.weight(), changed, dtype)).collect::<Result<_>>()?;
+        let masks = (self.masks_key(index), BlockMasks::of(record, &packed)?);
         let with_values: Vec<bool> = packed.iter().map(|packed| packed.values.is_some()).collect();
         let parts = packed.into_iter().flat_map(|Packed { left, values }| [left].into_iter().chain(values)).collect();
-        Ok(PackedBlock { key: self.block_key(index), about: (record.clone(), with_values), parts })
+        Ok(PackedBlock { key: self.block_key(index), about: (record.clone(), with_values), parts, masks })
     }
 
     /// What writes blocks, in a thread of `scope` where the host is not the one that computes.
@@ -150,6 +157,20 @@ impl<'a> Progress<'a> {
             Some(Packed { left, values: if has_values { Some(parts.next()?) } else { None } })
         };
         Some((record, with_values.into_iter().map(packed).collect::<Option<_>>()?))
+    }
+
+    /// Which weights are left of a pruned block: as it was noted, or of the block, where an earlier version pruned it. None
+    /// where both entries are lost.
+    pub fn masks(&self, index: usize) -> Option<BlockMasks> {
+        let key = self.masks_key(index);
+        BlockMasks::read(self.cache, key).or_else(|| {
+            let (record, packed) = self.packed_block(index)?;
+            let masks = BlockMasks::of(&record, &packed).ok()?;
+            // Without an entry they are made of the block again.
+            let written = masks.write(self.cache, key);
+            let _ = written.inspect_err(|e| tracing::debug!("the masks of block {index} are not kept: {e:#}"));
+            Some(masks)
+        })
     }
 
     /// Makes the pruned block of the dense one. None where the entry is lost, or of no use.
@@ -243,6 +264,7 @@ pub struct PackedBlock {
     /// The record, and which linears have values.
     about: (BlockRecord, Vec<bool>),
     parts: Vec<Tensor>,
+    masks: (Key, BlockMasks),
 }
 
 /// Writes blocks, one behind the walk at most.
@@ -258,7 +280,11 @@ impl Saver<'_, '_> {
     pub fn save(&mut self, block: PackedBlock) -> Result<()> {
         self.finish()?;
         let cache = self.cache;
-        let write = move || cache.write_tensors(block.key, &block.about, &block.parts);
+        let write = move || {
+            let (key, masks) = &block.masks;
+            masks.write(cache, *key)?;
+            cache.write_tensors(block.key, &block.about, &block.parts)
+        };
         let room = memory::ensure_room_for_threads(1, memory::STACK);
         let Some(scope) = self.scope.filter(|_| room.is_ok()) else { return write() };
         self.writing = Some(scope.spawn(write));

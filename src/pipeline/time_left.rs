@@ -202,6 +202,12 @@ impl Forecast {
         Self { cells, devices: devices.max(1), seen: BTreeMap::new() }
     }
 
+    /// Of texts that are written before the cells of a study, as if they were the answers of one cell.
+    pub fn of_texts() -> Self {
+        let legs = vec![Leg { kind: Kind::Generate, work: None }];
+        Self { cells: vec![Tracked { legs, state: State::Waiting }], devices: 1, seen: BTreeMap::new() }
+    }
+
     /// A cell begins.
     pub fn begins(&mut self, cell: usize, now: f64) {
         if let Some(cell) = self.cells.get_mut(cell) {

@@ -8,6 +8,7 @@
 mod cuda;
 mod factor;
 mod magnitude;
+pub mod mask;
 mod packed;
 mod select;
 mod sparsegpt;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use indexmap::IndexSet;
 
 use super::problem::{Problem, Problems};
-use super::{Exported, Layers, Recipe, ReportSpec, Skip, Suite, Unit, Unskippable, cells};
+use super::{Exported, Layers, Recipe, ReportSpec, Skip, Suite, Unit, Unskippable, calibrations, cells, published};
 use crate::data::Library;
 use crate::fault::is_of_the_machine;
 use crate::metrics::Family;
@@ -26,13 +26,18 @@ pub fn check(recipe: &Recipe, library: &Library, layers: &Layers) -> Result<(), 
     names.chain(recipe.suite.keys().map(|name| ("suite", name))).for_each(|(kind, name)| checker.name_of(kind, name));
     for (name, set) in &recipe.calibration {
         let key = ["calibration", name.as_str()];
-        checker.part(&key, library, &set.dataset, set.split.as_deref(), "train");
+        if let Some(dataset) = &set.dataset {
+            checker.part(&key, &["dataset"], library, (dataset, set.split.as_deref(), "train"));
+        }
         checker.at_least(&[key[0], key[1], "windows"], set.windows, 1);
         checker.at_least(&[key[0], key[1], "length"], set.length, 2);
+        checker.sources(name, set);
+        checker.generate(name, set, library);
     }
+    checker.uses(recipe);
     for (name, suite) in &recipe.suite {
         let key = ["suite", name.as_str()];
-        checker.part(&key, library, &suite.dataset, suite.split.as_deref(), "test");
+        checker.part(&key, &["dataset"], library, (&suite.dataset, suite.split.as_deref(), "test"));
         checker.suite(&key, library, suite);
     }
     if recipe.suite.is_empty() {
@@ -49,6 +54,7 @@ pub fn check(recipe: &Recipe, library: &Library, layers: &Layers) -> Result<(), 
     checker.checkpoints(recipe, library);
     checker.report(recipe);
     checker.export(recipe);
+    checker.problems.extend(published::problems(recipe, layers));
     checker.finish()
 }
 
@@ -62,7 +68,7 @@ pub fn check_against_model(recipe: &Recipe, model: &Spec, layers: &Layers) -> Re
     });
     for (name, suite) in &recipe.suite {
         if let Unit::Rows(unit) = suite.unit()
-            && suite.wants(Family::Text)
+            && suite.is_answered()
             && unit.decoding.max_new_tokens >= model.context
         {
             let tokens = unit.decoding.max_new_tokens;
@@ -80,6 +86,7 @@ pub fn check_against_model(recipe: &Recipe, model: &Spec, layers: &Layers) -> Re
         }
     }
     let sites = model.blocks.iter().flat_map(|block| &block.sites);
+    checker.generate_in_context(recipe, model);
     let columns: IndexSet<(&str, usize)> = sites.map(|site| (site.place.of_columns(), site.columns)).collect();
     for (i, sparsity) in recipe.grid.sparsity.iter().enumerate() {
         if let Sparsity::NOfM { m, .. } = sparsity {
@@ -133,24 +140,25 @@ pub fn check_against_checkpoint(recipe: &Recipe, name: &str, spec: &Spec, layers
 pub fn inert(recipe: &Recipe, layers: &Layers) -> Vec<Problem> {
     let inert =
         recipe.suite.iter().flat_map(|(name, suite)| suite.inert_keys().into_iter().map(move |key| (name, key)));
-    inert.map(|(name, (key, why))| layers.problem(&["suite", name, key], why.into(), None)).collect()
+    let inert = inert.map(|(name, (key, why))| layers.problem(&["suite", name, key], why.into(), None));
+    inert.chain(calibrations::inert(recipe, layers)).collect()
 }
 
 /// Characters of a name that is part of others, in folders and tables.
 const LONGEST_NAME: usize = 100;
 
-struct Checker<'a> {
+pub(super) struct Checker<'a> {
     layers: &'a Layers,
     problems: Vec<Problem>,
 }
 
 impl Checker<'_> {
-    fn add(&mut self, key: &[&str], message: impl Into<String>, hint: Option<String>) {
+    pub(super) fn add(&mut self, key: &[&str], message: impl Into<String>, hint: Option<String>) {
         self.problems.push(self.layers.problem(key, message.into(), hint));
     }
 
     /// What is wrong with a value. What the system refuses is not: that shows where the file is read.
-    fn add_error(&mut self, key: &[&str], error: &anyhow::Error) {
+    pub(super) fn add_error(&mut self, key: &[&str], error: &anyhow::Error) {
         if !is_of_the_machine(error) {
             self.add(key, format!("{error:#}"), None);
         }
@@ -218,24 +226,32 @@ impl Checker<'_> {
         }
     }
 
-    fn part(&mut self, key: &[&str; 2], library: &Library, dataset: &str, split: Option<&str>, preferred: &str) {
+    /// The split of a data set that a table names under `named`.
+    pub(super) fn part(
+        &mut self,
+        table: &[&str; 2],
+        named: &[&str],
+        library: &Library,
+        (dataset, split, preferred): (&str, Option<&str>, &str),
+    ) {
+        let key = [table.as_slice(), named].concat();
         let set = match library.get(dataset) {
             Ok(set) => set,
-            Err(e) => return self.add_error(&[key[0], key[1], "dataset"], &e),
+            Err(e) => return self.add_error(&key, &e),
         };
         match set.part(split, preferred) {
-            Err(e) => self.add(&[key[0], key[1], "split"], e.to_string(), None),
+            Err(e) => self.add(&[table[0], table[1], "split"], e.to_string(), None),
             Ok(part) => {
                 let fetcher = Fetcher { cache: PathBuf::new(), offline: true };
                 let checked = part.local(&fetcher).and_then(|files| files.map_or(Ok(()), |files| part.check(&files)));
                 if let Err(e) = checked {
-                    self.add_error(&[key[0], key[1], "dataset"], &e);
+                    self.add_error(&key, &e);
                 }
                 // Without a file it is a model's, and there is nothing to fetch of it.
                 if let Source::Hub { dataset: false, repo, file: None, .. } = part.source() {
                     let message = format!("\"{}\" names a model; expected a data set", part.source());
                     let hint = format!("did you mean \"hf:datasets/{repo}\"?");
-                    self.add(&[key[0], key[1], "dataset"], message, Some(hint));
+                    self.add(&key, message, Some(hint));
                 }
             }
         }
@@ -248,6 +264,7 @@ impl Checker<'_> {
             ("length", suite.length, 2),
             ("limit", suite.limit, 1),
             ("max_new_tokens", suite.max_new_tokens, 1),
+            ("top_k", suite.top_k, 1),
         ] {
             value.iter().for_each(|&value| self.at_least(&[kind, name, option], value, least));
         }
@@ -261,6 +278,10 @@ impl Checker<'_> {
         if let Some(p) = suite.top_p.filter(|&p| !(p > 0.0 && p <= 1.0)) {
             self.add(&[kind, name, "top_p"], format!("{p} is no share; expected a number above 0, at most 1"), None);
         }
+        if let Some(penalty) = suite.repetition_penalty.filter(|&penalty| !(penalty > 0.0 && penalty.is_finite())) {
+            let message = format!("{penalty} is no penalty; expected a number above 0, where 1 changes nothing");
+            self.add(&[kind, name, "repetition_penalty"], message, None);
+        }
         if suite.stop.as_ref().is_some_and(|stop| stop.iter().any(String::is_empty)) {
             self.add(&[kind, name, "stop"], "a text that ends answers must not be empty", None);
         }
@@ -268,13 +289,14 @@ impl Checker<'_> {
             suite.metrics().into_iter().filter(|m| family(m.family())).map(|m| m.as_str()).collect()
         };
         self.list(&[kind, name, "metrics"], &names(|_| true));
-        let of_rows = [suite.row_keys(), names(|f| f != Family::Language)].concat();
+        let of_rows = [suite.row_keys(), names(Family::is_downstream)].concat();
         if let (Some(&window_key), Some(row_key)) = (suite.window_keys().first(), of_rows.first()) {
             let message = format!(
                 "`{window_key}` is for suites of token windows, but `{row_key}` makes this one a suite of rows; make two suites of it"
             );
             self.add(&[kind, name, window_key], message, None);
         }
+        self.problems.extend(super::judge::problems(name, suite, self.layers));
         if suite.shots.unwrap_or(0) > 0
             && let Ok(set) = library.get(&suite.dataset)
             && let Err(e) = set.shots(suite.split.as_deref(), suite.shots_split.as_deref())
@@ -283,7 +305,7 @@ impl Checker<'_> {
         }
     }
 
-    fn at_least(&mut self, key: &[&str], value: usize, least: usize) {
+    pub(super) fn at_least(&mut self, key: &[&str], value: usize, least: usize) {
         if value < least {
             self.add(key, format!("{value} is too small; expected at least {least}"), None);
         }
@@ -394,7 +416,7 @@ fn names_of_cells(recipe: &Recipe) -> IndexSet<String> {
 }
 
 /// What to say of a name that no table of this kind has, and what was probably meant.
-fn unknown<'a>(kind: &str, name: &str, known: impl Iterator<Item = &'a String>) -> (String, Option<String>) {
+pub(super) fn unknown<'a>(kind: &str, name: &str, known: impl Iterator<Item = &'a String>) -> (String, Option<String>) {
     let known: Vec<&str> = known.map(String::as_str).collect();
     let hint = words::nearest(name, known.iter().copied()).map(|w| format!("did you mean \"{w}\"?"));
     let message = match known.is_empty() {

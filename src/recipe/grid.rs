@@ -59,20 +59,25 @@ pub enum Axis {
 }
 
 impl Recipe {
-    /// The recipe of one cell alone, which nothing judges: of the same model, calibrated and pruned as it is here.
+    /// The recipe of one cell alone, which nothing judges: of the same model, calibrated and pruned as it is here. Suites are
+    /// only those that its calibration looks at.
     pub fn of_cell(&self, cell: &Cell) -> Self {
         let mut recipe = self.clone();
-        recipe.suite.clear();
         recipe.checkpoint.clear();
         recipe.export = None;
+        recipe.published.clear();
         let (pruning, drawn) = (cell.pruning(), cell.drawn());
-        recipe.calibration.retain(|name, _| drawn.is_some_and(|drawn| drawn.name == *name));
         recipe.grid = Grid {
             method: pruning.iter().map(|pruning| pruning.method).collect(),
             sparsity: pruning.iter().map(|pruning| pruning.sparsity).collect(),
             calibration: drawn.map(|drawn| vec![drawn.name.clone()]),
             seed: drawn.map(|drawn| vec![drawn.seed]),
         };
+        let used = crate::calibration::used(&recipe);
+        recipe.calibration.retain(|name, _| used.contains(name));
+        // What its calibration looks at is none to judge it by.
+        let seen = crate::calibration::suites_seen(&recipe);
+        recipe.suite.retain(|name, _| seen.contains(name));
         recipe
     }
 }

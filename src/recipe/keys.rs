@@ -20,9 +20,9 @@ impl Key {
         self.path.join(".")
     }
 
-    /// Whether it says what is shown; all others say what is done.
-    fn is_of_report(&self) -> bool {
-        self.path[0] == "report"
+    /// Whether it says what is shown, or how a suite's judge is asked; all others say what is done.
+    fn is_aside(&self) -> bool {
+        self.path[0] == "report" || self.path.iter().any(|part| part == "judge")
     }
 
     fn name(&self) -> &str {
@@ -44,10 +44,10 @@ static ALL: LazyLock<Vec<Key>> = LazyLock::new(|| {
 pub fn named(name: &str) -> Vec<Key> {
     let name = name.replace('-', "_").to_lowercase();
     let of = |like: &dyn Fn(&Key) -> bool| ALL.iter().filter(|key| like(key)).cloned().collect::<Vec<_>>();
-    let (of_report, exact): (Vec<_>, Vec<_>) = of(&|key| key.name() == name).into_iter().partition(Key::is_of_report);
+    let (aside, exact): (Vec<_>, Vec<_>) = of(&|key| key.name() == name).into_iter().partition(Key::is_aside);
     // The model is its source, a suite its data set.
     let is_main = |key: &Key| matches!(key.name(), "source" | "dataset") && key.path[0] == name;
-    [exact, of(&is_main), of_report].into_iter().find(|keys| !keys.is_empty()).unwrap_or_default()
+    [exact, of(&is_main), aside].into_iter().find(|keys| !keys.is_empty()).unwrap_or_default()
 }
 
 /// As [`named`], or of the name that is most like it.

@@ -37,6 +37,8 @@ pub struct Layers {
     /// Keys set by the environment and by arguments, the latter winning.
     overrides: Vec<(KeyPath, Place)>,
     figment: Figment,
+    /// The file by itself.
+    alone: Figment,
 }
 
 impl Layers {
@@ -44,8 +46,8 @@ impl Layers {
     pub fn read(path: &Path, sets: &[String]) -> Result<Self, Problems> {
         let (file, text) = (file::name(path), file::read(path).map_err(|problem| Problems(vec![problem]))?);
         let whole = |message: String| Problems(vec![Problem { place: Place::File(file.clone()), message, hint: None }]);
-        let mut layers =
-            Self { file: file.clone(), text, spans: BTreeMap::new(), overrides: vec![], figment: Figment::new() };
+        let mut layers = Self::nowhere(path);
+        (layers.file, layers.text) = (file.clone(), text);
 
         let table = match DeTable::parse(&layers.text) {
             Ok(table) => table,
@@ -62,7 +64,8 @@ impl Layers {
         collect_spans(table.get_ref(), &mut vec![], &mut spans);
         let values: toml::Table = toml::from_str(&layers.text).map_err(|e| whole(e.to_string()))?;
         layers.spans = spans;
-        layers.figment = Figment::from(Serialized::globals(values));
+        layers.alone = Figment::from(Serialized::globals(values));
+        layers.figment = layers.alone.clone();
 
         for (variable, value) in recipe_variables() {
             let key = layers.spelt_as_in_the_file(&variable["CALIPR_".len()..].replace("__", "."));
@@ -83,7 +86,8 @@ impl Layers {
     /// The layers of a recipe that is not read from TOML: what is wrong with it is wrong in this file as a whole.
     pub fn nowhere(path: &Path) -> Self {
         let (file, text) = (path.display().to_string(), String::new());
-        Self { file, text, spans: BTreeMap::new(), overrides: vec![], figment: Figment::new() }
+        let (figment, alone) = (Figment::new(), Figment::new());
+        Self { file, text, spans: BTreeMap::new(), overrides: vec![], figment, alone }
     }
 
     /// Sets a key over all that was set before. The value is TOML; a bare word is a string.
@@ -140,6 +144,11 @@ impl Layers {
         recipe.checkpoint.sort_by_cached_key(|name, _| self.order(["checkpoint", name]));
         recipe.suite.sort_by_cached_key(|name, _| self.order(["suite", name]));
         Ok(recipe)
+    }
+
+    /// The recipe that the file is by itself; None where it is none without what overrides it.
+    pub fn of_file(&self) -> Option<Recipe> {
+        self.alone.extract().ok()
     }
 
     /// Where a key comes among its like: as the file has them, and behind those the ones that only overrides set.

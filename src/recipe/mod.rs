@@ -1,18 +1,23 @@
 //! The recipe: one TOML file that says what a study does.
 
+mod calibrations;
 mod check;
 mod devices;
 mod export;
 mod file;
+mod generate;
 mod grid;
+mod judge;
 pub mod keys;
 mod layers;
 mod problem;
+mod published;
 mod reference;
 mod report;
 mod skip;
 mod suite;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::DType;
@@ -20,18 +25,22 @@ use indexmap::IndexMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use calibrations::unsound;
 pub use check::{check_against_checkpoint, check_against_model, inert};
 pub use devices::Devices;
 pub use export::{ExportSpec, Exported, ModelFormat};
 pub use file::found;
 pub use grid::{Axis, Cell, Drawn, Pruning, Setting, cells};
+pub use judge::judged;
 pub use layers::Layers;
 pub use problem::Problems;
+pub use published::Published;
 pub use reference::reference;
 pub use report::{Margin, ReportSpec};
 pub use skip::{Skip, Unskippable};
 pub use suite::{Decoding, RowUnit, Suite, Unit, WindowUnit};
 
+use crate::calibration::{Generate, InContext, Select};
 use crate::data::{Library, Packing};
 use crate::prune::{MethodName, MethodOptions, Sparsity};
 use crate::source::Source;
@@ -72,6 +81,9 @@ pub struct Recipe {
     /// Models that are written when all cells are done, to `models` in the folder of results.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub export: Option<ExportSpec>,
+    /// Figures of a paper, which the report sets beside what is found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<Published>,
 }
 
 /// The model to prune.
@@ -129,9 +141,23 @@ pub struct Checkpoint {
 #[serde(deny_unknown_fields)]
 pub struct Calibration {
     /// A name in datasets/, `path:` to such a TOML, or a source of rows (`path:my.jsonl`, `hf:datasets/OWNER/NAME`).
-    pub dataset: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<String>,
+    /// Texts that the dense model writes itself: it continues the first tokens of a data set's rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generate: Option<Generate>,
     /// By default `train`, where the data set has it.
     pub split: Option<String>,
+    /// With a data set: its rows as solved examples, as they stand in front of a suite's prompts; needs packing = "pack".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_context: Option<InContext>,
+    /// In place of a data set, other calibrations of the recipe, each with its share of the windows: { c4 = 0.75, task =
+    /// 0.25 }. They are drawn by the same seed, in windows of this calibration's length, and shuffled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mix: Option<BTreeMap<String, f64>>,
+    /// In place of a data set, windows that are chosen from many of another calibration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub select: Option<Select>,
     /// How many windows.
     #[serde(default = "published_windows")]
     #[schemars(range(min = 1))]
@@ -140,8 +166,16 @@ pub struct Calibration {
     #[serde(default = "published_length")]
     #[schemars(range(min = 2))]
     pub length: usize,
+    /// How a data set's rows are made into windows.
     #[serde(default = "concat")]
     pub packing: Packing,
+}
+
+impl Calibration {
+    /// The data set whose rows it reads.
+    pub fn rows_of(&self) -> Option<&String> {
+        self.dataset.as_ref().or(self.generate.as_ref().map(|how| &how.from))
+    }
 }
 
 fn published_windows() -> usize {
@@ -210,7 +244,8 @@ impl Recipe {
     /// All that is wrong with it, each with its place.
     pub fn load(path: &Path, sets: &[String]) -> Result<(Self, Layers), Problems> {
         let layers = Layers::read(path, sets)?;
-        let recipe = layers.extract()?;
+        let mut recipe = layers.extract()?;
+        published::settle(&mut recipe, &layers);
         check::check(&recipe, &Library::of_recipe(path), &layers)?;
         Ok((recipe, layers))
     }

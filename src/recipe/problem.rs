@@ -29,6 +29,16 @@ pub struct Problem {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Problems(pub Vec<Problem>);
 
+impl Problem {
+    /// Without a secret that stands where the problem is.
+    pub fn without(mut self, secret: &str) -> Self {
+        if let Place::Line { text, .. } | Place::Argument(text) = &mut self.place {
+            *text = text.replace(secret, "…");
+        }
+        self
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match &self.place {

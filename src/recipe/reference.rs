@@ -20,12 +20,13 @@ fn section(table: &Value, root: &Value, path: &mut Vec<String>, text: &mut Strin
     if path.len() > DEEPEST {
         return;
     }
-    let (mut keys, mut tables) = (String::new(), vec![]);
+    let (mut keys, mut tables, mut lists) = (String::new(), vec![], vec![]);
     for (name, key) in table["properties"].as_object().into_iter().flatten() {
         let inner = resolved(key, root);
-        match inner["type"] == "object" {
-            true => tables.push((name.as_str(), key, inner)),
-            false => {
+        match inner["type"].as_str() {
+            Some("object") => tables.push((name.as_str(), inner)),
+            Some("array") if resolved(&inner["items"], root)["type"] == "object" => lists.push((name, inner)),
+            _ => {
                 let is_needed =
                     table["required"].as_array().is_some_and(|names| names.iter().any(|known| known == name));
                 keys += &row(name, key, inner, root, is_needed);
@@ -40,7 +41,7 @@ fn section(table: &Value, root: &Value, path: &mut Vec<String>, text: &mut Strin
         }
         *text += &format!("| key | value | default | |\n| --- | --- | --- | --- |\n{keys}");
     }
-    for (name, _, inner) in tables {
+    for (name, inner) in tables {
         path.push(name.to_owned());
         let of_names = inner.get("additionalProperties").filter(|inner| inner.is_object());
         match of_names {
@@ -51,6 +52,12 @@ fn section(table: &Value, root: &Value, path: &mut Vec<String>, text: &mut Strin
             }
             None => section(inner, root, path, text),
         }
+        path.pop();
+    }
+    // Of a list of tables, each has these keys.
+    for (name, list) in lists {
+        path.push(format!("[{name}]"));
+        section(resolved(&list["items"], root), root, path, text);
         path.pop();
     }
 }
@@ -86,6 +93,9 @@ fn kind(schema: &Value, root: &Value) -> String {
         "integer" => "whole number".into(),
         "boolean" => "true or false".into(),
         "null" => String::new(),
+        "object" if schema["additionalProperties"].is_object() => {
+            format!("table of {}s", kind(&schema["additionalProperties"], root))
+        }
         other => other.to_owned(),
     };
     match &schema["type"] {

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Recipe, Suite};
-use crate::metrics::{Family, Metric};
+use crate::metrics::{Kind, Metric};
 
 /// What the report puts first, and its margins.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -32,27 +32,36 @@ pub struct Margin {
     /// Of divergences, in nats.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub divergence: f64,
+    /// Of what a judge gives, from 1 to 10.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub judge: f64,
 }
 
 impl Default for Margin {
     fn default() -> Self {
-        Self { score: 0.02, loss: 0.02, divergence: 0.01 }
+        Self { score: 0.02, loss: 0.02, divergence: 0.01, judge: 0.2 }
     }
 }
 
 impl Margin {
     /// The margin of a metric, in its own unit; of perplexity, which compares by ratios, of its logarithm.
     pub fn of(&self, metric: Metric) -> f64 {
-        match metric {
-            Metric::Loss | Metric::Perplexity => self.loss,
-            Metric::JsDivergence | Metric::KlDivergence => self.divergence,
-            _ => self.score,
+        self.of_kind(metric.kind())
+    }
+
+    /// The margin of metrics of this kind.
+    pub fn of_kind(&self, kind: Kind) -> f64 {
+        match kind {
+            Kind::Score => self.score,
+            Kind::Loss => self.loss,
+            Kind::Divergence => self.divergence,
+            Kind::Judge => self.judge,
         }
     }
 
     /// The margins by their keys.
-    pub fn by_key(&self) -> [(&'static str, f64); 3] {
-        [("score", self.score), ("loss", self.loss), ("divergence", self.divergence)]
+    pub fn by_key(&self) -> [(&'static str, f64); 4] {
+        [("score", self.score), ("loss", self.loss), ("divergence", self.divergence), ("judge", self.judge)]
     }
 }
 
@@ -81,15 +90,15 @@ impl Recipe {
 
 /// Whether a suite has a metric of answers or choices.
 fn is_downstream(suite: &Suite) -> bool {
-    suite.wants(Family::Text) || suite.wants(Family::Choice)
+    suite.metrics().iter().any(|metric| metric.family().is_downstream())
 }
 
 /// The metric that tells most of a suite.
 fn main_metric(suite: &Suite) -> Option<Metric> {
     let metrics = suite.metrics();
     let known = |wanted: Metric| metrics.iter().find(|&&metric| metric == wanted);
-    let downstream = metrics.iter().find(|metric| metric.family() != Family::Language);
-    let main = downstream.or_else(|| known(Metric::Perplexity)).or_else(|| known(Metric::Loss));
+    let downstream = metrics.iter().find(|metric| metric.family().is_downstream());
+    let main = downstream.or_else(|| known(Metric::PERPLEXITY)).or_else(|| known(Metric::LOSS));
     main.or(metrics.first()).copied()
 }
 
@@ -130,10 +139,11 @@ mod tests {
     #[test]
     fn every_metric_has_the_margin_of_its_kind() {
         let margin: Margin = toml::from_str("score = 0.5\ndivergence = 0.25").unwrap();
-        for metric in Metric::ALL {
+        for metric in Metric::all() {
             let expected = match metric.as_str() {
                 "loss" | "perplexity" => 0.02,
                 "js_divergence" | "kl_divergence" => 0.25,
+                "judge_score" => 0.2,
                 _ => 0.5,
             };
             assert_eq!(margin.of(metric), expected, "{metric:?}");

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::published_length;
 use crate::data::Packing;
+use crate::judge::JudgeSpec;
 use crate::metrics::{Family, Metric};
 
 /// An evaluation data set with its metrics.
@@ -51,8 +52,18 @@ pub struct Suite {
     /// Rows: with a temperature, draw only from the most likely tokens that together have this probability.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub top_p: Option<f64>,
+    /// Rows: with a temperature, draw only from so many of the most likely tokens; by default from all.
+    #[schemars(range(min = 1))]
+    pub top_k: Option<usize>,
+    /// Rows: what the logits of tokens that are there already are divided by, or multiplied with where they are below 0; by
+    /// default what the model's `generation_config.json` says.
+    #[schemars(range(min = 0.0))]
+    pub repetition_penalty: Option<f32>,
     /// Rows: compare stems of words in rouge metrics, as rouge-score's `use_stemmer`; by default no.
     pub stem: Option<bool>,
+    /// Rows: a language model that judges the answers; by default none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judge: Option<JudgeSpec>,
 }
 
 /// What a suite is judged by the piece of.
@@ -87,6 +98,12 @@ pub struct Decoding {
     pub stop: Option<Vec<String>>,
     pub temperature: f64,
     pub top_p: f64,
+    /// None: drawn from all. Not written where it is none, for keys of what was cached before there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<usize>,
+    /// None: what the model's folder says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repetition_penalty: Option<f32>,
 }
 
 impl Suite {
@@ -110,27 +127,32 @@ impl Suite {
             ("stop", self.stop.is_some()),
             ("temperature", self.temperature.is_some()),
             ("top_p", self.top_p.is_some()),
+            ("top_k", self.top_k.is_some()),
+            ("repetition_penalty", self.repetition_penalty.is_some()),
             ("stem", self.stem.is_some()),
+            ("judge", self.judge.is_some()),
         ])
     }
 
     /// The keys that are set but change nothing beside the others, each with what it lacks.
     pub fn inert_keys(&self) -> Vec<(&'static str, &'static str)> {
         let mut inert = Vec::new();
-        if self.is_of_rows() && !self.wants(Family::Text) {
+        if self.is_of_rows() && !self.is_answered() {
             let of_answers = [
                 ("max_new_tokens", self.max_new_tokens.is_some()),
                 ("stop", self.stop.is_some()),
                 ("temperature", self.temperature.is_some()),
                 ("top_p", self.top_p.is_some()),
+                ("top_k", self.top_k.is_some()),
+                ("repetition_penalty", self.repetition_penalty.is_some()),
             ];
             let why = "nothing is generated: no metric of this suite is of answers (exact_match, f1, contains_answer, rouge1, …)";
             inert.extend(set(&of_answers).into_iter().map(|key| (key, why)));
-        } else if self.top_p.is_some_and(|p| p < 1.0) && self.temperature.is_none() {
-            inert.push(("top_p", "without a `temperature` nothing is drawn"));
+        } else if self.temperature.is_none() {
+            let of_drawing = [("top_p", self.top_p.is_some_and(|p| p < 1.0)), ("top_k", self.top_k.is_some())];
+            inert.extend(set(&of_drawing).into_iter().map(|key| (key, "without a `temperature` nothing is drawn")));
         }
-        let is_rouge = |m: &Metric| matches!(m, Metric::Rouge1 | Metric::Rouge2 | Metric::RougeL);
-        if self.stem.is_some() && !self.metrics().iter().any(is_rouge) {
+        if self.stem.is_some() && !self.metrics().iter().any(|m| m.compares_stems()) {
             inert.push(("stem", "no metric of this suite is a rouge, which alone compares stems"));
         }
         if self.shots_split.is_some() && self.shots.is_none() {
@@ -140,7 +162,7 @@ impl Suite {
     }
 
     fn is_of_rows(&self) -> bool {
-        let of_rows = |metrics: &Vec<Metric>| metrics.iter().any(|m| m.family() != Family::Language);
+        let of_rows = |metrics: &Vec<Metric>| metrics.iter().any(|m| m.family().is_downstream());
         !self.row_keys().is_empty() || self.metrics.as_ref().is_some_and(of_rows)
     }
 
@@ -162,21 +184,41 @@ impl Suite {
                 stop: self.stop.clone(),
                 temperature: self.temperature.unwrap_or(0.0),
                 top_p: self.top_p.unwrap_or(1.0),
+                top_k: self.top_k,
+                repetition_penalty: self.repetition_penalty,
             },
         })
     }
 
-    /// The metrics asked for.
+    /// The metrics asked for, and behind them those of the judge, who is asked for by itself.
     pub fn metrics(&self) -> Vec<Metric> {
+        let mut metrics = self.named_metrics();
+        if let Some(judge) = &self.judge {
+            let of_judge = [Some(Metric::JUDGE_SCORE), judge.pairwise.then_some(Metric::JUDGE_WIN_RATE)];
+            for metric in of_judge.into_iter().flatten().filter(|metric| !metrics.contains(metric)).collect::<Vec<_>>()
+            {
+                metrics.push(metric);
+            }
+        }
+        metrics
+    }
+
+    /// The metrics that `metrics` names.
+    fn named_metrics(&self) -> Vec<Metric> {
         self.metrics.clone().unwrap_or_else(|| match self.is_of_rows() {
-            false => vec![Metric::Loss, Metric::Perplexity, Metric::JsDivergence],
-            true => vec![Metric::ExactMatch, Metric::F1, Metric::Loss, Metric::JsDivergence],
+            false => vec![Metric::LOSS, Metric::PERPLEXITY, Metric::JS_DIVERGENCE],
+            true => vec![Metric::EXACT_MATCH, Metric::F1, Metric::LOSS, Metric::JS_DIVERGENCE],
         })
     }
 
     /// Whether its samples go through the model to be scored: not where only answers are asked for.
     pub fn is_scored(&self) -> bool {
         self.wants(Family::Language) || self.wants(Family::Choice)
+    }
+
+    /// Whether answers are generated to its prompts.
+    pub fn is_answered(&self) -> bool {
+        self.metrics().iter().any(|m| m.family().is_of_answers())
     }
 
     /// Whether a metric of this family is asked for.
@@ -213,11 +255,26 @@ mod tests {
         let inert = |toml: &str| suite(toml).inert_keys().into_iter().map(|(key, _)| key).collect::<Vec<_>>();
         assert_eq!(inert("metrics = ['acc']\nmax_new_tokens = 4\nstop = ['.']"), ["max_new_tokens", "stop"]);
         assert_eq!(
-            inert("metrics = ['f1']\ntop_p = 0.9\nstem = true\nshots_split = 'train'"),
-            ["top_p", "stem", "shots_split"]
+            inert("metrics = ['f1']\ntop_p = 0.9\ntop_k = 5\nstem = true\nshots_split = 'train'"),
+            ["top_p", "top_k", "stem", "shots_split"]
         );
+        assert_eq!(inert("metrics = ['acc']\nrepetition_penalty = 1.2"), ["repetition_penalty"]);
+        assert!(inert("metrics = ['f1']\nrepetition_penalty = 1.2").is_empty());
         assert!(inert("metrics = ['rouge1']\ntop_p = 0.9\ntemperature = 0.0\nstem = true\nshots = 0").is_empty());
         assert!(inert("windows = 3").is_empty());
+    }
+
+    #[test]
+    fn keys_that_are_not_set_do_not_show_in_how_answers_are_cached() {
+        let written = |toml: &str| match suite(toml).unit() {
+            Unit::Rows(unit) => serde_json::to_string(&unit.decoding).unwrap(),
+            Unit::Windows(_) => unreachable!(),
+        };
+        let before = r#"{"max_new_tokens":9,"stop":null,"temperature":0.5,"top_p":0.9"#;
+        let keys = "max_new_tokens = 9\ntemperature = 0.5\ntop_p = 0.9\n";
+        assert_eq!(written(keys), format!("{before}}}"));
+        let drawn = format!("{keys}top_k = 5\nrepetition_penalty = 1.5");
+        assert_eq!(written(&drawn), format!(r#"{before},"top_k":5,"repetition_penalty":1.5}}"#));
     }
 
     #[test]
@@ -225,8 +282,10 @@ mod tests {
         let keys = serde_json::to_value(suite("")).unwrap();
         let all = suite(
             "windows = 1\nlength = 2\npacking = 'crop'\nlimit = 1\nshots = 0\nshots_split = 'a'\nchat = true\n\
-             max_new_tokens = 1\nstop = []\ntemperature = 0.5\ntop_p = 0.5\nstem = true",
+             max_new_tokens = 1\nstop = []\ntemperature = 0.5\ntop_p = 0.5\ntop_k = 5\n\
+             repetition_penalty = 1.2\nstem = true\njudge = { endpoint = 'http://h', model = 'm' }",
         );
-        assert_eq!(keys.as_object().unwrap().len(), 3 + all.window_keys().len() + all.row_keys().len());
+        // Where there is no judge, its table is left out.
+        assert_eq!(keys.as_object().unwrap().len() + 1, 3 + all.window_keys().len() + all.row_keys().len());
     }
 }

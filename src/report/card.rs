@@ -2,8 +2,11 @@
 
 use std::fmt::Write;
 
+use indexmap::IndexSet;
+
 use super::text::{counted, interval, signed, within};
 use super::{Report, Setting, SettingRow, SuiteReport};
+use crate::calibration::origin;
 use crate::recipe::{Cell, ModelFormat};
 use crate::results::Manifest;
 
@@ -54,11 +57,18 @@ impl Card<'_> {
         if self.format == ModelFormat::Gguf {
             text += "- gguf\n";
         }
-        let drawn = cell.drawn();
-        let source = drawn.and_then(|drawn| Some(&manifest.calibrations.get(&drawn.name)?.data.source));
-        let of_hub = source.and_then(|source| source.strip_prefix("hf:datasets/"));
-        if let Some(id) = of_hub.map(|id| id.split(['@', ':']).next().unwrap_or(id)) {
-            let _ = writeln!(text, "datasets:\n- {}", id.split('/').take(2).collect::<Vec<_>>().join("/"));
+        let own = manifest.recipe.of_cell(cell);
+        let sources = own.calibration.keys().filter_map(|name| manifest.calibrations.get(name)?.data.as_ref());
+        let of_hub = sources.filter_map(|data| data.source.strip_prefix("hf:datasets/"));
+        let ids: IndexSet<String> = of_hub
+            .map(|id| id.split(['@', ':']).next().unwrap_or(id))
+            .map(|id| id.split('/').take(2).collect::<Vec<_>>().join("/"))
+            .collect();
+        if !ids.is_empty() {
+            text += "datasets:\n";
+        }
+        for id in ids {
+            let _ = writeln!(text, "- {id}");
         }
         text + "---\n"
     }
@@ -85,7 +95,14 @@ impl Card<'_> {
             let _ = write!(
                 text,
                 " It was calibrated on {} windows of {} tokens of `{}` ({}, seed {}).",
-                entry.windows, entry.length, drawn.name, entry.data.source, drawn.seed
+                entry.windows,
+                entry.length,
+                drawn.name,
+                match &entry.data {
+                    Some(data) => data.source.clone(),
+                    None => origin(&manifest.recipe, &drawn.name).what(),
+                },
+                drawn.seed
             );
         }
         let _ = write!(
@@ -106,8 +123,9 @@ impl Card<'_> {
         for (name, digest) in &manifest.model.files {
             let _ = writeln!(text, "- `{name}`: `{digest}`");
         }
-        for (name, entry) in &manifest.calibrations {
-            let _ = writeln!(text, "- calibration `{name}`, {}: `{}`", entry.data.source, entry.data.digest);
+        for (name, data) in manifest.calibrations.iter().filter_map(|(name, entry)| Some((name, entry.data.as_ref()?)))
+        {
+            let _ = writeln!(text, "- calibration `{name}`, {}: `{}`", data.source, data.digest);
         }
         for (name, entry) in &manifest.suites {
             let _ = writeln!(text, "- suite `{name}`, {}: `{}`", entry.data.source, entry.data.digest);

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use indexmap::IndexMap;
 use polars::prelude::*;
 use serde::Serialize;
 
 use super::read::setting_of;
 use super::tables::{Frame, Part, Tables};
-use super::{Difference, Report, SuiteReport, Value, Wanted};
+use super::{Difference, MetricColumn, Report, SuiteReport, Value, Wanted};
 use crate::fault::Fault;
-use crate::metrics::Metric;
 use crate::recipe::{Suite, Unit, WindowUnit};
 use crate::results::{Manifest, SampleUnit, SuiteEntry};
 use crate::statistics::{self, Share, contrast, judge};
@@ -67,7 +67,7 @@ struct Study {
 }
 
 /// A setting's replicates on a suite, by metric.
-type Replicates = BTreeMap<(String, &'static str), Vec<Vec<Share>>>;
+type Replicates = BTreeMap<(String, String), Vec<Vec<Share>>>;
 
 impl SideBySide {
     /// Reads the tables of studies.
@@ -167,26 +167,25 @@ fn compared(studies: &[Study], suite: &SuiteReport) -> Result<Option<Compared>> 
             if values.iter().flatten().count() < 2 {
                 continue;
             }
-            let metric = Metric::named(&column.name).expect("the report knows it");
-            let samples = |of: &Replicates| {
-                let found = of.get(&(setting.name.clone(), metric.as_str()))?.clone();
-                let drawn = setting.calibration.is_some();
-                Some(if drawn {
-                    statistics::Setting::drawn(found)
-                } else {
-                    statistics::Setting::fixed(found[0].clone())
-                })
+            let metric = &studies[0].manifest.metrics[&column.name];
+            let samples = |of: &Replicates| of.get(&(setting.name.clone(), column.name.clone())).cloned();
+            let drawn = |mut found: Vec<Vec<Share>>| match setting.calibration.is_some() {
+                true => statistics::Setting::drawn(found),
+                false => statistics::Setting::fixed(found.swap_remove(0)),
             };
             let difference = |i: usize| {
-                if !metric.is_downstream() && !same_tokens[i] {
+                if !metric.downstream && !same_tokens[i] {
                     return None;
                 }
                 let [own, of_first] = &replicates[i];
-                let found = contrast(&metric.quantity(), &samples(own)?, &samples(of_first)?, margin.of(metric));
-                Some((found, shared[i]))
+                let both = [samples(own)?, samples(of_first)?];
+                // Only an answer can be without a score.
+                let [own, of_first] = if metric.of_answers { statistics::in_all(both) } else { both };
+                let (samples, margin) = (own[0].len(), margin.of_kind(metric.kind));
+                Some((contrast(&metric.quantity(), &drawn(own), &drawn(of_first), margin), samples))
             };
             let differences = (0..studies.len()).map(|i| if i == 0 { None } else { difference(i) }).collect();
-            rows.push((setting.name.clone(), metric, values, differences));
+            rows.push((setting.name.clone(), column, values, differences));
         }
     }
     let samples = studies.iter().map(|study| study.suite(name).map(|suite| suite.samples)).collect();
@@ -242,44 +241,44 @@ fn shares(frame: &Frame, suite: &SuiteReport, samples: usize) -> Result<Replicat
     let (numbers, positions) = (frame.counts("sample")?, frame.some_counts("positions")?);
     let mut replicates = Replicates::new();
     for column in &suite.metrics {
-        let metric = Metric::named(&column.name).expect("the report knows it");
-        let by_itself = if metric == Metric::Perplexity { Metric::Loss } else { metric };
-        let values = frame.reals(by_itself.as_str())?;
+        let values = frame.some_reals(&column.finding)?;
         let mut last: Option<&String> = None;
         for i in (0..cells.len()).filter(|&i| numbers[i] < samples as u64) {
-            let of_setting = replicates.entry((setting_of(&cells[i], seeds[i]), metric.as_str())).or_default();
+            let of_setting = replicates.entry((setting_of(&cells[i], seeds[i]), column.name.clone())).or_default();
             if last != Some(&cells[i]) {
                 of_setting.push(vec![]);
                 last = Some(&cells[i]);
             }
-            let weight = if metric.is_downstream() { 1.0 } else { positions[i].map_or(0.0, |n| n as f64) };
-            let share = Share { sum: values[i] * weight, weight };
+            let weight = if column.downstream { 1.0 } else { positions[i].map_or(0.0, |n| n as f64) };
+            let share = values[i].map_or(Share::default(), |value| Share { sum: value * weight, weight });
             of_setting.last_mut().expect("one was just pushed").push(share);
         }
     }
     Ok(replicates)
 }
 
-type Row = (String, Metric, Vec<Option<Value>>, Vec<Option<(statistics::Contrast, usize)>>);
+type Row<'a> = (String, &'a MetricColumn, Vec<Option<Value>>, Vec<Option<(statistics::Contrast, usize)>>);
 
 /// Corrects the differences for all of them that are of one metric. `compared` has no rows yet.
 fn judged(mut compared: Compared, rows: Vec<Row>) -> Compared {
-    let mut families: BTreeMap<Metric, Vec<(usize, usize)>> = BTreeMap::new();
+    let mut families: IndexMap<&str, Vec<(usize, usize)>> = IndexMap::new();
     for (r, (_, metric, _, differences)) in rows.iter().enumerate() {
         let found = differences.iter().enumerate().filter(|(_, difference)| difference.is_some()).map(|(i, _)| (r, i));
-        families.entry(*metric).or_default().extend(found);
+        families.entry(&metric.name).or_default().extend(found);
     }
     compared.comparisons = families.values().map(Vec::len).max().unwrap_or(0) as u64;
     compared.rows = rows
         .iter()
         .map(|(setting, metric, values, differences)| ComparedRow {
             setting: setting.clone(),
-            metric: metric.as_str().to_owned(),
+            metric: metric.name.clone(),
             values: values.clone(),
             differences: differences.iter().map(|_| None).collect(),
         })
         .collect();
-    for (metric, members) in families {
+    for members in families.into_values() {
+        let Some(&(first, _)) = members.first() else { continue };
+        let higher_is_better = rows[first].1.higher_is_better;
         let found: Vec<(&statistics::Contrast, usize)> = members
             .iter()
             .map(|&(r, i)| {
@@ -287,9 +286,7 @@ fn judged(mut compared: Compared, rows: Vec<Row>) -> Compared {
                 (contrast, *samples)
             })
             .collect();
-        for ((member, (contrast, _)), judged) in
-            members.iter().zip(&found).zip(judge(&found, metric.higher_is_better()))
-        {
+        for ((member, (contrast, _)), judged) in members.iter().zip(&found).zip(judge(&found, higher_is_better)) {
             let (low, high) = contrast.interval.unzip();
             compared.rows[member.0].differences[member.1] = Some(Difference {
                 delta: contrast.delta,

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Report;
-use crate::metrics::{Family, Metric};
+use super::{MetricColumn, Report};
+use crate::metrics::Kind;
 
 /// How far the values of two reports agree.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -35,12 +35,11 @@ impl Comparison {
         let names: BTreeSet<&Name> = recorded.keys().chain(now.keys()).collect();
         let mut comparison = Self::default();
         for name in names {
-            let (a, b) = (recorded.get(name).copied(), now.get(name).copied());
-            let metric = Metric::named(&name.2);
-            let close = |(a, b)| metric.is_some_and(|metric| is_close(metric, a, b, tolerance));
+            let both = recorded.get(name).zip(now.get(name));
+            let (a, b) = (recorded.get(name).map(|(value, _)| *value), now.get(name).map(|(value, _)| *value));
             if a.zip(b).is_some_and(|(a, b)| a.to_bits() == b.to_bits()) {
                 comparison.equal += 1;
-            } else if a.zip(b).is_some_and(close) {
+            } else if both.is_some_and(|((a, column), (b, _))| is_close(column, *a, *b, tolerance)) {
                 comparison.close += 1;
             } else {
                 let (cell, suite, metric) = name.clone();
@@ -64,23 +63,24 @@ const ROUNDING: f64 = 1e-9;
 
 /// Whether a value is the recorded one but for rounding. Of answers and choices none may differ: where the mean does, a row
 /// came out otherwise. A loss may differ by so many nats, which is by that share of its perplexity.
-fn is_close(metric: Metric, recorded: f64, now: f64, tolerance: Option<f64>) -> bool {
-    let of_rows = metric.family() != Family::Language;
-    let share = tolerance.unwrap_or(if of_rows { 0.0 } else { TOLERANCE });
-    let apart = match metric {
-        Metric::Perplexity => (now / recorded).ln().abs(),
-        Metric::Loss => (now - recorded).abs(),
-        _ => ((now - recorded).abs() - ROUNDING).max(0.0) / recorded.abs().max(f64::MIN_POSITIVE),
+fn is_close(metric: &MetricColumn, recorded: f64, now: f64, tolerance: Option<f64>) -> bool {
+    let share = tolerance.unwrap_or(if metric.downstream { 0.0 } else { TOLERANCE });
+    let apart = match metric.kind {
+        _ if metric.ratio => (now / recorded).ln().abs(),
+        Kind::Loss => (now - recorded).abs(),
+        Kind::Score | Kind::Divergence | Kind::Judge => {
+            ((now - recorded).abs() - ROUNDING).max(0.0) / recorded.abs().max(f64::MIN_POSITIVE)
+        }
     };
     apart <= share + ROUNDING
 }
 
-fn values(report: &Report) -> BTreeMap<Name, f64> {
+fn values(report: &Report) -> BTreeMap<Name, (f64, &MetricColumn)> {
     let mut values = BTreeMap::new();
     for row in &report.cell_rows {
         let metrics = report.suites.iter().find(|suite| suite.suite == row.suite).map(|suite| &suite.metrics);
         for (metric, value) in metrics.into_iter().flatten().zip(&row.values) {
-            values.insert((row.cell.clone(), row.suite.clone(), metric.name.clone()), value.value);
+            values.insert((row.cell.clone(), row.suite.clone(), metric.name.clone()), (value.value, metric));
         }
     }
     values
@@ -110,14 +110,15 @@ mod tests {
 
     #[test]
     fn a_tolerance_fits_its_metric() {
-        let close = |metric, recorded, now| is_close(metric, recorded, now, None);
+        let within = |metric, recorded, now, tolerance| is_close(&sample::column(metric), recorded, now, tolerance);
+        let close = |metric, recorded, now| within(metric, recorded, now, None);
         // A row of a thousand.
-        assert!(!close(Metric::ExactMatch, 0.5, 0.501) && close(Metric::ExactMatch, 0.5, 0.5 + 1e-12));
-        assert!(close(Metric::Perplexity, 600.0, 600.5) && !close(Metric::Perplexity, 600.0, 600.7));
-        assert!(close(Metric::Loss, 6.0, 6.0009) && !close(Metric::Loss, 6.0, 6.0011));
-        assert!(close(Metric::JsDivergence, 0.002, 0.002001) && !close(Metric::JsDivergence, 0.002, 0.00201));
-        assert!(close(Metric::JsDivergence, 0.0, 0.0) && !close(Metric::JsDivergence, 0.0, 1e-4));
-        assert!(!close(Metric::Perplexity, f64::INFINITY, 9.0) && !close(Metric::Loss, 2.0, f64::NAN));
-        assert!(is_close(Metric::ExactMatch, 0.5, 0.505, Some(0.01)) && !is_close(Metric::Loss, 2.0, 2.02, Some(0.01)));
+        assert!(!close("exact_match", 0.5, 0.501) && close("exact_match", 0.5, 0.5 + 1e-12));
+        assert!(close("perplexity", 600.0, 600.5) && !close("perplexity", 600.0, 600.7));
+        assert!(close("loss", 6.0, 6.0009) && !close("loss", 6.0, 6.0011));
+        assert!(close("js_divergence", 0.002, 0.002001) && !close("js_divergence", 0.002, 0.00201));
+        assert!(close("js_divergence", 0.0, 0.0) && !close("js_divergence", 0.0, 1e-4));
+        assert!(!close("perplexity", f64::INFINITY, 9.0) && !close("loss", 2.0, f64::NAN));
+        assert!(within("exact_match", 0.5, 0.505, Some(0.01)) && !within("loss", 2.0, 2.02, Some(0.01)));
     }
 }

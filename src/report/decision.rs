@@ -34,10 +34,11 @@ pub fn decision(
     Some(Decision {
         suite: suite.suite.clone(),
         metric: metric.as_str().to_owned(),
-        higher_is_better: metric.higher_is_better(),
+        higher_is_better: suite.metrics[column].higher_is_better,
         samples: suite.samples,
         unit: suite.unit.clone(),
-        margin: manifest.recipe.report.margin.of(metric),
+        margin: manifest.recipe.report.margin.of_kind(suite.metrics[column].kind),
+        ratio: suite.metrics[column].ratio,
         comparisons: contrasts.iter().filter(is_told).count() as u64,
         rows: rows.collect(),
     })

@@ -5,6 +5,8 @@ use serde_json::Value;
 
 use super::Fact;
 use super::text::{counted, duration, grouped, list};
+use crate::calibration::origin;
+use crate::recipe::Recipe;
 use crate::results::{CalibrationEntry, Manifest, ModelEntry, SampleUnit, SuiteEntry};
 use crate::size::Size;
 
@@ -30,7 +32,9 @@ pub fn facts(manifest: &Manifest, achieved: &Achieved) -> Vec<Fact> {
     let options = plain(&manifest.recipe.method);
     let of_method = |name: &str| said(options.get(name).unwrap_or(&Value::Null));
     facts.extend(grid.method.iter().map(|m| fact(&format!("method {}", m.as_str()), of_method(m.as_str()))));
-    let calibration = |(name, entry): (&String, &CalibrationEntry)| fact(&format!("calibration {name}"), drawn(entry));
+    let calibration = |(name, entry): (&String, &CalibrationEntry)| {
+        fact(&format!("calibration {name}"), drawn(name, entry, &manifest.recipe))
+    };
     facts.extend(manifest.calibrations.iter().map(calibration));
     let suite = |(name, entry): (&String, &SuiteEntry)| fact(&format!("suite {name}"), samples(entry));
     facts.extend(manifest.suites.iter().map(suite));
@@ -93,19 +97,28 @@ fn zeros(achieved: &Achieved) -> String {
     format!("{} of the linears that are pruned", each.join("; "))
 }
 
-fn drawn(entry: &CalibrationEntry) -> String {
+fn drawn(name: &str, entry: &CalibrationEntry, recipe: &Recipe) -> String {
+    let source = match &entry.data {
+        Some(data) if recipe.calibration[name].generate.is_none() => data.dataset.clone(),
+        _ => origin(recipe, name).what(),
+    };
+    let digest = entry.data.as_ref().map_or(String::new(), |data| format!("; {}", digest(&data.digest)));
+    if entry.drawn.is_empty() {
+        return format!("{source}: other calibrations draw from it{digest}");
+    }
     let seeds: Vec<String> = entry.drawn.iter().map(|drawn| drawn.seed.to_string()).collect();
     let tokens = entry.drawn.iter().map(|drawn| drawn.tokens).max().unwrap_or(0);
+    let packing = match &entry.data {
+        Some(_) => format!("{} packing, ", plain(&entry.packing).as_str().unwrap_or_default()),
+        None => String::new(),
+    };
     format!(
-        "{}: {} of {} tokens ({} packing, {} tokens a seed), {} {}; {}",
-        entry.data.dataset,
+        "{source}: {} of {} tokens ({packing}{} tokens a seed), {} {}{digest}",
         counted(entry.windows as u64, "windows"),
         grouped(entry.length as u64),
-        plain(&entry.packing).as_str().unwrap_or_default(),
         grouped(tokens as u64),
         if seeds.len() == 1 { "seed" } else { "seeds" },
         list(&seeds),
-        digest(&entry.data.digest)
     )
 }
 

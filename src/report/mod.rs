@@ -9,8 +9,10 @@ mod comparison;
 mod decision;
 mod facts;
 pub mod formats;
+mod masks;
 mod plots;
 mod predictors;
+mod published;
 mod read;
 mod samples;
 mod sentences;
@@ -26,11 +28,13 @@ use serde::Serialize;
 pub use card::Card;
 pub use compare::SideBySide;
 pub use comparison::{Apart, Comparison, TOLERANCE};
+pub use published::{Found, PublishedRow};
 pub use read::Wanted;
 pub use text::with_interval;
 
-use crate::results::CellCounts;
-use crate::statistics::Verdict;
+use crate::metrics::Kind;
+use crate::results::{CellCounts, MetricEntry};
+use crate::statistics::{Link, Verdict};
 
 /// A study's results, ready to be shown. `calipr report --format json` prints this.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -41,7 +45,7 @@ pub struct Report {
     pub unfinished: Option<String>,
     /// The table to decide by; none where nothing was evaluated.
     pub decision: Option<Decision>,
-    /// Three at most, the most important first.
+    /// Five at most, the most important first.
     pub sentences: Vec<String>,
     /// What the run warned of, leaks of test data first.
     pub warnings: Vec<String>,
@@ -54,10 +58,14 @@ pub struct Report {
     /// The suite whose samples the errors of `blocks` were measured on.
     pub error_suite: Option<String>,
     pub blocks: Vec<BlockPoint>,
+    /// Empty where nothing is set beside anything.
+    pub masks: Vec<MaskPoint>,
     pub samples: Vec<Samples>,
     /// Every cell, seeds apart, suite by suite.
     pub cell_rows: Vec<CellRow>,
     pub failed: Vec<FailedCell>,
+    /// Figures of papers beside what was found, in the order of the recipe.
+    pub published: Vec<PublishedRow>,
 }
 
 /// Cells that differ in nothing but the seed that their calibration windows were drawn by.
@@ -101,8 +109,10 @@ pub struct Decision {
     pub samples: u64,
     /// What a sample is: `windows` or `rows`.
     pub unit: String,
-    /// A difference to dense that is smaller counts as none; of perplexity it is one of logarithms.
+    /// A difference to dense that is smaller counts as none; where values compare by ratios, it is one of logarithms.
     pub margin: f64,
+    /// Whether values compare by ratios, as those of perplexity do.
+    pub ratio: bool,
     /// How many comparisons the verdicts are corrected for.
     pub comparisons: u64,
     /// Dense first, then by sparsity, then in the order of the grid.
@@ -183,10 +193,41 @@ pub struct SuiteReport {
 pub struct MetricColumn {
     pub name: String,
     pub higher_is_better: bool,
+    /// What it is made of: `language`, `text`, `choice` or `judge`.
+    pub family: String,
+    /// "" where it has none.
+    pub unit: String,
     /// Whether it judges answers or choices, not next-token distributions.
     pub downstream: bool,
+    /// Whether it judges generated answers.
+    pub of_answers: bool,
     /// Whether it is itself a comparison with the dense model: divergences, agreement.
     pub of_dense: bool,
+    /// Whether its values compare by ratios, as those of perplexity do.
+    pub ratio: bool,
+    pub kind: Kind,
+    /// The metric that says what this one says, and ranks settings as it does: itself, or loss of perplexity.
+    pub finding: String,
+    /// Whether it stands for others of the model's where only some are shown.
+    pub headline: bool,
+}
+
+impl MetricColumn {
+    fn new(name: &str, entry: &MetricEntry) -> Self {
+        Self {
+            name: name.to_owned(),
+            higher_is_better: entry.higher_is_better,
+            family: entry.family.clone(),
+            unit: entry.unit.clone(),
+            downstream: entry.downstream,
+            of_answers: entry.of_answers,
+            of_dense: entry.of_dense,
+            ratio: entry.link == Link::Exp,
+            kind: entry.kind,
+            finding: entry.finding.clone(),
+            headline: entry.headline,
+        }
+    }
 }
 
 /// A setting's values on a suite, one a metric.
@@ -244,6 +285,25 @@ pub struct BlockPoint {
     /// Fraction of zeros.
     pub achieved: f64,
     pub relative_error: Option<f64>,
+}
+
+/// How many of the weights that a setting keeps in a block another one keeps, too: means over pairs of cells, and over the
+/// block's linears, weighted by their sizes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MaskPoint {
+    /// In what the two differ: `calibration`, `seed` (then they are one setting), `method`.
+    pub axis: String,
+    pub setting: Setting,
+    pub other: Setting,
+    pub block: u64,
+    /// Of the linears that both prune.
+    pub weights: u64,
+    /// Pairs of cells.
+    pub pairs: u64,
+    /// Share of the kept weights that both keep.
+    pub overlap: f64,
+    /// The same of two choices that know nothing of each other.
+    pub chance: f64,
 }
 
 /// Samples of a suite under two cells, side by side.

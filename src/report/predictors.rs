@@ -6,7 +6,7 @@ use crate::statistics::{correlation, holm};
 /// Every intrinsic metric against every downstream score, over all pruned settings and within each sparsity, the best
 /// predictor of each score first.
 ///
-/// Perplexity ranks as loss does, so that of one suite only the first of them is there.
+/// Metrics of one finding rank alike, as perplexity does as loss: of one suite only the first of them is there.
 pub fn predictors(suites: &[SuiteReport]) -> Vec<Predictor> {
     let strengths = strengths(suites);
     let mut all = Vec::new();
@@ -20,11 +20,6 @@ pub fn predictors(suites: &[SuiteReport]) -> Vec<Predictor> {
         }
     }
     all
-}
-
-/// Whether two metrics of a suite rank settings alike, whatever their values: they are one, or loss and its exponential.
-pub fn ranks_alike(one: &str, other: &str) -> bool {
-    one == other || [one, other].iter().all(|name| ["loss", "perplexity"].contains(name))
 }
 
 /// The sparsities of the pruned settings.
@@ -45,7 +40,7 @@ fn of_score(suites: &[SuiteReport], downstream: &SuiteReport, d: usize, within: 
     let mut candidates: Vec<(Predictor, Vec<(f64, f64)>)> = vec![];
     for suite in suites {
         for (i, metric) in suite.metrics.iter().enumerate() {
-            let is_told = suite.metrics[..i].iter().any(|earlier| ranks_alike(&earlier.name, &metric.name));
+            let is_told = suite.metrics[..i].iter().any(|earlier| earlier.finding == metric.finding);
             if metric.downstream || is_told {
                 continue;
             }
@@ -116,17 +111,12 @@ fn points(
 
 #[cfg(test)]
 mod tests {
-    use super::super::{MetricColumn, Setting, Value};
+    use super::super::{Setting, Value, sample};
     use super::*;
 
     /// A suite of as many pruned settings as there are values of each metric.
-    fn suite(name: &str, metrics: &[(&str, bool, &[f64])]) -> SuiteReport {
-        let column = |&(name, downstream, _): &(&str, bool, &[f64])| MetricColumn {
-            name: name.into(),
-            higher_is_better: downstream,
-            downstream,
-            of_dense: false,
-        };
+    fn suite(name: &str, metrics: &[(&str, &[f64])]) -> SuiteReport {
+        let column = |&(name, ..): &(&str, &[f64])| sample::column(name);
         let value = |value| Value { value, low: None, high: None, spread: None, seeds: 1, to_dense: None };
         let row = |i: usize| SettingRow {
             setting: Setting {
@@ -143,7 +133,7 @@ mod tests {
             samples: 10,
             unit: "windows".into(),
             metrics: metrics.iter().map(column).collect(),
-            rows: (0..metrics[0].2.len()).map(row).collect(),
+            rows: (0..metrics[0].1.len()).map(row).collect(),
         }
     }
 
@@ -152,9 +142,8 @@ mod tests {
         let scores: Vec<f64> = (0..16).map(f64::from).collect();
         let loss: Vec<f64> = scores.iter().map(|s| -s * s).collect();
         let noise: Vec<f64> = (0..16).map(|i| f64::from(i * 7 % 16)).collect();
-        let language =
-            suite("text", &[("loss", false, &loss), ("perplexity", false, &loss), ("js_divergence", false, &noise)]);
-        let task = suite("task", &[("f1", true, &scores)]);
+        let language = suite("text", &[("loss", &loss), ("perplexity", &loss), ("js_divergence", &noise)]);
+        let task = suite("task", &[("f1", &scores)]);
         let all = predictors(&[language, task]);
         let over_all: Vec<&Predictor> = all.iter().filter(|p| p.within.is_none()).collect();
         let names: Vec<&str> = over_all.iter().map(|p| p.metric.as_str()).collect();
@@ -170,10 +159,10 @@ mod tests {
     fn equal_rankings_are_not_told_apart_and_few_settings_rank_nothing() {
         let scores: Vec<f64> = (0..8).map(f64::from).collect();
         let loss: Vec<f64> = scores.iter().map(|s| -s).collect();
-        let twice = suite("text", &[("loss", false, &loss), ("js_divergence", false, &loss)]);
-        let all = predictors(&[twice, suite("task", &[("f1", true, &scores)])]);
+        let twice = suite("text", &[("loss", &loss), ("js_divergence", &loss)]);
+        let all = predictors(&[twice, suite("task", &[("f1", &scores)])]);
         assert_eq!(all[1].p_to_best, Some(1.0));
-        let few = suite("text", &[("loss", false, &loss[..3])]);
-        assert!(predictors(&[few, suite("task", &[("f1", true, &scores[..3])])]).is_empty());
+        let few = suite("text", &[("loss", &loss[..3])]);
+        assert!(predictors(&[few, suite("task", &[("f1", &scores[..3])])]).is_empty());
     }
 }

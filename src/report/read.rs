@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
+use indexmap::IndexMap;
 use polars::prelude::*;
 
 use super::decision::{Cost, decision};
@@ -12,11 +13,10 @@ use super::predictors::predictors;
 use super::tables::{Frame, Part, Tables};
 use super::{
     BlockPoint, CellRow, CellValue, Contrast, Difference, FailedCell, MetricColumn, Report, Setting, SettingRow,
-    SuiteReport, Value, facts, sentences, text,
+    SuiteReport, Value, facts, published, sentences, text,
 };
 use crate::memory;
-use crate::metrics::Metric;
-use crate::results::{CellCounts, Manifest};
+use crate::results::{CellCounts, Manifest, MetricEntry};
 use crate::statistics::Verdict;
 
 /// Bytes of address space for the threads of polars, which waits for ever for those that cannot be started.
@@ -59,7 +59,7 @@ impl Report {
         memory::ensure_room(POLARS)?;
         let tables = Tables { dir };
         let contrasts = tables.contrasts()?;
-        let suites = tables.suites(&contrasts)?;
+        let suites = tables.suites(&contrasts, &manifest.metrics)?;
         let costs = tables.costs()?;
         let (error_suite, blocks) = tables.blocks()?;
         let mut report = Self {
@@ -74,11 +74,14 @@ impl Report {
             samples: tables.samples(&suites, wanted)?,
             cell_rows: tables.cell_rows(&suites)?,
             failed: tables.failed()?,
+            published: vec![],
             error_suite,
             blocks,
+            masks: tables.masks()?,
             contrasts: contrasts.into_iter().filter(|contrast| contrast.axis != "dense").collect(),
             suites,
         };
+        report.published = published::rows(&manifest.recipe, &report.suites, &report.cell_rows);
         report.sentences = sentences::sentences(&report);
         Ok(report)
     }
@@ -109,7 +112,7 @@ fn to_dense(contrasts: &[Contrast]) -> HashMap<(&str, &str, &str), &Difference> 
 }
 
 impl Tables<'_> {
-    fn suites(&self, contrasts: &[Contrast]) -> Result<Vec<SuiteReport>> {
+    fn suites(&self, contrasts: &[Contrast], entries: &IndexMap<String, MetricEntry>) -> Result<Vec<SuiteReport>> {
         let to_dense = to_dense(contrasts);
         let table = self.query("settings", |t| t)?;
         // All cells have the same samples.
@@ -119,7 +122,8 @@ impl Tables<'_> {
         })?;
         let of_rows = of_rows.texts("suite")?;
         let settings = table.settings("setting", "")?;
-        let (suites, metrics) = (table.texts("suite")?, table.texts("metric")?);
+        let suites = table.texts("suite")?;
+        let (metrics, columns) = (table.texts("metric")?, table.metrics(entries)?);
         let (values, spreads) = (table.reals("value")?, table.some_reals("spread")?);
         let (lows, highs) = (table.some_reals("ci_low")?, table.some_reals("ci_high")?);
         let (samples, seeds) = (table.counts("n")?, table.some_counts("seeds")?);
@@ -138,7 +142,7 @@ impl Tables<'_> {
             }
             // The first setting says which metrics there are.
             if report.rows.len() == 1 {
-                report.metrics.push(table.metric(&metrics[i])?);
+                report.metrics.push(columns[i].clone());
             }
             let of_setting = &mut report.rows.last_mut().expect("a row was just pushed").values;
             if report.metrics.get(of_setting.len()).is_none_or(|column| column.name != metrics[i]) {
@@ -304,16 +308,18 @@ pub(super) fn setting_of(cell: &str, seed: Option<u64>) -> String {
 }
 
 impl Frame {
-    fn metric(&self, name: &str) -> Result<MetricColumn> {
-        let Some(metric) = Metric::named(name) else {
-            bail!("{} has the metric \"{name}\", which is unknown", self.path.display())
+    /// The metric of each row: its direction and family as the table has them, and what `run.json` says of it.
+    fn metrics(&self, entries: &IndexMap<String, MetricEntry>) -> Result<Vec<MetricColumn>> {
+        let (names, families) = (self.texts("metric")?, self.texts("metric_family")?);
+        let higher = self.flags("higher_is_better")?;
+        let column = |i: usize| {
+            let Some(entry) = entries.get(&names[i]) else {
+                bail!("{} has the metric \"{}\", of which run.json says nothing", self.path.display(), names[i])
+            };
+            let (family, higher_is_better) = (families[i].clone(), higher[i]);
+            Ok(MetricColumn { family, higher_is_better, ..MetricColumn::new(&names[i], entry) })
         };
-        Ok(MetricColumn {
-            name: name.to_owned(),
-            higher_is_better: metric.higher_is_better(),
-            downstream: metric.is_downstream(),
-            of_dense: metric.is_of_dense(),
-        })
+        (0..names.len()).map(column).collect()
     }
 
     fn differences(&self) -> Result<Vec<Difference>> {

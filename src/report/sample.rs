@@ -1,6 +1,7 @@
 //! A small report with all parts, to test formats with.
 
 use super::*;
+use crate::metrics::Metric;
 
 fn setting(method: &str, pattern: &str, sparsity: f64, calibration: Option<&str>) -> Setting {
     let strength = text::strength(pattern, sparsity);
@@ -58,22 +59,23 @@ fn value(setting: &Setting, value: f64, dense: f64, half: f64) -> Value {
 /// The values of the settings by a score of which more is better.
 const SCORES: [f64; 6] = [0.6125, 0.3375, 0.0125, 0.6125, 0.45, 0.5375];
 
-fn suite(suite: &str, unit: &str, metrics: &[(&str, bool)]) -> SuiteReport {
-    let columns = metrics.iter().map(|&(name, downstream)| MetricColumn {
-        name: name.into(),
-        higher_is_better: downstream,
-        downstream,
-        of_dense: name.ends_with("_divergence"),
-    });
-    let of = |score: f64, name: &str, downstream: bool| match name {
-        "perplexity" => 10.0 / (score + 0.01),
-        _ if downstream => score,
-        _ => SCORES[0] - score,
+/// The column of the metric of that name.
+pub fn column(name: &str) -> MetricColumn {
+    let metric: Metric = serde_json::from_value(name.into()).unwrap();
+    MetricColumn::new(name, &MetricEntry::of(metric))
+}
+
+fn suite(suite: &str, unit: &str, metrics: &[&str]) -> SuiteReport {
+    let columns = metrics.iter().map(|name| column(name));
+    let of = |score: f64, column: &MetricColumn| match (column.ratio, column.downstream) {
+        (true, _) => 10.0 / (score + 0.01),
+        (false, true) => score,
+        (false, false) => SCORES[0] - score,
     };
     let row = |(setting, score): (Setting, f64)| {
-        let values = metrics.iter().map(|&(name, downstream)| {
-            let half = if name == "perplexity" { 1.75 } else { 0.1125 };
-            value(&setting, of(score, name, downstream), of(SCORES[0], name, downstream), half)
+        let values = metrics.iter().map(|name| column(name)).map(|column| {
+            let half = if column.ratio { 1.75 } else { 0.1125 };
+            value(&setting, of(score, &column), of(SCORES[0], &column), half)
         });
         SettingRow { values: values.collect(), setting }
     };
@@ -101,6 +103,7 @@ fn decision(suite: &SuiteReport) -> Decision {
         samples: suite.samples,
         unit: suite.unit.clone(),
         margin: 0.02,
+        ratio: false,
         comparisons: 5,
         rows: suite.rows.iter().map(row).collect(),
     }
@@ -187,10 +190,23 @@ fn cell_rows(suites: &[SuiteReport]) -> Vec<CellRow> {
     suites.iter().flat_map(|s| s.rows.iter().flat_map(|row| of_row(&s.suite, row)).collect::<Vec<_>>()).collect()
 }
 
+fn published(suites: &[SuiteReport], cells: &[CellRow]) -> Vec<PublishedRow> {
+    let toml = "published = [
+        { setting = 'dense', suite = 'language', metric = 'perplexity', value = 16, where = 'A. Uthor 2024, table 3' },
+        { setting = 'wanda-0.5-prose', suite = 'task', metric = 'f1', value = 0.8, spread = 0.01, where = 'B. 2025' },
+        { setting = 'wanda-0.5-prose-s0', suite = 'task', metric = 'f1', value = 0.6, where = 'B. 2025', note = 'one seed' },
+        { setting = 'wanda-0.9-prose', suite = 'task', metric = 'f1', value = 0.1, where = 'B. 2025' },
+    ]
+    name = 'a study'
+    model = { source = 'path:model' }
+    suite = {}";
+    published::rows(&toml::from_str(toml).expect("a recipe"), suites, cells)
+}
+
 /// A report with all parts.
 pub fn report() -> Report {
-    let language = suite("language", "windows", &[("loss", false), ("perplexity", false), ("js_divergence", false)]);
-    let task = suite("task", "rows", &[("f1", true), ("rouge1", true)]);
+    let language = suite("language", "windows", &["loss", "perplexity", "js_divergence"]);
+    let task = suite("task", "rows", &["f1", "rouge1"]);
     let settings = settings();
     let blocks = settings[1..].iter().flat_map(|setting| {
         (0..4u64).map(|block| BlockPoint {
@@ -200,6 +216,19 @@ pub fn report() -> Report {
             relative_error: Some(0.1 + 0.05 * block as f64),
         })
     });
+    let mask = |axis: &str, [a, b]: [usize; 2], block: u64, overlap: f64| MaskPoint {
+        axis: axis.into(),
+        setting: settings[a].clone(),
+        other: settings[b].clone(),
+        block,
+        weights: 100,
+        pairs: if axis == "calibration" { 9 } else { 3 },
+        overlap,
+        chance: 0.5,
+    };
+    let masks = (0..4).map(|block| mask("calibration", [3, 5], block, 0.7 + 0.05 * block as f64));
+    let masks = masks.chain((0..4).map(|block| mask("seed", [3, 3], block, 0.95)));
+    let masks = masks.chain((0..4).map(|block| mask("method", [1, 3], block, 0.6))).collect();
     Report {
         study: "a study".into(),
         cells: CellCounts { planned: 13, done: 12, failed: 1 },
@@ -225,7 +254,9 @@ pub fn report() -> Report {
         ],
         error_suite: Some("language".into()),
         blocks: blocks.collect(),
+        masks,
         samples: samples(),
+        published: published(&[language.clone(), task.clone()], &cell_rows(&[language.clone(), task.clone()])),
         cell_rows: cell_rows(&[language.clone(), task.clone()]),
         suites: vec![language, task],
         failed: vec![FailedCell { cell: "wanda-0.9-prose-s0".into(), error: "out of memory".into() }],

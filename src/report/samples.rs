@@ -6,7 +6,6 @@ use polars::prelude::*;
 use super::read::Wanted;
 use super::tables::{Part, Tables};
 use super::{Sample, Samples, Side, SuiteReport, text};
-use crate::metrics::{Family, Metric};
 use crate::words::nearest;
 
 impl Tables<'_> {
@@ -53,8 +52,7 @@ impl Tables<'_> {
         cells: [String; 2],
         count: usize,
     ) -> Result<Option<Samples>> {
-        let metric = &suite.metrics[metric].name;
-        let of_text = Metric::named(metric).is_some_and(|m| m.family() == Family::Text);
+        let (metric, of_answers) = (&suite.metrics[metric].name, suite.metrics[metric].of_answers);
         let [a, b] = [self.sides(suite, metric, &cells[0])?, self.sides(suite, metric, &cells[1])?];
         ensure!(
             a.numbers == b.numbers,
@@ -63,7 +61,9 @@ impl Tables<'_> {
             cells[1],
             cells[0]
         );
-        let differs = |i: &usize| match of_text {
+        let differs = |i: &usize| match of_answers {
+            // An answer that was not judged has no score to look at.
+            true if a.sides[*i].score.is_nan() || b.sides[*i].score.is_nan() => false,
             true => a.sides[*i].prediction != b.sides[*i].prediction,
             false => a.sides[*i].chosen != b.sides[*i].chosen || a.sides[*i].score != b.sides[*i].score,
         };
@@ -75,7 +75,7 @@ impl Tables<'_> {
         if differing.is_empty() {
             return Ok(None);
         }
-        let what = if of_text { "answer" } else { "choose in" };
+        let what = if of_answers { "answer" } else { "choose in" };
         let how = format!(
             "The two {what} {found} of {} differently; shown are {}, where {metric} differs most first",
             text::counted(a.numbers.len() as u64, &suite.unit),

@@ -63,6 +63,10 @@ impl Frame {
         Ok(self.some_counts(name)?.into_iter().map(Option::unwrap_or_default).collect())
     }
 
+    pub fn flags(&self, name: &str) -> Result<Vec<bool>> {
+        Ok(self.of_type(name, Column::bool)?.iter().map(Option::unwrap_or_default).collect())
+    }
+
     pub fn some_text_lists(&self, name: &str) -> Result<Vec<Option<Vec<String>>>> {
         let texts = |series: Series| -> PolarsResult<Vec<String>> {
             Ok(series.str()?.iter().map(|text| text.unwrap_or_default().to_owned()).collect())

@@ -91,6 +91,12 @@ pub fn list(items: &[String]) -> String {
     }
 }
 
+/// A sentence of what was a clause.
+pub fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
+}
+
 /// The decimals that show so many significant digits of a number, counted after rounding.
 fn decimals(x: f64, digits: i32) -> usize {
     if x == 0.0 || !x.is_finite() {

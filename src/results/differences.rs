@@ -55,7 +55,7 @@ impl Manifest {
         let data =
             |what: String, entry: &DataEntry| (format!("the data of {what}, {}", entry.source), entry.digest.clone());
         for (name, entry) in &self.calibrations {
-            facts.push(data(format!("calibration.{name}"), &entry.data));
+            facts.extend(entry.data.iter().map(|entry| data(format!("calibration.{name}"), entry)));
             for drawn in &entry.drawn {
                 facts.push((format!("the tokens of calibration.{name}, seed {}", drawn.seed), drawn.digest.clone()));
             }

@@ -8,10 +8,10 @@ use anyhow::{Context, Result};
 use indexmap::IndexMap;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
-use serde_json::json;
 
 use super::changes::{Reading, changed, shown};
 use super::{Manifest, TABLES};
+use crate::calibration::origin;
 use crate::data::{Dataset, Library, Part};
 use crate::fault::{Fault, is_of_the_machine};
 use crate::pipeline::{InputPart, Inputs};
@@ -145,17 +145,42 @@ impl Intended<'_> {
         {
             return Some(said);
         }
-        let name = &pruning.calibration.as_ref()?.name;
+        self.calibration(earlier, &pruning.calibration.as_ref()?.name, true)
+    }
+
+    /// Why a calibration of the same name gives other windows: to cells, or to others, which ask for numbers of their own.
+    fn calibration(&self, earlier: &Manifest, name: &str, to_cells: bool) -> Option<String> {
+        let (was, is) = (&earlier.recipe, self.recipe);
         let (a, b) = (was.calibration.get(name)?, is.calibration.get(name)?);
-        let shape = |c: &Calibration| json!({"windows": c.windows, "length": c.length, "packing": c.packing});
+        // Data sets are compared by what they make of their files, whatever they are called.
+        let how = |c: &Calibration| {
+            let mut keys = serde_json::to_value(c).unwrap_or_default();
+            let apart = ["dataset", "split"].into_iter().chain(["windows", "length"].into_iter().filter(|_| !to_cells));
+            if let Some(keys) = keys.as_object_mut() {
+                apart.for_each(|key| drop(keys.remove(key)));
+            }
+            keys
+        };
         let key = format!("calibration.{name}");
+        if let Some(said) = changed(&key, &how(a), &how(b)) {
+            return Some(said);
+        }
+        if let Some(said) = origin(is, name).uses().into_iter().find_map(|name| self.calibration(earlier, name, false))
+        {
+            return Some(said);
+        }
+        let (from, to) = match (a.rows_of(), b.rows_of()) {
+            (Some(from), Some(to)) => (from, to),
+            (None, None) => return None,
+            _ => return Some(format!("[{key}] comes from elsewhere")),
+        };
         let part = |dataset: &Dataset, split: &Option<String>| dataset.part(split.as_deref(), "train").ok();
         let old = Reading {
-            part: earlier.datasets.get(&a.dataset).and_then(|entry| part(&entry.definition, &a.split)),
-            digest: earlier.calibrations.get(name).map(|entry| entry.data.digest.clone()),
+            part: earlier.datasets.get(from).and_then(|entry| part(&entry.definition, &a.split)),
+            digest: earlier.calibrations.get(name).and_then(|entry| Some(entry.data.as_ref()?.digest.clone())),
         };
-        let new = self.reading(|inputs| inputs.calibrations.get(name), &b.dataset, |dataset| part(dataset, &b.split));
-        changed(&key, &shape(a), &shape(b)).or_else(|| old.changed(&new).map(|said| format!("[{key}]: {said}")))
+        let new = self.reading(|inputs| inputs.calibrations.get(name), to, |dataset| part(dataset, &b.split));
+        old.changed(&new).map(|said| format!("[{key}]: {said}"))
     }
 
     /// What of a suite would be lost.
@@ -172,6 +197,11 @@ impl Intended<'_> {
                 keys
             };
             let said = changed(&key, &keys(was), &keys(is)).unwrap_or_else(|| format!("[{key}] is another"));
+            return Some(format!("the suite {name}: {said}"));
+        }
+        if let (Some(was), Some(is)) = (&was.judge, &is.judge)
+            && let Some(said) = changed(&format!("{key}.judge"), &was.asks(), &is.asks())
+        {
             return Some(format!("the suite {name}: {said}"));
         }
         let part = |dataset: &Dataset, suite: &Suite| dataset.part(suite.split.as_deref(), "test").ok();

@@ -10,11 +10,12 @@ use serde_json::Value;
 use super::place::seen_from;
 use crate::data::{Dataset, Packing};
 use crate::digest::Digest;
-use crate::metrics::Metric;
+use crate::metrics::{Kind, Metric};
 use crate::model::{ModelFiles, Spec, Stored, Tokenizer};
 use crate::pipeline::{DrawnWindows, InputCheckpoint, InputPart, Study};
 use crate::recipe::{Calibration, Dtype, Recipe, Suite, Unit};
 use crate::source::{Source, commit_of};
+use crate::statistics::{Link, Quantity};
 
 /// The model that was pruned, or a checkpoint that is judged beside it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -84,15 +85,17 @@ pub struct DataEntry {
     pub digest: String,
 }
 
-/// A calibration set that cells draw from.
+/// A calibration set that cells draw from, directly or through another.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CalibrationEntry {
-    pub data: DataEntry,
+    /// Its rows, where it reads some itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<DataEntry>,
     pub windows: usize,
     /// Tokens in a window.
     pub length: usize,
     pub packing: Packing,
-    /// What each seed drew.
+    /// What each seed drew for cells.
     pub drawn: Vec<DrawnEntry>,
 }
 
@@ -104,6 +107,9 @@ pub struct DrawnEntry {
     pub tokens: usize,
     /// BLAKE3 over the tokens of the windows.
     pub digest: String,
+    /// How they came about, where a data set alone does not say.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub details: Value,
 }
 
 /// A suite that cells are judged by.
@@ -120,6 +126,61 @@ pub struct SuiteEntry {
     /// BLAKE3 over the tokens, references and choices of all samples.
     pub digest: String,
     pub metrics: Vec<Metric>,
+}
+
+/// A metric: what the tables' values of it are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MetricEntry {
+    pub family: String,
+    pub description: String,
+    /// "" where it has none.
+    pub unit: String,
+    pub higher_is_better: bool,
+    /// Whether it judges answers or choices, not next-token distributions.
+    pub downstream: bool,
+    /// Whether it judges generated answers.
+    pub of_answers: bool,
+    /// Whether it is itself a comparison with the dense model: divergences, agreement.
+    pub of_dense: bool,
+    /// What it makes of the mean over positions or rows.
+    pub link: Link,
+    /// Which means there can be; null where there is no bound.
+    pub lowest: Option<f64>,
+    pub highest: Option<f64>,
+    /// Which of the recipe's margins its differences are held against.
+    pub kind: Kind,
+    /// The metric that says what this one says: itself, or the one of whose mean it is made.
+    pub finding: String,
+    /// Whether it stands for others of the model's where only some are shown.
+    pub headline: bool,
+}
+
+impl MetricEntry {
+    pub fn of(metric: Metric) -> Self {
+        let Quantity { link, range: (lowest, highest) } = metric.quantity();
+        let bound = |x: f64| Some(x).filter(|x| x.is_finite());
+        Self {
+            family: metric.family().as_str().to_owned(),
+            description: metric.description(),
+            unit: metric.unit().to_owned(),
+            higher_is_better: metric.higher_is_better(),
+            downstream: metric.family().is_downstream(),
+            of_answers: metric.family().is_of_answers(),
+            of_dense: metric.is_of_dense(),
+            link,
+            lowest: bound(lowest),
+            highest: bound(highest),
+            kind: metric.kind(),
+            finding: metric.finding().as_str().to_owned(),
+            headline: metric.is_headline(),
+        }
+    }
+
+    /// What it makes of the mean over positions or rows, within its bounds.
+    pub fn quantity(&self) -> Quantity {
+        let range = (self.lowest.unwrap_or(f64::NEG_INFINITY), self.highest.unwrap_or(f64::INFINITY));
+        Quantity { link: self.link, range }
+    }
 }
 
 /// What a sample of a suite is.
@@ -206,17 +267,22 @@ impl DataEntry {
 }
 
 impl CalibrationEntry {
-    /// What cells draw from; None where no cell draws from it.
+    /// What cells draw from, directly or through another; None where no cell does.
     pub fn of(name: &str, calibration: &Calibration, study: &Study) -> Option<Self> {
-        let drawn = study.drawn().get(name)?;
+        let input = study.inputs().calibrations.get(name);
+        let drawn = match study.drawn().get(name) {
+            Some(drawn) => drawn.as_slice(),
+            None => input.map(|_| &[][..])?,
+        };
         let entry = |drawn: &DrawnWindows| DrawnEntry {
             seed: drawn.seed,
             windows: drawn.windows,
             tokens: drawn.tokens,
             digest: drawn.digest.to_string(),
+            details: drawn.details.clone(),
         };
         Some(Self {
-            data: DataEntry::of(&calibration.dataset, calibration.split.as_ref(), &study.inputs().calibrations[name]),
+            data: calibration.rows_of().zip(input).map(|(d, i)| DataEntry::of(d, calibration.split.as_ref(), i)),
             windows: calibration.windows,
             length: calibration.length,
             packing: calibration.packing,

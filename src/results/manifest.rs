@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::Finished;
-use super::entries::{CalibrationEntry, DatasetEntry, ModelEntry, SuiteEntry};
+use super::entries::{CalibrationEntry, DatasetEntry, MetricEntry, ModelEntry, SuiteEntry};
 use super::machine::{Machine, day, now, versions};
 use super::place::seen_from;
 use crate::data::Library;
+use crate::metrics::Metric;
 use crate::pipeline::{InputCheckpoint, Status, Study, peak_bytes};
-use crate::recipe::{Recipe, cells};
+use crate::recipe::{Recipe, Suite, cells, unsound};
 
 /// The content of `run.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,10 +33,13 @@ pub struct Manifest {
     pub checkpoints: IndexMap<String, ModelEntry>,
     /// The data sets' definitions, as the recipe calls them.
     pub datasets: IndexMap<String, DatasetEntry>,
-    /// Those that cells draw from, in the order of the recipe.
+    /// Those that cells draw from, directly or through others, in the order of the recipe.
     pub calibrations: IndexMap<String, CalibrationEntry>,
     /// In the order of the recipe.
     pub suites: IndexMap<String, SuiteEntry>,
+    /// What the metrics of the suites are, by their names.
+    #[serde(default)]
+    pub metrics: IndexMap<String, MetricEntry>,
     /// Every warning of the run, once, in order; those of suites that calibration has seen come first.
     pub warnings: Vec<String>,
     pub versions: BTreeMap<String, String>,
@@ -85,7 +89,8 @@ impl Manifest {
         results: &Path,
     ) -> Result<Self> {
         let mut datasets = IndexMap::new();
-        let named = recipe.calibration.values().map(|c| &c.dataset).chain(recipe.suite.values().map(|s| &s.dataset));
+        let named =
+            recipe.calibration.values().filter_map(|c| c.rows_of()).chain(recipe.suite.values().map(|s| &s.dataset));
         for name in named {
             datasets.insert(name.clone(), DatasetEntry::of(library.get(name)?, results));
         }
@@ -96,6 +101,7 @@ impl Manifest {
         let calibration =
             |(name, calibration)| Some((String::clone(name), CalibrationEntry::of(name, calibration, study)?));
         let suite = |(name, suite)| (String::clone(name), SuiteEntry::of(name, suite, study));
+        let metric = |metric: Metric| (metric.as_str().to_owned(), MetricEntry::of(metric));
         let started = now();
         Ok(Self {
             recipe: recipe.clone(),
@@ -106,6 +112,7 @@ impl Manifest {
             datasets,
             calibrations: recipe.calibration.iter().filter_map(calibration).collect(),
             suites: recipe.suite.iter().map(suite).collect(),
+            metrics: recipe.suite.values().flat_map(Suite::metrics).map(metric).collect(),
             warnings: vec![],
             versions: versions(),
             machine: Machine::here(devices),
@@ -126,8 +133,12 @@ impl Manifest {
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("run.json");
         let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_str(&text)
-            .with_context(|| format!("{} is of no use to this version of calipr", path.display()))
+        let manifest: Self = serde_json::from_str(&text)
+            .with_context(|| format!("{} is of no use to this version of calipr", path.display()))?;
+        match unsound(&manifest.recipe) {
+            Some(said) => bail!("the recipe in {} cannot be run: {said}", path.display()),
+            None => Ok(manifest),
+        }
     }
 
     /// Where the study's relative paths start, read from the run.json in the folder `results`: first in `moved`, where

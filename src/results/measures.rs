@@ -7,9 +7,9 @@ use rayon::prelude::*;
 
 use super::Finished;
 use super::contrasts::{ContrastRow, judged};
-use crate::metrics::Metric;
+use crate::metrics::{Family, Metric};
 use crate::recipe::{Axis, Recipe, Setting};
-use crate::statistics::{self, Contrast, Summary, contrast, summary};
+use crate::statistics::{self, Contrast, Share, Summary, contrast, summary};
 
 /// A value of a metric on a suite.
 #[derive(Debug, Clone, PartialEq)]
@@ -149,21 +149,25 @@ impl<'a> Group<'a> {
     }
 
     /// Its samples on a suite, by a metric, and how many; None where no cell of it has any.
-    fn samples(&self, suite: &str, metric: Metric) -> Option<(statistics::Setting, usize)> {
+    fn samples(&self, suite: &str, metric: Metric) -> Option<Replicates> {
         let shares = self.cells.iter().filter_map(|cell| cell.shares.get(suite)?.get(&metric).cloned());
-        let mut replicates: Vec<_> = shares.collect();
-        let samples = replicates.first()?.len();
-        let setting = match self.setting.calibration() {
+        let replicates: Replicates = shares.collect();
+        (!replicates.is_empty()).then_some(replicates)
+    }
+
+    /// Its samples as statistics take them.
+    fn drawn(&self, mut replicates: Replicates) -> statistics::Setting {
+        match self.setting.calibration() {
             Some(_) => statistics::Setting::drawn(replicates),
             None => statistics::Setting::fixed(replicates.swap_remove(0)),
-        };
-        Some((setting, samples))
+        }
     }
 
     fn summaries(&self, recipe: &Recipe) -> Vec<Measured<Summary>> {
         let found = |suite: &str, metric: Metric| {
-            let (own, samples) = self.samples(suite, metric)?;
-            let mut found = summary(&metric.quantity(), &own);
+            let [own] = whole(metric.family(), [self.samples(suite, metric)?]);
+            let samples = own[0].len();
+            let mut found = summary(&metric.quantity(), &self.drawn(own));
             if metric.is_of_dense() && self.setting == Setting::Dense {
                 // What the dense model is to itself does not depend on samples.
                 found.interval = None;
@@ -175,12 +179,21 @@ impl<'a> Group<'a> {
 
     fn beside(&self, other: &Group, recipe: &Recipe) -> Vec<Measured<Contrast>> {
         let found = |suite: &str, metric: Metric| {
-            let ((own, samples), (others, _)) = (self.samples(suite, metric)?, other.samples(suite, metric)?);
-            let found = contrast(&metric.quantity(), &own, &others, recipe.report.margin.of(metric));
+            let [own, others] = whole(metric.family(), [self.samples(suite, metric)?, other.samples(suite, metric)?]);
+            let (samples, margin) = (own[0].len(), recipe.report.margin.of(metric));
+            let found = contrast(&metric.quantity(), &self.drawn(own), &other.drawn(others), margin);
             Some(Measured { suite: suite.into(), metric, samples, found })
         };
         asked(recipe).filter_map(|(suite, metric)| found(suite, metric)).collect()
     }
+}
+
+/// What each sample adds to a metric, once for each seed.
+type Replicates = Vec<Vec<Share>>;
+
+/// The samples that all of these have: only an answer can be without a score, where a judge said nothing of it.
+fn whole<const N: usize>(family: Family, all: [Replicates; N]) -> [Replicates; N] {
+    if family.is_of_answers() { statistics::in_all(all) } else { all }
 }
 
 /// Every metric of every suite, in the order of the recipe.

@@ -7,8 +7,10 @@ mod earlier;
 mod entries;
 mod machine;
 mod manifest;
+mod masks;
 mod measures;
 mod place;
+mod published;
 mod schema;
 mod shares;
 mod tables;
@@ -25,20 +27,21 @@ use indexmap::IndexMap;
 pub use differences::Difference;
 pub use earlier::Intended;
 pub use entries::{
-    CalibrationEntry, DataEntry, DatasetEntry, DrawnEntry, ModelEntry, SampleUnit, SuiteEntry, TokenizerEntry,
+    CalibrationEntry, DataEntry, DatasetEntry, DrawnEntry, MetricEntry, ModelEntry, SampleUnit, SuiteEntry,
+    TokenizerEntry,
 };
 pub use machine::Machine;
 pub use manifest::{CellCounts, Manifest};
 
 use crate::lock::{Attempt, Lock};
-use crate::pipeline::{Material, Outcome, remove_unfinished};
+use crate::pipeline::{Material, Outcome, Study, remove_unfinished};
 use crate::recipe::Recipe;
 use measures::Memory;
 use shares::{Shares, shares};
 
 /// The tables, in the order in which they are written. Metrics come last: a report that is read between two writes has
 /// all else for every cell that it names.
-pub const TABLES: [&str; 6] = ["samples", "layers", "cells", "contrasts", "settings", "metrics"];
+pub const TABLES: [&str; 7] = ["samples", "layers", "masks", "cells", "contrasts", "settings", "metrics"];
 
 /// A finished cell.
 pub struct Finished {
@@ -60,6 +63,7 @@ pub struct Results {
     _lock: Lock,
     /// What was measured for the tables before.
     memory: RefCell<Memory>,
+    shared: RefCell<masks::Memory>,
 }
 
 impl Results {
@@ -73,7 +77,8 @@ impl Results {
         match Lock::take(&dir.join(".lock")).with_context(cannot)? {
             Attempt::Taken(lock) => {
                 remove_unfinished(dir);
-                Ok(Self { dir: dir.to_owned(), _lock: lock, memory: RefCell::default() })
+                let (memory, shared) = Default::default();
+                Ok(Self { dir: dir.to_owned(), _lock: lock, memory, shared })
             }
             Attempt::Held(holder) => bail!(
                 "{} is being written by {}; wait for it to end, or give another folder with --out",
@@ -96,7 +101,7 @@ impl Results {
     /// study, leaves. From then on `run.json` says whose tables these are.
     pub fn begin(&self, manifest: &Manifest, replaces: bool) -> Result<()> {
         if replaces {
-            for name in TABLES.iter().rev() {
+            for name in [published::TABLE].iter().chain(TABLES.iter().rev()) {
                 let path = self.table(name);
                 let gone = fs::remove_file(&path).or_else(|e| if e.kind() == NotFound { Ok(()) } else { Err(e) });
                 gone.with_context(|| format!("cannot replace {}", path.display()))?;
@@ -108,16 +113,20 @@ impl Results {
 
     /// Writes all tables of the cells finished so far. Each file is replaced whole, so that a reader,
     /// or a run that is killed, never sees half of one.
-    pub fn write(&self, recipe: &Recipe, materials: &BTreeMap<String, Material>, finished: &[&Finished]) -> Result<()> {
+    pub fn write(&self, study: &Study, finished: &[&Finished]) -> Result<()> {
+        let recipe = study.recipe();
         let measures = self.memory.borrow_mut().measure(recipe, finished);
+        let shared = self.shared.borrow_mut().rows(study, finished);
         let batches = [
-            tables::samples(recipe, materials, finished)?,
+            tables::samples(recipe, study.materials(), finished)?,
             tables::layers(recipe, finished)?,
+            tables::masks(recipe, &shared)?,
             tables::cells(recipe, finished)?,
             tables::contrasts(recipe, &measures)?,
             tables::settings(recipe, &measures)?,
             tables::metrics(recipe, &measures)?,
         ];
+        self.write_published(recipe, &measures)?;
         for (name, batch) in TABLES.iter().zip(batches) {
             let bytes = tables::to_parquet(&batch)?;
             replace(&self.table(name), &bytes)?;

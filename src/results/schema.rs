@@ -72,7 +72,13 @@ pub fn metrics() -> SchemaRef {
             "lower end of the 95% interval of value over samples; null where they carry none",
         ),
         field("ci_high", REAL, true, "", "upper end of that interval"),
-        field("n", COUNT, false, "samples", "windows or rows of the suite"),
+        field(
+            "n",
+            COUNT,
+            false,
+            "samples",
+            "windows or rows of the suite; of a judge, those whose answers were judged",
+        ),
         field("dense", REAL, false, "", "the metric of the dense model"),
     ]);
     own.extend(difference_columns("value - dense"));
@@ -95,7 +101,13 @@ pub fn settings() -> SchemaRef {
              they carry none",
         ),
         field("ci_high", REAL, true, "", "upper end of that interval"),
-        field("n", COUNT, false, "samples", "windows or rows of the suite"),
+        field(
+            "n",
+            COUNT,
+            false,
+            "samples",
+            "windows or rows of the suite; of a judge, those whose answers were judged",
+        ),
         field(
             "seeds",
             COUNT,
@@ -108,6 +120,43 @@ pub fn settings() -> SchemaRef {
         "one row a setting (cells that differ only in the seed), suite and metric; value is the mean over seeds",
         fields,
     )
+}
+
+/// `published.parquet`
+pub fn published() -> SchemaRef {
+    let mut fields = vec![study()];
+    fields.extend(setting_columns(""));
+    fields.extend([
+        field(
+            "seed",
+            COUNT,
+            true,
+            "",
+            "seed of the cell, where the figure is of a single one; null where it is of a setting",
+        ),
+        field("suite", TEXT, false, "", "evaluation suite"),
+    ]);
+    fields.extend(metric_columns());
+    fields.extend([
+        field("model", TEXT, false, "", "model that the published figure is of"),
+        field("published", REAL, false, "", "the published figure"),
+        field("published_spread", REAL, true, "", "what the paper gives behind ±; null where it gives nothing"),
+        field("value", REAL, true, "", "the metric as this study found it; null where the cell is not done"),
+        field(
+            "ci_low",
+            REAL,
+            true,
+            "",
+            "lower end of the 95% interval of value, over samples and, of settings with several, over seeds; null where \
+             they carry none",
+        ),
+        field("ci_high", REAL, true, "", "upper end of that interval"),
+        field("delta", REAL, true, "", "value - published"),
+        field("within", FLAG, true, "", "whether published lies between ci_low and ci_high; null where there are none"),
+        field("where", TEXT, false, "", "where the figure stands"),
+        field("note", TEXT, true, "", "what else is said of it"),
+    ]);
+    described("one row a published figure, in the order of the recipe", fields)
 }
 
 /// `contrasts.parquet`
@@ -125,10 +174,16 @@ pub fn contrasts() -> SchemaRef {
     ];
     fields.extend(setting_columns(""));
     fields.extend(setting_columns("other_"));
+    fields.push(field("suite", TEXT, false, "", "evaluation suite"));
+    fields.extend(metric_columns());
     fields.extend([
-        field("suite", TEXT, false, "", "evaluation suite"),
-        field("metric", TEXT, false, "", "loss and divergences in nats, perplexity; all others are fractions"),
-        field("n", COUNT, false, "samples", "windows or rows of the suite, the same of both"),
+        field(
+            "n",
+            COUNT,
+            false,
+            "samples",
+            "windows or rows of the suite, the same of both; of a judge, those where both were judged",
+        ),
         field("seeds", COUNT, true, "cells", "seeds of setting; null where the method draws no calibration"),
         field("other_seeds", COUNT, true, "cells", "seeds of other"),
         field("value", REAL, false, "", "the metric of setting, mean over seeds"),
@@ -176,13 +231,27 @@ fn setting_columns(prefix: &str) -> Vec<Field> {
     ]
 }
 
+/// The columns that say what a metric is.
+fn metric_columns() -> Vec<Field> {
+    vec![
+        field(
+            "metric",
+            TEXT,
+            false,
+            "",
+            "loss and divergences in nats, perplexity, judge_score from 1 to 10; all others are fractions",
+        ),
+        field("metric_family", TEXT, false, "", "what the metric is made of: language, text, choice or judge"),
+        field("higher_is_better", FLAG, false, "", "whether more of the metric is better"),
+    ]
+}
+
 /// What was measured.
 fn measured_columns() -> Vec<Field> {
-    vec![
-        field("suite", TEXT, false, "", "evaluation suite"),
-        field("metric", TEXT, false, "", "loss and divergences in nats, perplexity; all others are fractions"),
-        field("value", REAL, false, "", "the metric over all samples of the suite"),
-    ]
+    let mut fields = vec![field("suite", TEXT, false, "", "evaluation suite")];
+    fields.extend(metric_columns());
+    fields.push(field("value", REAL, false, "", "the metric over all samples of the suite"));
+    fields
 }
 
 /// A difference, and how sure it is.
@@ -301,10 +370,69 @@ pub fn layers() -> SchemaRef {
     )
 }
 
-/// The metrics that a sample has by itself, in the order of their columns: all but perplexity, which its loss
-/// says as well.
+/// `masks.parquet`
+pub fn masks() -> SchemaRef {
+    let mut fields = vec![
+        study(),
+        field(
+            "axis",
+            TEXT,
+            false,
+            "",
+            "in what the two differ: calibration, seed (setting and other are the same), method (on the same windows, where \
+             both look at any)",
+        ),
+    ];
+    fields.extend(setting_columns(""));
+    fields.extend(setting_columns("other_"));
+    fields.extend([
+        field(
+            "pairs",
+            COUNT,
+            false,
+            "pairs of cells",
+            "pairs that overlap and chance are over: every seed of one with every seed of the other; by method, equal seeds; by \
+             seed, every two",
+        ),
+        field("block", COUNT, false, "", "decoder block, from 0"),
+        field("linear", TEXT, false, "", "weight matrix, as layers.parquet calls it; none that prune.skip leaves dense"),
+        field("weights", COUNT, false, "weights", "weights of the matrix"),
+        field(
+            "compared",
+            COUNT,
+            false,
+            "weights",
+            "how many of these are compared, the same in every cell: all, or a sample of 65536 from all parts of the matrix \
+             (fewer where a block has more than 64 matrices)",
+        ),
+        field(
+            "overlap",
+            REAL,
+            true,
+            "",
+            "share of kept weights that both keep: |A and B| / ((|A| + |B|) / 2) of the weights A and B that are not zero; null \
+             where nothing is kept",
+        ),
+        field(
+            "chance",
+            REAL,
+            true,
+            "",
+            "overlap that is expected where neither choice knows of the other: (|A| |B| / compared) / ((|A| + |B|) / 2), the share \
+             of weights that is kept",
+        ),
+    ]);
+    described(
+        "one row a pair of settings that share method and sparsity (or sparsity and calibration), or a setting with several \
+         seeds, and weight matrix that both prune: how many of the weights that they keep are the same",
+        fields,
+    )
+}
+
+/// The metrics that a sample has by itself, in the order of their columns: all but those that another says as well, as
+/// loss does perplexity.
 pub fn sample_metrics() -> impl Iterator<Item = Metric> {
-    Metric::ALL.into_iter().filter(|&m| m != Metric::Perplexity)
+    Metric::all().filter(|metric| metric.finding() == *metric)
 }
 
 /// `samples.parquet`
@@ -336,8 +464,7 @@ pub fn samples() -> SchemaRef {
     ];
     own.extend(sample_metrics().map(|metric| {
         let description = format!("{} of the sample; null where the suite does not need it", metric.as_str());
-        let nats = [Metric::Loss, Metric::JsDivergence, Metric::KlDivergence].contains(&metric);
-        field(metric.as_str(), REAL, true, if nats { "nats" } else { "" }, &description)
+        field(metric.as_str(), REAL, true, metric.unit(), &description)
     }));
     schema("one row a cell, suite and sample", own)
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::metrics::{Family, Metric, Squad, score_choices, score_text};
-use crate::pipeline::{Material, SuiteRecord};
+use crate::metrics::{ChoiceScores, Family, Metric, Squad, Take, TextScores, score_choices, score_text};
+use crate::pipeline::{AnswersRecord, Material, ScoresRecord, SuiteRecord};
 use crate::recipe::Suite;
 use crate::statistics::Share;
 
@@ -12,31 +12,35 @@ pub type Shares = BTreeMap<Metric, Vec<Share>>;
 
 /// The shares of all metrics that a cell's results on a suite allow, asked for or not.
 pub fn shares(suite: &Suite, record: &SuiteRecord, material: &Material) -> Shares {
-    let of_family = |family| Metric::ALL.into_iter().filter(move |m| m.family() == family);
-    let mut shares = Shares::new();
-    if let Some(scores) = &record.scores {
-        // A suite of choices is scored where the right one stands, which only counts where it is asked for.
-        for metric in of_family(Family::Language).filter(|_| suite.wants(Family::Language)) {
-            shares.insert(metric, scores.samples.iter().map(|s| metric.of_language(s)).collect());
-        }
-        if suite.wants(Family::Choice) {
-            let scored: Vec<_> = (scores.choices.iter().zip(&material.prompts))
-                .map(|(likelihoods, prompt)| score_choices(likelihoods, &prompt.choice_texts(), prompt.answer))
-                .collect();
-            for metric in of_family(Family::Choice) {
-                shares.insert(metric, scored.iter().map(|s| metric.of_choices(s)).collect());
-            }
-        }
-    }
-    if let Some(answers) = &record.answers {
-        let stem = suite.stem.unwrap_or(false);
-        let squad = if material.prompts.iter().all(|p| p.answerable) { Squad::One } else { Squad::Two };
-        let scored: Vec<_> = (answers.texts.iter().zip(&material.prompts))
-            .map(|(answer, prompt)| score_text(answer, &prompt.references, stem, squad))
-            .collect();
-        for metric in of_family(Family::Text) {
-            shares.insert(metric, scored.iter().map(|s| metric.of_text(s)).collect());
-        }
-    }
-    shares
+    // A suite of choices is scored where the right one stands, which only counts where it is asked for.
+    let language = record.scores.as_ref().filter(|_| suite.wants(Family::Language)).map(|scores| &scores.samples);
+    let choices = record.scores.as_ref().filter(|_| suite.wants(Family::Choice));
+    let choices = choices.map(|scores| of_choices(scores, material));
+    let texts = record.answers.as_ref().map(|answers| of_texts(suite, answers, material));
+    let of = |metric: Metric| -> Option<Vec<Share>> {
+        Some(match metric.take() {
+            Take::Language(take) => language?.iter().map(|s| Share { sum: take(s), weight: s.positions }).collect(),
+            Take::Text(take) => texts.as_ref()?.iter().map(|s| Share::one(take(s))).collect(),
+            Take::Judge(take) => record.judged.as_ref()?.iter().map(|s| judged(take(s))).collect(),
+            Take::Choice(take) => choices.as_ref()?.iter().map(|s| Share::one(take(s))).collect(),
+        })
+    };
+    Metric::all().filter_map(|metric| Some((metric, of(metric)?))).collect()
+}
+
+/// An answer that was not judged has no share.
+fn judged(score: f64) -> Share {
+    if score.is_nan() { Share::default() } else { Share::one(score) }
+}
+
+fn of_choices(scores: &ScoresRecord, material: &Material) -> Vec<ChoiceScores> {
+    let of_rows = scores.choices.iter().zip(&material.prompts);
+    of_rows.map(|(likelihoods, prompt)| score_choices(likelihoods, &prompt.choice_texts(), prompt.answer)).collect()
+}
+
+fn of_texts(suite: &Suite, answers: &AnswersRecord, material: &Material) -> Vec<TextScores> {
+    let stem = suite.stem.unwrap_or(false);
+    let squad = if material.prompts.iter().all(|p| p.answerable) { Squad::One } else { Squad::Two };
+    let of_rows = answers.texts.iter().zip(&material.prompts);
+    of_rows.map(|(answer, prompt)| score_text(answer, &prompt.references, stem, squad)).collect()
 }

@@ -13,11 +13,12 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
+use super::masks::MaskRow;
 use super::measures::Measures;
 use super::shares::Shares;
 use super::{Finished, schema};
 use crate::data::Prompt;
-use crate::metrics::{Metric, most_likely};
+use crate::metrics::{Family, Metric, most_likely};
 use crate::pipeline::{CellRecord, Material, Seconds, Status};
 use crate::recipe::{Recipe, Setting};
 
@@ -29,19 +30,19 @@ pub fn to_parquet(batch: &RecordBatch) -> Result<Vec<u8>> {
     Ok(writer.into_inner()?)
 }
 
-fn texts<T: Into<String>>(values: impl Iterator<Item = T>) -> ArrayRef {
+pub(super) fn texts<T: Into<String>>(values: impl Iterator<Item = T>) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(values.map(Into::into)))
 }
 
-fn some_texts(values: impl Iterator<Item = Option<String>>) -> ArrayRef {
+pub(super) fn some_texts(values: impl Iterator<Item = Option<String>>) -> ArrayRef {
     Arc::new(values.collect::<StringArray>())
 }
 
-fn reals(values: impl Iterator<Item = f64>) -> ArrayRef {
+pub(super) fn reals(values: impl Iterator<Item = f64>) -> ArrayRef {
     Arc::new(Float64Array::from_iter_values(values))
 }
 
-fn some_reals(values: impl Iterator<Item = Option<f64>>) -> ArrayRef {
+pub(super) fn some_reals(values: impl Iterator<Item = Option<f64>>) -> ArrayRef {
     Arc::new(values.collect::<Float64Array>())
 }
 
@@ -49,7 +50,11 @@ fn counts(values: impl Iterator<Item = u64>) -> ArrayRef {
     Arc::new(UInt64Array::from_iter_values(values))
 }
 
-fn some_counts(values: impl Iterator<Item = Option<u64>>) -> ArrayRef {
+fn flags(values: impl Iterator<Item = bool>) -> ArrayRef {
+    Arc::new(values.map(Some).collect::<BooleanArray>())
+}
+
+pub(super) fn some_counts(values: impl Iterator<Item = Option<u64>>) -> ArrayRef {
     Arc::new(values.collect::<UInt64Array>())
 }
 
@@ -81,9 +86,9 @@ pub fn metrics(recipe: &Recipe, measures: &Measures) -> Result<RecordBatch> {
     let cells: Vec<&CellRecord> = rows.iter().map(|(finished, _)| &finished.outcome.record).collect();
     let found = || rows.iter().map(|(_, measured)| measured);
     let (alone, beside) = (|| found().map(|m| &m.found.0), || found().map(|m| &m.found.1));
-    let own = vec![
-        texts(found().map(|m| m.suite.as_str())),
-        texts(found().map(|m| m.metric.as_str())),
+    let mut own = vec![texts(found().map(|m| m.suite.as_str()))];
+    own.extend(metric_columns(|| found().map(|m| m.metric)));
+    own.extend([
         reals(alone().map(|s| s.value)),
         some_reals(alone().map(|s| s.interval.map(|i| i.0))),
         some_reals(alone().map(|s| s.interval.map(|i| i.1))),
@@ -93,7 +98,7 @@ pub fn metrics(recipe: &Recipe, measures: &Measures) -> Result<RecordBatch> {
         some_reals(beside().map(|c| c.interval.map(|i| i.0))),
         some_reals(beside().map(|c| c.interval.map(|i| i.1))),
         some_reals(beside().map(|c| c.p_value)),
-    ];
+    ]);
     table(schema::metrics(), recipe, &cells, own)
 }
 
@@ -103,9 +108,9 @@ pub fn settings(recipe: &Recipe, measures: &Measures) -> Result<RecordBatch> {
     let found = || rows.iter().map(|(_, measured)| measured);
     let mut columns = vec![texts(rows.iter().map(|_| recipe.name.as_str()))];
     columns.extend(setting_columns(|| rows.iter().map(|(setting, _)| setting)));
+    columns.push(texts(found().map(|m| m.suite.as_str())));
+    columns.extend(metric_columns(|| found().map(|m| m.metric)));
     columns.extend([
-        texts(found().map(|m| m.suite.as_str())),
-        texts(found().map(|m| m.metric.as_str())),
         reals(found().map(|m| m.found.value)),
         some_reals(found().map(|m| m.found.spread)),
         some_reals(found().map(|m| m.found.interval.map(|i| i.0))),
@@ -125,9 +130,9 @@ pub fn contrasts(recipe: &Recipe, measures: &Measures) -> Result<RecordBatch> {
         vec![texts(rows.iter().map(|_| recipe.name.as_str())), texts(rows.iter().map(|row| row.axis.as_str()))];
     columns.extend(setting_columns(|| rows.iter().map(|row| &row.setting)));
     columns.extend(setting_columns(|| rows.iter().map(|row| &row.other)));
+    columns.push(texts(rows.iter().map(|row| row.suite.as_str())));
+    columns.extend(metric_columns(|| rows.iter().map(|row| row.metric)));
     columns.extend([
-        texts(rows.iter().map(|row| row.suite.as_str())),
-        texts(rows.iter().map(|row| row.metric.as_str())),
         counts(rows.iter().map(|row| row.samples as u64)),
         some_counts(rows.iter().map(|row| row.seeds[0].map(|n| n as u64))),
         some_counts(rows.iter().map(|row| row.seeds[1].map(|n| n as u64))),
@@ -148,8 +153,17 @@ pub fn contrasts(recipe: &Recipe, measures: &Measures) -> Result<RecordBatch> {
     Ok(RecordBatch::try_new(schema::contrasts(), columns)?)
 }
 
+/// The columns that say what a metric is.
+pub(super) fn metric_columns<I: Iterator<Item = Metric>>(metrics: impl Fn() -> I) -> Vec<ArrayRef> {
+    vec![
+        texts(metrics().map(Metric::as_str)),
+        texts(metrics().map(|metric| metric.family().as_str())),
+        flags(metrics().map(Metric::higher_is_better)),
+    ]
+}
+
 /// The columns that say what a setting is.
-fn setting_columns<'a, I: Iterator<Item = &'a Setting>>(settings: impl Fn() -> I) -> Vec<ArrayRef> {
+pub(super) fn setting_columns<'a, I: Iterator<Item = &'a Setting>>(settings: impl Fn() -> I) -> Vec<ArrayRef> {
     let mut columns = vec![texts(settings().map(Setting::id))];
     columns.extend(kind_columns(settings));
     columns
@@ -175,12 +189,12 @@ pub fn cells(recipe: &Recipe, finished: &[&Finished]) -> Result<RecordBatch> {
     };
     let spent = || finished.iter().map(|f| f.outcome.spent.as_ref());
     let stage = |of: fn(&Seconds) -> f64| some_reals(spent().map(|spent| Some(of(&spent?.seconds))));
-    let is_cached = |f: &&Finished| f.outcome.record.status == Status::Done && f.outcome.spent.is_none();
+    let is_cached = |f: &Finished| f.outcome.record.status == Status::Done && f.outcome.spent.is_none();
     let own = vec![
         texts(cells.iter().map(|c| if c.status == Status::Done { "done" } else { "failed" })),
         some_texts(cells.iter().map(error)),
         some_reals(pruned().map(|p| p.map(|p| p.achieved_sparsity()))),
-        Arc::new(finished.iter().map(is_cached).map(Some).collect::<BooleanArray>()),
+        flags(finished.iter().map(|f| is_cached(f))),
         stage(|s| s.calibrate),
         stage(|s| s.prune),
         stage(|s| s.forward),
@@ -216,7 +230,7 @@ pub fn layers(recipe: &Recipe, finished: &[&Finished]) -> Result<RecordBatch> {
         counts(layers().map(|l| l.rows as u64)),
         counts(layers().map(|l| l.columns as u64)),
         reals(layers().map(|l| l.sparsity)),
-        Arc::new(layers().map(|l| Some(l.skipped)).collect::<BooleanArray>()),
+        flags(layers().map(|l| l.skipped)),
         some_reals(errors()),
         some_texts(errors().map(suite)),
         some_reals(layers().map(|l| l.damping)),
@@ -224,6 +238,24 @@ pub fn layers(recipe: &Recipe, finished: &[&Finished]) -> Result<RecordBatch> {
         reals(layers().map(|l| l.seconds)),
     ];
     table(schema::layers(), recipe, &cells, own)
+}
+
+/// `masks.parquet`
+pub fn masks(recipe: &Recipe, rows: &[MaskRow]) -> Result<RecordBatch> {
+    let mut columns =
+        vec![texts(rows.iter().map(|_| recipe.name.as_str())), texts(rows.iter().map(|row| row.axis.as_str()))];
+    columns.extend(setting_columns(|| rows.iter().map(|row| &row.setting)));
+    columns.extend(setting_columns(|| rows.iter().map(|row| &row.other)));
+    columns.extend([
+        counts(rows.iter().map(|row| row.pairs as u64)),
+        counts(rows.iter().map(|row| row.block as u64)),
+        texts(rows.iter().map(|row| row.linear.as_str())),
+        counts(rows.iter().map(|row| row.weights)),
+        counts(rows.iter().map(|row| row.compared)),
+        some_reals(rows.iter().map(|row| row.overlap.share())),
+        some_reals(rows.iter().map(|row| row.overlap.chance())),
+    ]);
+    Ok(RecordBatch::try_new(schema::masks(), columns)?)
 }
 
 /// `samples.parquet`
@@ -260,7 +292,10 @@ pub fn samples(recipe: &Recipe, materials: &BTreeMap<String, Material>, finished
     let cells: Vec<&CellRecord> = rows.iter().map(|r| r.cell).collect();
     let share = |row: &Row, metric| row.shares.get(&metric).map(|shares| shares[row.sample]);
     let choosing = || rows.iter().map(|r| r.prompt.filter(|prompt| !prompt.choices.is_empty()));
-    let positions = |row: &Row| share(row, Metric::Loss).map(|share| share.weight as u64);
+    let positions = |row: &Row| {
+        let (_, shares) = row.shares.iter().find(|(metric, _)| metric.family() == Family::Language)?;
+        Some(shares[row.sample].weight as u64)
+    };
     let mut own = vec![
         texts(rows.iter().map(|r| r.suite)),
         counts(rows.iter().map(|r| r.sample as u64)),

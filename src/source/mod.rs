@@ -4,6 +4,7 @@ mod expand;
 mod hub;
 mod meant;
 mod pypi;
+pub mod web;
 
 use hub::{Extent, Reach};
 pub use hub::{Interrupted, OfSplit, Watch, commit_of, watched_by, without_weights};

@@ -5,7 +5,8 @@
 //! - [`summary`]: a setting's figure with its 95% interval, over samples and, where there are several, over replicates;
 //! - [`contrast`]: two settings beside each other, paired on samples, with tests of no difference and of a margin;
 //! - [`judge`]: what contrasts come to that are looked at together, their p-values corrected for their number;
-//! - [`correlation`]: how well one quantity ranks settings as another does.
+//! - [`correlation`]: how well one quantity ranks settings as another does;
+//! - [`Overlap`]: how much of what one mask keeps another keeps too.
 //!
 //! Which test and which interval stands where is in `mean` (samples), `seeds` (replicates) and [`proportion`] (rows that are
 //! right or wrong); what they hold is measured in the simulations of the test suite.
@@ -17,6 +18,7 @@ mod family;
 mod flips;
 mod holm;
 mod mean;
+mod overlap;
 pub mod proportion;
 mod seeds;
 #[cfg(test)]
@@ -25,10 +27,13 @@ mod summary;
 mod tango;
 mod verdict;
 
+use serde::{Deserialize, Serialize};
+
 pub use contrast::{Contrast, contrast};
 pub use family::{Judged, judge};
 pub use holm::holm;
-pub use seeds::Setting;
+pub use overlap::Overlap;
+pub use seeds::{Setting, in_all};
 pub use summary::{Summary, summary};
 pub use verdict::{LEVEL, Verdict};
 
@@ -51,7 +56,8 @@ impl Share {
 }
 
 /// What a figure is made of the mean: sum of sums over sum of weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Link {
     Identity,
     /// The exponential, as perplexity is of the mean loss. Compared by the logarithm, so that both say the same.

@@ -26,6 +26,18 @@ pub struct Setting {
     drawn: bool,
 }
 
+/// The samples that have a share in all replicates of all of these: one that was not measured says nothing, and what others
+/// make of it says nothing beside it.
+pub fn in_all<const N: usize>(mut all: [Vec<Vec<Share>>; N]) -> [Vec<Vec<Share>>; N] {
+    let samples = all.iter().flatten().map(Vec::len).min().unwrap_or(0);
+    let is_there = |i: &usize| all.iter().flatten().all(|shares| shares[*i].weight > 0.0);
+    let there: Vec<usize> = (0..samples).filter(is_there).collect();
+    for shares in all.iter_mut().flatten() {
+        *shares = there.iter().map(|&i| shares[i]).collect();
+    }
+    all
+}
+
 impl Setting {
     /// Replicates that are drawn from more that there could have been. With one, how far others would be is unknown.
     pub fn drawn(replicates: Vec<Vec<Share>>) -> Self {
@@ -154,6 +166,15 @@ mod tests {
 
     fn setting(replicates: &[&[f64]]) -> Setting {
         Setting::drawn(replicates.iter().map(|values| values.iter().copied().map(Share::one).collect()).collect())
+    }
+
+    #[test]
+    fn a_sample_that_one_lacks_is_left_out_of_all() {
+        let (here, lacking) = (Share::one, Share::default());
+        let one = vec![vec![here(1.0), here(2.0), here(3.0)], vec![here(4.0), lacking, here(6.0)]];
+        let other = vec![vec![lacking, here(8.0), here(9.0)]];
+        assert_eq!(in_all([one.clone(), other]), [vec![vec![here(3.0)], vec![here(6.0)]], vec![vec![here(9.0)]]]);
+        assert_eq!(in_all([one]), [vec![vec![here(1.0), here(3.0)], vec![here(4.0), here(6.0)]]]);
     }
 
     #[test]

@@ -253,7 +253,7 @@ impl Workshop {
 
     /// All tables of a study.
     pub fn tables(&self, results: &str) -> Vec<Vec<Value>> {
-        ["cells", "layers", "metrics", "samples", "contrasts", "settings"]
+        ["cells", "layers", "metrics", "samples", "contrasts", "settings", "masks"]
             .map(|t| read_table(&self.path(results).join(format!("{t}.parquet"))))
             .to_vec()
     }

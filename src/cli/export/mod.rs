@@ -241,7 +241,7 @@ fn best(recipe: &Recipe, report: &Report) -> Result<(Cell, String)> {
 /// cell needs.
 fn ensure_same(before: &Manifest, now: &Manifest) -> Result<()> {
     let mut recorded = before.clone();
-    recorded.suites.clear();
+    recorded.suites.retain(|name, _| now.suites.contains_key(name));
     recorded.datasets.retain(|name, _| now.datasets.contains_key(name));
     recorded.calibrations.retain(|name, _| now.calibrations.contains_key(name));
     for (name, entry) in &mut recorded.calibrations {

@@ -8,15 +8,21 @@ use crate::cli::print;
 use crate::cli::runner::Runner;
 use crate::cli::terminal::{Terminal, columns};
 use crate::data::Library;
+use crate::metrics::Family;
 use crate::pipeline::{Cache, Limit};
 use crate::recipe::{Cell, Grid, Layers};
-use crate::report::{Report, SuiteReport, TOLERANCE, Wanted};
+use crate::report::{MetricColumn, Report, SuiteReport, TOLERANCE, Wanted};
 use crate::results::Manifest;
 use crate::source::Fetcher;
 use crate::table::Table;
 
 /// How far a loss may lie from the cell's, in nats, where the weights were rounded to the precision that was asked for.
 const ROUNDED: f64 = 0.05;
+
+/// Whether it is a figure of the model itself: no comparison with the dense one, and no judge's.
+fn is_own(column: &MetricColumn) -> bool {
+    !column.of_dense && column.family != Family::Judge.as_str()
+}
 
 /// A study that was exported from, and what reads it again.
 pub struct Verification<'a> {
@@ -41,6 +47,14 @@ impl Verification<'_> {
         let mut recipe = self.manifest.recipe.clone();
         recipe.model.source = format!("path:{}", std::path::absolute(place)?.display()).parse().map_err(Error::msg)?;
         recipe.suite.retain(|name, _| *name == suite.suite);
+        for suite in recipe.suite.values_mut() {
+            // What a judge said of the same answers would be paid for once more.
+            suite.metrics = Some(suite.metrics().into_iter().filter(|m| m.family() != Family::Judge).collect());
+            // It stays one of rows, where only the judge made it one.
+            if suite.judge.take().is_some() {
+                suite.shots.get_or_insert(0);
+            }
+        }
         recipe.calibration.clear();
         recipe.grid = Grid { method: vec![], sparsity: vec![], calibration: None, seed: None };
         (recipe.report.suite, recipe.report.metric, recipe.prune.skip, recipe.export) = (None, None, vec![], None);
@@ -62,18 +76,19 @@ impl Verification<'_> {
         .run()?;
         self.terminal.clear();
         let now = Report::read(&out, &Wanted::default())?;
-        let of = |report: &Report, cell: &str| -> Option<Vec<f64>> {
+        let of = |report: &Report, cell: &str, metric: &str| -> Option<f64> {
             let row = report.cell_rows.iter().find(|row| row.cell == cell && row.suite == suite.suite)?;
-            Some(row.values.iter().map(|value| value.value).collect())
+            let columns = &report.suites.iter().find(|of_report| of_report.suite == suite.suite)?.metrics;
+            Some(row.values.get(columns.iter().position(|column| column.name == metric)?)?.value)
         };
-        let (recorded, now) = of(self.report, &cell.id()).zip(of(&now, "dense")).context("a figure is missing")?;
         let mut table = Table::new(["metric", "cell", "exported"]);
         let mut apart = vec![];
-        for (i, column) in suite.metrics.iter().enumerate().filter(|(_, column)| !column.of_dense) {
-            let (a, b) = (recorded[i], now[i]);
+        for column in suite.metrics.iter().filter(|column| is_own(column)) {
+            let recorded = of(self.report, &cell.id(), &column.name);
+            let (a, b) = recorded.zip(of(&now, "dense", &column.name)).context("a figure is missing")?;
             table.row([column.name.clone(), a.to_string(), b.to_string()]);
             let tolerance = if rounded { ROUNDED } else { TOLERANCE };
-            let distance = if column.name == "perplexity" { (a / b).ln().abs() } else { (a - b).abs() };
+            let distance = if column.ratio { (a / b).ln().abs() } else { (a - b).abs() };
             // Where rounding turns an answer is no one's to say.
             if distance.is_nan() || distance > tolerance && !(rounded && column.downstream) {
                 apart.push(column.name.clone());
@@ -86,7 +101,7 @@ impl Verification<'_> {
 
     /// The suite that the report is about, or else the first, that has a figure which is no comparison with the dense model.
     fn suite(&self) -> Option<&SuiteReport> {
-        let has = |suite: &&SuiteReport| suite.metrics.iter().any(|column| !column.of_dense);
+        let has = |suite: &&SuiteReport| suite.metrics.iter().any(is_own);
         let primary = self.report.decision.as_ref().map(|decision| decision.suite.as_str());
         let named = self.report.suites.iter().filter(has).find(|suite| Some(suite.suite.as_str()) == primary);
         named.or_else(|| self.report.suites.iter().find(has))

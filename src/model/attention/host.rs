@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::kv::KvCache;
 use super::{Attention, Precision, Span};
 use crate::linalg::bf16::{self, Packed, Rounded};
-use crate::linalg::{Mat, MatMut, Threads, product, simd};
+use crate::linalg::{Mat, MatMut, Threads, product, rows, simd};
 use crate::model::rope::Rope;
 use crate::model::spec::Heads;
 use crate::tensors;
@@ -40,7 +40,7 @@ pub fn after(
             .map(|(own, before, h, (keys, values))| {
                 let group = group(*before + own.len());
                 group.append(k, v, own, *h, *before, keys, values);
-                group.attend(q, own, *h, *before, keys, values)
+                group.attend_by_rows(q, own, *h, *before, keys, values)
             })
             .collect();
         side_by_side(own.iter(), &parts, how.heads, q.len())
@@ -195,6 +195,38 @@ impl<'a> Group<'a> {
                 let out = MatMut::strided(out, rows, dim, group * dim);
                 let values = Mat::new(values, seen - low, dim);
                 product(out, 0.0, 1.0, Mat::new(scores, rows, seen - low), values, Threads::One);
+            }
+        }
+        out
+    }
+
+    /// The same row by row, for few rows: what a token sees comes to the same whatever goes through with it.
+    fn attend_by_rows(
+        &self,
+        q: &[f32],
+        own: &Range<usize>,
+        h: usize,
+        first: usize,
+        keys: &[f32],
+        values: &[f32],
+    ) -> Vec<f32> {
+        let Heads { query, key_value, dim } = self.how.heads;
+        let (group, width) = (query / key_value, query * dim);
+        let mut out = vec![0f32; own.len() * group * dim];
+        let mut queries = vec![0f32; group * dim];
+        let mut scores = vec![0f32; group * (first + own.len())];
+        for ((row, position), out) in own.clone().zip(first..).zip(out.chunks_exact_mut(group * dim)) {
+            for (g, query) in queries.chunks_exact_mut(dim).enumerate() {
+                let head = &q[row * width + (h * group + g) * dim..][..dim];
+                self.rotate(head, width, position, self.how.scale, query);
+            }
+            let seen = self.first_seen(position)..position + 1;
+            let (keys, values) = (&keys[seen.start * dim..seen.end * dim], &values[seen.start * dim..seen.end * dim]);
+            let scores = &mut scores[..group * seen.len()];
+            rows::product(scores, &queries, keys, dim);
+            for ((g, scores), out) in scores.chunks_exact_mut(seen.len()).enumerate().zip(out.chunks_exact_mut(dim)) {
+                self.weigh(scores, seen.clone(), position, h * group + g);
+                rows::weighted(out, scores, values);
             }
         }
         out

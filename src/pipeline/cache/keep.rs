@@ -182,7 +182,8 @@ impl Cache {
             return trimmed;
         }
         let (held, _) = self.held();
-        stored.sort_by_key(|(_, file)| file.used);
+        // What a judge was paid for goes last.
+        stored.sort_by_key(|(stage, file)| (*stage == Stage::Replies, file.used));
         let mut gone = Vec::new();
         for (stage, file) in stored.iter().filter(|(_, file)| !held.contains(&file.name)) {
             if left <= to.0 {

@@ -32,6 +32,10 @@ use crate::source::expanded;
 pub enum Stage {
     /// Token windows of a calibration set or a suite.
     Windows,
+    /// A text that the dense model wrote for a calibration.
+    Texts,
+    /// The dense model's losses on windows that a calibration chooses from.
+    Losses,
     /// Prompts of a suite.
     Prompts,
     /// The dense model's last hidden states on a suite, where it is scored.
@@ -43,6 +47,8 @@ pub enum Stage {
     Statistic,
     /// A pruned block of a cell.
     Block,
+    /// Which weights are left of a pruned block, or of a sample of them.
+    Mask,
     /// How far a cell has come that is not finished: hidden states between two blocks.
     Walk,
     /// The output errors of a cell's pruned weights on tokens of a suite.
@@ -51,34 +57,44 @@ pub enum Stage {
     Scores,
     /// What a cell answers to the prompts of a suite.
     Answers,
+    /// What a judge says of an answer.
+    Replies,
 }
 
 impl Stage {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::Windows,
+        Self::Texts,
+        Self::Losses,
         Self::Prompts,
         Self::Teacher,
         Self::Pruned,
         Self::Statistic,
         Self::Block,
+        Self::Mask,
         Self::Walk,
         Self::Errors,
         Self::Scores,
         Self::Answers,
+        Self::Replies,
     ];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Windows => "windows",
+            Self::Texts => "texts",
+            Self::Losses => "losses",
             Self::Prompts => "prompts",
             Self::Teacher => "teacher",
             Self::Pruned => "pruned",
             Self::Statistic => "statistics",
             Self::Block => "blocks",
+            Self::Mask => "masks",
             Self::Walk => "walks",
             Self::Errors => "errors",
             Self::Scores => "scores",
             Self::Answers => "answers",
+            Self::Replies => "replies",
         }
     }
 
@@ -87,22 +103,26 @@ impl Stage {
     fn version(self) -> u32 {
         match self {
             Self::Windows => 4,
+            Self::Texts => 1,
+            Self::Losses => 1,
             Self::Prompts => 4,
             Self::Teacher => 5,
             Self::Pruned => 5,
             Self::Statistic => 4,
             Self::Block => 2,
+            Self::Mask => 1,
             Self::Walk => 3,
             Self::Errors => 1,
             Self::Scores => 5,
             Self::Answers => 4,
+            Self::Replies => 1,
         }
     }
 
     /// Whether an entry has to outlast a power cut. What is one of many is not worth waiting for the disk: torn, it is
     /// found out when it is read, and made again.
     fn is_synced(self) -> bool {
-        !matches!(self, Self::Statistic | Self::Block | Self::Walk)
+        !matches!(self, Self::Texts | Self::Statistic | Self::Block | Self::Walk)
     }
 
     /// The key of an output that depends on `on`.
@@ -243,6 +263,25 @@ impl Cache {
     /// Writes a JSON entry.
     pub fn write_json(&self, key: Key, value: &impl Serialize) -> Result<()> {
         self.write(key, |out| Ok(out.write_all(&serde_json::to_vec(value)?)?))
+    }
+
+    /// Writes a file for people beside entries, under a key's name with this ending; where it is in the cache.
+    ///
+    /// # Errors
+    /// [`Unwritable`], and why.
+    pub fn write_beside(&self, key: Key, ending: &str, content: &[u8]) -> Result<String> {
+        let name = format!("{}.{ending}", key.name());
+        let path = self.dir.join(&name);
+        let write = || -> Result<()> {
+            let folder = path.parent().expect("it lies in its stage's folder");
+            fs::create_dir_all(folder)?;
+            let mut file = tempfile::Builder::new().prefix(crate::UNFINISHED).tempfile_in(folder)?;
+            file.write_all(content)?;
+            file.persist(&path)?;
+            Ok(())
+        };
+        write().context(Unwritable(path.clone()))?;
+        Ok(name)
     }
 
     /// Removes an entry, where there is one.

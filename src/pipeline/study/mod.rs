@@ -1,5 +1,7 @@
 //! Running a study: cell by cell, each from the cache as far as it goes.
 
+mod candidates;
+mod masks;
 mod reference;
 mod samples;
 mod score;
@@ -13,6 +15,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use candle_core::{Device, Tensor};
 use indexmap::IndexMap;
+use serde_json::Value;
 
 use super::cache::{Cache, Key, Unwritable};
 use super::cell::{CellRecord, ErrorsRecord, PrunedRecord, ScoresRecord, Seconds, Spent, Status, SuiteRecord};
@@ -23,14 +26,16 @@ use super::memory::{self, Load};
 use super::progress::Progress;
 use super::walk::{Pruner, Walk, sees_dense};
 use super::{Doing, Interrupted, Watch, stop_if_interrupted};
+use crate::calibration::{self, Ask, Made, Making};
 use crate::data::Passage;
 use crate::digest::Digest;
 use crate::fault::At;
 use crate::guard;
 use crate::model::{Model, Tokenizer, device};
 use crate::prune::{Packed, StatisticKind};
-use crate::recipe::{Cell, Recipe};
+use crate::recipe::{Cell, Drawn, Recipe};
 use crate::size::Size;
+pub use masks::{NoMasks, SharedWeights};
 use subject::Ends;
 
 /// What a cell came to, with its results on each suite; none where it failed.
@@ -60,13 +65,15 @@ pub struct Study<'a> {
 }
 
 /// The windows that a seed draws of a calibration set.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DrawnWindows {
     pub seed: u64,
     pub windows: usize,
     pub tokens: usize,
     /// Of the tokens of all windows.
     pub digest: Digest,
+    /// How they came about; null where that goes without saying.
+    pub details: Value,
 }
 
 /// A suite of which the cache lacks something.
@@ -96,16 +103,17 @@ impl<'a> Study<'a> {
             let material = of_the_data(study.read_material(name), place)?;
             study.materials.insert(name.clone(), material);
         }
-        for (name, calibration) in &recipe.calibration {
-            // Read once for all seeds.
-            let mut rows = None;
-            let place = || format!("[calibration.{name}], data set \"{}\"", calibration.dataset);
+        for name in recipe.calibration.keys() {
+            let mut drawn = Vec::new();
+            let making = Making::with(&study);
             for seed in seeds(recipe, name) {
                 stop_if_interrupted(watch)?;
-                let windows = of_the_data(study.calibration_windows(name, seed, &mut rows), place)?;
+                let Made { windows, details } = calibration::windows(&making, name, Ask::of(recipe, name, seed))?;
                 let digest = Digest::of(&(windows.ids(), windows.ends()));
-                let drawn = DrawnWindows { seed, windows: windows.len(), tokens: windows.ids().len(), digest };
-                study.drawn.entry(name.clone()).or_default().push(drawn);
+                drawn.push(DrawnWindows { seed, windows: windows.len(), tokens: windows.ids().len(), digest, details });
+            }
+            if !drawn.is_empty() {
+                study.drawn.insert(name.clone(), drawn);
             }
         }
         Ok(study)
@@ -117,6 +125,14 @@ impl<'a> Study<'a> {
 
     pub fn inputs(&self) -> &Inputs {
         self.inputs
+    }
+
+    pub fn cache(&self) -> &Cache {
+        self.cache
+    }
+
+    pub fn watch(&self) -> &dyn Watch {
+        self.watch
     }
 
     pub fn model(&self) -> &Model {
@@ -147,10 +163,15 @@ impl<'a> Study<'a> {
         }
         for cell in &cells {
             let drawn = cell.drawn();
-            keys.extend(drawn.map(|drawn| inputs.calibration_key(recipe, &drawn.name, drawn.seed)));
+            keys.extend(drawn.into_iter().flat_map(|Drawn { name, seed }| {
+                calibration::origin(recipe, name).entries(inputs, Ask::of(recipe, name, *seed))
+            }));
             keys.push(inputs.pruned_key(recipe, cell));
             keys.extend(inputs.errors_key(recipe, cell));
             let progress = self.progress(cell);
+            if cell.pruning().is_some() {
+                keys.extend((0..self.model.spec.blocks.len()).map(|index| progress.masks_key(index)));
+            }
             for index in (0..self.model.spec.blocks.len()).filter(|&index| sees_dense(&recipe.prune, index)) {
                 let sites = self.inputs.skip.sites(index, &self.model.spec.blocks[index]);
                 keys.extend(sites.filter_map(|site| progress.statistics_key(index, site)));
@@ -194,6 +215,7 @@ impl<'a> Study<'a> {
             let record = SuiteRecord {
                 scores: scores_key.and_then(|key| self.cache.read_json(key)),
                 answers: answers_key.and_then(|key| self.cache.read_json(key)),
+                judged: None,
             };
             let scores = scored && record.scores.is_none();
             let answers = answers_key.is_some() && record.answers.is_none();
@@ -367,7 +389,10 @@ impl<'a> Study<'a> {
     /// What a cell's statistics are gathered on; None where it has none.
     fn calibration_passages(&self, cell: &Cell) -> Result<Option<Vec<Passage>>> {
         match cell.drawn() {
-            Some(drawn) => Ok(Some(self.calibration_windows(&drawn.name, drawn.seed, &mut None)?.passages())),
+            Some(Drawn { name, seed }) => {
+                let made = calibration::windows(&Making::with(self), name, Ask::of(self.recipe, name, *seed))?;
+                Ok(Some(made.windows.passages()))
+            }
             None => Ok(None),
         }
     }

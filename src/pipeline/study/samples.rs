@@ -1,4 +1,4 @@
-//! The windows and prompts of a study, made of its data or found in the cache.
+//! The windows and prompts of a study's suites, made of its data or found in the cache.
 
 use anyhow::Result;
 
@@ -6,7 +6,7 @@ use super::super::cache::Key;
 use super::super::inputs::InputPart;
 use super::super::material::Material;
 use super::Study;
-use crate::data::{Order, Packing, Prompt, Rows, Windows, cut, prompts};
+use crate::data::{Order, Packing, Prompt, Windows, cut, prompts};
 use crate::recipe::{Unit, WindowUnit};
 
 impl Study<'_> {
@@ -14,7 +14,7 @@ impl Study<'_> {
         let suite = &self.recipe.suite[name];
         let (key, input) = (self.inputs.suite_key(self.recipe, name), &self.inputs.suites[name]);
         if let Unit::Windows(WindowUnit { packing, length, windows }) = suite.unit() {
-            let windows = self.windows(key, input, (packing, length, windows), Order::Given, &mut None)?;
+            let windows = self.windows(key, input, (packing, length, windows))?;
             return Ok(Material::of_windows(&windows));
         }
         let spec = &self.model.spec;
@@ -28,31 +28,13 @@ impl Study<'_> {
         Material::of_prompts(name, suite, made, spec)
     }
 
-    /// A calibration set as drawn by a seed; its `rows` are read where they are needed and were not read before.
-    pub(super) fn calibration_windows(&self, name: &str, seed: u64, rows: &mut Option<Rows>) -> Result<Windows> {
-        let c = &self.recipe.calibration[name];
-        let key = self.inputs.calibration_key(self.recipe, name, seed);
-        let packing = (c.packing, c.length, Some(c.windows));
-        self.windows(key, &self.inputs.calibrations[name], packing, Order::Random(seed), rows)
-    }
-
-    fn windows(
-        &self,
-        key: Key,
-        input: &InputPart,
-        packing: (Packing, usize, Option<usize>),
-        order: Order,
-        rows: &mut Option<Rows>,
-    ) -> Result<Windows> {
+    fn windows(&self, key: Key, input: &InputPart, packing: (Packing, usize, Option<usize>)) -> Result<Windows> {
         if let Some((ids, ends)) = self.cache.read_json(key) {
             return Windows::new(ids, ends);
         }
         let vocabulary = self.model.spec.vocabulary;
-        if rows.is_none() {
-            *rows = Some(input.checked(&self.tokenizer, vocabulary)?);
-        }
-        let rows = rows.as_ref().expect("they were read");
-        let windows = cut(rows, &input.part, &self.tokenizer, vocabulary, packing, order)?;
+        let rows = input.checked(&self.tokenizer, vocabulary)?;
+        let windows = cut(&rows, &input.part, &self.tokenizer, vocabulary, packing, Order::Given)?;
         self.cache.write_json(key, &(windows.ids(), windows.ends()))?;
         Ok(windows)
     }

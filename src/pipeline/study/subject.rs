@@ -5,6 +5,7 @@ use anyhow::Result;
 use super::super::checkpoint::InputCheckpoint;
 use super::super::stream::{Batch, Stream};
 use super::Study;
+use crate::calibration;
 use crate::fault::At;
 use crate::model::{Embedding, Head, Model, Ropes, Tokenizer};
 use crate::recipe::Unit;
@@ -78,12 +79,13 @@ impl Study<'_> {
 
     /// The ends of a model that the study's windows and prompts go through.
     fn ends_of(&self, model: &Model) -> Result<Ends> {
-        let drawn = self.recipe.calibration.iter().filter(|(name, _)| self.inputs.calibrations.contains_key(*name));
+        let used = calibration::used(self.recipe);
+        let drawn = used.iter().map(|name| &self.recipe.calibration[name]);
         let suites = self.materials.iter().map(|(name, material)| match self.recipe.suite[name].unit() {
             Unit::Windows(_) => material.longest(0),
             Unit::Rows(unit) => material.longest(unit.decoding.max_new_tokens),
         });
-        let longest = drawn.map(|(_, c)| c.length).chain(suites).max().unwrap_or(0);
+        let longest = drawn.map(|c| c.length).chain(suites).max().unwrap_or(0);
         let embedding = model.embedding()?;
         let (head, ropes) = (model.head(&embedding)?, model.ropes(longest)?);
         Ok(Ends { embedding, head, ropes })

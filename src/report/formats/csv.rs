@@ -5,10 +5,11 @@
 use ::csv::{Terminator, WriterBuilder};
 use anyhow::Result;
 
-use super::super::{Report, SettingRow, SuiteReport};
+use super::super::{PublishedRow, Report, SettingRow, SuiteReport};
 
-/// The names of the columns. `delta` and what follows it are of the difference to dense.
-const COLUMNS: [&str; 20] = [
+/// The names of the columns. `delta` and what follows it are of the difference to dense; `published`, `within` and `where`
+/// are of the first figure that the recipe has of the setting.
+const COLUMNS: [&str; 23] = [
     "study",
     "setting",
     "method",
@@ -29,6 +30,9 @@ const COLUMNS: [&str; 20] = [
     "p_value",
     "p_adjusted",
     "verdict",
+    "published",
+    "within",
+    "where",
 ];
 
 /// A row for each suite, setting and metric, with all digits.
@@ -38,19 +42,24 @@ pub fn csv(report: &Report) -> Result<String> {
     for suite in &report.suites {
         for row in &suite.rows {
             for metric in 0..suite.metrics.len() {
-                writer.write_record(record(&report.study, suite, row, metric))?;
+                writer.write_record(record(report, suite, row, metric))?;
             }
         }
     }
     Ok(String::from_utf8(writer.into_inner()?)?)
 }
 
-fn record(study: &str, suite: &SuiteReport, row: &SettingRow, metric: usize) -> [String; 20] {
+fn record(report: &Report, suite: &SuiteReport, row: &SettingRow, metric: usize) -> [String; 23] {
     let (setting, v) = (&row.setting, &row.values[metric]);
     let difference = v.to_dense.as_ref();
+    let is_of = |f: &&PublishedRow| {
+        [&f.setting, &f.suite, &f.metric] == [&setting.name, &suite.suite, &suite.metrics[metric].name]
+    };
+    let figure = report.published.iter().find(is_of);
+    let within = figure.and_then(|figure| figure.found.as_ref()?.within);
     let maybe = |x: Option<f64>| x.map_or(String::new(), |x| x.to_string());
     [
-        study.into(),
+        report.study.clone(),
         setting.name.clone(),
         setting.method.clone(),
         maybe(setting.sparsity),
@@ -70,6 +79,9 @@ fn record(study: &str, suite: &SuiteReport, row: &SettingRow, metric: usize) -> 
         maybe(difference.and_then(|d| d.p_value)),
         maybe(difference.and_then(|d| d.p_adjusted)),
         difference.map_or(String::new(), |d| d.verdict.name().into()),
+        maybe(figure.map(|figure| figure.published)),
+        within.map_or(String::new(), |within| within.to_string()),
+        figure.map_or(String::new(), |figure| figure.place.clone()),
     ]
 }
 
@@ -104,6 +116,12 @@ mod tests {
                 assert_eq!(number(at("delta")), difference.map(|d| d.delta));
                 assert_eq!(number(at("p_adjusted")), difference.and_then(|d| d.p_adjusted));
                 assert_eq!(at("verdict"), difference.map_or("", |d| d.verdict.name()));
+                let published = match [row.setting.name.as_str(), &metric.name] {
+                    ["dense", "perplexity"] => ["16", "true", "A. Uthor 2024, table 3"],
+                    ["wanda-0.5-prose", "f1"] => ["0.8", "false", "B. 2025"],
+                    _ => [""; 3],
+                };
+                assert_eq!([at("published"), at("within"), at("where")], published);
             }
         }
         assert!(rows.next().is_none());

@@ -4,13 +4,14 @@ use super::super::Report;
 use super::super::sheets::{Entry, Row, Sheet, sheets};
 use super::shown::has_best;
 
-/// The table to decide by, the suites and the contrasts, each in a `table` that can be copied alone.
+/// The table to decide by, published figures, the suites and the contrasts, each in a `table` that can be copied alone.
 pub fn latex(report: &Report) -> String {
     let mut text = opening(&report.study);
     text.extend(report.unfinished.iter().map(|note| format!("% unfinished: {}\n", one_line(note))));
     text.extend(report.warnings.iter().map(|warning| format!("% warning: {}\n", one_line(warning))));
     let is_shown = |sheet: &&Sheet| {
-        sheet.id == "decision" || ["suite-", "contrasts-"].iter().any(|start| sheet.id.starts_with(start))
+        ["decision", "published", "masks"].contains(&sheet.id.as_str())
+            || ["suite-", "contrasts-"].iter().any(|start| sheet.id.starts_with(start))
     };
     text.extend(sheets(report).iter().filter(is_shown).map(table));
     text
@@ -125,7 +126,7 @@ mod tests {
             );
             tables += 1;
         }
-        assert_eq!(tables, 1 + 2 + 2);
+        assert_eq!(tables, 1 + 1 + 2 + 2 + 1);
     }
 
     #[test]

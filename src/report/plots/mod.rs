@@ -2,6 +2,7 @@
 
 mod blocks;
 mod canvas;
+mod masks;
 mod scatter;
 mod sparsity;
 
@@ -10,9 +11,6 @@ use serde::Serialize;
 
 use self::canvas::{COLOURS, Ink, Pen, Pixel, svg};
 use super::{Report, Setting, Value, text};
-
-/// Metrics that are ratios, so that their axis is logarithmic.
-const LOGARITHMIC: [&str; 1] = ["perplexity"];
 
 /// All plots, in groups, and the keys to them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -28,6 +26,10 @@ pub struct Plots {
     pub scatters: Vec<Group>,
     /// A group a quantity, a plot a method.
     pub blocks: Vec<Group>,
+    /// A plot a method and sparsity.
+    pub masks: Vec<Group>,
+    /// A key a method and pair of calibrations, and what they are seen beside.
+    pub mask_keys: Vec<Key>,
 }
 
 /// What a colour and shape stand for.
@@ -53,6 +55,7 @@ pub struct Plot {
 impl Plots {
     pub fn of(report: &Report) -> Result<Self> {
         let names = Names::of(report);
+        let (masks, mask_keys) = masks::plots(report, &names)?;
         Ok(Self {
             keys: keys(&names)?,
             dense_key: key("dense", |pen| pen.line(&[KEY.0, KEY.2], Ink::Faint, None))?,
@@ -63,6 +66,8 @@ impl Plots {
             metrics: sparsity::plots(report, &names)?,
             scatters: scatter::plots(report, &names)?,
             blocks: blocks::plots(report, &names)?,
+            masks,
+            mask_keys,
         })
     }
 }
@@ -169,10 +174,6 @@ fn is_n_of_m(setting: &Setting) -> bool {
     setting.pattern.contains(':')
 }
 
-fn is_log(metric: &str) -> bool {
-    LOGARITHMIC.contains(&metric)
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::sample;
@@ -182,7 +183,8 @@ mod tests {
     fn drawn(report: &Report) -> Vec<String> {
         let plots = Plots::of(report).unwrap();
         let keys = plots.keys.into_iter().chain([plots.dense_key]).chain(plots.pattern_key).map(|key| key.svg);
-        let groups = plots.metrics.into_iter().chain(plots.scatters).chain(plots.blocks);
+        let groups = plots.metrics.into_iter().chain(plots.scatters).chain(plots.blocks).chain(plots.masks);
+        let keys = keys.chain(plots.mask_keys.into_iter().map(|key| key.svg));
         keys.chain(groups.flat_map(|group| group.plots).map(|plot| plot.svg)).collect()
     }
 

@@ -3,14 +3,10 @@
 use anyhow::Result;
 use plotters::style::text_anchor::HPos;
 
-use super::super::predictors::ranks_alike;
 use super::super::text::{counted, with_interval};
 use super::super::{MetricColumn, Report, Setting, SuiteReport, Value};
 use super::canvas::{Axis, Ink, chart};
-use super::{Group, Names, Plot, differ, is_log, is_n_of_m};
-
-/// Metrics of the model that are set against downstream scores, where there are any of them.
-const INTRINSIC: [&str; 2] = ["perplexity", "js_divergence"];
+use super::{Group, Names, Plot, differ, is_n_of_m};
 
 /// A metric of a suite.
 #[derive(Clone, Copy)]
@@ -28,6 +24,12 @@ impl<'a> Measure<'a> {
         &self.suite.metrics[self.metric]
     }
 
+    /// Whether it ranks settings as the metric of that name does on its suite.
+    fn ranks_as(&self, name: &str) -> bool {
+        let other = self.suite.metrics.iter().find(|column| column.name == name);
+        other.is_some_and(|other| other.finding == self.column().finding)
+    }
+
     /// Settings with their values.
     fn values(&self) -> impl Iterator<Item = (&'a Setting, &'a Value)> {
         let metric = self.metric;
@@ -38,8 +40,8 @@ impl<'a> Measure<'a> {
 /// Each metric of the model against each downstream score, over the settings.
 pub fn plots(report: &Report, names: &Names) -> Result<Vec<Group>> {
     let (scores, mut intrinsic): (Vec<_>, Vec<_>) = Measure::all(report).partition(|m| m.column().downstream);
-    if intrinsic.iter().any(|m| INTRINSIC.contains(&m.column().name.as_str())) {
-        intrinsic.retain(|m| INTRINSIC.contains(&m.column().name.as_str()));
+    if intrinsic.iter().any(|m| m.column().headline) {
+        intrinsic.retain(|m| m.column().headline);
     }
     let mut groups = Vec::new();
     for score in scores {
@@ -61,8 +63,8 @@ fn scatter(report: &Report, metric: &Measure, score: &Measure, names: &Names) ->
         return Ok(None);
     }
     let (name, other) = (&metric.column().name, &score.column().name);
-    let Some(x) = Axis::over(name, is_log(name), points.iter().map(|p| p.1.value)) else { return Ok(None) };
-    let Some(y) = Axis::over(other, is_log(other), points.iter().map(|p| p.2.value)) else { return Ok(None) };
+    let Some(x) = Axis::over(name, metric.column().ratio, points.iter().map(|p| p.1.value)) else { return Ok(None) };
+    let Some(y) = Axis::over(other, score.column().ratio, points.iter().map(|p| p.2.value)) else { return Ok(None) };
     let title = format!("{name} on {}", metric.suite.suite);
     let svg = chart(&format!("{other} on {} against {title}", score.suite.suite), &x, &y, 0, |frame| {
         for (setting, x, y) in &points {
@@ -82,7 +84,7 @@ fn scatter(report: &Report, metric: &Measure, score: &Measure, names: &Names) ->
     let known = report.predictors.iter().find(|p| {
         p.within.is_none()
             && p.suite == metric.suite.suite
-            && ranks_alike(&p.metric, name)
+            && metric.ranks_as(&p.metric)
             && (&p.downstream_suite, &p.downstream_metric) == (&score.suite.suite, other)
     });
     let note = known.map(|p| {

@@ -3,9 +3,9 @@
 use anyhow::Result;
 use plotters::style::text_anchor::HPos;
 
-use super::super::{Report, Setting, SettingRow, SuiteReport, Value};
+use super::super::{MetricColumn, Report, Setting, SettingRow, SuiteReport, Value};
 use super::canvas::{Axis, Frame, Ink, Pixel, SCALE, chart};
-use super::{Group, Look, Names, Plot, differ, is_log, is_n_of_m, place_of, said};
+use super::{Group, Look, Names, Plot, differ, is_n_of_m, place_of, said};
 
 /// Roughly the width of a chart's inside.
 const WIDTH: i32 = 280 * SCALE;
@@ -44,8 +44,8 @@ pub fn plots(report: &Report, names: &Names) -> Result<Vec<Group>> {
     let mut groups = Vec::new();
     for suite in &report.suites {
         let mut plots = Vec::new();
-        let has_perplexity = suite.metrics.iter().any(|metric| metric.name == "perplexity");
-        let is_shown = |metric: &usize| suite.metrics[*metric].name != "loss" || !has_perplexity;
+        let is_twin = |a: &MetricColumn, b: &MetricColumn| a.finding == b.finding && a.ratio && !b.ratio;
+        let is_shown = |&metric: &usize| !suite.metrics.iter().any(|other| is_twin(other, &suite.metrics[metric]));
         for metric in (0..suite.metrics.len()).filter(is_shown) {
             plots.extend(plot(suite, metric, names)?);
         }
@@ -65,7 +65,7 @@ fn plot(suite: &SuiteReport, metric: usize, names: &Names) -> Result<Option<Plot
         return Ok(None);
     }
     let values = shown().flat_map(|v| [interval(v).0, v.value, interval(v).1]);
-    let Some(y) = Axis::over("", is_log(&column.name), values) else { return Ok(None) };
+    let Some(y) = Axis::over("", column.ratio, values) else { return Ok(None) };
     let Some(x) = Axis::over("sparsity", false, points.iter().map(|p| p.sparsity)) else { return Ok(None) };
     let columns = Columns::of(&points, names);
     let x = columns.make_room(x).with_ticks_at(points.iter().map(|p| p.sparsity));

@@ -78,11 +78,11 @@ fn notes(decision: &Decision, seeds: Option<&str>) -> Vec<String> {
     notes
 }
 
-/// Which differences count as none, in words; those of perplexity are ratios.
+/// Which differences count as none, in words; which may be ratios.
 fn margin(decision: &Decision) -> String {
-    let margin = match decision.metric.as_str() {
-        "perplexity" => format!("{}%", rounded(100.0 * decision.margin.exp_m1(), 10.0)),
-        _ => rounded(decision.margin, 1e4).to_string(),
+    let margin = match decision.ratio {
+        true => format!("{}%", rounded(100.0 * decision.margin.exp_m1(), 10.0)),
+        false => rounded(decision.margin, 1e4).to_string(),
     };
     format!("Margin within which a value counts as the dense model's: {margin}.")
 }

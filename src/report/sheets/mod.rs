@@ -5,7 +5,9 @@ mod cells;
 mod compare;
 mod contrasts;
 mod decision;
+mod masks;
 mod predictors;
+mod published;
 mod suites;
 
 pub use compare::sheets as side_by_side;
@@ -63,11 +65,13 @@ pub struct Entry {
 /// The tables of a report, in the order in which a reader wants them; none of them empty.
 pub fn sheets(report: &Report) -> Vec<Sheet> {
     let mut all: Vec<Sheet> = report.decision.iter().map(decision::sheet).collect();
+    all.push(published::sheet(&report.published));
     all.push(facts(report));
     all.extend(report.suites.iter().map(suites::sheet));
     all.extend(contrasts::sheets(&report.contrasts));
     all.extend(predictors::sheets(&report.predictors));
     all.extend(blocks::sheets(&report.blocks, report.error_suite.as_deref()));
+    all.extend(masks::sheets(&report.masks));
     all.extend(report.suites.iter().map(|suite| cells::sheet(suite, &report.cell_rows)));
     all.push(failed(report));
     all.retain(|sheet| !sheet.rows.is_empty());
@@ -239,6 +243,7 @@ mod tests {
         let ids: Vec<String> = sheets(&report).into_iter().map(|sheet| sheet.id).collect();
         let expected = [
             "decision",
+            "published",
             "facts",
             "suite-language",
             "suite-task",
@@ -246,6 +251,8 @@ mod tests {
             "contrasts-calibration",
             "predictors-task-f1",
             "blocks",
+            "masks",
+            "masks-blocks",
             "cells-language",
             "cells-task",
             "failed",
@@ -258,8 +265,10 @@ mod tests {
             contrasts: vec![],
             predictors: vec![],
             blocks: vec![],
+            masks: vec![],
             cell_rows: vec![],
             failed: vec![],
+            published: vec![],
             ..report
         };
         assert_eq!(sheets(&nothing), []);
@@ -336,7 +345,7 @@ mod tests {
     fn a_margin_of_perplexity_is_a_ratio() {
         let mut report = sample::report();
         let decision = report.decision.as_mut().unwrap();
-        (decision.metric, decision.margin) = ("perplexity".into(), 0.02);
+        (decision.ratio, decision.margin) = (true, 0.02);
         let notes = of("decision", &report).notes.join(" ");
         assert!(notes.contains("dense model's: 2%"), "{notes}");
     }

@@ -74,24 +74,7 @@ impl Answer {
 
 impl Client {
     pub fn new(settings: Settings) -> Self {
-        let certificates = rustls_native_certs::load_native_certs();
-        certificates.errors.iter().for_each(|e| tracing::debug!("a certificate of the system is not read: {e}"));
-        let own: Vec<_> = certificates.certs.iter().map(|c| Certificate::from_der(c).to_owned()).collect();
-        let roots = if own.is_empty() { RootCerts::WebPki } else { RootCerts::new_with_certs(&own) };
-        let tls = TlsConfig::builder().root_certs(roots).build();
-        let agent = |proxy| {
-            let config = Agent::config_builder()
-                .http_status_as_error(false)
-                .max_redirects(0)
-                .max_redirects_will_error(false)
-                .user_agent(settings.agent.as_str())
-                .tls_config(tls.clone())
-                .proxy(proxy)
-                .timeout_connect(Some(settings.about.max(settings.standstill)))
-                .timeout_per_read(Some(settings.standstill));
-            Agent::new_with_config(config.build())
-        };
-        let agents = Proxies::of_environment(agent);
+        let agents = agents(&settings.agent, settings.about.max(settings.standstill), settings.standstill);
         Self { settings, agents }
     }
 
@@ -205,29 +188,58 @@ impl Client {
 
     /// A request that came to nothing.
     fn unreached(&self, url: &str, error: &ureq::Error) -> Failure {
-        let host = origin(url).map_or_else(|| shown(url), |(_, host, _)| host);
-        let through = self.agents.of_url(url).1.map_or(String::new(), |name| format!(" through the proxy of {name}"));
         match error {
-            _ if is_interrupted() => Failure::Interrupted,
-            ureq::Error::Timeout(_) => {
-                Failure::Passing { said: format!("{host}{through} does not answer in time"), wait: None }
-            }
-            ureq::Error::Io(e) if e.kind() == io::ErrorKind::TimedOut => {
-                Failure::Passing { said: format!("{host}{through} does not answer in time"), wait: None }
-            }
-            ureq::Error::HostNotFound => Failure::Unreachable(format!("the name {host} is not found{through}")),
-            // What TLS refuses comes as data that is wrong.
-            ureq::Error::Io(e) if e.kind() == io::ErrorKind::InvalidData => Failure::Unreachable(format!(
-                "{host}{through} is not trusted: {e}; SSL_CERT_FILE names the certificates of a proxy or a mirror"
-            )),
-            ureq::Error::Io(e) => Failure::Unreachable(format!("{host} is not reached{through}: {e}")),
-            ureq::Error::Protocol(_) => Failure::Passing { said: format!("{host} breaks off"), wait: None },
-            ureq::Error::BadUri(_) | ureq::Error::Http(_) => Failure::Unreachable(format!(
+            ureq::Error::BadUri(_) | ureq::Error::Http(_) if !is_interrupted() => Failure::Unreachable(format!(
                 "{} is no address; HF_ENDPOINT names the Hub",
                 shown(&self.settings.endpoint)
             )),
-            error => Failure::Unreachable(format!("{host} is not reached{through}: {error}")),
+            error => unreached(&self.agents, url, error),
         }
+    }
+}
+
+/// What speaks to servers: through the proxies of the environment, trusting the system's certificates; no redirect is
+/// followed, and no status is an error.
+pub fn agents(name: &str, connect: Duration, standstill: Duration) -> Proxies<Agent> {
+    let certificates = rustls_native_certs::load_native_certs();
+    certificates.errors.iter().for_each(|e| tracing::debug!("a certificate of the system is not read: {e}"));
+    let own: Vec<_> = certificates.certs.iter().map(|c| Certificate::from_der(c).to_owned()).collect();
+    let roots = if own.is_empty() { RootCerts::WebPki } else { RootCerts::new_with_certs(&own) };
+    let tls = TlsConfig::builder().root_certs(roots).build();
+    Proxies::of_environment(|proxy| {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .user_agent(name)
+            .tls_config(tls.clone())
+            .proxy(proxy)
+            .timeout_connect(Some(connect))
+            .timeout_per_read(Some(standstill));
+        Agent::new_with_config(config.build())
+    })
+}
+
+/// A request that came to nothing, whomever it went to.
+pub fn unreached(agents: &Proxies<Agent>, url: &str, error: &ureq::Error) -> Failure {
+    let host = origin(url).map_or_else(|| shown(url), |(_, host, _)| host);
+    let through = agents.of_url(url).1.map_or(String::new(), |name| format!(" through the proxy of {name}"));
+    match error {
+        _ if is_interrupted() => Failure::Interrupted,
+        ureq::Error::Timeout(_) => {
+            Failure::Passing { said: format!("{host}{through} does not answer in time"), wait: None }
+        }
+        ureq::Error::Io(e) if e.kind() == io::ErrorKind::TimedOut => {
+            Failure::Passing { said: format!("{host}{through} does not answer in time"), wait: None }
+        }
+        ureq::Error::HostNotFound => Failure::Unreachable(format!("the name {host} is not found{through}")),
+        // What TLS refuses comes as data that is wrong.
+        ureq::Error::Io(e) if e.kind() == io::ErrorKind::InvalidData => Failure::Unreachable(format!(
+            "{host}{through} is not trusted: {e}; SSL_CERT_FILE names the certificates of a proxy or a mirror"
+        )),
+        ureq::Error::Io(e) => Failure::Unreachable(format!("{host} is not reached{through}: {e}")),
+        ureq::Error::Protocol(_) => Failure::Passing { said: format!("{host} breaks off"), wait: None },
+        error => Failure::Unreachable(format!("{host} is not reached{through}: {error}")),
     }
 }
 
@@ -260,13 +272,14 @@ pub fn pause(tries: &mut u32, said: &str, wait: Option<Duration>) -> Result<(), 
     sleep(wait)
 }
 
-fn is_transient(error: &io::Error) -> bool {
+/// Whether a connection failed as it does while a server is started anew.
+pub fn is_transient(error: &io::Error) -> bool {
     use io::ErrorKind::*;
     matches!(error.kind(), ConnectionRefused | ConnectionReset | ConnectionAborted | UnexpectedEof | BrokenPipe)
 }
 
 /// Scheme, host and port.
-fn origin(url: &str) -> Option<(String, String, u16)> {
+pub fn origin(url: &str) -> Option<(String, String, u16)> {
     let uri: Uri = url.parse().ok()?;
     let scheme = uri.scheme_str()?.to_lowercase();
     let port = uri.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });

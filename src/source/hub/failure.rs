@@ -55,7 +55,7 @@ impl Failure {
 }
 
 /// How long the server asks to wait, by `RateLimit` where nothing is left, or else by `Retry-After` in seconds.
-fn wait(header: impl Fn(&str) -> Option<String>) -> Option<Duration> {
+pub fn wait(header: impl Fn(&str) -> Option<String>) -> Option<Duration> {
     let limit = header("ratelimit").and_then(|limit| {
         let of = |name: &str| {
             let value = limit.split(';').find_map(|part| part.trim().strip_prefix(name)?.trim().strip_prefix('='))?;

@@ -21,6 +21,8 @@ use std::path::{Path, PathBuf};
 use std::{fmt, fs, io};
 
 use client::Client;
+pub use client::{agents, broken, is_transient, origin, pause, shown, unreached};
+pub use failure::{Failure, wait};
 pub use fetch::Extent;
 use fetch::Repository;
 use listing::{CONVERSION, Conversion, is_pattern, matches};
@@ -28,8 +30,9 @@ pub use listing::{OfSplit, without_weights};
 pub use messages::Interrupted;
 use notes::Kept;
 use place::Place;
+pub use proxies::Proxies;
 use settings::Settings;
-pub use watch::{Watch, watched_by};
+pub use watch::{Watch, is_interrupted, sleep, watched_by};
 
 use super::expand::Process;
 

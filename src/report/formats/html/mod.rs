@@ -34,7 +34,7 @@ pub fn html(report: &Report) -> Result<String> {
         views.push(View::of(sheet, id));
     }
     let (decision, rest): (Vec<View>, Vec<View>) = views.into_iter().partition(|view| view.id == "decision");
-    let is_overview = |view: &View| view.id == "facts" || view.id.starts_with("suite-");
+    let is_overview = |view: &View| ["published", "facts"].contains(&view.id.as_str()) || view.id.starts_with("suite-");
     let (overview, details): (Vec<View>, Vec<View>) = rest.into_iter().partition(is_overview);
     let samples: Vec<SamplesView> = report.samples.iter().enumerate().map(|(i, of)| SamplesView::of(of, i)).collect();
     let page = context! {
@@ -44,6 +44,7 @@ pub fn html(report: &Report) -> Result<String> {
         sparsity_note => sparsity_note(&plots),
         scatter_note => SCATTER_NOTE,
         blocks_note => blocks_note(report),
+        masks_note => MASKS_NOTE,
         decision => Serde(decision),
         overview => Serde(overview),
         details => Serde(details),
@@ -186,6 +187,7 @@ fn links(decision: &[View], overview: &[View], plots: &Plots, samples: &[Samples
         ("by-sparsity", "By sparsity", &plots.metrics),
         ("scatter", "Metrics of the model against scores", &plots.scatters),
         ("by-block", "Errors by block", &plots.blocks),
+        ("kept-by-both", "Weights that both keep", &plots.masks),
     ];
     let figures = figures.into_iter().filter(|(.., groups)| !groups.is_empty());
     let mut links: Vec<Link> = decision.iter().chain(overview).map(of_view).collect();
@@ -197,6 +199,9 @@ fn links(decision: &[View], overview: &[View], plots: &Plots, samples: &[Samples
 
 const SCATTER_NOTE: &str = "Each point is a setting. The more the points keep to one rising or falling line, the more \
     that metric, which needs no task, tells about the score.";
+
+const MASKS_NOTE: &str = "A line a pair of calibrations: the share of the kept weights that both keep. Beside it is what two \
+    seeds of one calibration share, and what two choices share that know nothing of each other.";
 
 fn sparsity_note(plots: &Plots) -> String {
     let patterns = " Hollow points, named above them, are N:M patterns at the ratio that they prune.";
@@ -274,12 +279,14 @@ mod tests {
             "id=\"warnings\"",
             "id=\"answer\"",
             "id=\"decision\"",
+            "id=\"published\"",
             "id=\"facts\"",
             "id=\"suite-language\"",
             "id=\"suite-task\"",
             "id=\"by-sparsity\"",
             "id=\"scatter\"",
             "id=\"by-block\"",
+            "id=\"kept-by-both\"",
             "id=\"samples-0\"",
             "id=\"contrasts-method\"",
             "id=\"predictors-task-f1\"",
@@ -323,9 +330,11 @@ mod tests {
             contrasts: vec![],
             predictors: vec![],
             blocks: vec![],
+            masks: vec![],
             samples: vec![],
             cell_rows: vec![],
             failed: vec![],
+            published: vec![],
             ..sample::report()
         })
         .unwrap();
@@ -337,7 +346,7 @@ mod tests {
     fn there_is_no_plot_of_one_sparsity_or_one_setting() {
         let mut report = sample::report();
         report.suites.iter_mut().for_each(|suite| suite.rows.truncate(2));
-        report.blocks.clear();
+        (report.blocks, report.masks) = (vec![], vec![]);
         let page = html(&report).unwrap();
         assert!(!page.contains("<svg") && !page.contains("By sparsity"), "{page}");
     }
@@ -360,6 +369,9 @@ mod tests {
         (report.failed[0].cell, report.failed[0].error) = (HOSTILE.into(), HOSTILE.into());
         (report.predictors[0].suite, report.predictors[0].downstream_suite) = (HOSTILE.into(), HOSTILE.into());
         report.error_suite = Some(HOSTILE.into());
+        let figure = &mut report.published[0];
+        (figure.setting, figure.suite, figure.place) = (HOSTILE.into(), HOSTILE.into(), HOSTILE.into());
+        (figure.note, figure.other_model) = (Some(HOSTILE.into()), Some(HOSTILE.into()));
         let suite = &mut report.suites[0];
         (suite.suite, suite.unit, suite.metrics[0].name) = (HOSTILE.into(), HOSTILE.into(), HOSTILE.into());
         let decided = report.decision.as_mut().unwrap().rows.iter_mut().map(|row| &mut row.setting);

@@ -1,0 +1,393 @@
+//! Windows of texts that the dense model wrote itself.
+//!
+//! Ji et al. 2024, "Beware of Calibration Data for Pruning Large Language Models" (arXiv 2410.17711), and their code
+//! (ShiningSord/calibration_data): generate_data.py continues the first tokens of texts, sample_ppl.py leaves out those of
+//! the highest perplexity, and `get_selfgen` in lib/data.py joins the rest with spaces. There a text's perplexity is that of
+//! its decoded form made into tokens again; here it is that of the tokens that were drawn. The defaults are what these
+//! scripts have, but for the prefix, of which the one that was published takes two tokens.
+
+use anyhow::{Context, Result, ensure};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{Ask, Checking, Made, Making, Origin, planned};
+use crate::data::{Content, Library, Order, Part, Row, Rows, cut, tokens, within};
+use crate::digest::Digest;
+use crate::fault::At;
+use crate::model::{Sampling, Settled, Spec, Written};
+use crate::pipeline::{Inputs, Key, PlannedStage, Planner, Stage, Writer};
+use crate::recipe::{Calibration, Recipe};
+
+/// How a calibration's texts are written. The defaults are those of Ji et al.'s scripts, but for the prefix.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Generate {
+    /// A data set, named as `dataset` names one, whose rows the texts begin as.
+    pub from: String,
+    /// Tokens of a row that a text begins with; shorter rows are passed over.
+    #[serde(default = "usual_prefix")]
+    #[schemars(range(min = 1))]
+    pub prefix: usize,
+    /// How many texts are written; by default 5,000 for 128 windows of 2048 tokens, and as many more or fewer as the windows
+    /// have more or fewer tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub texts: Option<usize>,
+    /// Tokens that a text is continued by, at most; fewer where the model's context ends.
+    #[serde(default = "published_new_tokens")]
+    #[schemars(range(min = 1))]
+    pub max_new_tokens: usize,
+    /// 0 takes the most likely token.
+    #[serde(default = "published_temperature")]
+    #[schemars(range(min = 0.0, max = 100.0))]
+    pub temperature: f64,
+    /// Draw only from so many of the most likely tokens.
+    #[serde(default = "published_top_k")]
+    #[schemars(range(min = 1))]
+    pub top_k: usize,
+    /// Draw only from the most likely of these that together have this probability.
+    #[serde(default = "published_top_p")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub top_p: f64,
+    /// What the logits of tokens that are there already are divided by, or multiplied with where they are below 0.
+    #[serde(default = "published_repetition_penalty")]
+    #[schemars(range(min = 0.0))]
+    pub repetition_penalty: f64,
+    /// The share of the texts that is left out: those of the highest perplexity.
+    #[serde(default = "published_drop")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub drop: f64,
+}
+
+fn usual_prefix() -> usize {
+    8
+}
+
+fn published_new_tokens() -> usize {
+    2048
+}
+
+fn published_temperature() -> f64 {
+    0.6
+}
+
+fn published_top_k() -> usize {
+    50
+}
+
+fn published_top_p() -> f64 {
+    0.95
+}
+
+fn published_repetition_penalty() -> f64 {
+    1.2
+}
+
+fn published_drop() -> f64 {
+    0.2
+}
+
+/// Texts for so many tokens of windows.
+const PUBLISHED: (usize, usize) = (5000, 128 * 2048);
+
+impl Generate {
+    /// How many texts are written for windows.
+    pub fn texts(&self, ask: Ask) -> usize {
+        let (texts, tokens) = PUBLISHED;
+        self.texts.unwrap_or_else(|| (ask.tokens() as u128 * texts as u128).div_ceil(tokens as u128) as usize).max(1)
+    }
+
+    /// Tokens that a text is continued by, at most.
+    fn new_tokens(&self, model: &Spec) -> usize {
+        let context = model.reach.as_ref().map_or(model.context, |reach| reach.tokens.min(model.context));
+        self.max_new_tokens.min(context.saturating_sub(self.prefix))
+    }
+}
+
+/// `generate = { from = "wikitext2" }`
+pub struct Generated<'a> {
+    pub recipe: &'a Recipe,
+    pub name: &'a str,
+    pub calibration: &'a Calibration,
+    pub how: &'a Generate,
+}
+
+/// A text that was written; cached.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Text {
+    /// The number of the row that it begins as, from 1.
+    row: usize,
+    prefix: String,
+    /// The whole, without special tokens.
+    text: String,
+    /// Of the whole, without the one that ended it.
+    tokens: usize,
+    /// -ln p of all tokens but the first.
+    loss: f64,
+}
+
+impl Text {
+    fn perplexity(&self) -> f64 {
+        (self.loss / self.tokens.saturating_sub(1) as f64).exp()
+    }
+}
+
+/// What a text is begun with: the number of its row, and tokens.
+type Beginning = (usize, Vec<u32>);
+
+/// Which texts are left when a share of them is left out, those of the highest perplexity: those below the percentile that
+/// sample_ppl.py takes, numpy's, which lies between two texts or on one. At least one is left.
+fn kept(perplexities: &[f64], drop: f64) -> Vec<bool> {
+    let mut by_perplexity: Vec<usize> = (0..perplexities.len()).collect();
+    by_perplexity.sort_by(|&a, &b| perplexities[a].total_cmp(&perplexities[b]));
+    let last = perplexities.len().saturating_sub(1) as f64;
+    let below = if drop > 0.0 { (((1.0 - drop) * last).ceil() as usize).max(1) } else { perplexities.len() };
+    let mut kept = vec![false; perplexities.len()];
+    by_perplexity.into_iter().take(below).for_each(|i| kept[i] = true);
+    kept
+}
+
+impl Generated<'_> {
+    fn sampling(&self, inputs: &Inputs, end: &[u32]) -> Sampling {
+        Sampling {
+            max_new_tokens: self.how.new_tokens(&inputs.spec),
+            temperature: self.how.temperature,
+            top_k: Some(self.how.top_k),
+            top_p: self.how.top_p,
+            repetition_penalty: self.how.repetition_penalty as f32,
+            seed: self.recipe.seed,
+            end: end.to_vec(),
+        }
+    }
+
+    /// All that a text depends on but for its number.
+    fn writing(&self, inputs: &Inputs) -> Digest {
+        let sampling = self.sampling(inputs, &[]);
+        Digest::of(&(
+            inputs.model_key(self.recipe),
+            inputs.tokenizer_key(self.recipe),
+            inputs.calibrations[self.name].digest,
+            (self.how.prefix, sampling.max_new_tokens, sampling.seed),
+            (sampling.temperature, sampling.top_k, sampling.top_p, sampling.repetition_penalty),
+        ))
+    }
+
+    fn text_keys(&self, inputs: &Inputs, ask: Ask) -> Vec<Key> {
+        let writing = self.writing(inputs);
+        (0..self.how.texts(ask)).map(|i| Stage::Texts.key(&(writing, i))).collect()
+    }
+
+    /// How texts are begun: as rows in an order that the recipe's seed decides, one after the other, and where there are
+    /// fewer than texts from the first again.
+    fn beginnings(&self, making: &Making, count: usize) -> Result<Vec<Beginning>> {
+        let (rows, study, prefix) = (making.rows(self.name)?, making.study, self.how.prefix);
+        let part = &study.inputs().calibrations[self.name].part;
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        order.shuffle(&mut ChaCha8Rng::seed_from_u64(self.recipe.seed));
+        let mut found: Vec<Beginning> = Vec::new();
+        for index in order {
+            if found.len() == count {
+                break;
+            }
+            let ids = beginning(&rows, index, part, study.tokenizer(), prefix)
+                .and_then(|ids| within(&ids, study.inputs().spec.vocabulary).map(|()| ids))
+                .with_context(|| format!("row {}", rows.number(index)))?;
+            if ids.len() == prefix {
+                found.push((rows.number(index), ids));
+            }
+        }
+        ensure!(!found.is_empty(), "{}", too_short(rows.len(), prefix));
+        ensure!(
+            found.len() == count || self.how.temperature > 0.0,
+            "{} rows have at least {prefix} tokens, too few for {count} texts: without a temperature a row would be \
+             continued by the same text again; lower `texts`, or raise `temperature`",
+            found.len()
+        );
+        Ok((0..count).map(|i| found[i % found.len()].clone()).collect())
+    }
+
+    /// The texts, those that the cache lacks written now, and each kept as soon as it is complete.
+    fn written(&self, making: &Making, ask: Ask) -> Result<Vec<Text>> {
+        let (study, cache) = (making.study, making.study.cache());
+        let keys = self.text_keys(study.inputs(), ask);
+        let mut texts: Vec<Option<Text>> = keys.iter().map(|&key| cache.read_json(key)).collect();
+        let missing: Vec<usize> = (0..texts.len()).filter(|&i| texts[i].is_none()).collect();
+        if !missing.is_empty() {
+            let tokenizer = study.tokenizer();
+            let sampling = self.sampling(study.inputs(), tokenizer.end());
+            let beginnings = self.beginnings(making, texts.len()).at(|| "what texts begin with".into())?;
+            let writer = Writer::open(study.model(), study.watch(), self.how.prefix + sampling.max_new_tokens)?;
+            let begun: Vec<(u64, &[u32])> = missing.iter().map(|&i| (i as u64, beginnings[i].1.as_slice())).collect();
+            let name = format!("texts of calibration {}", self.name);
+            writer.write(&name, &begun, texts.len(), &sampling, |index, Written { mut ids, loss }| {
+                let (row, prefix) = &beginnings[missing[index]];
+                if ids.last().is_some_and(|last| sampling.end.contains(last)) {
+                    ids.pop();
+                }
+                let whole = [prefix.as_slice(), &ids].concat();
+                let (prefix, text) = (tokenizer.decode(prefix)?, tokenizer.decode(&whole)?);
+                let text = Text { row: *row, prefix, text, tokens: whole.len(), loss };
+                cache.write_json(keys[missing[index]], &text)?;
+                texts[missing[index]] = Some(text);
+                Ok(())
+            })?;
+        }
+        texts.into_iter().map(|text| text.context("a text is missing")).collect()
+    }
+}
+
+/// The tokens of a row, `prefix` of them at most.
+fn beginning(
+    rows: &Rows,
+    index: usize,
+    part: &Part,
+    tokenizer: &crate::model::Tokenizer,
+    prefix: usize,
+) -> Result<Vec<u32>> {
+    let mut ids = tokens(&Content::of(&rows[index], part.templates.as_ref())?, tokenizer, true)?;
+    ids.truncate(prefix);
+    Ok(ids)
+}
+
+fn too_short(rows: usize, prefix: usize) -> String {
+    format!("none of {rows} rows has {prefix} tokens, which `prefix` asks for; lower it, or name longer rows")
+}
+
+impl Origin for Generated<'_> {
+    fn what(&self) -> String {
+        format!("texts begun as rows of data set \"{}\"", self.how.from)
+    }
+
+    fn part(&self, library: &Library) -> Result<Option<Part>> {
+        library.get(&self.how.from)?.part(self.calibration.split.as_deref(), "train").map(Some)
+    }
+
+    fn computes(&self) -> bool {
+        true
+    }
+
+    fn key(&self, inputs: &Inputs, ask: Ask) -> Key {
+        let texts = (self.writing(inputs), self.how.texts(ask), self.how.drop);
+        let packing = (self.calibration.packing, ask.length, ask.windows);
+        Stage::Windows.key(&("generate", texts, packing, ask.seed))
+    }
+
+    fn entries(&self, inputs: &Inputs, ask: Ask) -> Vec<Key> {
+        let mut keys = self.text_keys(inputs, ask);
+        keys.push(self.key(inputs, ask));
+        keys
+    }
+
+    fn check(&self, checking: &Checking, _ask: Ask) -> Result<()> {
+        let Checking { inputs, tokenizer, .. } = checking;
+        let settled = Settled { drawn: self.how.temperature > 0.0, top_k: true, repetition_penalty: true };
+        inputs.model.generation()?.check(settled)?;
+        let input = &inputs.calibrations[self.name];
+        let rows = input.checked(tokenizer, inputs.spec.vocabulary)?;
+        for index in 0..rows.len() {
+            let ids = beginning(&rows, index, &input.part, tokenizer, self.how.prefix);
+            if ids.with_context(|| format!("row {}", rows.number(index)))?.len() == self.how.prefix {
+                return Ok(());
+            }
+        }
+        anyhow::bail!(too_short(rows.len(), self.how.prefix))
+    }
+
+    fn make(&self, making: &Making, ask: Ask) -> Result<Made> {
+        let (study, texts) = (making.study, self.written(making, ask)?);
+        let (inputs, perplexities) = (study.inputs(), texts.iter().map(Text::perplexity).collect::<Vec<_>>());
+        let kept = kept(&perplexities, self.how.drop);
+        let mut lines = String::new();
+        for ((text, perplexity), kept) in texts.iter().zip(&perplexities).zip(&kept) {
+            let Text { row, prefix, text, tokens, .. } = text;
+            let line = json!({
+                "prefix": prefix, "text": text, "tokens": tokens, "perplexity": perplexity, "kept": kept, "row": row,
+            });
+            lines += &format!("{line}\n");
+        }
+        let key = Stage::Texts.key(&(self.writing(inputs), texts.len(), self.how.drop));
+        let file = study.cache().write_beside(key, "jsonl", lines.as_bytes())?;
+
+        let row = |text: &Text| Row::from_iter([("text".to_owned(), json!(text.text))]);
+        let left: Vec<&Text> =
+            texts.iter().zip(&kept).filter(|(t, kept)| **kept && !t.text.is_empty()).map(|t| t.0).collect();
+        let rows: Rows = left.iter().map(|text| row(text)).collect::<Vec<_>>().into();
+        let mut part = inputs.calibrations[self.name].part.clone();
+        (part.templates, part.separator) = (None, " ".into());
+        let packing = (self.calibration.packing, ask.length, Some(ask.windows));
+        let windows = cut(&rows, &part, study.tokenizer(), inputs.spec.vocabulary, packing, Order::Random(ask.seed))
+            .at(|| format!("{} of {} texts are left; raise `texts`, or lower `drop`", left.len(), texts.len()))?;
+        let highest = perplexities.iter().zip(&kept).filter(|(_, kept)| **kept).map(|p| *p.0).fold(0.0, f64::max);
+        let details = json!({"generate": {
+            "texts": texts.len(),
+            "kept": left.len(),
+            "tokens": texts.iter().map(|text| text.tokens).sum::<usize>(),
+            "highest_perplexity": highest,
+            "file": file,
+        }});
+        Ok(Made { windows, details })
+    }
+
+    fn stages(&self, planner: &Planner, ask: Ask) -> Vec<PlannedStage> {
+        let own = planned(self.name, self, planner, ask, "");
+        let (count, spec) = (self.how.texts(ask), planner.inputs.map(|inputs| &inputs.spec));
+        let new = spec.map_or(self.how.max_new_tokens, |spec| self.how.new_tokens(spec));
+        let length = self.how.prefix.saturating_add(new);
+        let there = planner
+            .inputs
+            .map(|inputs| self.text_keys(inputs, ask).into_iter().filter(|&key| planner.has(key)).count());
+        let left = count - there.unwrap_or(0);
+        let cached = match there {
+            Some(there) if there > 0 && there < count => format!(", {there} of them there"),
+            _ => String::new(),
+        };
+        let texts = PlannedStage {
+            name: format!("{count} texts of calibration {}, up to {length} tokens each{cached}", self.name),
+            stage: Stage::Texts,
+            cached: there.map(|there| there == count),
+            // Text in letters, about as many as cost six bytes a token.
+            bytes: Some(6u64.saturating_mul((count as u64).saturating_mul(length as u64))),
+            work: planner.work_of_texts(left.saturating_mul(length), length),
+        };
+        // Whoever has the windows needs no texts.
+        match own.is_to_do() || !texts.is_to_do() {
+            true => vec![texts, own],
+            false => vec![own],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// sample_ppl.py: `perplexity < np.percentile(perplexities, 80)`.
+    #[test]
+    fn texts_are_left_out_by_numpys_percentile() {
+        let left = |perplexities: &[f64], drop: f64| -> Vec<usize> {
+            kept(perplexities, drop).iter().enumerate().filter(|(_, kept)| **kept).map(|(i, _)| i).collect()
+        };
+        // np.percentile([5, 1, 4, 2, 3], 80) is 4.2, of six of them, up to 6, 5.0, which is one of them.
+        assert_eq!(left(&[5.0, 1.0, 4.0, 2.0, 3.0], 0.2), [1, 2, 3, 4]);
+        assert_eq!(left(&[5.0, 1.0, 6.0, 4.0, 2.0, 3.0], 0.2), [1, 3, 4, 5]);
+        assert_eq!(left(&[2.0, f64::NAN, 1.0], 0.4), [0, 2]);
+        assert_eq!(left(&[2.0, 3.0, 1.0], 0.0), [0, 1, 2]);
+        assert_eq!(left(&[2.0], 0.9), [0]);
+        let many: Vec<f64> = (0..5000).map(|i| (i * 7919 % 5000) as f64).collect();
+        assert_eq!(left(&many, 0.2).len(), 4000);
+    }
+
+    #[test]
+    fn what_is_not_said_has_its_default_and_texts_follow_the_windows() {
+        let how: Generate = toml::from_str("from = 'wikitext2'").unwrap();
+        let text = "from = 'wikitext2'\nprefix = 8\ntop_k = 50\ntop_p = 0.95\ntemperature = 0.6\n\
+                    repetition_penalty = 1.2\nmax_new_tokens = 2048\ndrop = 0.2";
+        assert_eq!(how, toml::from_str(text).unwrap());
+        let texts = |windows, length| how.texts(Ask { windows, length, seed: 0 });
+        assert_eq!((texts(128, 2048), texts(64, 2048), texts(16, 512), texts(1, 2)), (5000, 2500, 157, 1));
+    }
+}

@@ -1,0 +1,316 @@
+//! What judges make of the answers of cells. A reply is kept by what was asked, so that the same question is put once: by
+//! another cell, after a kill, or to the same model at another address.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use anyhow::{Result, anyhow};
+use indexmap::{IndexMap, IndexSet};
+
+use super::cache::{Cache, Key, Stage};
+use super::cell::AnswersRecord;
+use super::inputs::Inputs;
+use super::material::Material;
+use super::{Interrupted, Outcome};
+use crate::data::Prompt;
+use crate::judge::{Answered, Failed, Judge, Question, Reply, Verdict, Winner};
+use crate::metrics::JudgeScores;
+use crate::recipe::{Cell, Recipe, cells, judged};
+
+/// The judges of a study.
+pub struct Judges<'a> {
+    cache: &'a Cache,
+    judges: IndexMap<String, Bench>,
+    /// What the dense model answers, by suite.
+    dense: OnceLock<BTreeMap<String, Vec<String>>>,
+}
+
+/// A suite's judge, who hears one cell after the other.
+struct Bench {
+    judge: Judge,
+    /// The replies whose tokens are counted.
+    counted: Mutex<HashSet<Key>>,
+}
+
+/// What judging a suite would take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JudgingPlan {
+    pub suite: String,
+    pub model: String,
+    pub endpoint: String,
+    /// Questions at most, and how many of them are answered in the cache. Those that cells share are counted once where
+    /// their answers are known.
+    pub questions: usize,
+    pub cached: usize,
+    /// About how many tokens the others take; None where the rows are not known.
+    pub tokens: Option<u64>,
+}
+
+impl fmt::Display for JudgingPlan {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self { suite, model, endpoint, questions, cached, tokens } = self;
+        let tokens = match tokens {
+            Some(0) => String::new(),
+            Some(tokens) => format!("; the others take about {tokens} tokens"),
+            None => "; how many tokens they take, the rows say that are not read yet".into(),
+        };
+        let cached = if *cached == *questions { "all".into() } else { cached.to_string() };
+        writeln!(
+            f,
+            "judge of suite {suite}, {model} at {endpoint}: {questions} questions, {cached} of them cached{tokens}"
+        )
+    }
+}
+
+/// The questions about the answers of a cell.
+#[derive(Default)]
+struct Questions {
+    all: IndexSet<Question>,
+    /// By row: the question about the answer, and the two about it and the dense model's.
+    rows: Vec<(usize, Pair)>,
+}
+
+/// How an answer is compared with the dense model's.
+enum Pair {
+    /// It is not.
+    No,
+    /// It is the same.
+    Same,
+    /// It stands first, and second.
+    Both(usize, usize),
+}
+
+impl<'a> Judges<'a> {
+    /// Those of a recipe. Where nothing may be asked, only replies of the cache count.
+    ///
+    /// # Errors
+    /// Where the environment lacks the key of one.
+    pub fn open(recipe: &Recipe, cache: &'a Cache, offline: bool) -> Result<Self> {
+        let bench = |(name, spec): (&str, _)| {
+            let judge = Judge::open(name, spec, offline)?;
+            Ok((name.to_owned(), Bench { judge, counted: Mutex::default() }))
+        };
+        Ok(Self { cache, judges: judged(recipe).map(bench).collect::<Result<_>>()?, dense: OnceLock::new() })
+    }
+
+    /// Sees whether the judges are there, take the keys and have the models, each once.
+    ///
+    /// # Errors
+    /// Where one is not: nothing is computed that it would be asked about in vain.
+    pub fn reach(&self) -> Result<()> {
+        let mut reached = HashSet::new();
+        for (name, Bench { judge, .. }) in &self.judges {
+            let spec = judge.spec();
+            if reached.insert((spec.url(), &spec.model, &spec.key)) {
+                judge.reach().map_err(|failed| told(name, failed))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the answers of a cell judged. The dense cell comes first: others are compared with it.
+    ///
+    /// # Errors
+    /// Where a judge will answer nothing, or its replies cannot be kept, or the user wants an end.
+    pub fn judge(&self, materials: &BTreeMap<String, Material>, outcome: &mut Outcome) -> Result<()> {
+        let cell = &outcome.record.cell;
+        if *cell == Cell::Dense {
+            let answers = outcome
+                .suites
+                .iter()
+                .filter_map(|(name, suite)| Some((name.clone(), suite.answers.as_ref()?.texts.clone())));
+            let _ = self.dense.set(answers.collect());
+        }
+        for (name, bench) in &self.judges {
+            let Some(suite) = outcome.suites.get_mut(name) else { continue };
+            let Some(answers) = &suite.answers else { continue };
+            let prompts = &materials[name].prompts;
+            let dense = self.dense.get().and_then(|dense| dense.get(name)).filter(|_| bench.judge.spec().pairwise);
+            let is_dense = *cell == Cell::Dense;
+            let questions = Questions::of(&bench.judge, prompts, &answers.texts, dense.map(Vec::as_slice), is_dense)?;
+            let replies = self.replies(name, bench, &questions, &cell.id())?;
+            suite.judged = Some(questions.scores(&bench.judge, &replies, prompts.len()));
+        }
+        Ok(())
+    }
+
+    /// The replies to questions, by their numbers: those of the cache, and the others asked for.
+    fn replies(&self, name: &str, bench: &Bench, questions: &Questions, cell: &str) -> Result<HashMap<usize, Reply>> {
+        let Bench { judge, .. } = bench;
+        // One cell after the other: what a budget has room for does not depend on which is faster.
+        let mut counted = locked(&bench.counted);
+        let key = |question: &Question| Stage::Replies.key(&judge.identity(question));
+        let mut replies = HashMap::new();
+        let mut missing = vec![];
+        for (i, question) in questions.all.iter().enumerate() {
+            match self.cache.read_json::<Reply>(key(question)) {
+                Some(reply) => {
+                    if counted.insert(key(question)) {
+                        judge.count(&reply);
+                    }
+                    replies.insert(i, reply);
+                }
+                None => missing.push((i, question)),
+            }
+        }
+        if !missing.is_empty() && judge.is_online() {
+            tracing::info!("{}: asking {} about {} of {cell}", place(name), judge.spec().model, answers(missing.len()));
+        }
+        let asked: Vec<&Question> = missing.iter().map(|(_, question)| *question).collect();
+        let came = Mutex::new(vec![]);
+        let keep = |i: usize, reply: &Reply| {
+            self.cache.write_json(key(asked[i]), reply)?;
+            locked(&came).push((i, reply.clone()));
+            Ok(())
+        };
+        let outcome = judge.ask(&asked, &keep).map_err(|failed| told(name, failed))?;
+        for (i, reply) in came.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            counted.insert(key(asked[i]));
+            replies.insert(missing[i].0, reply);
+        }
+        let unusable = replies.values().filter(|reply| reply.unusable.is_some()).count();
+        let first = replies.iter().filter_map(|(i, reply)| Some((i, reply.unusable.as_ref()?))).min();
+        let all = questions.all.len();
+        let warn = |count: usize, why: String| {
+            if count > 0 {
+                tracing::warn!("{}: {count} of {all} replies about {cell} are missing: {why}", place(name));
+            }
+        };
+        warn(unusable, format!("they cannot be used ({})", first.map_or("", |(_, why)| why)));
+        warn(outcome.failed.len(), outcome.failed.first().cloned().unwrap_or_default());
+        warn(
+            outcome.beyond,
+            "max_tokens_total has no room for them; the same command asks for them where it is raised".into(),
+        );
+        if !judge.is_online() {
+            warn(asked.len(), "the cache does not have them, and --offline forbids asking".into());
+        }
+        Ok(replies)
+    }
+
+    /// What judging would take, as far as it is known.
+    pub fn plan(&self, recipe: &Recipe, inputs: Option<&Inputs>) -> Result<Vec<JudgingPlan>> {
+        self.judges.iter().map(|(name, bench)| self.plan_suite(recipe, inputs, name, bench)).collect()
+    }
+
+    fn plan_suite(&self, recipe: &Recipe, inputs: Option<&Inputs>, name: &str, bench: &Bench) -> Result<JudgingPlan> {
+        let (judge, spec) = (&bench.judge, bench.judge.spec());
+        let suite = &recipe.suite[name];
+        let prompts: Option<Vec<Prompt>> =
+            inputs.and_then(|inputs| self.cache.read_json(inputs.suite_key(recipe, name)));
+        let rows = prompts.as_ref().map(Vec::len).or(suite.limit);
+        let rows = rows.map(|rows| rows.min(spec.limit.unwrap_or(rows))).or(spec.limit);
+        let answers_of =
+            |cell: &Cell| -> Option<AnswersRecord> { self.cache.read_json(inputs?.answers_key(recipe, cell, name)?) };
+        let dense = answers_of(&Cell::Dense);
+        let mut known: IndexSet<Question> = IndexSet::new();
+        let (mut unknown, mut unknown_bytes) = (0, 0);
+        for cell in cells(recipe) {
+            let is_dense = cell == Cell::Dense;
+            if let (Some(prompts), Some(answers), Some(dense)) = (&prompts, answers_of(&cell), &dense) {
+                let dense = spec.pairwise.then_some(dense.texts.as_slice());
+                known.extend(Questions::of(judge, prompts, &answers.texts, dense, is_dense)?.all);
+                continue;
+            }
+            let of_row = if spec.pairwise && !is_dense { 3 } else { 1 };
+            unknown += of_row * rows.unwrap_or(0);
+            for prompt in prompts.iter().flatten().take(rows.unwrap_or(0)) {
+                let references = prompt.references.first().map_or(0, String::len);
+                // A token of an answer is about four bytes; the judge's own words about a thousand.
+                unknown_bytes +=
+                    of_row * (prompt.text.len() + references + 4 * suite.max_new_tokens.unwrap_or(128) + 1000);
+            }
+        }
+        let is_cached = |question: &&Question| self.cache.contains(Stage::Replies.key(&judge.identity(question)));
+        let (cached, open): (Vec<&Question>, Vec<&Question>) = known.iter().partition(is_cached);
+        let of_open: u64 = open.iter().map(|question| judge.estimate(question.text.len())).sum();
+        let of_unknown = judge.estimate(0) * unknown as u64 + unknown_bytes as u64 / 4;
+        Ok(JudgingPlan {
+            suite: name.to_owned(),
+            model: spec.model.clone(),
+            endpoint: spec.endpoint.clone(),
+            questions: known.len() + unknown,
+            cached: cached.len(),
+            tokens: (prompts.is_some() || unknown == 0).then_some(of_open + of_unknown),
+        })
+    }
+}
+
+impl Questions {
+    fn of(
+        judge: &Judge,
+        prompts: &[Prompt],
+        answers: &[String],
+        dense: Option<&[String]>,
+        is_dense: bool,
+    ) -> Result<Self> {
+        let mut questions = Self::default();
+        let judged = judge.spec().limit.unwrap_or(prompts.len());
+        for (i, (prompt, answer)) in prompts.iter().zip(answers).enumerate().take(judged) {
+            let mut ask = |answers: &[&str]| -> Result<usize> {
+                let answered = Answered { question: &prompt.text, references: &prompt.references, answers };
+                Ok(questions.all.insert_full(judge.question(answered)?).0)
+            };
+            let alone = ask(&[answer])?;
+            let pair = match dense.and_then(|dense| dense.get(i)) {
+                None => Pair::No,
+                // What is the same is a tie, and the dense model is to itself.
+                Some(other) if is_dense || other == answer => Pair::Same,
+                Some(other) => Pair::Both(ask(&[answer, other])?, ask(&[other, answer])?),
+            };
+            questions.rows.push((alone, pair));
+        }
+        Ok(questions)
+    }
+
+    /// What the replies say of each of so many rows.
+    fn scores(&self, judge: &Judge, replies: &HashMap<usize, Reply>, rows: usize) -> Vec<JudgeScores> {
+        let verdict = |i: usize| judge.verdict(&self.all[i], replies.get(&i)?);
+        let won = |i: usize, as_first: bool| match verdict(i)? {
+            Verdict::Winner(Winner::Tie) => Some(0.5),
+            Verdict::Winner(winner) => Some(f64::from(u8::from((winner == Winner::A) == as_first))),
+            Verdict::Score(_) => None,
+        };
+        let of_row = |(alone, pair): &(usize, Pair)| JudgeScores {
+            score: match verdict(*alone) {
+                Some(Verdict::Score(score)) => Some(score),
+                _ => None,
+            },
+            win_rate: match pair {
+                Pair::No => None,
+                Pair::Same => Some(0.5),
+                Pair::Both(first, second) => {
+                    won(*first, true).zip(won(*second, false)).map(|(first, second)| (first + second) / 2.0)
+                }
+            },
+        };
+        let mut scores: Vec<JudgeScores> = self.rows.iter().map(of_row).collect();
+        scores.resize(rows, JudgeScores::default());
+        scores
+    }
+}
+
+fn place(suite: &str) -> String {
+    format!("[suite.{suite}.judge]")
+}
+
+fn answers(count: usize) -> String {
+    if count == 1 { "1 answer".into() } else { format!("{count} answers") }
+}
+
+/// A failure that ends the run, with its place and what to do.
+fn told(suite: &str, failed: Failed) -> anyhow::Error {
+    match failed {
+        Failed::Interrupted => Interrupted.into(),
+        Failed::Here(error) => error,
+        Failed::ForAll(said) | Failed::ForThis(said) | Failed::Gone(said) => {
+            anyhow!("{}: {said}. Replies that came are kept; --offline goes on without others", place(suite))
+        }
+    }
+}
+
+/// Nothing that holds these leaves them half changed.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,63 @@
+//! Texts that a model writes by itself: the whole of it in memory, as many at once as there is room for.
+
+use anyhow::Result;
+
+use super::answers::within_memory;
+use super::{Doing, Watch, stop_if_interrupted};
+use crate::model::{Begun, Block, Continuing, Embedding, Generator, Head, Model, Ropes, Sampling, Written};
+
+/// A model that is ready to write.
+pub struct Writer<'a> {
+    blocks: Vec<Block>,
+    embedding: Embedding,
+    head: Head,
+    ropes: Ropes,
+    watch: &'a dyn Watch,
+}
+
+impl<'a> Writer<'a> {
+    /// Reads a model for texts of up to so many tokens.
+    pub fn open(model: &Model, watch: &'a dyn Watch, tokens: usize) -> Result<Self> {
+        let embedding = model.embedding()?;
+        let (head, ropes) = (model.head(&embedding)?, model.ropes(tokens)?);
+        let blocks = (0..model.spec.blocks.len()).map(|index| model.block(index)).collect::<Result<_>>()?;
+        Ok(Self { blocks, embedding, head, ropes, watch })
+    }
+
+    /// Continues texts, each with the number of its stream of random numbers, the last of `all` of them, and hands over
+    /// each, with its index, as soon as it is complete. `name` is what these are.
+    ///
+    /// # Errors
+    /// Where the run is to end, memory does not suffice for one text, or `complete` fails.
+    pub fn write(
+        &self,
+        name: &str,
+        texts: &[(u64, &[u32])],
+        all: usize,
+        sampling: &Sampling,
+        mut complete: impl FnMut(usize, Written) -> Result<()>,
+    ) -> Result<()> {
+        let Self { blocks, embedding, head, ropes, watch } = self;
+        let generator = Generator { blocks, embedding, head, ropes };
+        let mut left: Vec<usize> = (0..texts.len()).collect();
+        watch.texts_begin(name);
+        let written = within_memory(embedding.device(), |budget| {
+            let begun: Vec<Begun> = left.iter().map(|&i| Begun { stream: texts[i].0, ids: texts[i].1 }).collect();
+            let how = Continuing { sampling, budget, scores: true, ended: &|_, _| false };
+            let (before, mut done) = (all - left.len(), Vec::new());
+            let step = |done: usize| {
+                watch.progress(before + done, all, Doing::Generate);
+                stop_if_interrupted(*watch)
+            };
+            let written = generator.continue_texts(&begun, &how, step, |index, written| {
+                done.push(left[index]);
+                complete(left[index], written)
+            });
+            // What is complete is not begun again where the others have to be.
+            left.retain(|index| !done.contains(index));
+            written
+        });
+        watch.texts_end();
+        written.map(drop)
+    }
+}

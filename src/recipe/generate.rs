@@ -1,0 +1,47 @@
+//! What is wrong with how a calibration's texts are to be written.
+
+use super::check::Checker;
+use super::{Calibration, Recipe};
+use crate::data::Library;
+use crate::model::Spec;
+
+impl Checker<'_> {
+    /// Keys that say how texts are written.
+    pub(super) fn generate(&mut self, name: &str, set: &Calibration, library: &Library) {
+        let Some(how) = &set.generate else { return };
+        let key = |key| ["calibration", name, "generate", key];
+        self.part(&["calibration", name], &["generate", "from"], library, (&how.from, set.split.as_deref(), "train"));
+        for (option, value) in [("prefix", how.prefix), ("max_new_tokens", how.max_new_tokens), ("top_k", how.top_k)] {
+            self.at_least(&key(option), value, 1);
+        }
+        how.texts.iter().for_each(|&texts| self.at_least(&key("texts"), texts, 1));
+        if !(0.0..=100.0).contains(&how.temperature) {
+            let message = format!("{} is no temperature; expected a number from 0 to 100", how.temperature);
+            self.add(&key("temperature"), message, None);
+        }
+        if !(how.top_p > 0.0 && how.top_p <= 1.0) {
+            let message = format!("{} is no share; expected a number above 0, at most 1", how.top_p);
+            self.add(&key("top_p"), message, None);
+        }
+        if !(how.repetition_penalty > 0.0 && how.repetition_penalty.is_finite()) {
+            let message =
+                format!("{} is no penalty; expected a number above 0, where 1 changes nothing", how.repetition_penalty);
+            self.add(&key("repetition_penalty"), message, None);
+        }
+        if !(how.drop >= 0.0 && how.drop < 1.0) {
+            let message = format!("{} is no share that leaves texts; expected a number from 0, below 1", how.drop);
+            self.add(&key("drop"), message, None);
+        }
+    }
+
+    /// The model's context has room for what texts begin with, and for a token behind it.
+    pub(super) fn generate_in_context(&mut self, recipe: &Recipe, model: &Spec) {
+        for (name, set) in &recipe.calibration {
+            if let Some(how) = set.generate.as_ref().filter(|how| how.prefix >= model.context) {
+                let message =
+                    format!("{} tokens leave no room in the model's context of {}", how.prefix, model.context);
+                self.add(&["calibration", name, "generate", "prefix"], message, None);
+            }
+        }
+    }
+}
