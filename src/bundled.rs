@@ -56,6 +56,7 @@ const DATASETS: &[File] = files!["datasets":
 ];
 
 const RECIPES: &[File] = files!["recipes":
+    "calibration_data.toml"
     "downstream.toml"
     "my_task.toml"
     "papers/bandari.toml"

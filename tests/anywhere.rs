@@ -131,7 +131,7 @@ fn a_name_that_no_recipe_has_leads_to_those_that_there_are() {
         texts(&output).1
     };
     let error = refused(&["run", "quikstart"]);
-    let known = "recipes known by name are, here: recipe; with calipr: downstream, my_task, papers/bandari, papers/ji, papers/khanal_capone, papers/sparsegpt, papers/wanda, papers/williams_aletras, quickstart, task_calibration";
+    let known = "recipes known by name are, here: recipe; with calipr: calibration_data, downstream, my_task, papers/bandari, papers/ji, papers/khanal_capone, papers/sparsegpt, papers/wanda, papers/williams_aletras, quickstart, task_calibration";
     assert!(error.contains(&format!("did you mean quickstart? {known}")), "{error}");
     assert!(refused(&["bench", "zzz"]).contains(&format!("       = {known}")));
     let error = refused(&["plan", "quickstart.toml"]);
