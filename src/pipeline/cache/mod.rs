@@ -114,7 +114,7 @@ impl Stage {
             Self::Walk => 3,
             Self::Errors => 1,
             Self::Scores => 5,
-            Self::Answers => 4,
+            Self::Answers => 5,
             Self::Replies => 1,
         }
     }
