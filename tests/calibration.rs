@@ -165,18 +165,23 @@ const WRONG: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// `plan` and `run` refuse the recipe, which has such calibrations, and say all of this.
+fn assert_refused(shop: &Workshop, calibrations: &str, says: &[&str]) {
+    for command in ["plan", "run"] {
+        let output = shop.calipr(&[command, "recipe.toml"]);
+        let (_, stderr) = texts(&output);
+        assert_eq!(output.status.code(), Some(2), "{calibrations}: {stderr}");
+        for part in says {
+            assert!(stderr.contains(part), "{command} {calibrations}: \"{part}\" is missing from {stderr}");
+        }
+    }
+}
+
 #[test]
 fn a_wrong_source_is_refused_with_its_place() {
     for (calibrations, says) in WRONG {
         let shop = shop(calibrations, "[\"a\"]");
-        for command in ["plan", "run"] {
-            let output = shop.calipr(&[command, "recipe.toml"]);
-            let (_, stderr) = texts(&output);
-            assert_eq!(output.status.code(), Some(2), "{calibrations}: {stderr}");
-            for part in *says {
-                assert!(stderr.contains(part), "{command} {calibrations}: \"{part}\" is missing from {stderr}");
-            }
-        }
+        assert_refused(&shop, calibrations, says);
     }
 }
 
@@ -333,14 +338,7 @@ fn rows_that_are_no_solved_examples_are_refused() {
     for (calibration, says) in WRONG_EXAMPLES {
         let shop = shop(&format!("[calibration.a]\n{calibration}\n"), "[\"a\"]");
         write_sums(&shop, true);
-        for command in ["plan", "run"] {
-            let output = shop.calipr(&[command, "recipe.toml"]);
-            let (_, stderr) = texts(&output);
-            assert_eq!(output.status.code(), Some(2), "{calibration}: {stderr}");
-            for part in *says {
-                assert!(stderr.contains(part), "{command} {calibration}: \"{part}\" is missing from {stderr}");
-            }
-        }
+        assert_refused(&shop, calibration, says);
     }
 }
 
@@ -487,14 +485,7 @@ fn a_wrong_selection_is_refused_with_its_place() {
     for (calibration, says) in WRONG_SELECTIONS {
         let length = if calibration.contains("windows") { "" } else { "windows = 2\nlength = 40\n" };
         let shop = shop(&format!("[calibration.a]\n{calibration}\n{length}"), "[\"a\"]");
-        for command in ["plan", "run"] {
-            let output = shop.calipr(&[command, "recipe.toml"]);
-            let (_, stderr) = texts(&output);
-            assert_eq!(output.status.code(), Some(2), "{calibration}: {stderr}");
-            for part in *says {
-                assert!(stderr.contains(part), "{command} {calibration}: \"{part}\" is missing from {stderr}");
-            }
-        }
+        assert_refused(&shop, calibration, says);
     }
 }
 

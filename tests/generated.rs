@@ -4,10 +4,9 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::PathBuf;
 
-use common::{Tiny, Workshop, assert_same_tables, read_table, texts};
+use common::{Tiny, Workshop, assert_same_tables, faults, read_table, run_with, texts};
 use serde_json::Value;
 
 const GENERATE: &str = "{ from = \"path:rows.jsonl\", prefix = 4, texts = 14, max_new_tokens = 40, top_k = 30 }";
@@ -48,22 +47,6 @@ fn entries(shop: &Workshop) -> BTreeMap<PathBuf, u64> {
         !name.starts_with('.') && !name.ends_with(".jsonl")
     };
     files.filter(is_entry).map(|path| (path.clone(), path.metadata().unwrap().ino())).collect()
-}
-
-/// The library that lets writes fail.
-fn faults(dir: &Path) -> PathBuf {
-    let library = dir.join("faults.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/faults.c");
-    let built =
-        Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status();
-    assert!(built.unwrap().success());
-    library
-}
-
-fn run_with(shop: &Workshop, library: &Path, fault: &str, at: usize) -> Output {
-    let mut command = shop.command(&["run", "recipe.toml"]);
-    command.env("LD_PRELOAD", library).env("FAULT", fault).env("FAULT_AT", at.to_string());
-    command.env("FAULT_COUNT", shop.path("writes")).output().unwrap()
 }
 
 #[test]

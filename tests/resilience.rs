@@ -3,10 +3,10 @@
 mod common;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Tiny, Workshop, assert_same_tables, texts};
+use common::{Tiny, Workshop, assert_same_tables, faults, run_with, texts};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -23,23 +23,6 @@ fn shop_with(model: &Tiny) -> Workshop {
     let row = |i: usize| format!("{{\"prompt\": \"{i} and\", \"completion\": \" {}\"}}\n", i + 1);
     std::fs::write(shop.path("pairs.jsonl"), (0..6).map(row).collect::<String>()).unwrap();
     shop
-}
-
-/// The library that lets writes fail, built once for each test binary.
-fn faults(dir: &Path) -> PathBuf {
-    let library = dir.join("faults.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/faults.c");
-    let built =
-        Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status();
-    assert!(built.unwrap().success());
-    library
-}
-
-/// Runs the study with writes that fail from the `at`-th on.
-fn run_with(shop: &Workshop, library: &Path, fault: &str, at: usize) -> Output {
-    let mut command = shop.command(&["run", "recipe.toml"]);
-    command.env("LD_PRELOAD", library).env("FAULT", fault).env("FAULT_AT", at.to_string());
-    command.env("FAULT_COUNT", shop.path("writes")).output().unwrap()
 }
 
 fn forget(shop: &Workshop) {

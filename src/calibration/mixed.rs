@@ -81,11 +81,11 @@ impl Origin for Mixed<'_> {
                 part["details"] = details;
             }
             said.insert(name.to_owned(), part);
-            all.extend(windows.ranges().map(|range| windows.ids()[range].to_vec()).collect::<Vec<_>>());
+            all.extend(windows.slices().map(<[u32]>::to_vec));
         }
         all.shuffle(&mut ChaCha8Rng::seed_from_u64(ask.seed));
-        let ends = all.iter().scan(0, |end, window| (*end += window.len(), Some(*end)).1).collect();
-        Ok(Made { windows: Windows::new(all.concat(), ends)?, details: json!({"mix": Value::Object(said)}) })
+        let windows: Windows = all.iter().map(Vec::as_slice).collect();
+        Ok(Made { windows, details: json!({"mix": Value::Object(said)}) })
     }
 
     fn stages(&self, planner: &Planner, ask: Ask) -> Vec<PlannedStage> {

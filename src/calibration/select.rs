@@ -194,9 +194,8 @@ impl Origin for Selected<'_> {
         let scores = self.scores(making, &candidates, ask)?;
         let part = if self.how.near.is_some() { Taken::Highest } else { self.how.part.unwrap_or(Taken::Lowest) };
         let kept = taken(&scores, part, ask.windows);
-        let ranges: Vec<Range<usize>> = candidates.ranges().collect();
-        let windows: Vec<&[u32]> = kept.iter().map(|&place| &candidates.ids()[ranges[place].clone()]).collect();
-        let ends = windows.iter().scan(0, |end, window| (*end += window.len(), Some(*end)).1).collect();
+        let all: Vec<&[u32]> = candidates.slices().collect();
+        let windows: Windows = kept.iter().map(|&place| all[place]).collect();
         // Digits that tell candidates apart, and no more: run.json has all of them.
         let shown: Vec<f64> = scores.iter().map(|score| (score * 1e6).round() / 1e6).collect();
         let mut said = serde_json::to_value(self.how)?;
@@ -204,7 +203,7 @@ impl Origin for Selected<'_> {
         if !details.is_null() {
             said["candidates"] = details;
         }
-        Ok(Made { windows: Windows::new(windows.concat(), ends)?, details: json!({"select": said}) })
+        Ok(Made { windows, details: json!({"select": said}) })
     }
 
     fn stages(&self, planner: &Planner, ask: Ask) -> Vec<PlannedStage> {

@@ -60,6 +60,11 @@ impl Windows {
         Ok(Self { ids, ends })
     }
 
+    /// The ids of each window.
+    pub fn slices(&self) -> impl Iterator<Item = &[u32]> + '_ {
+        self.ranges().map(|range| &self.ids[range])
+    }
+
     pub(super) fn push(&mut self, window: &[u32]) {
         self.ids.extend_from_slice(window);
         self.ends.push(self.ids.len());
@@ -92,6 +97,14 @@ impl Windows {
     /// Tokens of all windows.
     pub fn tokens(&self) -> usize {
         self.ids.len()
+    }
+}
+
+impl<'a> FromIterator<&'a [u32]> for Windows {
+    fn from_iter<I: IntoIterator<Item = &'a [u32]>>(all: I) -> Self {
+        let mut windows = Self::default();
+        all.into_iter().for_each(|window| windows.push(window));
+        windows
     }
 }
 

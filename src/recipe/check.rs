@@ -268,20 +268,7 @@ impl Checker<'_> {
         ] {
             value.iter().for_each(|&value| self.at_least(&[kind, name, option], value, least));
         }
-        if let Some(t) = suite.temperature.filter(|t| !(0.0..=100.0).contains(t)) {
-            self.add(
-                &[kind, name, "temperature"],
-                format!("{t} is no temperature; expected a number from 0 to 100"),
-                None,
-            );
-        }
-        if let Some(p) = suite.top_p.filter(|&p| !(p > 0.0 && p <= 1.0)) {
-            self.add(&[kind, name, "top_p"], format!("{p} is no share; expected a number above 0, at most 1"), None);
-        }
-        if let Some(penalty) = suite.repetition_penalty.filter(|&penalty| !(penalty > 0.0 && penalty.is_finite())) {
-            let message = format!("{penalty} is no penalty; expected a number above 0, where 1 changes nothing");
-            self.add(&[kind, name, "repetition_penalty"], message, None);
-        }
+        self.drawing(key, suite.temperature, suite.top_p, suite.repetition_penalty);
         if suite.stop.as_ref().is_some_and(|stop| stop.iter().any(String::is_empty)) {
             self.add(&[kind, name, "stop"], "a text that ends answers must not be empty", None);
         }
@@ -302,6 +289,28 @@ impl Checker<'_> {
             && let Err(e) = set.shots(suite.split.as_deref(), suite.shots_split.as_deref())
         {
             self.add(&[kind, name, "shots_split"], e.to_string(), None);
+        }
+    }
+
+    /// How tokens are drawn, under these keys of a table.
+    pub(super) fn drawing(
+        &mut self,
+        table: &[&str],
+        temperature: Option<f64>,
+        top_p: Option<f64>,
+        repetition_penalty: Option<impl Copy + Display + Into<f64>>,
+    ) {
+        let key = |key| [table, &[key]].concat();
+        if let Some(t) = temperature.filter(|t| !(0.0..=100.0).contains(t)) {
+            self.add(&key("temperature"), format!("{t} is no temperature; expected a number from 0 to 100"), None);
+        }
+        if let Some(p) = top_p.filter(|&p| !(p > 0.0 && p <= 1.0)) {
+            self.add(&key("top_p"), format!("{p} is no share; expected a number above 0, at most 1"), None);
+        }
+        let is_none = |penalty: f64| !(penalty > 0.0 && penalty.is_finite());
+        if let Some(penalty) = repetition_penalty.filter(|&penalty| is_none(penalty.into())) {
+            let message = format!("{penalty} is no penalty; expected a number above 0, where 1 changes nothing");
+            self.add(&key("repetition_penalty"), message, None);
         }
     }
 
@@ -391,9 +400,8 @@ impl Checker<'_> {
             let metric = metric.as_str();
             match named {
                 Some((name, Some(suite))) if lacks(suite) => {
-                    let has: Vec<&str> = suite.metrics().into_iter().map(|m| m.as_str()).collect();
-                    let message = format!("[suite.{name}] has no metric \"{metric}\"; expected {}", has.join(", "));
-                    self.add(&["report", "metric"], message, Some(format!("add it to suite.{name}.metrics")));
+                    let (message, hint) = no_metric(name, suite, metric);
+                    self.add(&["report", "metric"], message, hint);
                 }
                 None if recipe.suite.values().all(lacks) => {
                     let hint = Some("add it to the `metrics` of one".to_owned());
@@ -413,6 +421,13 @@ impl Checker<'_> {
 fn names_of_cells(recipe: &Recipe) -> IndexSet<String> {
     let own = cells(recipe).into_iter().filter(|cell| cell.checkpoint().is_none());
     own.flat_map(|cell| [cell.id(), cell.setting().id()]).collect()
+}
+
+/// What to say of a metric that a suite has not, and how it would have it.
+pub(super) fn no_metric(name: &str, suite: &Suite, metric: &str) -> (String, Option<String>) {
+    let has: Vec<&str> = suite.metrics().into_iter().map(|m| m.as_str()).collect();
+    let message = format!("[suite.{name}] has no metric \"{metric}\"; expected {}", has.join(", "));
+    (message, Some(format!("add it to suite.{name}.metrics")))
 }
 
 /// What to say of a name that no table of this kind has, and what was probably meant.

@@ -15,19 +15,8 @@ impl Checker<'_> {
             self.at_least(&key(option), value, 1);
         }
         how.texts.iter().for_each(|&texts| self.at_least(&key("texts"), texts, 1));
-        if !(0.0..=100.0).contains(&how.temperature) {
-            let message = format!("{} is no temperature; expected a number from 0 to 100", how.temperature);
-            self.add(&key("temperature"), message, None);
-        }
-        if !(how.top_p > 0.0 && how.top_p <= 1.0) {
-            let message = format!("{} is no share; expected a number above 0, at most 1", how.top_p);
-            self.add(&key("top_p"), message, None);
-        }
-        if !(how.repetition_penalty > 0.0 && how.repetition_penalty.is_finite()) {
-            let message =
-                format!("{} is no penalty; expected a number above 0, where 1 changes nothing", how.repetition_penalty);
-            self.add(&key("repetition_penalty"), message, None);
-        }
+        let table = ["calibration", name, "generate"];
+        self.drawing(&table, Some(how.temperature), Some(how.top_p), Some(how.repetition_penalty));
         if !(how.drop >= 0.0 && how.drop < 1.0) {
             let message = format!("{} is no share that leaves texts; expected a number from 0, below 1", how.drop);
             self.add(&key("drop"), message, None);

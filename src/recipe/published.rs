@@ -6,6 +6,7 @@ use indexmap::IndexSet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::check::{no_metric, unknown};
 use super::problem::Problem;
 use super::{Layers, Recipe, cells};
 use crate::metrics::Metric;
@@ -53,27 +54,23 @@ impl Published {
     }
 
     /// What of it a recipe lacks: the key, what is wrong, and what was probably meant.
-    fn lacks(&self, recipe: &Recipe) -> Option<(&'static str, String, Option<String>)> {
-        let named = names(recipe);
+    fn lacks(&self, recipe: &Recipe, named: &Names) -> Option<(&'static str, String, Option<String>)> {
         if !named.settings.contains(&self.setting) && !named.cells.contains(&self.setting) {
             let known = named.settings.iter().chain(&named.cells).map(String::as_str);
             let expected: Vec<&str> = named.settings.iter().map(String::as_str).collect();
             let message = format!("\"{}\" is no setting of this study; expected {}", self.setting, expected.join(", "));
-            return Some(("setting", message, meant(&self.setting, known)));
+            let hint = words::nearest(&self.setting, known).map(|word| format!("did you mean \"{word}\"?"));
+            return Some(("setting", message, hint));
         }
         let Some(suite) = recipe.suite.get(&self.suite) else {
-            let known: Vec<&str> = recipe.suite.keys().map(String::as_str).collect();
-            let message = format!("\"{}\" is no suite; expected {}", self.suite, known.join(", "));
-            return Some(("suite", message, meant(&self.suite, known.into_iter())));
+            let (message, hint) = unknown("suite", &self.suite, recipe.suite.keys());
+            return Some(("suite", message, hint));
         };
-        let metrics = suite.metrics();
-        if metrics.contains(&self.metric) {
+        if suite.metrics().contains(&self.metric) {
             return None;
         }
-        let has: Vec<&str> = metrics.iter().map(|metric| metric.as_str()).collect();
-        let metric = self.metric.as_str();
-        let message = format!("[suite.{}] has no metric \"{metric}\"; expected {}", self.suite, has.join(", "));
-        Some(("metric", message, Some(format!("add it to suite.{}.metrics", self.suite))))
+        let (message, hint) = no_metric(&self.suite, suite, self.metric.as_str());
+        Some(("metric", message, hint))
     }
 
     /// Why its value is none of the metric's, and what was probably meant.
@@ -102,10 +99,6 @@ impl Published {
     }
 }
 
-fn meant<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
-    words::nearest(name, known).map(|word| format!("did you mean \"{word}\"?"))
-}
-
 /// The names that a figure may be of.
 struct Names {
     settings: IndexSet<String>,
@@ -122,15 +115,14 @@ fn names(recipe: &Recipe) -> Names {
 
 /// What is wrong with the figures of a recipe.
 pub(super) fn problems(recipe: &Recipe, layers: &Layers) -> Vec<Problem> {
-    let mut problems = vec![];
-    let mut seen = HashSet::new();
+    let (mut problems, mut seen, named) = (vec![], HashSet::new(), names(recipe));
     for (i, figure) in recipe.published.iter().enumerate() {
         let i = i.to_string();
         let mut add = |key: Option<&str>, message: String, hint: Option<String>| {
             let path: Vec<&str> = ["published", &i].into_iter().chain(key).collect();
             problems.push(layers.problem(&path, message, hint));
         };
-        if let Some((key, message, hint)) = figure.lacks(recipe) {
+        if let Some((key, message, hint)) = figure.lacks(recipe, &named) {
             add(Some(key), message, hint);
         }
         if let Some((message, hint)) = figure.no_value() {
@@ -161,8 +153,10 @@ pub(super) fn settle(recipe: &mut Recipe, layers: &Layers) {
     let of_file = layers.of_file();
     let model = of_file.as_ref().map_or(&recipe.model.source, |file| &file.model.source).clone();
     let (figures, now) = (std::mem::take(&mut recipe.published), &*recipe);
+    let (in_file, named) = (of_file.as_ref().map(|file| (file, names(file))), names(now));
     let is_gone = |figure: &Published| {
-        of_file.as_ref().is_some_and(|file| figure.lacks(file).is_none()) && figure.lacks(now).is_some()
+        let was_there = in_file.as_ref().is_some_and(|(file, named)| figure.lacks(file, named).is_none());
+        was_there && figure.lacks(now, &named).is_some()
     };
     let mut figures: Vec<Published> = figures.into_iter().filter(|figure| !is_gone(figure)).collect();
     figures.iter_mut().for_each(|figure| figure.model = Some(figure.model.take().unwrap_or_else(|| model.clone())));

@@ -264,6 +264,23 @@ pub fn texts(output: &Output) -> (String, String) {
     (text(&output.stdout), text(&output.stderr))
 }
 
+/// The library that lets writes fail.
+pub fn faults(dir: &Path) -> PathBuf {
+    let library = dir.join("faults.so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/faults.c");
+    let built =
+        Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status();
+    assert!(built.unwrap().success());
+    library
+}
+
+/// Runs the study with writes that fail from the `at`-th on.
+pub fn run_with(shop: &Workshop, library: &Path, fault: &str, at: usize) -> Output {
+    let mut command = shop.command(&["run", "recipe.toml"]);
+    command.env("LD_PRELOAD", library).env("FAULT", fault).env("FAULT_AT", at.to_string());
+    command.env("FAULT_COUNT", shop.path("writes")).output().unwrap()
+}
+
 /// Fails with the first row that differs, where one does.
 pub fn assert_same_tables(a: &[Vec<Value>], b: &[Vec<Value>]) {
     for (a, b) in a.iter().zip(b) {
