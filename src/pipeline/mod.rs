@@ -29,7 +29,7 @@ pub use cell::{
     SuiteRecord,
 };
 pub use checkpoint::InputCheckpoint;
-pub use export::export;
+pub use export::{check_export, export, saving};
 pub use inputs::{InputPart, Inputs};
 pub use judging::Judges;
 pub use keys::{CellKeys, Entry, Keys, Need, Of};
