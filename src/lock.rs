@@ -8,7 +8,7 @@ use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -88,9 +88,7 @@ impl Lock {
             }
             let this = Holder::this();
             if let Some(holder) = Holder::of(&read(&mut file)) {
-                // A time that lies ahead is another machine's clock.
-                let age =
-                    file.metadata().and_then(|m| m.modified()).map_or(SILENCE, |m| m.elapsed().unwrap_or_default());
+                let age = age(&file, path).unwrap_or(SILENCE);
                 // Where the system's lock tells of this machine's processes, whoever let go of it has ended.
                 let may_live = holder.host != this.host || !tells;
                 if may_live && age < SILENCE {
@@ -98,10 +96,9 @@ impl Lock {
                 }
                 tracing::info!("{holder} ended without a word; going on from what it left");
             }
-            file.set_len(0).with_context(cannot)?;
-            file.rewind().with_context(cannot)?;
-            writeln!(file, "{}", serde_json::to_string(&this)?).with_context(cannot)?;
-            let beat = file.try_clone().and_then(renew).with_context(cannot)?;
+            let beat = named_after(&this, &mut file).and_then(|()| renew(file.try_clone()?));
+            // What cannot be written is not left to be wondered at.
+            let beat = beat.inspect_err(|_| drop(fs::remove_file(path))).with_context(cannot)?;
             return Ok(Attempt::Taken(Self { file, path: path.to_owned(), _beat: beat }));
         }
     }
@@ -122,6 +119,13 @@ impl Drop for Lock {
     }
 }
 
+/// Writes who holds a locked file, and nothing else.
+fn named_after(holder: &Holder, file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", serde_json::to_string(holder)?)
+}
+
 /// The holder of a locked file. It writes its name right after it has taken the lock, and is waited for as long.
 fn named(file: &mut File) -> Option<Holder> {
     const WAITS: usize = 100;
@@ -132,6 +136,14 @@ fn named(file: &mut File) -> Option<Holder> {
         }
         Holder::of(&read(file))
     })
+}
+
+/// How long ago a file was renewed, by the clock that gives files their times: a file server's, where machines share one.
+fn age(file: &File, path: &Path) -> io::Result<Duration> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let now = tempfile::tempfile_in(folder)?.metadata()?.modified()?;
+    // A time that lies ahead was set by a machine whose clock does.
+    Ok(now.duration_since(file.metadata()?.modified()?).unwrap_or_default())
 }
 
 /// All that is in the file.
@@ -154,12 +166,13 @@ fn is_at(_: &File, path: &Path) -> bool {
 }
 
 /// Renews a file's time until the sender is dropped.
-fn renew(file: File) -> io::Result<Sender<()>> {
+fn renew(mut file: File) -> io::Result<Sender<()>> {
     let (sender, receiver) = mpsc::channel();
     memory::ensure_room_for_threads(1, memory::STACK)?;
     thread::Builder::new().spawn(move || {
         while receiver.recv_timeout(BEAT) == Err(RecvTimeoutError::Timeout) {
-            let _ = file.set_modified(SystemTime::now());
+            // Written, not set: the time is then by the clock of whoever keeps the file.
+            let _ = file.write_all(b"\n");
         }
     })?;
     Ok(sender)
@@ -167,6 +180,8 @@ fn renew(file: File) -> io::Result<Sender<()>> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     fn taken(path: &Path) -> Option<Lock> {

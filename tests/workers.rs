@@ -98,7 +98,7 @@ fn what_a_killed_worker_had_others_take_over() {
         workers[0].kill().unwrap();
         // Told to end, another leaves what it has.
         // SAFETY: a signal to a child that is not waited for yet.
-        unsafe { libc::kill(workers[1].id() as i32, libc::SIGTERM) };
+        unsafe { libc::kill(workers[1].id() as i32, if round % 2 == 0 { libc::SIGTERM } else { libc::SIGUSR1 }) };
         let outputs: Vec<Output> = workers.into_iter().map(|worker| worker.wait_with_output().unwrap()).collect();
         let (_, log) = texts(&outputs[2]);
         assert!(outputs[2].status.success(), "{log}");

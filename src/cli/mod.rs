@@ -60,7 +60,7 @@ pub enum Command {
     /// Run cells of a study that nobody else has, as one of any number of workers that share a cache.
     ///
     /// It writes no tables: `calipr run` of the same recipe makes them. Exit codes: 0 nothing is left to take, 3 some cells
-    /// failed here, 130 it was told to end (SIGTERM, SIGINT); what it was at, others go on with.
+    /// failed here, 130 it was told to end (SIGTERM, SIGINT, SIGUSR1); what it was at, others go on with.
     Work(work::WorkArgs),
     /// Show a study's cells, what each needs, what is cached and how much work is left; compute nothing.
     Plan(StudyArgs),

@@ -26,7 +26,7 @@ use crate::source::watched_by;
 use crate::study::Screen;
 use crate::warnings::Warnings;
 
-/// Set by Ctrl-C or a request to terminate.
+/// Set by Ctrl-C, a request to terminate, or a scheduler's warning that time is up.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// The progress lines, the log and the interrupt.
@@ -77,6 +77,7 @@ impl Terminal {
             other => other.into(),
         })
         .context("cannot listen for Ctrl-C")?;
+        listen_for_warning();
         Ok(Self { lines, styles, expected, warnings })
     }
 
@@ -106,6 +107,19 @@ impl Screen for Terminal {
         self.warnings.all()
     }
 }
+
+/// What schedulers send before time is up asks for an end too.
+#[cfg(unix)]
+fn listen_for_warning() {
+    extern "C" fn ends(_: libc::c_int) {
+        INTERRUPTED.store(true, Ordering::SeqCst);
+    }
+    // SAFETY: the handler does nothing but store to an atomic, which a signal may do at any moment.
+    unsafe { libc::signal(libc::SIGUSR1, ends as *const () as libc::sighandler_t) };
+}
+
+#[cfg(not(unix))]
+fn listen_for_warning() {}
 
 /// Whether Hugging Face's tools may draw progress, and so downloads from its Hub.
 fn shows_bars() -> bool {

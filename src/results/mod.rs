@@ -60,9 +60,9 @@ impl Finished {
 /// A folder of results, to which no other process writes while this lives.
 pub struct Results {
     dir: PathBuf,
-    /// Folders that were made for it, the innermost first.
-    made: Vec<PathBuf>,
-    lock: Option<Lock>,
+    _lock: Lock,
+    /// Goes after the lock, which lies in it.
+    _made: Made,
     /// What was measured for the tables before.
     memory: RefCell<Memory>,
     shared: RefCell<masks::Memory>,
@@ -76,13 +76,13 @@ impl Results {
     pub fn create(dir: &Path) -> Result<Self> {
         let cannot = || format!("cannot write to the results folder {} (--out names another)", dir.display());
         let made = dir.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
-        let made = made.map(Path::to_owned).collect();
+        let made = Made(made.map(Path::to_owned).collect());
         fs::create_dir_all(dir).with_context(cannot)?;
         match Lock::take(&dir.join(".lock")).with_context(cannot)? {
             Attempt::Taken(lock) => {
                 remove_unfinished(dir);
                 let (memory, shared) = Default::default();
-                Ok(Self { dir: dir.to_owned(), made, lock: Some(lock), memory, shared })
+                Ok(Self { dir: dir.to_owned(), _lock: lock, _made: made, memory, shared })
             }
             Attempt::Held(holder) => bail!(
                 "{} is being written by {}; wait for it to end, or give another folder with --out",
@@ -144,11 +144,12 @@ impl Results {
     }
 }
 
-impl Drop for Results {
-    /// Folders in which nothing came to be go again.
+/// Folders that were made, the innermost first. Those in which nothing came to be go again.
+struct Made(Vec<PathBuf>);
+
+impl Drop for Made {
     fn drop(&mut self) {
-        self.lock = None;
-        let _ = self.made.iter().try_for_each(fs::remove_dir);
+        let _ = self.0.iter().try_for_each(fs::remove_dir);
     }
 }
 

@@ -10,7 +10,8 @@ use std::time::SystemTime;
 use anyhow::{Error, Result};
 
 use super::studies::{KnownStudy, STUDIES};
-use super::{Cache, Key, Stage};
+use super::{CLAIMS, Cache, Key, Stage};
+use crate::digest::MEMORY;
 use crate::lock::{Attempt, Lock};
 use crate::size::Size;
 
@@ -98,7 +99,8 @@ impl Cache {
         let _ = gate.lock();
         if self.held().1 == 0 {
             remove_unfinished(&self.dir);
-            remove_unfinished(&self.dir.join(STUDIES));
+            [STUDIES, CLAIMS, MEMORY].iter().for_each(|folder| remove_unfinished(&self.dir.join(folder)));
+            self.claims().forget_old();
             Stage::ALL.into_iter().for_each(|stage| remove_unfinished(&self.dir.join(stage.as_str())));
         }
         loop {

@@ -166,6 +166,9 @@ impl std::fmt::Display for Unwritable {
 /// Bytes of the digest at an entry's end.
 const TRAILER: usize = 32;
 
+/// The folder of claims.
+const CLAIMS: &str = "claims";
+
 /// A folder of entries.
 #[derive(Debug, Clone)]
 pub struct Cache {
@@ -189,7 +192,7 @@ impl std::ops::Deref for Entry {
 impl Cache {
     /// The cache in a folder, which is made when something is first written.
     pub fn in_dir(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), claims: Arc::new(Claims::in_dir(&dir.join("claims"))) }
+        Self { dir: dir.to_owned(), claims: Arc::new(Claims::in_dir(&dir.join(CLAIMS))) }
     }
 
     /// The default place: `calipr` in the user's cache folder.

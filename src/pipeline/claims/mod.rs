@@ -56,6 +56,9 @@ pub enum Taken {
     Failed(String),
 }
 
+/// Clocks may differ by much less.
+const OLD: Duration = Duration::from_secs(7 * 86_400);
+
 impl fmt::Debug for Claims {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "the claims in {}", self.protocol.shared.dir.display())
@@ -112,6 +115,16 @@ impl Claims {
         let started = memory::ensure_room_for_threads(1, memory::STACK)
             .and_then(|()| thread::Builder::new().stack_size(memory::STACK).spawn(beat));
         started.inspect_err(|error| tracing::debug!("claims are not renewed: {error}")).ok().map(|_| sender)
+    }
+
+    /// Forgets what nobody has touched for so long that whoever made it is surely gone.
+    pub fn forget_old(&self) {
+        for entry in fs::read_dir(&self.protocol.shared.dir).into_iter().flatten().flatten() {
+            let touched = entry.metadata().and_then(|metadata| metadata.modified());
+            if touched.is_ok_and(|touched| touched.elapsed().unwrap_or_default() > OLD) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     /// Forgets the claims on these, which are made now.
@@ -338,8 +351,18 @@ mod tests {
         assert_eq!(b.state(what).unwrap().ended, Some(Ended::Done { note: Value::from(7) }));
         // Of this machine, whose files are seen at once: what is done and not there has gone, and is made again.
         mine(b.take(what, false));
+        let (folder, files) = (dir.path().join("claims"), || fs::read_dir(dir.path().join("claims")).unwrap());
+        a.forget_old();
+        assert!(files().count() > 1);
         a.forget(&HashSet::from([what]));
-        assert!(fs::read_dir(dir.path().join("claims")).unwrap().next().is_none());
+        assert_eq!(files().count(), 0);
+        mine(b.take(what, false)).end(&Ended::Left);
+        for file in files() {
+            let long_ago = std::time::SystemTime::now() - 2 * OLD;
+            File::open(folder.join(file.unwrap().path())).unwrap().set_modified(long_ago).unwrap();
+        }
+        a.forget_old();
+        assert_eq!(files().count(), 0);
     }
 
     #[test]
