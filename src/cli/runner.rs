@@ -51,6 +51,8 @@ struct Board<'a> {
     hold: Option<Hold>,
     keeper: Keeper<'a>,
     finished: Vec<Option<Finished>>,
+    /// Whether the tables have all of them.
+    is_written: bool,
     /// Cells that nobody has taken yet.
     waiting: VecDeque<usize>,
     /// Why the study ends before its last cell.
@@ -120,8 +122,8 @@ impl Runner<'_> {
         let dense_failed = matches!(dense.record.status, Status::Failed(_));
         judges.judge(study.materials(), &mut dense)?;
         outcomes.iter_mut().flatten().try_for_each(|outcome| judges.judge(study.materials(), outcome))?;
-        let dense = Finished::new(recipe, study.materials(), dense);
-        let finish = |outcome| Finished::new(recipe, study.materials(), outcome);
+        let dense = Finished::new(recipe, study.materials(), dense, None);
+        let finish = |outcome| Finished::new(recipe, study.materials(), outcome, Some(&dense));
         let mut finished: Vec<Option<Finished>> = outcomes.drain(..).map(|outcome| Some(finish(outcome?))).collect();
         finished[0] = Some(dense);
         let waiting = (1..cells.len()).filter(|&i| finished[i].is_none()).collect();
@@ -135,6 +137,7 @@ impl Runner<'_> {
             hold,
             keeper,
             finished,
+            is_written: false,
             waiting,
             error,
             study,
@@ -163,6 +166,9 @@ impl Runner<'_> {
         if let Some(error) = board.error {
             terminal.clear();
             return Err(error);
+        }
+        if !board.is_written {
+            board.write()?;
         }
         board.manifest.finish();
         board.write_manifest()?;
@@ -197,8 +203,12 @@ fn locked<'a, 'b>(board: &'a Mutex<Board<'b>>) -> MutexGuard<'a, Board<'b>> {
 impl Board<'_> {
     /// Adds a cell that has ended, to the tables too.
     fn add(&mut self, i: usize, outcome: Outcome, runner: &Runner) -> Result<()> {
-        self.finished[i] = Some(Finished::new(runner.recipe, self.study.materials(), outcome));
-        self.write()?;
+        self.finished[i] =
+            Some(Finished::new(runner.recipe, self.study.materials(), outcome, self.finished[0].as_ref()));
+        self.is_written = false;
+        if self.results.is_due() {
+            self.write()?;
+        }
         if let Some(hold) = &mut self.hold {
             hold.release(self.study.progress_entries(&self.cells[i]))?;
         }
@@ -209,6 +219,7 @@ impl Board<'_> {
     fn write(&mut self) -> Result<()> {
         let done: Vec<&Finished> = self.finished.iter().flatten().collect();
         self.results.write(self.study, &done)?;
+        self.is_written = true;
         self.write_manifest()
     }
 
