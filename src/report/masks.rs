@@ -1,5 +1,7 @@
 //! Which weights settings keep, beside each other: read, taken together, and in words.
 
+use std::collections::HashMap;
+
 use anyhow::Result;
 use polars::prelude::*;
 
@@ -66,10 +68,10 @@ impl Tables<'_> {
 /// The settings that are set beside each other, over all blocks, in the order of the table.
 pub fn pairs(points: &[MaskPoint]) -> Vec<Pair<'_>> {
     let mut pairs: Vec<(Pair, f64)> = Vec::new();
+    let mut places: HashMap<(&str, &str, &str), usize> = HashMap::new();
     for point in points {
-        let is_of = |pair: &Pair| (pair.axis, pair.setting, pair.other) == (&*point.axis, &point.setting, &point.other);
-        let place = pairs.iter().position(|(pair, _)| is_of(pair)).unwrap_or_else(|| {
-            let (axis, setting, other) = (point.axis.as_str(), &point.setting, &point.other);
+        let (axis, setting, other) = (point.axis.as_str(), &point.setting, &point.other);
+        let place = *places.entry((axis, &setting.name, &other.name)).or_insert_with(|| {
             pairs.push((Pair { axis, setting, other, pairs: point.pairs, overlap: 0.0, chance: 0.0 }, 0.0));
             pairs.len() - 1
         });
