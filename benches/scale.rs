@@ -12,12 +12,14 @@ use anyhow::{Context, Result, ensure};
 use calipr::data::Library;
 use calipr::metrics::Scores;
 use calipr::pipeline::{
-    BlockMasks, Cache, CellRecord, Doing, ErrorsRecord, Inputs, LayerRecord, LinearMask, MaskedLinear, Outcome,
-    PrunedRecord, ScoresRecord, Seconds, Spent, Status, Study, SuiteRecord, Watch,
+    BlockMasks, Cache, CellRecord, Doing, ErrorsRecord, Forecast, Inputs, LayerRecord, Limit, LimitBy, LinearMask,
+    MaskedLinear, Outcome, PrunedRecord, ScoresRecord, Seconds, Spent, Status, Study, SuiteRecord, Watch,
 };
 use calipr::recipe::{Cell, Recipe, cells};
-use calipr::results::{Finished, Manifest, Results};
+use calipr::results::{Manifest, Results};
+use calipr::size::Size;
 use calipr::source::Fetcher;
+use calipr::study::{Board, Screen, Tenant};
 use candle_core::{DType, Device, Tensor};
 use indexmap::IndexMap;
 use rand::{Rng, RngExt, SeedableRng};
@@ -60,37 +62,33 @@ fn run(path: &Path) -> Result<serde_json::Value> {
     let study = Study::open(&recipe, &inputs, &cache, Device::Cpu, &Quiet)?;
     let out = Path::new("results");
     let (results, all) = (Results::create(out)?, cells(&recipe));
-    let mut manifest = Manifest::new(&recipe, path, &library, &study, &[Device::Cpu], out)?;
+    let manifest = Manifest::new(&recipe, path, &library, &study, &[Device::Cpu], out)?;
     results.begin(&manifest, false)?;
+    let limit = Limit { size: Size(u64::MAX), by: LimitBy::Argument };
+    let mut tenant = Tenant::new(&cache, &limit);
+    tenant.enters(&study, &recipe, (&all, all.iter()), out)?;
 
-    let (started, mut spent) = (Instant::now(), Duration::ZERO);
-    let mut finished: Vec<Finished> = vec![];
-    let mut writes = 0;
+    let (started, mut spent, mut slowest) = (Instant::now(), Duration::ZERO, Duration::ZERO);
+    let finished = all.iter().map(|_| None).collect();
+    let screen: &dyn Screen = &Quiet;
+    let mut board = Board { study: &study, results, manifest, started, screen, tenant, finished, is_written: false };
     for (i, cell) in all.iter().enumerate() {
         let outcome = fake(&study, cell, i)?;
         let began = Instant::now();
-        finished.push(Finished::new(&recipe, study.materials(), outcome, finished.first()));
-        let is_last = i + 1 == all.len();
-        if results.is_due() || is_last {
-            let done: Vec<&Finished> = finished.iter().collect();
-            results.write(&study, &done)?;
-            if is_last {
-                manifest.finish();
-            }
-            manifest.note(&done, started.elapsed().as_secs_f64(), vec![]);
-            results.write_manifest(&manifest)?;
-            writes += 1;
-        }
+        board.add(i, outcome)?;
         spent += began.elapsed();
-        if is_last {
-            eprintln!("the last writing took {:.1} s", began.elapsed().as_secs_f64());
-        }
+        slowest = slowest.max(began.elapsed());
     }
+    let began = Instant::now();
+    board.finish()?;
+    let last = began.elapsed();
+    spent += last;
     let peak = calipr::pipeline::peak_bytes().unwrap_or(0);
     Ok(json!({
         "cells": all.len(),
         "milliseconds a cell": spent.as_secs_f64() * 1e3 / all.len() as f64,
-        "writings of the tables": writes,
+        "slowest cell, s": slowest.as_secs_f64(),
+        "last writing, s": last.as_secs_f64(),
         "peak GB": peak as f64 / 1e9,
         "seconds in all": started.elapsed().as_secs_f64(),
     }))
@@ -238,6 +236,16 @@ fn write_model(folder: &Path) -> Result<()> {
 
 /// Nobody looks on.
 struct Quiet;
+
+impl Screen for Quiet {
+    fn watch(&self) -> Box<dyn Watch> {
+        Box::new(Quiet)
+    }
+    fn expect(&self, _: Forecast) {}
+    fn warnings(&self) -> Vec<String> {
+        vec![]
+    }
+}
 
 impl Watch for Quiet {
     fn cell_begins(&self, _: usize, _: usize, _: &str) {}

@@ -27,6 +27,11 @@ impl Pace {
         self.spent + self.last <= AT_ONCE + now.saturating_duration_since(self.began) / SHARE
     }
 
+    /// How long it took last.
+    pub fn last(&self) -> Duration {
+        self.last
+    }
+
     /// Notes that it was done, and how long that took.
     pub fn took(&mut self, cost: Duration) {
         (self.spent, self.last) = (self.spent + cost, cost);

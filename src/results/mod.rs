@@ -22,7 +22,7 @@ use std::fs;
 use std::io::ErrorKind::NotFound;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use arrow::array::RecordBatch;
@@ -51,7 +51,9 @@ pub const TABLES: [&str; 7] = ["samples", "layers", "masks", "cells", "contrasts
 /// A folder of results, to which no other process writes while this lives.
 pub struct Results {
     dir: PathBuf,
-    _lock: Lock,
+    /// Folders that were made for it, the innermost first.
+    made: Vec<PathBuf>,
+    lock: Option<Lock>,
     /// What was measured for the tables before.
     memory: RefCell<Memory>,
     told: RefCell<masks::Told>,
@@ -66,13 +68,15 @@ impl Results {
     /// Where it cannot be written to, or another run has it.
     pub fn create(dir: &Path) -> Result<Self> {
         let cannot = || format!("cannot write to the results folder {} (--out names another)", dir.display());
+        let made = dir.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+        let made = made.map(Path::to_owned).collect();
         fs::create_dir_all(dir).with_context(cannot)?;
         match Lock::take(&dir.join(".lock")).with_context(cannot)? {
             Attempt::Taken(lock) => {
                 remove_unfinished(dir);
                 let (memory, told) = Default::default();
                 let pace = Cell::new(Pace::new(Instant::now()));
-                Ok(Self { dir: dir.to_owned(), _lock: lock, memory, told, pace })
+                Ok(Self { dir: dir.to_owned(), made, lock: Some(lock), memory, told, pace })
             }
             Attempt::Held(holder) => bail!(
                 "{} is being written by {}; wait for it to end, or give another folder with --out",
@@ -109,6 +113,11 @@ impl Results {
     /// often as that takes a fiftieth of the time of the run. What has ended meanwhile is in the cache.
     pub fn is_due(&self) -> bool {
         self.pace.get().allows(Instant::now())
+    }
+
+    /// How long it took to write the tables last.
+    pub fn last_took(&self) -> Duration {
+        self.pace.get().last()
     }
 
     /// Writes all tables of the cells finished so far. Each file is replaced whole, so that a reader,
@@ -177,6 +186,14 @@ impl Results {
     /// Writes `run.json`.
     pub fn write_manifest(&self, manifest: &Manifest) -> Result<()> {
         replace(&self.dir.join("run.json"), &serde_json::to_vec_pretty(manifest)?)
+    }
+}
+
+impl Drop for Results {
+    /// Folders in which nothing came to be go again.
+    fn drop(&mut self) {
+        self.lock = None;
+        let _ = self.made.iter().try_for_each(fs::remove_dir);
     }
 }
 
