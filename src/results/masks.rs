@@ -154,18 +154,11 @@ fn count_blocks(
 ) -> bool {
     for beside in besides.iter_mut() {
         beside.shared.clear();
-        beside.pairs = beside
-            .cells
-            .iter()
-            .flatten()
-            .collect::<Vec<_>>()
-            .chunks(2)
-            .filter(|pair| !pair.iter().any(|cell| lost.contains(cell)))
-            .count();
+        beside.pairs = beside.cells.iter().filter(|pair| !pair.iter().any(|cell| lost.contains(cell))).count();
     }
     let there: Vec<usize> = members.iter().copied().filter(|cell| !lost.contains(cell)).collect();
     for block in 0..study.model().spec.blocks.len() {
-        let read = |&cell: &usize| (cell, study.masks(done[cell], block).map(|masks| Counted::of(masks)));
+        let read = |&cell: &usize| (cell, study.masks(done[cell], block).map(Counted::of));
         let read: Vec<(usize, Option<Counted>)> = there.par_iter().map(read).collect();
         let before = lost.len();
         lost.extend(read.iter().filter(|(_, masks)| masks.is_none()).map(|(cell, _)| *cell));
