@@ -169,7 +169,8 @@ fn recipe(cells: usize) -> String {
     let calibrations = (settings / sparsities).max(1);
     let mut toml = String::from("name = \"scale\"\n\n[model]\nsource = \"path:model\"\n");
     for i in 0..calibrations {
-        toml += &format!("\n[calibration.set{i:02}]\ndataset = \"path:rows.jsonl\"\nwindows = 4\nlength = 16\n");
+        toml +=
+            &format!("\n[calibration.set{i:02}]\ndataset = \"path:rows.jsonl\"\nwindows = {}\nlength = 16\n", 4 + i);
     }
     let ratios: Vec<String> =
         (0..sparsities).map(|i| format!("{:.3}", 0.3 + 0.6 * i as f64 / sparsities as f64)).collect();

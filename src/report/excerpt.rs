@@ -9,6 +9,10 @@ use super::{Decision, Report, Setting, SettingRow};
 /// So many settings are shown one by one.
 const MOST: usize = 60;
 
+/// Of more, about so many, and no more of a sparsity than [`EACH`].
+const SHOWN: usize = 30;
+const EACH: usize = 3;
+
 /// So many are shown in detail, as the columns of a table or seed by seed.
 const DETAILED: usize = 12;
 
@@ -96,10 +100,10 @@ impl Excerpt {
     fn of(report: &Report, all: usize) -> Option<Self> {
         let (by, ranking) = ranking(report)?;
         let strengths: Vec<&str> = ranking.iter().map(|(strength, _)| strength.as_str()).collect();
-        let each = (MOST / strengths.len().max(1)).max(1);
+        let each = (SHOWN / strengths.len().max(1)).clamp(1, EACH);
         let of_grid = ranking.iter().flat_map(|(_, best)| best.iter().take(each));
         let checkpoints = report.suites.first().into_iter().flat_map(|suite| &suite.rows);
-        let checkpoints = checkpoints.map(|row| &row.setting).filter(|s| s.is_dense() || s.is_checkpoint()).take(MOST);
+        let checkpoints = checkpoints.map(|row| &row.setting).filter(|s| s.is_dense() || s.is_checkpoint()).take(SHOWN);
         let shown: HashSet<&str> = of_grid.copied().chain(checkpoints).map(|setting| setting.name.as_str()).collect();
         let detailed: HashSet<&str> = evenly(&ranking, DETAILED)
             .into_iter()
@@ -290,9 +294,9 @@ mod tests {
         let report = large(20, 12);
         let all = sheets::sheets(&report);
         let decision = all.iter().find(|sheet| sheet.id == "decision").unwrap();
-        assert_eq!(decision.rows.len(), 1 + 12 * 5);
+        assert_eq!(decision.rows.len(), 1 + 12 * 2);
         let note = decision.notes.iter().find(|note| note.starts_with("Shown are")).unwrap();
-        let expected = "Shown are the best 5 settings of each sparsity by perplexity on language, 61 of 481 settings; \
+        let expected = "Shown are the best 2 settings of each sparsity by perplexity on language, 25 of 481 settings; \
                         settings.parquet has all.";
         assert_eq!(note, expected);
         // The best of its sparsity is SparseGPT's, calibrated on a set whose c * 7 + 3 is a multiple of 11.
