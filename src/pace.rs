@@ -14,17 +14,20 @@ pub struct Pace {
     began: Instant,
     spent: Duration,
     last: Duration,
+    /// How large it was then.
+    size: usize,
 }
 
 impl Pace {
     /// Of something that is done beside a run that begins now.
     pub fn new(now: Instant) -> Self {
-        Self { began: now, spent: Duration::ZERO, last: Duration::ZERO }
+        Self { began: now, spent: Duration::ZERO, last: Duration::ZERO, size: 1 }
     }
 
-    /// Whether there is time to do it once more, if it takes as long as it took last.
-    pub fn allows(&self, now: Instant) -> bool {
-        self.spent + self.last <= AT_ONCE + now.saturating_duration_since(self.began) / SHARE
+    /// Whether there is time to do it once more, if it takes as long as it took last, or longer as it has grown.
+    pub fn allows(&self, now: Instant, size: usize) -> bool {
+        let expected = self.last.mul_f64(size as f64 / self.size as f64);
+        self.spent + expected <= AT_ONCE + now.saturating_duration_since(self.began) / SHARE
     }
 
     /// How long it took last.
@@ -32,9 +35,9 @@ impl Pace {
         self.last
     }
 
-    /// Notes that it was done, and how long that took.
-    pub fn took(&mut self, cost: Duration) {
-        (self.spent, self.last) = (self.spent + cost, cost);
+    /// Notes that it was done, how long that took, and how large it was.
+    pub fn took(&mut self, cost: Duration, size: usize) {
+        (self.spent, self.last, self.size) = (self.spent + cost, cost, size.max(1));
     }
 }
 
@@ -49,9 +52,9 @@ mod tests {
         let (mut now, mut pace, mut done) = (began, Pace::new(began), vec![]);
         for cell in 1..=cells {
             now += each;
-            if pace.allows(now) {
+            if pace.allows(now, cell as usize) {
                 now += cost(cell);
-                pace.took(cost(cell));
+                pace.took(cost(cell), cell as usize);
                 done.push(cell);
             }
         }
@@ -72,8 +75,8 @@ mod tests {
         for cells in [1_000, 10_000] {
             let each = Duration::from_millis(50);
             let (done, spent) = run(cells, each, cost);
-            // The last time may take longer than the one before it.
-            assert!(spent <= AT_ONCE + each * cells / 40 + cost(cells), "{spent:?} of {:?}", each * cells);
+            let whole = each * cells + spent;
+            assert!(spent <= AT_ONCE + whole / SHARE + cost(1), "{spent:?} of {whole:?}");
             assert!(done.len() >= 3, "{done:?}");
         }
     }
@@ -82,10 +85,12 @@ mod tests {
     fn what_takes_long_waits_until_the_run_has_taken_fifty_times_as_long() {
         let began = Instant::now();
         let mut pace = Pace::new(began);
-        assert!(pace.allows(began));
-        pace.took(Duration::from_secs(10));
-        // Twice 10 s, less the 3 that are free.
-        let due = began + Duration::from_secs(17 * 50);
-        assert!(!pace.allows(due - Duration::from_millis(1)) && pace.allows(due));
+        assert!(pace.allows(began, 400));
+        pace.took(Duration::from_secs(10), 400);
+        // Twice 10 s, less the 3 that are free; of twice the size three times 10 s.
+        for (size, seconds) in [(400, 17 * 50), (800, 27 * 50)] {
+            let due = began + Duration::from_secs(seconds);
+            assert!(!pace.allows(due - Duration::from_millis(1), size) && pace.allows(due, size));
+        }
     }
 }

@@ -2,8 +2,6 @@
 
 use std::collections::HashMap;
 
-use rayon::prelude::*;
-
 use super::{Predictor, SettingRow, SuiteReport};
 use crate::statistics::{correlation, holm};
 
@@ -20,12 +18,11 @@ pub fn predictors(suites: &[SuiteReport]) -> Vec<Predictor> {
     for downstream in suites {
         for d in (0..downstream.metrics.len()).filter(|&d| downstream.metrics[d].downstream) {
             for within in &within {
-                all.push((downstream, d, *within));
+                all.extend(of_score(suites, downstream, d, *within));
             }
         }
     }
-    // Permutations of many settings take their time.
-    all.into_par_iter().flat_map_iter(|(downstream, d, within)| of_score(suites, downstream, d, within)).collect()
+    all
 }
 
 /// The sparsities of the pruned settings.

@@ -109,10 +109,10 @@ impl Results {
         if has_tables { Ok(()) } else { self.write_manifest(manifest) }
     }
 
-    /// Whether the tables may be written again, now that one more cell has ended: always in a small study; in a large one as
+    /// Whether the tables may be written again, now that so many cells have ended: always in a small study; in a large one as
     /// often as that takes a fiftieth of the time of the run. What has ended meanwhile is in the cache.
-    pub fn is_due(&self) -> bool {
-        self.pace.get().allows(Instant::now())
+    pub fn is_due(&self, cells: usize) -> bool {
+        self.pace.get().allows(Instant::now(), cells)
     }
 
     /// How long it took to write the tables last.
@@ -138,7 +138,7 @@ impl Results {
         self.write_table("metrics", &tables::metrics(recipe, &measures)?)?;
         self.write_published(recipe, &measures)?;
         let mut pace = self.pace.get();
-        pace.took(started.elapsed());
+        pace.took(started.elapsed(), finished.len());
         self.pace.set(pace);
         Ok(())
     }

@@ -40,7 +40,7 @@ impl Board<'_> {
         let dense = self.finished[0].as_ref();
         self.finished[i] = Some(Finished::new(study.recipe(), study.materials(), outcome, dense));
         self.is_written = false;
-        if self.results.is_due() {
+        if self.results.is_due(self.ended()) {
             self.write()?;
         }
         self.tenant.leaves(study, &cell)

@@ -52,9 +52,9 @@ impl<'a> Tenant<'a> {
             hold.release(study.progress_entries(cell))?;
         }
         let now = Instant::now();
-        if self.pace.allows(now) {
+        if self.pace.allows(now, 1) {
             self.keeper.make_room();
-            self.pace.took(now.elapsed());
+            self.pace.took(now.elapsed(), 1);
         }
         Ok(())
     }
