@@ -1,6 +1,6 @@
 //! calipr: pruning studies of language models, from a TOML recipe to Parquet tables.
 //!
-//! From the ground up, each module importing only from those before it: [`memory`], [`disk`], [`guard`], [`fault`], [`warnings`], `table`, [`digest`], [`size`],
+//! From the ground up, each module importing only from those before it: [`memory`], [`disk`], [`guard`], [`fault`], [`warnings`], [`pace`], `table`, [`digest`], [`size`],
 //! [`lock`], [`bundled`], [`templates`], `gpu`, [`linalg`], [`statistics`], [`tensors`] and [`source`]; [`model`], [`data`], [`prune`], [`judge`] and [`metrics`];
 //! [`recipe`], which is made of their names and options; [`pipeline`] with `calibration`, whose sources it calls and which work
 //! with its cache and its model; [`results`], [`study`], [`report`] and [`cli`].
@@ -21,6 +21,7 @@ pub mod lock;
 pub mod memory;
 pub mod metrics;
 pub mod model;
+pub mod pace;
 pub mod pipeline;
 pub mod prune;
 pub mod recipe;

@@ -35,11 +35,12 @@ pub use export::{check_export, export, saving};
 pub use inputs::{InputPart, Inputs};
 pub use judging::Judges;
 pub use keys::{CellKeys, Entry, Keys, Need, Of};
+pub use masks::{BlockMasks, LinearMask, MaskedLinear};
 pub use material::Material;
 pub use memory::{peak_bytes, resident_bytes, total_bytes};
 pub use plan::{Plan, PlannedCell, PlannedStage, Planner, Work, check_data, plan};
 pub use room::Room;
-pub use study::{DrawnWindows, NoMasks, Outcome, SharedWeights, Study};
+pub use study::{DrawnWindows, Outcome, Study};
 pub use time_left::{Doing, Forecast, Left};
 pub use writing::Writer;
 

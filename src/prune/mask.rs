@@ -47,9 +47,13 @@ fn scattered(x: u64) -> u64 {
 /// How many bits are set in both; the rest of the longer one counts for nothing.
 pub fn in_both(a: &[u8], b: &[u8]) -> u64 {
     const WORD: usize = size_of::<u64>();
-    let word = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |word, &byte| word << 8 | u64::from(byte));
-    let words = a.chunks(WORD).zip(b.chunks(WORD));
-    words.map(|(a, b)| u64::from((word(a) & word(b)).count_ones())).sum()
+    let (words, others) = (a.as_chunks::<WORD>().0, b.as_chunks::<WORD>().0);
+    let bytes =
+        |from: usize| a[from..].iter().zip(&b[from..]).map(|(a, b)| u64::from((a & b).count_ones())).sum::<u64>();
+    let both =
+        |(a, b): (&[u8; WORD], &[u8; WORD])| u64::from((u64::from_le_bytes(*a) & u64::from_le_bytes(*b)).count_ones());
+    let whole = words.len().min(others.len());
+    words.iter().zip(others).map(both).sum::<u64>() + bytes(whole * WORD)
 }
 
 #[cfg(test)]

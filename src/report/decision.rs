@@ -23,13 +23,15 @@ pub fn decision(
     let (suite, metric) = manifest.recipe.primary()?;
     let suite = suites.iter().find(|s| s.suite == suite)?;
     let column = suite.metrics.iter().position(|m| m.name == metric.as_str())?;
-    let rows = by_strength(suite).into_iter().map(|row| DecisionRow {
+    let row = |row: &SettingRow, rivals: &[&SettingRow]| DecisionRow {
         setting: row.setting.clone(),
         value: row.values[column].clone(),
-        best: is_best(suite, column, row),
+        best: is_best(suite, column, row, rivals),
         seconds: costs.get(&row.setting.name).and_then(|cost| mean(&cost.seconds)),
         parameters: parameters(manifest, &row.setting, costs.get(&row.setting.name)),
-    });
+    };
+    let groups = by_strength(suite);
+    let rows = groups.iter().flat_map(|rivals| rivals.iter().map(|rival| row(rival, rivals)));
     let is_told = |c: &&Contrast| c.axis == "dense" && c.suite == suite.suite && c.metric == metric.as_str();
     Some(Decision {
         suite: suite.suite.clone(),
@@ -45,24 +47,25 @@ pub fn decision(
 }
 
 /// Settings of one sparsity next to each other.
-fn by_strength(suite: &SuiteReport) -> Vec<&SettingRow> {
-    let mut groups: Vec<(String, Vec<&SettingRow>)> = vec![];
+fn by_strength(suite: &SuiteReport) -> Vec<Vec<&SettingRow>> {
+    let mut groups: Vec<Vec<&SettingRow>> = vec![];
+    let mut places: HashMap<String, usize> = HashMap::new();
     for row in &suite.rows {
-        let strength = row.setting.strength();
-        match groups.iter_mut().find(|(name, _)| *name == strength) {
-            Some((_, rows)) => rows.push(row),
-            None => groups.push((strength, vec![row])),
-        }
+        let place = *places.entry(row.setting.strength()).or_insert_with(|| {
+            groups.push(vec![]);
+            groups.len() - 1
+        });
+        groups[place].push(row);
     }
-    groups.into_iter().flat_map(|(_, rows)| rows).collect()
+    groups
 }
 
 /// Whether no setting of the same sparsity has a better mean.
-fn is_best(suite: &SuiteReport, column: usize, row: &SettingRow) -> bool {
+fn is_best(suite: &SuiteReport, column: usize, row: &SettingRow, rivals: &[&SettingRow]) -> bool {
     let higher = suite.metrics[column].higher_is_better;
     let rank = |row: &SettingRow| if higher { row.values[column].value } else { -row.values[column].value };
-    let rivals = suite.rows.iter().filter(|other| other.setting.strength() == row.setting.strength());
-    !row.setting.is_dense() && !rank(row).is_nan() && rivals.map(rank).all(|other| other.is_nan() || other <= rank(row))
+    let mut others = rivals.iter().map(|rival| rank(rival));
+    !row.setting.is_dense() && !rank(row).is_nan() && others.all(|other| other.is_nan() || other <= rank(row))
 }
 
 /// Parameters that are not zero: what the model has, without the zeros among the weights of its linears.

@@ -1,9 +1,10 @@
 //! Which weights settings keep, beside each other: read, taken together, and in words.
 
-use anyhow::Result;
-use polars::prelude::*;
+use std::collections::HashMap;
 
-use super::tables::Tables;
+use anyhow::Result;
+
+use super::tables::{Tables, some_real};
 use super::text::{capital, list};
 use super::{MaskPoint, Report, Setting};
 
@@ -30,46 +31,75 @@ impl Tables<'_> {
         if !self.dir.join("masks.parquet").exists() {
             return Ok(vec![]);
         }
-        let weights = || col("weights").cast(DataType::Float64);
-        let mean = |name: &str| ((col(name) * weights()).sum() / weights().sum()).alias(name);
-        let kind = ["method", "pattern", "sparsity", "calibration"];
-        let others = kind.map(|column| format!("other_{column}"));
-        let columns = ["axis", "setting", "other", "block"].into_iter().chain(kind).map(col);
-        let columns: Vec<Expr> = columns.chain(others.iter().map(|column| col(column.as_str()))).collect();
-        let table = self.query("masks", |t| {
-            // Where nothing is kept, nothing is shared.
-            t.filter(col("overlap").is_not_null()).group_by_stable(columns).agg([
-                mean("overlap"),
-                mean("chance"),
-                col("weights").sum(),
-                col("pairs").first(),
-            ])
+        const COLUMNS: [&str; 16] = [
+            "axis",
+            "setting",
+            "method",
+            "pattern",
+            "sparsity",
+            "calibration",
+            "other",
+            "other_method",
+            "other_pattern",
+            "other_sparsity",
+            "other_calibration",
+            "block",
+            "weights",
+            "pairs",
+            "overlap",
+            "chance",
+        ];
+        // Rows of a block of two settings stand together; shares are sums until all of them are there.
+        let mut points: Vec<MaskPoint> = vec![];
+        self.scan("masks", &COLUMNS, |rows| {
+            let (axes, blocks) = (rows.texts("axis")?, rows.counts("block")?);
+            let (names, other_names) = (rows.texts("setting")?, rows.texts("other")?);
+            let (setting, other) = (rows.settings("setting", "")?, rows.settings("other", "other_")?);
+            let (weights, pairs) = (rows.counts("weights")?, rows.counts("pairs")?);
+            let (overlaps, chances) = (rows.reals("overlap")?, rows.reals("chance")?);
+            for i in 0..rows.len() {
+                // Where nothing is kept, nothing is shared.
+                let Some(overlap) = some_real(overlaps, i) else { continue };
+                let is_of = |point: &MaskPoint| {
+                    point.block == blocks.value(i)
+                        && point.axis == axes.value(i)
+                        && point.setting.name == names.value(i)
+                        && point.other.name == other_names.value(i)
+                };
+                if !points.last().is_some_and(is_of) {
+                    points.push(MaskPoint {
+                        axis: axes.value(i).to_owned(),
+                        setting: setting(i),
+                        other: other(i),
+                        block: blocks.value(i),
+                        weights: 0,
+                        pairs: pairs.value(i),
+                        overlap: 0.0,
+                        chance: 0.0,
+                    });
+                }
+                let (point, own) = (points.last_mut().expect("a point was just pushed"), weights.value(i));
+                point.weights += own;
+                point.overlap += own as f64 * overlap;
+                point.chance += own as f64 * chances.value(i);
+            }
+            Ok(())
         })?;
-        let (axes, blocks) = (table.texts("axis")?, table.counts("block")?);
-        let (settings, others) = (table.settings("setting", "")?, table.settings("other", "other_")?);
-        let (overlaps, chances) = (table.reals("overlap")?, table.reals("chance")?);
-        let (weights, pairs) = (table.counts("weights")?, table.counts("pairs")?);
-        let point = |i: usize| MaskPoint {
-            axis: axes[i].clone(),
-            setting: settings[i].clone(),
-            other: others[i].clone(),
-            block: blocks[i],
-            weights: weights[i],
-            pairs: pairs[i],
-            overlap: overlaps[i],
-            chance: chances[i],
-        };
-        Ok((0..axes.len()).map(point).collect())
+        for point in &mut points {
+            point.overlap /= point.weights as f64;
+            point.chance /= point.weights as f64;
+        }
+        Ok(points)
     }
 }
 
 /// The settings that are set beside each other, over all blocks, in the order of the table.
 pub fn pairs(points: &[MaskPoint]) -> Vec<Pair<'_>> {
     let mut pairs: Vec<(Pair, f64)> = Vec::new();
+    let mut places: HashMap<(&str, &str, &str), usize> = HashMap::new();
     for point in points {
-        let is_of = |pair: &Pair| (pair.axis, pair.setting, pair.other) == (&*point.axis, &point.setting, &point.other);
-        let place = pairs.iter().position(|(pair, _)| is_of(pair)).unwrap_or_else(|| {
-            let (axis, setting, other) = (point.axis.as_str(), &point.setting, &point.other);
+        let (axis, setting, other) = (point.axis.as_str(), &point.setting, &point.other);
+        let place = *places.entry((axis, &setting.name, &other.name)).or_insert_with(|| {
             pairs.push((Pair { axis, setting, other, pairs: point.pairs, overlap: 0.0, chance: 0.0 }, 0.0));
             pairs.len() - 1
         });

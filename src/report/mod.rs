@@ -7,6 +7,7 @@ mod card;
 mod compare;
 mod comparison;
 mod decision;
+mod excerpt;
 mod facts;
 pub mod formats;
 mod masks;

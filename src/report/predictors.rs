@@ -1,5 +1,7 @@
 //! How well metrics of the model rank the pruned settings as its downstream scores do.
 
+use std::collections::HashMap;
+
 use super::{Predictor, SettingRow, SuiteReport};
 use crate::statistics::{correlation, holm};
 
@@ -9,13 +11,14 @@ use crate::statistics::{correlation, holm};
 /// Metrics of one finding rank alike, as perplexity does as loss: of one suite only the first of them is there.
 pub fn predictors(suites: &[SuiteReport]) -> Vec<Predictor> {
     let strengths = strengths(suites);
+    // With one sparsity, within it is over all.
+    let within = std::iter::once(None).chain(strengths.iter().filter(|_| strengths.len() > 1).map(Some));
+    let within: Vec<Option<&String>> = within.collect();
     let mut all = Vec::new();
     for downstream in suites {
         for d in (0..downstream.metrics.len()).filter(|&d| downstream.metrics[d].downstream) {
-            all.extend(of_score(suites, downstream, d, None));
-            // With one sparsity, within it is over all.
-            for strength in strengths.iter().filter(|_| strengths.len() > 1) {
-                all.extend(of_score(suites, downstream, d, Some(strength)));
+            for within in &within {
+                all.extend(of_score(suites, downstream, d, *within));
             }
         }
     }
@@ -104,7 +107,9 @@ fn points(
     let is_in = |row: &&SettingRow| {
         !row.setting.is_dense() && within.is_none_or(|strength| row.setting.strength() == *strength)
     };
-    let score = |name: &str| Some(downstream.rows.iter().find(|row| row.setting.name == name)?.values[d].value);
+    let scores: HashMap<&str, f64> =
+        downstream.rows.iter().rev().map(|row| (row.setting.name.as_str(), row.values[d].value)).collect();
+    let score = |name: &str| scores.get(name).copied();
     let pruned = suite.rows.iter().filter(is_in);
     pruned.filter_map(|row| Some((row.values[i].value, score(&row.setting.name)?))).collect()
 }

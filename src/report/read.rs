@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
+use arrow::array::Array;
 use indexmap::IndexMap;
 use polars::prelude::*;
 
 use super::decision::{Cost, decision};
 use super::facts::Achieved;
 use super::predictors::predictors;
-use super::tables::{Frame, Part, Tables};
+use super::tables::{Frame, Part, Rows, Tables, some_count, some_real};
 use super::{
     BlockPoint, CellRow, CellValue, Contrast, Difference, FailedCell, MetricColumn, Report, Setting, SettingRow,
     SuiteReport, Value, facts, published, sentences, text,
@@ -178,37 +179,77 @@ impl Tables<'_> {
     }
 
     fn contrasts(&self) -> Result<Vec<Contrast>> {
-        let table = self.query("contrasts", |t| t)?;
-        let (axes, families) = (table.texts("axis")?, table.texts("family")?);
-        let (suites, metrics) = (table.texts("suite")?, table.texts("metric")?);
-        let (settings, others) = (table.settings("setting", "")?, table.settings("other", "other_")?);
-        let (values, other_values) = (table.reals("value")?, table.reals("other_value")?);
-        let (seeds, other_seeds) = (table.some_counts("seeds")?, table.some_counts("other_seeds")?);
-        let differences = table.differences()?;
-        let contrast = |(i, difference): (usize, Difference)| Contrast {
-            axis: axes[i].clone(),
-            family: families[i].clone(),
-            suite: suites[i].clone(),
-            metric: metrics[i].clone(),
-            setting: settings[i].clone(),
-            other: others[i].clone(),
-            value: values[i],
-            other_value: other_values[i],
-            seeds: seeds[i].unwrap_or(1),
-            other_seeds: other_seeds[i].unwrap_or(1),
-            difference,
-        };
-        Ok(differences.into_iter().enumerate().map(contrast).collect())
+        const COLUMNS: [&str; 25] = [
+            "axis",
+            "family",
+            "suite",
+            "metric",
+            "setting",
+            "method",
+            "pattern",
+            "sparsity",
+            "calibration",
+            "other",
+            "other_method",
+            "other_pattern",
+            "other_sparsity",
+            "other_calibration",
+            "value",
+            "other_value",
+            "seeds",
+            "other_seeds",
+            "delta",
+            "delta_low",
+            "delta_high",
+            "p_value",
+            "p_adjusted",
+            "verdict",
+            "needed",
+        ];
+        let mut all = Vec::new();
+        self.scan("contrasts", &COLUMNS, |rows| {
+            let (axes, families) = (rows.texts("axis")?, rows.texts("family")?);
+            let (suites, metrics) = (rows.texts("suite")?, rows.texts("metric")?);
+            let (setting, other) = (rows.settings("setting", "")?, rows.settings("other", "other_")?);
+            let (values, other_values) = (rows.reals("value")?, rows.reals("other_value")?);
+            let (seeds, other_seeds) = (rows.counts("seeds")?, rows.counts("other_seeds")?);
+            let difference = differences(&rows)?;
+            for i in 0..rows.len() {
+                all.push(Contrast {
+                    axis: axes.value(i).to_owned(),
+                    family: families.value(i).to_owned(),
+                    suite: suites.value(i).to_owned(),
+                    metric: metrics.value(i).to_owned(),
+                    setting: setting(i),
+                    other: other(i),
+                    value: values.value(i),
+                    other_value: other_values.value(i),
+                    seeds: some_count(seeds, i).unwrap_or(1),
+                    other_seeds: some_count(other_seeds, i).unwrap_or(1),
+                    difference: difference(i)?,
+                });
+            }
+            Ok(())
+        })?;
+        Ok(all)
     }
 
     /// What the cells of each setting cost, by the setting's name.
     fn costs(&self) -> Result<HashMap<String, Cost>> {
-        let table = self.query("cells", |t| t.filter(col("status").eq(lit("done"))))?;
-        let weights = self.query("layers", |t| {
-            let weights = || col("rows").cast(DataType::Float64) * col("columns").cast(DataType::Float64);
-            t.group_by_stable([col("cell")]).agg([(weights() * col("achieved_sparsity")).sum().alias("zeros")])
+        let mut zeros: HashMap<String, f64> = HashMap::new();
+        self.scan("layers", &["cell", "rows", "columns", "achieved_sparsity"], |rows| {
+            let (cells, achieved) = (rows.texts("cell")?, rows.reals("achieved_sparsity")?);
+            let weights = weights(&rows)?;
+            for i in 0..rows.len() {
+                let own = weights(i) * achieved.value(i);
+                match zeros.get_mut(cells.value(i)) {
+                    Some(sum) => *sum += own,
+                    None => drop(zeros.insert(cells.value(i).to_owned(), own)),
+                }
+            }
+            Ok(())
         })?;
-        let zeros: HashMap<String, f64> = weights.texts("cell")?.into_iter().zip(weights.reals("zeros")?).collect();
+        let table = self.query("cells", |t| t.filter(col("status").eq(lit("done"))))?;
         let (cells, seeds, seconds) = (table.texts("cell")?, table.some_counts("seed")?, table.some_reals("seconds")?);
         let mut costs: HashMap<String, Cost> = HashMap::new();
         for (i, cell) in cells.iter().enumerate() {
@@ -220,44 +261,70 @@ impl Tables<'_> {
     }
 
     fn blocks(&self) -> Result<(Option<String>, Vec<BlockPoint>)> {
-        let weights = || col("rows").cast(DataType::Float64) * col("columns").cast(DataType::Float64);
-        let mean = |name: &str| ((col(name) * weights()).sum() / weights().sum()).alias(name);
-        let table = self.query("layers", |t| {
-            // What a checkpoint is called, only its cell says.
-            let checkpoint = when(col("pattern").eq(lit("checkpoint"))).then(col("cell")).otherwise(lit(NULL));
-            let setting = ["method", "pattern", "sparsity", "calibration"].map(col).into_iter();
-            let setting = setting.chain([checkpoint.cast(DataType::String).alias("checkpoint"), col("block")]);
-            t.group_by_stable(setting.collect::<Vec<_>>()).agg([
-                mean("achieved_sparsity"),
-                col("error_suite").first().alias("error_suite"),
-                // A sum skips nulls: where no error was measured there is none.
-                when(col("relative_error").null_count().gt(lit(0)))
-                    .then(lit(NULL))
-                    .otherwise(mean("relative_error"))
-                    .cast(DataType::Float64)
-                    .alias("relative_error"),
-            ])
+        /// Sums over the linears of a setting's block, weighted by their sizes.
+        struct Sum {
+            setting: usize,
+            block: u64,
+            weights: f64,
+            achieved: f64,
+            /// None where an error was not measured.
+            error: Option<f64>,
+        }
+        const COLUMNS: [&str; 12] = [
+            "cell",
+            "method",
+            "pattern",
+            "sparsity",
+            "calibration",
+            "seed",
+            "block",
+            "rows",
+            "columns",
+            "achieved_sparsity",
+            "relative_error",
+            "error_suite",
+        ];
+        let (mut settings, mut sums): (Vec<Setting>, Vec<Sum>) = Default::default();
+        let (mut by_name, mut by_block) = (HashMap::<String, usize>::new(), HashMap::<(usize, u64), usize>::new());
+        let (mut before, mut suite) = (None::<(String, usize)>, None);
+        self.scan("layers", &COLUMNS, |rows| {
+            // A setting is called as its cell is, but for the seed.
+            let (cells, setting) = (rows.texts("cell")?, rows.settings("cell", "")?);
+            let (seeds, blocks) = (rows.counts("seed")?, rows.counts("block")?);
+            let (achieved, errors) = (rows.reals("achieved_sparsity")?, rows.reals("relative_error")?);
+            let (suites, weights) = (rows.texts("error_suite")?, weights(&rows)?);
+            for i in 0..rows.len() {
+                if before.as_ref().is_none_or(|(cell, _)| cell != cells.value(i)) {
+                    let name = setting_of(cells.value(i), some_count(seeds, i));
+                    let place = *by_name.entry(name.clone()).or_insert_with(|| {
+                        settings.push(Setting { name, ..setting(i) });
+                        settings.len() - 1
+                    });
+                    before = Some((cells.value(i).to_owned(), place));
+                }
+                let Some((_, setting)) = before else { continue };
+                let block = blocks.value(i);
+                let place = *by_block.entry((setting, block)).or_insert_with(|| {
+                    sums.push(Sum { setting, block, weights: 0.0, achieved: 0.0, error: Some(0.0) });
+                    sums.len() - 1
+                });
+                let (sum, weight) = (&mut sums[place], weights(i));
+                sum.weights += weight;
+                sum.achieved += weight * achieved.value(i);
+                sum.error = sum.error.zip(some_real(errors, i)).map(|(sum, error)| sum + weight * error);
+                if suite.is_none() && suites.is_valid(i) {
+                    suite = Some(suites.value(i).to_owned());
+                }
+            }
+            Ok(())
         })?;
-        let (methods, patterns) = (table.texts("method")?, table.texts("pattern")?);
-        let (sparsities, calibrations) = (table.some_reals("sparsity")?, table.some_texts("calibration")?);
-        let checkpoints = table.some_texts("checkpoint")?;
-        let (blocks, achieved) = (table.counts("block")?, table.reals("achieved_sparsity")?);
-        let errors = table.some_reals("relative_error")?;
-        let point = |i: usize| {
-            let strength = text::strength(&patterns[i], sparsities[i].unwrap_or(0.0));
-            let calibrated = calibrations[i].as_ref().map_or(String::new(), |name| format!("-{name}"));
-            let pruned = || format!("{}-{strength}{calibrated}", methods[i]);
-            let setting = Setting {
-                name: checkpoints[i].clone().unwrap_or_else(pruned),
-                method: methods[i].clone(),
-                pattern: patterns[i].clone(),
-                sparsity: sparsities[i],
-                calibration: calibrations[i].clone(),
-            };
-            BlockPoint { setting, block: blocks[i], achieved: achieved[i], relative_error: errors[i] }
+        let point = |sum: &Sum| BlockPoint {
+            setting: settings[sum.setting].clone(),
+            block: sum.block,
+            achieved: sum.achieved / sum.weights,
+            relative_error: sum.error.map(|error| error / sum.weights),
         };
-        let suite = table.some_texts("error_suite")?.into_iter().flatten().next();
-        Ok((suite, (0..methods.len()).map(point).collect()))
+        Ok((suite, sums.iter().map(point).collect()))
     }
 
     /// How sparse cells became, in the order of the grid.
@@ -275,20 +342,27 @@ impl Tables<'_> {
     }
 
     fn cell_rows(&self, suites: &[SuiteReport]) -> Result<Vec<CellRow>> {
-        let table = self.query("metrics", |t| t)?;
-        let (cells, seeds) = (table.texts("cell")?, table.some_counts("seed")?);
-        let (names, values) = (table.texts("suite")?, table.reals("value")?);
-        let (lows, highs) = (table.some_reals("ci_low")?, table.some_reals("ci_high")?);
-        let mut rows: Vec<CellRow> = vec![];
-        for i in 0..cells.len() {
-            if rows.last().is_none_or(|row| row.cell != cells[i] || row.suite != names[i]) {
-                let (cell, suite) = (cells[i].clone(), names[i].clone());
-                let setting = setting_of(&cell, seeds[i]);
-                rows.push(CellRow { cell, setting, seed: seeds[i], suite, values: vec![] });
+        let mut all: Vec<CellRow> = vec![];
+        self.scan("metrics", &["cell", "seed", "suite", "value", "ci_low", "ci_high"], |rows| {
+            let (cells, seeds) = (rows.texts("cell")?, rows.counts("seed")?);
+            let (names, values) = (rows.texts("suite")?, rows.reals("value")?);
+            let (lows, highs) = (rows.reals("ci_low")?, rows.reals("ci_high")?);
+            for i in 0..rows.len() {
+                if all.last().is_none_or(|row| row.cell != cells.value(i) || row.suite != names.value(i)) {
+                    let (cell, suite) = (cells.value(i).to_owned(), names.value(i).to_owned());
+                    let seed = some_count(seeds, i);
+                    all.push(CellRow { setting: setting_of(&cell, seed), cell, seed, suite, values: vec![] });
+                }
+                let row = all.last_mut().expect("a row was just pushed");
+                row.values.push(CellValue {
+                    value: values.value(i),
+                    low: some_real(lows, i),
+                    high: some_real(highs, i),
+                });
             }
-            let row = rows.last_mut().expect("a row was just pushed");
-            row.values.push(CellValue { value: values[i], low: lows[i], high: highs[i] });
-        }
+            Ok(())
+        })?;
+        let mut rows = all;
         let place = |row: &CellRow| suites.iter().position(|suite| suite.suite == row.suite);
         rows.sort_by_key(place);
         Ok(rows)
@@ -321,26 +395,32 @@ impl Frame {
         };
         (0..names.len()).map(column).collect()
     }
+}
 
-    fn differences(&self) -> Result<Vec<Difference>> {
-        let (deltas, verdicts) = (self.reals("delta")?, self.texts("verdict")?);
-        let (lows, highs) = (self.some_reals("delta_low")?, self.some_reals("delta_high")?);
-        let (p_values, adjusted) = (self.some_reals("p_value")?, self.some_reals("p_adjusted")?);
-        let needed = self.some_counts("needed")?;
-        let difference = |i: usize| {
-            let Some(verdict) = Verdict::named(&verdicts[i]) else {
-                bail!("{} has the verdict \"{}\", which is unknown", self.path.display(), verdicts[i])
-            };
-            Ok(Difference {
-                delta: deltas[i],
-                low: lows[i],
-                high: highs[i],
-                p_value: p_values[i],
-                p_adjusted: adjusted[i],
-                verdict,
-                needed: needed[i],
-            })
+/// What settings are apart, by row.
+fn differences<'a>(rows: &Rows<'a>) -> Result<impl Fn(usize) -> Result<Difference> + use<'a>> {
+    let (deltas, verdicts) = (rows.reals("delta")?, rows.texts("verdict")?);
+    let (lows, highs) = (rows.reals("delta_low")?, rows.reals("delta_high")?);
+    let (p_values, adjusted) = (rows.reals("p_value")?, rows.reals("p_adjusted")?);
+    let needed = rows.counts("needed")?;
+    Ok(move |i: usize| {
+        let Some(verdict) = Verdict::named(verdicts.value(i)) else {
+            bail!("it has the verdict \"{}\", which is unknown", verdicts.value(i))
         };
-        (0..deltas.len()).map(difference).collect()
-    }
+        Ok(Difference {
+            delta: deltas.value(i),
+            low: some_real(lows, i),
+            high: some_real(highs, i),
+            p_value: some_real(p_values, i),
+            p_adjusted: some_real(adjusted, i),
+            verdict,
+            needed: some_count(needed, i),
+        })
+    })
+}
+
+/// How many weights a matrix has, by row.
+fn weights<'a>(rows: &Rows<'a>) -> Result<impl Fn(usize) -> f64 + use<'a>> {
+    let (outputs, inputs) = (rows.counts("rows")?, rows.counts("columns")?);
+    Ok(move |i: usize| outputs.value(i) as f64 * inputs.value(i) as f64)
 }

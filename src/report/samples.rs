@@ -1,10 +1,10 @@
 //! Samples of a suite under two models, side by side.
 
 use anyhow::{Result, bail, ensure};
-use polars::prelude::*;
+use indexmap::IndexMap;
 
 use super::read::Wanted;
-use super::tables::{Part, Tables};
+use super::tables::{Part, Tables, some_count};
 use super::{Sample, Samples, Side, SuiteReport, text};
 use crate::words::nearest;
 
@@ -16,11 +16,17 @@ impl Tables<'_> {
         {
             bail!("there is no suite \"{name}\"{}", meant(name, suites.iter().map(|s| s.suite.as_str())));
         }
-        let cells = self.query("metrics", |t| {
-            t.select([col("cell"), col("seed")]).unique_stable(None, UniqueKeepStrategy::First)
+        let mut cells: IndexMap<String, Option<u64>> = IndexMap::new();
+        self.scan("metrics", &["cell", "seed"], |rows| {
+            let (names, seeds) = (rows.texts("cell")?, rows.counts("seed")?);
+            for i in 0..rows.len() {
+                if !cells.contains_key(names.value(i)) {
+                    cells.insert(names.value(i).to_owned(), some_count(seeds, i));
+                }
+            }
+            Ok(())
         })?;
-        let cells: Vec<(String, Option<u64>)> =
-            cells.texts("cell")?.into_iter().zip(cells.some_counts("seed")?).collect();
+        let cells: Vec<(String, Option<u64>)> = cells.into_iter().collect();
         let is_wanted = |suite: &&SuiteReport| wanted.suite.as_ref().is_none_or(|name| suite.suite == *name);
         let mut all = vec![];
         for suite in suites.iter().filter(is_wanted) {

@@ -1,5 +1,7 @@
 //! What the numbers say in words: five sentences at most, and none that says more than the tables' verdicts.
 
+use std::collections::HashMap;
+
 use super::text::{capital, counted, list, with_interval, within};
 use super::{Contrast, Decision, DecisionRow, Predictor, Report, masks, published};
 use crate::statistics::{LEVEL, Verdict};
@@ -54,9 +56,38 @@ fn best(decision: &Decision) -> Option<String> {
             ),
         }
     };
-    let mut clauses: Vec<String> = groups.iter().map(&mut clause).collect();
+    let mut clauses: Vec<String> = match groups.len() {
+        n if n > STRENGTHS => vec![winners(decision, &groups)],
+        _ => groups.iter().map(&mut clause).collect(),
+    };
     clauses.extend(checkpoints_said(decision, &checkpoints));
     Some(format!("On {suite}, {}; {}.", list(&clauses), stand(decision, &pruned, dense)))
+}
+
+/// So many sparsities have a clause each.
+const STRENGTHS: usize = 8;
+
+/// Which methods and calibrations are best at how many of many sparsities.
+fn winners(decision: &Decision, groups: &[(String, Vec<&DecisionRow>)]) -> String {
+    let mut counts: Vec<(String, usize)> = vec![];
+    for row in groups.iter().flat_map(|(_, rows)| rows) {
+        let name = said(row);
+        match counts.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((name, 1)),
+        }
+    }
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let (extreme, metric, all) = (extreme(decision), &decision.metric, groups.len());
+    let clause = |(i, (name, count)): (usize, &(String, usize))| match i {
+        0 => format!("{name} has the {extreme} {metric} at {count} of {all} sparsities"),
+        _ => format!("{name} at {count}"),
+    };
+    let mut told: Vec<String> = counts.iter().take(NAMED).enumerate().map(clause).collect();
+    if counts.len() > NAMED {
+        told.push(format!("{} others at fewer", counts.len() - NAMED));
+    }
+    list(&told)
 }
 
 /// What checkpoints have, of many the best one.
@@ -160,11 +191,13 @@ fn clause(axis: &str, name: &str, contrasts: &[&Contrast]) -> Option<String> {
     };
     // Each two of them, the winner of more comparisons first.
     let mut pairs: Vec<Pair> = vec![];
+    let mut places: HashMap<[String; 2], usize> = HashMap::new();
     for contrast in contrasts {
         let (a, b) = (of(&contrast.setting), of(&contrast.other));
-        let place = pairs.iter().position(|p| p.names == [a.clone(), b.clone()] || p.names == [b.clone(), a.clone()]);
-        let place = place.unwrap_or_else(|| {
-            pairs.push(Pair { names: [a.clone(), b.clone()], wins: [0, 0], within: 0, of: 0 });
+        let mut sorted = [a.clone(), b.clone()];
+        sorted.sort();
+        let place = *places.entry(sorted).or_insert_with(|| {
+            pairs.push(Pair { names: [a.clone(), b], wins: [0, 0], within: 0, of: 0 });
             pairs.len() - 1
         });
         let pair = &mut pairs[place];
@@ -287,6 +320,26 @@ mod tests {
             "{said:?}"
         );
         assert!(said[0].contains("is within the margin of dense (0.61)"), "{said:?}");
+    }
+
+    #[test]
+    fn of_many_sparsities_it_is_counted_who_is_best() {
+        let said = changed(|report| {
+            let decision = report.decision.as_mut().unwrap();
+            let row = decision.rows[2].clone();
+            decision.rows.truncate(1);
+            for i in 0..20 {
+                let mut row = row.clone();
+                row.setting.sparsity = Some(0.3 + 0.01 * f64::from(i));
+                row.setting.method = if i < 14 { "wanda".into() } else { "sparsegpt".into() };
+                row.value.value -= 0.1;
+                row.best = true;
+                decision.rows.push(row);
+            }
+        });
+        let expected = "On task, wanda calibrated on prose has the highest f1 at 14 of 20 sparsities and sparsegpt calibrated on \
+                        prose at 6; ";
+        assert!(said[0].starts_with(expected), "{said:?}");
     }
 
     #[test]

@@ -5,11 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchReader, new_empty_array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch, RecordBatchReader, StringArray, UInt64Array,
+    new_empty_array,
+};
 use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::{DataType as Arrow, Field, Float64Type, UInt64Type};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use polars::prelude::{Column, DataFrame, IntoColumn, IntoLazy, LazyFrame, NamedFrom, PolarsResult, Series};
 
 use super::Setting;
@@ -137,6 +141,84 @@ impl Tables<'_> {
     }
 }
 
+/// Rows of a table that follow each other, by column.
+pub struct Rows<'a> {
+    batch: &'a RecordBatch,
+}
+
+impl<'a> Rows<'a> {
+    pub fn len(&self) -> usize {
+        self.batch.num_rows()
+    }
+
+    fn column<T: 'static>(&self, name: &str) -> Result<&'a T> {
+        let column = self.batch.column_by_name(name);
+        let column =
+            column.with_context(|| format!("it has no column `{name}`; was it written by another version?"))?;
+        column.as_any().downcast_ref().with_context(|| format!("its column `{name}` holds something else"))
+    }
+
+    pub fn texts(&self, name: &str) -> Result<&'a StringArray> {
+        self.column(name)
+    }
+
+    pub fn reals(&self, name: &str) -> Result<&'a Float64Array> {
+        self.column(name)
+    }
+
+    pub fn counts(&self, name: &str) -> Result<&'a UInt64Array> {
+        self.column(name)
+    }
+
+    /// The settings that rows are of, as [`Frame::settings`] has them; by row.
+    pub fn settings(&self, name: &str, prefix: &str) -> Result<impl Fn(usize) -> Setting + use<'a>> {
+        let column = |of: &str| format!("{prefix}{of}");
+        let (names, methods) = (self.texts(name)?, self.texts(&column("method"))?);
+        let (patterns, sparsities) = (self.texts(&column("pattern"))?, self.reals(&column("sparsity"))?);
+        let calibrations = self.texts(&column("calibration"))?;
+        Ok(move |i: usize| Setting {
+            name: names.value(i).to_owned(),
+            method: methods.value(i).to_owned(),
+            pattern: patterns.value(i).to_owned(),
+            sparsity: some(sparsities.is_valid(i), || sparsities.value(i)),
+            calibration: some(calibrations.is_valid(i), || calibrations.value(i).to_owned()),
+        })
+    }
+}
+
+/// A value that may be null.
+fn some<T>(is_valid: bool, value: impl FnOnce() -> T) -> Option<T> {
+    is_valid.then(value)
+}
+
+pub fn some_real(values: &Float64Array, i: usize) -> Option<f64> {
+    some(values.is_valid(i), || values.value(i))
+}
+
+pub fn some_count(values: &UInt64Array, i: usize) -> Option<u64> {
+    some(values.is_valid(i), || values.value(i))
+}
+
+impl Tables<'_> {
+    /// Goes through some columns of the table of that name, which may be long: never more than a few thousand rows are in memory.
+    pub fn scan(&self, name: &str, columns: &[&str], mut each: impl FnMut(Rows) -> Result<()>) -> Result<()> {
+        let path = self.dir.join(format!("{name}.parquet"));
+        let read = || -> Result<()> {
+            ensure!(path.is_file(), "it is not there, or no file");
+            let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&path)?)?;
+            let mask = ProjectionMask::columns(reader.parquet_schema(), columns.iter().copied());
+            for batch in reader.with_projection(mask).with_batch_size(BATCH).build()? {
+                each(Rows { batch: &batch? })?;
+            }
+            Ok(())
+        };
+        guarded(read).map_err(|e| anyhow!("cannot read {}, or calipr did not write it: {e:#}", path.display()))
+    }
+}
+
+/// Rows that are read together.
+const BATCH: usize = 8192;
+
 impl Part<'_> {
     fn read(&self, path: &Path) -> Result<RecordBatch> {
         let mut reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?)?;
@@ -144,10 +226,23 @@ impl Part<'_> {
             let mask = ProjectionMask::columns(reader.parquet_schema(), columns.iter().copied());
             reader = reader.with_projection(mask);
         }
-        let reader = reader.build()?;
+        let groups = self.groups(reader.metadata());
+        let reader = reader.with_row_groups(groups).build()?;
         let schema = reader.schema();
         let batches = reader.map(|batch| self.filtered(batch?)).collect::<Result<Vec<_>>>()?;
         Ok(concat_batches(&schema, &batches)?)
+    }
+
+    /// The row groups that can have such rows, by the least and the greatest text that each has in a column.
+    fn groups(&self, metadata: &ParquetMetaData) -> Vec<usize> {
+        let may_have = |group: &RowGroupMetaData, (name, text): &(&str, &str)| {
+            let column = group.columns().iter().find(|column| column.column_path().string() == *name);
+            let Some(statistics) = column.and_then(|column| column.statistics()) else { return true };
+            let least = statistics.min_bytes_opt().is_none_or(|least| least <= text.as_bytes());
+            least && statistics.max_bytes_opt().is_none_or(|greatest| text.as_bytes() <= greatest)
+        };
+        let groups = metadata.row_groups().iter().enumerate();
+        groups.filter(|(_, group)| self.rows.iter().all(|row| may_have(group, row))).map(|(i, _)| i).collect()
     }
 
     fn filtered(&self, mut batch: RecordBatch) -> Result<RecordBatch> {
@@ -186,4 +281,45 @@ fn series(name: &str, array: &ArrayRef) -> Result<Series> {
         }
         other => bail!("the column `{name}` holds {other}"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{StringArray, UInt64Array};
+    use arrow::datatypes::Schema;
+    use parquet::arrow::ArrowWriter;
+
+    use super::*;
+
+    #[test]
+    fn row_groups_that_cannot_have_a_text_are_not_read() {
+        let fields = vec![Field::new("cell", Arrow::Utf8, false), Field::new("sample", Arrow::UInt64, false)];
+        let schema = Arc::new(Schema::new(fields));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("samples.parquet");
+        let mut writer = ArrowWriter::try_new(File::create(&path).unwrap(), schema.clone(), None).unwrap();
+        let long = "a".repeat(300);
+        for cells in [["dense", "magnitude-0.5"], ["wanda-0.5-s0", "wanda-0.5-s1"], [&long, "é"]] {
+            let columns: [ArrayRef; 2] =
+                [Arc::new(StringArray::from(cells.to_vec())), Arc::new(UInt64Array::from(vec![0, 1]))];
+            writer.write(&RecordBatch::try_new(schema.clone(), columns.into()).unwrap()).unwrap();
+            writer.flush().unwrap();
+        }
+        writer.close().unwrap();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&path).unwrap()).unwrap();
+        for (text, groups, rows) in [
+            ("dense", &[0, 2][..], 1),
+            ("wanda-0.5-s1", &[1, 2], 1),
+            ("wanda-0.5-s10", &[2], 0),
+            (&long, &[2], 1),
+            ("é", &[2], 1),
+            ("", &[], 0),
+        ] {
+            let wanted = [("cell", text)];
+            let part = Part { columns: Some(&["cell", "sample"]), rows: &wanted };
+            assert_eq!(part.groups(reader.metadata()), groups, "{text}");
+            assert_eq!(part.read(&path).unwrap().num_rows(), rows, "{text}");
+        }
+        assert_eq!(Part::default().read(&path).unwrap().num_rows(), 6);
+    }
 }

@@ -1,6 +1,7 @@
 //! Settings beside each other: what is to be made of a difference, among all that are looked at with it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::measures::{Group, Measured};
 use crate::metrics::Metric;
@@ -11,9 +12,9 @@ use crate::statistics::{Contrast, Judged, judge};
 #[derive(Debug, Clone, PartialEq)]
 pub struct ContrastRow {
     pub axis: Axis,
-    pub setting: Setting,
-    pub other: Setting,
-    pub suite: String,
+    pub setting: Arc<Setting>,
+    pub other: Arc<Setting>,
+    pub suite: Arc<str>,
     pub metric: Metric,
     pub samples: usize,
     /// Seeds of each; None where a method draws no calibration.
@@ -22,7 +23,7 @@ pub struct ContrastRow {
     pub margin: f64,
     pub contrast: Contrast,
     /// The comparisons that it is judged with, in words.
-    pub family: String,
+    pub family: Arc<str>,
     pub judged: Judged,
 }
 
@@ -39,7 +40,7 @@ impl ContrastRow {
             metric,
             samples,
             margin: recipe.report.margin.of(metric),
-            family: String::new(),
+            family: "".into(),
             judged: judge(&[(&contrast, samples)], metric.higher_is_better())[0],
             contrast,
         }
@@ -49,12 +50,13 @@ impl ContrastRow {
 /// Judges every difference among those that a table or a sentence looks at with it: all along one axis, on one suite, by one
 /// metric. Loss and perplexity have the same p-values, so that they say the same in their two families.
 pub fn judged(mut rows: Vec<ContrastRow>) -> Vec<ContrastRow> {
-    let mut families: BTreeMap<(Axis, String, Metric), Vec<usize>> = BTreeMap::new();
+    let mut families: BTreeMap<(Axis, Arc<str>, Metric), Vec<usize>> = BTreeMap::new();
     for (i, row) in rows.iter().enumerate() {
         families.entry((row.axis, row.suite.clone(), row.metric)).or_default().push(i);
     }
     for ((axis, suite, metric), members) in families {
-        let family = format!("{}, on {suite} by {}: {}", axis.comparisons(), metric.as_str(), members.len());
+        let family: Arc<str> =
+            format!("{}, on {suite} by {}: {}", axis.comparisons(), metric.as_str(), members.len()).into();
         let contrasts: Vec<_> = members.iter().map(|&i| (&rows[i].contrast, rows[i].samples)).collect();
         for (i, judged) in members.into_iter().zip(judge(&contrasts, metric.higher_is_better())) {
             (rows[i].family, rows[i].judged) = (family.clone(), judged);

@@ -14,7 +14,7 @@ use super::machine::{Machine, day, now, versions};
 use super::place::seen_from;
 use crate::data::Library;
 use crate::metrics::Metric;
-use crate::pipeline::{InputCheckpoint, Status, Study, peak_bytes};
+use crate::pipeline::{InputCheckpoint, Study, peak_bytes};
 use crate::recipe::{Recipe, Suite, cells, unsound};
 
 /// The content of `run.json`.
@@ -69,7 +69,7 @@ pub struct CellCounts {
 
 impl CellCounts {
     pub fn of(finished: &[&Finished], planned: usize) -> Self {
-        let done = finished.iter().filter(|f| f.outcome.record.status == Status::Done).count();
+        let done = finished.iter().filter(|cell| cell.is_done()).count();
         Self { planned, done, failed: finished.len() - done }
     }
 }
@@ -175,8 +175,7 @@ impl Manifest {
         self.seconds = seconds;
         self.warnings = warnings;
         self.peak_bytes = peak_bytes();
-        self.device_peak_bytes =
-            finished.iter().filter_map(|cell| cell.outcome.spent.as_ref()?.device_peak_bytes).max();
+        self.device_peak_bytes = finished.iter().filter_map(|cell| cell.spent.as_ref()?.device_peak_bytes).max();
     }
 
     /// Notes that the run ended.

@@ -1,20 +1,21 @@
 //! What the shares of all samples come to: of each cell, of each setting, and of settings beside each other.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::Finished;
 use super::contrasts::{ContrastRow, judged};
+use super::shares::Values;
 use crate::metrics::{Family, Metric};
-use crate::recipe::{Axis, Recipe, Setting};
-use crate::statistics::{self, Contrast, Share, Summary, contrast, summary};
+use crate::recipe::{Axis, Recipe, Setting, Suite};
+use crate::statistics::{self, Compared, Contrast, Quantity, Share, Summary, contrast, summary};
 
 /// A value of a metric on a suite.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measured<T> {
-    pub suite: String,
+    pub suite: Arc<str>,
     pub metric: Metric,
     pub samples: usize,
     pub found: T,
@@ -30,34 +31,44 @@ pub struct Measures<'a> {
 
 /// Cells that differ in nothing but the seed.
 pub struct Group<'a> {
-    pub setting: Setting,
+    pub setting: Arc<Setting>,
     cells: Vec<&'a Finished>,
+    /// A number that no other cells have.
+    key: usize,
 }
 
 /// What was measured for the tables before: with every cell that is done, only its own setting is new.
 #[derive(Default)]
 pub struct Memory {
-    summaries: HashMap<String, Found<Summary>>,
-    contrasts: HashMap<(String, String), Found<Contrast>>,
+    /// The numbers of groups, by the names of their cells.
+    keys: HashMap<Vec<String>, usize>,
+    summaries: HashMap<usize, Found<Summary>>,
+    contrasts: HashMap<(usize, usize), Found<Contrast>>,
 }
 
 /// On every suite, by every metric.
 type Found<T> = Arc<Vec<Measured<T>>>;
 
+/// What is asked for: every metric of every suite, in the order of the recipe.
+type Asked = Vec<(Arc<str>, Metric)>;
+
+/// A group's samples by each metric that is asked for, ready to be tested; None where no cell has any.
+type Samples = Vec<Option<Arc<statistics::Setting>>>;
+
 impl Memory {
     /// Measures all cells that are done; those of a setting beside each other, seeds as its replicates.
     pub fn measure<'a>(&mut self, recipe: &Recipe, finished: &[&'a Finished]) -> Measures<'a> {
-        let alone: Vec<Group> = finished.iter().map(|cell| Group::of(cell)).collect();
-        let groups = groups(&alone);
-        let Some(dense) = alone.iter().find(|group| group.setting == Setting::Dense) else {
+        let alone: Vec<Group> =
+            finished.iter().map(|&cell| self.group(Arc::new(cell.cell.setting()), vec![cell])).collect();
+        let groups = self.groups(&alone);
+        let Some(dense) = groups.iter().find(|group| *group.setting == Setting::Dense) else {
             return Measures { cells: vec![], settings: vec![], contrasts: vec![] };
         };
         let pairs = pairs(&groups);
-        let beside_dense = alone.iter().map(|cell| (cell, dense));
-        self.remember(recipe, alone.iter().chain(&groups), beside_dense.chain(pairs.iter().map(|&(_, a, b)| (a, b))));
+        self.remember(recipe, (&alone, &groups), dense, &pairs);
 
         let of_cell = |cell: &Group<'a>| {
-            let (own, beside) = (self.summary(cell), self.contrast(cell, dense));
+            let (own, beside) = (&self.summaries[&cell.key], &self.contrasts[&(cell.key, dense.key)]);
             let finished = cell.cells[0];
             let both = own.iter().zip(beside.iter()).map(move |(own, beside)| {
                 let found = (own.found.clone(), beside.found.clone());
@@ -66,12 +77,12 @@ impl Memory {
             both.collect::<Vec<_>>()
         };
         let of_setting = |group: &Group| {
-            let setting = group.setting.clone();
-            self.summary(group).iter().map(|found| (setting.clone(), found.clone())).collect::<Vec<_>>()
+            let setting = &group.setting;
+            self.summaries[&group.key].iter().map(|found| (Setting::clone(setting), found.clone())).collect::<Vec<_>>()
         };
         let of_pair = |&(axis, a, b): &(Axis, &Group, &Group)| {
             let row = |found: &Measured<Contrast>| ContrastRow::new(recipe, axis, [a, b], found);
-            self.contrast(a, b).iter().map(row).collect::<Vec<_>>()
+            self.contrasts[&(a.key, b.key)].iter().map(row).collect::<Vec<_>>()
         };
         let contrasts = pairs.iter().flat_map(of_pair).collect();
         Measures {
@@ -81,43 +92,72 @@ impl Memory {
         }
     }
 
-    /// Computes what is not known yet.
-    fn remember<'a, 'b: 'a>(
+    fn group<'a>(&mut self, setting: Arc<Setting>, cells: Vec<&'a Finished>) -> Group<'a> {
+        let (names, next) = (cells.iter().map(|cell| cell.id.clone()).collect(), self.keys.len());
+        let key = *self.keys.entry(names).or_insert(next);
+        Group { setting, cells, key }
+    }
+
+    /// Cells by their settings, in the order of the grid.
+    fn groups<'a>(&mut self, alone: &[Group<'a>]) -> Vec<Group<'a>> {
+        let mut members: Vec<(&Arc<Setting>, Vec<&'a Finished>)> = vec![];
+        let mut places: HashMap<String, usize> = HashMap::new();
+        for cell in alone {
+            let place = *places.entry(cell.setting.id()).or_insert_with(|| {
+                members.push((&cell.setting, vec![]));
+                members.len() - 1
+            });
+            members[place].1.extend(&cell.cells);
+        }
+        members.into_iter().map(|(setting, cells)| self.group(setting.clone(), cells)).collect()
+    }
+
+    /// Computes what is not known yet, and forgets what is of cells that have been joined by others.
+    fn remember(
         &mut self,
         recipe: &Recipe,
-        groups: impl Iterator<Item = &'a Group<'b>>,
-        pairs: impl Iterator<Item = (&'a Group<'b>, &'a Group<'b>)>,
+        (alone, groups): (&[Group], &[Group]),
+        dense: &Group,
+        pairs: &[(Axis, &Group, &Group)],
     ) {
-        let new: HashMap<String, &Group> = groups.map(|group| (group.key(), group)).collect();
-        let new = new.into_par_iter().filter(|(key, _)| !self.summaries.contains_key(key));
-        let summaries: Vec<_> = new.map(|(key, group)| (key, Arc::new(group.summaries(recipe)))).collect();
-        self.summaries.extend(summaries);
-        let new: HashMap<(String, String), (&Group, &Group)> =
-            pairs.map(|(a, b)| ((a.key(), b.key()), (a, b))).collect();
-        let new = new.into_par_iter().filter(|(key, _)| !self.contrasts.contains_key(key));
-        let contrasts: Vec<_> = new.map(|(key, (a, b))| (key, Arc::new(a.beside(b, recipe)))).collect();
-        self.contrasts.extend(contrasts);
-    }
-
-    fn summary(&self, group: &Group) -> &Found<Summary> {
-        &self.summaries[&group.key()]
-    }
-
-    fn contrast(&self, a: &Group, b: &Group) -> &Found<Contrast> {
-        &self.contrasts[&(a.key(), b.key())]
-    }
-}
-
-/// Cells by their settings, in the order of the grid.
-fn groups<'a>(alone: &[Group<'a>]) -> Vec<Group<'a>> {
-    let mut groups: Vec<Group> = vec![];
-    for cell in alone {
-        match groups.iter_mut().find(|group| group.setting == cell.setting) {
-            Some(group) => group.cells.extend(&cell.cells),
-            None => groups.push(Group { setting: cell.setting.clone(), cells: cell.cells.clone() }),
+        let asked = asked(recipe);
+        let of_dense = dense.samples(&asked);
+        // The samples of a cell are only made ready for as long as it is measured: there may be many cells.
+        let measure = |cell: &Group| {
+            let own = cell.samples(&asked);
+            let summaries = cell.summaries(&asked, &own);
+            let contrasts = cell.beside(dense, (&own, &of_dense), (&asked, recipe));
+            (cell.key, Arc::new(summaries), Arc::new(contrasts))
+        };
+        let new = |group: &&Group| !self.summaries.contains_key(&group.key);
+        let found: Vec<_> = alone.par_iter().filter(new).map(measure).collect();
+        for (key, summaries, contrasts) in found {
+            self.summaries.insert(key, summaries);
+            self.contrasts.insert((key, dense.key), contrasts);
         }
+
+        let is_new = |&&(_, a, b): &&(Axis, &Group, &Group)| !self.contrasts.contains_key(&(a.key, b.key));
+        let new_pairs: Vec<_> = pairs.iter().filter(is_new).collect();
+        let mut concerned: HashMap<usize, &Group> =
+            groups.iter().filter(|group| !self.summaries.contains_key(&group.key)).map(|g| (g.key, g)).collect();
+        concerned.extend(new_pairs.iter().flat_map(|&&(_, a, b)| [(a.key, a), (b.key, b)]));
+        let ready: HashMap<usize, Samples> =
+            concerned.par_iter().map(|(key, group)| (*key, group.samples(&asked))).collect();
+        let new = groups.par_iter().filter(|group| !self.summaries.contains_key(&group.key));
+        let summaries: Vec<_> =
+            new.map(|group| (group.key, Arc::new(group.summaries(&asked, &ready[&group.key])))).collect();
+        self.summaries.extend(summaries);
+        let of_pair = |&&(_, a, b): &&(Axis, &Group, &Group)| {
+            let samples = (&ready[&a.key], &ready[&b.key]);
+            ((a.key, b.key), Arc::new(a.beside(b, samples, (&asked, recipe))))
+        };
+        let contrasts: Vec<_> = new_pairs.par_iter().map(of_pair).collect();
+        self.contrasts.extend(contrasts);
+
+        let of_cells = alone.iter().map(|cell| (cell.key, dense.key));
+        let current: HashSet<(usize, usize)> = of_cells.chain(pairs.iter().map(|(_, a, b)| (a.key, b.key))).collect();
+        self.contrasts.retain(|pair, _| current.contains(pair));
     }
-    groups
 }
 
 /// Every two settings that differ in one thing; the dense one is always the other.
@@ -126,36 +166,49 @@ fn pairs<'a, 'b>(groups: &'a [Group<'b>]) -> Vec<(Axis, &'a Group<'b>, &'a Group
     for (i, a) in groups.iter().enumerate() {
         for b in &groups[i + 1..] {
             let Some(axis) = a.setting.differs(&b.setting) else { continue };
-            pairs.push(if a.setting == Setting::Dense { (axis, b, a) } else { (axis, a, b) });
+            pairs.push(if *a.setting == Setting::Dense { (axis, b, a) } else { (axis, a, b) });
         }
     }
     pairs.sort_by_key(|&(axis, ..)| axis);
     pairs
 }
 
-impl<'a> Group<'a> {
-    fn of(cell: &'a Finished) -> Self {
-        Self { setting: cell.outcome.record.cell.setting(), cells: vec![cell] }
-    }
-
+impl Group<'_> {
     /// How many seeds were drawn; None where the method draws no calibration.
     pub fn seeds(&self) -> Option<usize> {
         let done = self.cells.iter().filter(|cell| !cell.shares.is_empty()).count();
         self.setting.calibration().map(|_| done)
     }
 
-    fn key(&self) -> String {
-        self.cells.iter().map(|cell| cell.outcome.record.cell.id()).collect::<Vec<_>>().join("\n")
+    /// What each cell has on a suite by a metric; nothing of cells that failed.
+    fn values<'a>(&'a self, suite: &'a str, metric: Metric) -> impl Iterator<Item = &'a Values> {
+        self.cells.iter().filter_map(move |cell| cell.shares.get(suite)?.get(&metric).map(|values| &**values))
     }
 
-    /// Its samples on a suite, by a metric, and how many; None where no cell of it has any.
-    fn samples(&self, suite: &str, metric: Metric) -> Option<Replicates> {
-        let shares = self.cells.iter().filter_map(|cell| cell.shares.get(suite)?.get(&metric).cloned());
-        let replicates: Replicates = shares.collect();
-        (!replicates.is_empty()).then_some(replicates)
+    fn replicates(&self, suite: &str, metric: Metric) -> Replicates {
+        self.values(suite, metric).map(|values| values.iter().collect()).collect()
     }
 
-    /// Its samples as statistics take them.
+    /// Whether every sample has a share in every cell, so that there is nothing to be left out.
+    fn is_whole(&self, suite: &str, metric: Metric) -> bool {
+        !metric.family().is_of_answers() || self.values(suite, metric).all(Values::is_whole)
+    }
+
+    /// Its samples as statistics take them; metrics of the same shares have the same.
+    fn samples(&self, asked: &Asked) -> Samples {
+        let mut all: Samples = vec![];
+        for (i, (suite, metric)) in asked.iter().enumerate() {
+            let is_same = |(of, other): &(Arc<str>, Metric)| of == suite && other.finding() == metric.finding();
+            let known = asked[..i].iter().position(is_same).and_then(|place| all[place].clone());
+            all.push(known.or_else(|| {
+                let replicates = self.replicates(suite, *metric);
+                let [own] = if replicates.is_empty() { return None } else { whole(metric.family(), [replicates]) };
+                Some(Arc::new(self.drawn(own)))
+            }));
+        }
+        all
+    }
+
     fn drawn(&self, mut replicates: Replicates) -> statistics::Setting {
         match self.setting.calibration() {
             Some(_) => statistics::Setting::drawn(replicates),
@@ -163,28 +216,53 @@ impl<'a> Group<'a> {
         }
     }
 
-    fn summaries(&self, recipe: &Recipe) -> Vec<Measured<Summary>> {
-        let found = |suite: &str, metric: Metric| {
-            let [own] = whole(metric.family(), [self.samples(suite, metric)?]);
-            let samples = own[0].len();
-            let mut found = summary(&metric.quantity(), &self.drawn(own));
-            if metric.is_of_dense() && self.setting == Setting::Dense {
+    fn summaries(&self, asked: &Asked, samples: &Samples) -> Vec<Measured<Summary>> {
+        let found = |((suite, metric), own): (&(Arc<str>, Metric), &Option<Arc<statistics::Setting>>)| {
+            let own = own.as_ref()?;
+            let mut found = summary(&metric.quantity(), own);
+            if metric.is_of_dense() && *self.setting == Setting::Dense {
                 // What the dense model is to itself does not depend on samples.
                 found.interval = None;
             }
-            Some(Measured { suite: suite.into(), metric, samples, found })
+            Some(Measured { suite: suite.clone(), metric: *metric, samples: own.samples(), found })
         };
-        asked(recipe).filter_map(|(suite, metric)| found(suite, metric)).collect()
+        asked.iter().zip(samples).filter_map(found).collect()
     }
 
-    fn beside(&self, other: &Group, recipe: &Recipe) -> Vec<Measured<Contrast>> {
-        let found = |suite: &str, metric: Metric| {
-            let [own, others] = whole(metric.family(), [self.samples(suite, metric)?, other.samples(suite, metric)?]);
-            let (samples, margin) = (own[0].len(), recipe.report.margin.of(metric));
-            let found = contrast(&metric.quantity(), &self.drawn(own), &other.drawn(others), margin);
-            Some(Measured { suite: suite.into(), metric, samples, found })
-        };
-        asked(recipe).filter_map(|(suite, metric)| found(suite, metric)).collect()
+    fn beside(
+        &self,
+        other: &Group,
+        (own, others): (&Samples, &Samples),
+        (asked, recipe): (&Asked, &Recipe),
+    ) -> Vec<Measured<Contrast>> {
+        let mut all = vec![];
+        // Loss and perplexity are tested once.
+        let mut tested: Vec<(usize, Compared)> = vec![];
+        for (i, (suite, metric)) in asked.iter().enumerate() {
+            let (Some(own), Some(others)) = (&own[i], &others[i]) else { continue };
+            let (quantity, margin) = (metric.quantity(), recipe.report.margin.of(*metric));
+            let mut push = |samples: usize, found: Contrast| {
+                all.push(Measured { suite: suite.clone(), metric: *metric, samples, found });
+            };
+            if !self.is_whole(suite, *metric) || !other.is_whole(suite, *metric) {
+                let both = [self, other].map(|side| side.replicates(suite, *metric));
+                let [own, others] = whole(metric.family(), both);
+                let (own, others) = (self.drawn(own), other.drawn(others));
+                push(own.samples(), contrast(&quantity, &own, &others, margin));
+                continue;
+            }
+            let is_same = |(place, _): &(usize, Compared)| {
+                let (of, known) = &asked[*place];
+                let is_share = |metric: &Metric| metric.quantity() == Quantity::SHARE;
+                of == suite && known.finding() == metric.finding() && is_share(known) == is_share(metric)
+            };
+            let known = tested.iter().position(is_same).unwrap_or_else(|| {
+                tested.push((i, Compared::new(&quantity, own, others)));
+                tested.len() - 1
+            });
+            push(own.samples(), tested[known].1.contrast(&quantity, margin));
+        }
+        all
     }
 }
 
@@ -196,7 +274,10 @@ fn whole<const N: usize>(family: Family, all: [Replicates; N]) -> [Replicates; N
     if family.is_of_answers() { statistics::in_all(all) } else { all }
 }
 
-/// Every metric of every suite, in the order of the recipe.
-fn asked(recipe: &Recipe) -> impl Iterator<Item = (&str, Metric)> {
-    recipe.suite.iter().flat_map(|(name, suite)| suite.metrics().into_iter().map(move |m| (name.as_str(), m)))
+fn asked(recipe: &Recipe) -> Asked {
+    let of_suite = |(name, suite): (&String, &Suite)| {
+        let name: Arc<str> = name.as_str().into();
+        suite.metrics().into_iter().map(move |metric| (name.clone(), metric)).collect::<Vec<_>>()
+    };
+    recipe.suite.iter().flat_map(of_suite).collect()
 }

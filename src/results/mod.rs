@@ -5,6 +5,7 @@ mod contrasts;
 mod differences;
 mod earlier;
 mod entries;
+mod finished;
 mod machine;
 mod manifest;
 mod masks;
@@ -13,16 +14,19 @@ mod place;
 mod published;
 mod schema;
 mod shares;
+mod stream;
 mod tables;
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io::ErrorKind::NotFound;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use indexmap::IndexMap;
+use arrow::array::RecordBatch;
+use rayon::prelude::*;
 
 pub use differences::Difference;
 pub use earlier::Intended;
@@ -30,32 +34,19 @@ pub use entries::{
     CalibrationEntry, DataEntry, DatasetEntry, DrawnEntry, MetricEntry, ModelEntry, SampleUnit, SuiteEntry,
     TokenizerEntry,
 };
+pub use finished::Finished;
 pub use machine::Machine;
 pub use manifest::{CellCounts, Manifest};
 
 use crate::lock::{Attempt, Lock};
-use crate::pipeline::{Material, Outcome, Study, remove_unfinished};
-use crate::recipe::Recipe;
+use crate::pace::Pace;
+use crate::pipeline::{Study, remove_unfinished};
+use masks::Beside;
 use measures::Memory;
-use shares::{Shares, shares};
 
 /// The tables, in the order in which they are written. Metrics come last: a report that is read between two writes has
 /// all else for every cell that it names.
 pub const TABLES: [&str; 7] = ["samples", "layers", "masks", "cells", "contrasts", "settings", "metrics"];
-
-/// A finished cell.
-pub struct Finished {
-    pub outcome: Outcome,
-    /// What each sample adds to each metric, by suite.
-    shares: IndexMap<String, Shares>,
-}
-
-impl Finished {
-    pub fn new(recipe: &Recipe, materials: &BTreeMap<String, Material>, outcome: Outcome) -> Self {
-        let of_suite = |(name, record)| (String::clone(name), shares(&recipe.suite[name], record, &materials[name]));
-        Self { shares: outcome.suites.iter().map(of_suite).collect(), outcome }
-    }
-}
 
 /// A folder of results, to which no other process writes while this lives.
 pub struct Results {
@@ -65,7 +56,9 @@ pub struct Results {
     _made: Made,
     /// What was measured for the tables before.
     memory: RefCell<Memory>,
-    shared: RefCell<masks::Memory>,
+    told: RefCell<masks::Told>,
+    /// How often tables are written while cells end.
+    pace: Cell<Pace>,
 }
 
 impl Results {
@@ -81,8 +74,9 @@ impl Results {
         match Lock::take(&dir.join(".lock")).with_context(cannot)? {
             Attempt::Taken(lock) => {
                 remove_unfinished(dir);
-                let (memory, shared) = Default::default();
-                Ok(Self { dir: dir.to_owned(), _lock: lock, _made: made, memory, shared })
+                let (memory, told) = Default::default();
+                let pace = Cell::new(Pace::new(Instant::now()));
+                Ok(Self { dir: dir.to_owned(), _lock: lock, _made: made, memory, told, pace })
             }
             Attempt::Held(holder) => bail!(
                 "{} is being written by {}; wait for it to end, or give another folder with --out",
@@ -115,27 +109,78 @@ impl Results {
         if has_tables { Ok(()) } else { self.write_manifest(manifest) }
     }
 
+    /// Whether the tables may be written again, now that so many cells have ended: always in a small study; in a large one as
+    /// often as that takes a fiftieth of the time of the run. What has ended meanwhile is in the cache.
+    pub fn is_due(&self, cells: usize) -> bool {
+        self.pace.get().allows(Instant::now(), cells)
+    }
+
+    /// How long it took to write the tables last.
+    pub fn last_took(&self) -> Duration {
+        self.pace.get().last()
+    }
+
     /// Writes all tables of the cells finished so far. Each file is replaced whole, so that a reader,
     /// or a run that is killed, never sees half of one.
+    ///
+    /// # Errors
+    /// Where a file cannot be written, or the cache has lost what a finished cell came to.
     pub fn write(&self, study: &Study, finished: &[&Finished]) -> Result<()> {
+        let started = Instant::now();
         let recipe = study.recipe();
         let measures = self.memory.borrow_mut().measure(recipe, finished);
-        let shared = self.shared.borrow_mut().rows(study, finished);
-        let batches = [
-            tables::samples(recipe, study.materials(), finished)?,
-            tables::layers(recipe, finished)?,
-            tables::masks(recipe, &shared)?,
-            tables::cells(recipe, finished)?,
-            tables::contrasts(recipe, &measures)?,
-            tables::settings(recipe, &measures)?,
-            tables::metrics(recipe, &measures)?,
-        ];
+        self.write_samples(study, finished)?;
+        self.write_layers(study, finished)?;
+        self.write_masks(study, finished)?;
+        self.write_table("cells", &tables::cells(recipe, finished)?)?;
+        self.write_table("contrasts", &tables::contrasts(recipe, &measures)?)?;
+        self.write_table("settings", &tables::settings(recipe, &measures)?)?;
+        self.write_table("metrics", &tables::metrics(recipe, &measures)?)?;
         self.write_published(recipe, &measures)?;
-        for (name, batch) in TABLES.iter().zip(batches) {
-            let bytes = tables::to_parquet(&batch)?;
-            replace(&self.table(name), &bytes)?;
-        }
+        let mut pace = self.pace.get();
+        pace.took(started.elapsed(), finished.len());
+        self.pace.set(pace);
         Ok(())
+    }
+
+    fn write_table(&self, name: &str, batch: &RecordBatch) -> Result<()> {
+        replace(&self.table(name), &tables::to_parquet(batch)?)
+    }
+
+    /// The answers and scores of samples are too many to be held: what a cell has is read when its rows are written.
+    fn write_samples(&self, study: &Study, finished: &[&Finished]) -> Result<()> {
+        let (recipe, materials) = (study.recipe(), study.materials());
+        let rows = |cell: &&Finished| cell.samples(materials);
+        let batch = |cells: &[&Finished]| {
+            let read: Vec<_> = cells.par_iter().map(|cell| tables::sampled(study, cell)).collect::<Result<_>>()?;
+            tables::samples(recipe, materials, &read)
+        };
+        let write = |out: &mut (dyn Write + Send)| stream::write(out, schema::samples(), finished, rows, batch);
+        replace_by(&self.table("samples"), write)
+    }
+
+    fn write_layers(&self, study: &Study, finished: &[&Finished]) -> Result<()> {
+        let batch = |cells: &[&Finished]| {
+            let read = |cell: &&'_ Finished| Ok(cell.pruning(study)?.map(|(pruned, errors)| (pruned, errors)));
+            let read: Vec<_> = cells.par_iter().map(read).collect::<Result<_>>()?;
+            let prunings: Vec<tables::Pruning> = cells
+                .iter()
+                .zip(read)
+                .filter_map(|(cell, read)| read.map(|(pruned, errors)| (*cell, pruned, errors)))
+                .collect();
+            tables::layers(study.recipe(), &prunings)
+        };
+        let rows = |cell: &&Finished| cell.layers;
+        let write = |out: &mut (dyn Write + Send)| stream::write(out, schema::layers(), finished, rows, batch);
+        replace_by(&self.table("layers"), write)
+    }
+
+    fn write_masks(&self, study: &Study, finished: &[&Finished]) -> Result<()> {
+        let besides = masks::besides(study, finished, &mut self.told.borrow_mut());
+        let batch = |besides: &[Beside]| tables::masks(study.recipe(), besides);
+        let rows = |beside: &Beside| beside.shared.len();
+        let write = |out: &mut (dyn Write + Send)| stream::write(out, schema::masks(), &besides, rows, batch);
+        replace_by(&self.table("masks"), write)
     }
 
     /// Writes `run.json`.
@@ -155,10 +200,17 @@ impl Drop for Made {
 
 /// Replaces a file: temporary name, sync, rename.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace_by(path, |out| Ok(out.write_all(bytes)?))
+}
+
+/// Replaces a file by what is written, as [`replace`] does.
+fn replace_by(path: &Path, content: impl FnOnce(&mut (dyn Write + Send)) -> Result<()>) -> Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || -> Result<()> {
-        let mut file = tempfile::Builder::new().prefix(crate::UNFINISHED).tempfile_in(folder)?;
-        std::io::Write::write_all(&mut file, bytes)?;
+        let file = tempfile::Builder::new().prefix(crate::UNFINISHED).tempfile_in(folder)?;
+        let mut out = BufWriter::with_capacity(1 << 20, file);
+        content(&mut out)?;
+        let file = out.into_inner().map_err(|error| error.into_error())?;
         file.as_file().sync_all()?;
         #[cfg(unix)]
         {

@@ -72,12 +72,11 @@ fn cell<'a>(figure: &Published, all: &'a [Cell]) -> Option<&'a Cell> {
 
 fn found(figure: &Published, measures: &Measures) -> Option<Found> {
     let of_setting = measures.settings.iter().find(|(setting, found)| {
-        setting.id() == figure.setting && found.suite == figure.suite && found.metric == figure.metric
+        setting.id() == figure.setting && *found.suite == *figure.suite && found.metric == figure.metric
     });
     let of_cell = || {
         let (_, found) = measures.cells.iter().find(|(cell, found)| {
-            let id = cell.outcome.record.cell.id();
-            id == figure.setting && found.suite == figure.suite && found.metric == figure.metric
+            cell.id == figure.setting && *found.suite == *figure.suite && found.metric == figure.metric
         })?;
         Some((found.found.0.value, found.found.0.interval))
     };

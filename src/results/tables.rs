@@ -1,6 +1,7 @@
 //! Records as Arrow batches, and batches as Parquet.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -9,32 +10,38 @@ use arrow::array::{
     UInt64Array,
 };
 use arrow::datatypes::{DataType, SchemaRef};
+use indexmap::IndexMap;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
-use super::masks::MaskRow;
+use super::masks::{Beside, SharedWeights};
 use super::measures::Measures;
-use super::shares::Shares;
+use super::shares::{Shares, shares};
 use super::{Finished, schema};
 use crate::data::Prompt;
 use crate::metrics::{Family, Metric, most_likely};
-use crate::pipeline::{CellRecord, Material, Seconds, Status};
+use crate::pipeline::{ErrorsRecord, LayerRecord, Material, PrunedRecord, Seconds, Status, Study, SuiteRecord};
 use crate::recipe::{Recipe, Setting};
 
 /// The bytes of a Parquet file.
 pub fn to_parquet(batch: &RecordBatch) -> Result<Vec<u8>> {
-    let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
-    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties))?;
+    let mut writer = writer(batch.schema(), Vec::new())?;
     writer.write(batch)?;
     Ok(writer.into_inner()?)
 }
 
-pub(super) fn texts<T: Into<String>>(values: impl Iterator<Item = T>) -> ArrayRef {
-    Arc::new(StringArray::from_iter_values(values.map(Into::into)))
+/// What writes a Parquet file.
+pub fn writer<W: Write + Send>(schema: SchemaRef, out: W) -> Result<ArrowWriter<W>> {
+    let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
+    Ok(ArrowWriter::try_new(out, schema, Some(properties))?)
 }
 
-pub(super) fn some_texts(values: impl Iterator<Item = Option<String>>) -> ArrayRef {
+pub(super) fn texts<T: AsRef<str>>(values: impl Iterator<Item = T>) -> ArrayRef {
+    Arc::new(StringArray::from_iter_values(values))
+}
+
+pub(super) fn some_texts<T: AsRef<str>>(values: impl Iterator<Item = Option<T>>) -> ArrayRef {
     Arc::new(values.collect::<StringArray>())
 }
 
@@ -71,11 +78,17 @@ fn some_real_lists<'a>(values: impl Iterator<Item = Option<&'a [f64]>>) -> Array
 }
 
 /// A table: the columns that name each row's cell, then its own.
-fn table(schema: SchemaRef, recipe: &Recipe, cells: &[&CellRecord], own: Vec<ArrayRef>) -> Result<RecordBatch> {
-    let settings: Vec<Setting> = cells.iter().map(|c| c.cell.setting()).collect();
-    let mut columns = vec![texts(cells.iter().map(|_| recipe.name.as_str())), texts(cells.iter().map(|c| c.cell.id()))];
-    columns.extend(kind_columns(|| settings.iter()));
-    columns.push(some_counts(cells.iter().map(|c| c.cell.seed())));
+fn table(schema: SchemaRef, recipe: &Recipe, cells: &[&Finished], own: Vec<ArrayRef>) -> Result<RecordBatch> {
+    // Rows of a cell mostly stand together.
+    let mut settings: Vec<Arc<Setting>> = Vec::with_capacity(cells.len());
+    for (i, cell) in cells.iter().enumerate() {
+        let is_known = i > 0 && cells[i - 1].id == cell.id;
+        settings.push(if is_known { settings[i - 1].clone() } else { Arc::new(cell.cell.setting()) });
+    }
+    let mut columns =
+        vec![texts(cells.iter().map(|_| recipe.name.as_str())), texts(cells.iter().map(|cell| cell.id.as_str()))];
+    columns.extend(kind_columns(|| settings.iter().map(|setting| &**setting)));
+    columns.push(some_counts(cells.iter().map(|cell| cell.cell.seed())));
     columns.extend(own);
     Ok(RecordBatch::try_new(schema, columns)?)
 }
@@ -83,10 +96,10 @@ fn table(schema: SchemaRef, recipe: &Recipe, cells: &[&CellRecord], own: Vec<Arr
 /// `metrics.parquet`
 pub fn metrics(recipe: &Recipe, measures: &Measures) -> Result<RecordBatch> {
     let rows = &measures.cells;
-    let cells: Vec<&CellRecord> = rows.iter().map(|(finished, _)| &finished.outcome.record).collect();
+    let cells: Vec<&Finished> = rows.iter().map(|(finished, _)| *finished).collect();
     let found = || rows.iter().map(|(_, measured)| measured);
     let (alone, beside) = (|| found().map(|m| &m.found.0), || found().map(|m| &m.found.1));
-    let mut own = vec![texts(found().map(|m| m.suite.as_str()))];
+    let mut own = vec![texts(found().map(|m| &*m.suite))];
     own.extend(metric_columns(|| found().map(|m| m.metric)));
     own.extend([
         reals(alone().map(|s| s.value)),
@@ -108,7 +121,7 @@ pub fn settings(recipe: &Recipe, measures: &Measures) -> Result<RecordBatch> {
     let found = || rows.iter().map(|(_, measured)| measured);
     let mut columns = vec![texts(rows.iter().map(|_| recipe.name.as_str()))];
     columns.extend(setting_columns(|| rows.iter().map(|(setting, _)| setting)));
-    columns.push(texts(found().map(|m| m.suite.as_str())));
+    columns.push(texts(found().map(|m| &*m.suite)));
     columns.extend(metric_columns(|| found().map(|m| m.metric)));
     columns.extend([
         reals(found().map(|m| m.found.value)),
@@ -128,9 +141,9 @@ pub fn contrasts(recipe: &Recipe, measures: &Measures) -> Result<RecordBatch> {
     let judged = || rows.iter().map(|row| &row.judged);
     let mut columns =
         vec![texts(rows.iter().map(|_| recipe.name.as_str())), texts(rows.iter().map(|row| row.axis.as_str()))];
-    columns.extend(setting_columns(|| rows.iter().map(|row| &row.setting)));
-    columns.extend(setting_columns(|| rows.iter().map(|row| &row.other)));
-    columns.push(texts(rows.iter().map(|row| row.suite.as_str())));
+    columns.extend(setting_columns(|| rows.iter().map(|row| &*row.setting)));
+    columns.extend(setting_columns(|| rows.iter().map(|row| &*row.other)));
+    columns.push(texts(rows.iter().map(|row| &*row.suite)));
     columns.extend(metric_columns(|| rows.iter().map(|row| row.metric)));
     columns.extend([
         counts(rows.iter().map(|row| row.samples as u64)),
@@ -148,7 +161,7 @@ pub fn contrasts(recipe: &Recipe, measures: &Measures) -> Result<RecordBatch> {
         some_reals(judged().map(|j| j.p_margin_adjusted)),
         texts(judged().map(|j| j.verdict.name())),
         some_counts(judged().map(|j| j.needed.map(|n| n as u64))),
-        texts(rows.iter().map(|row| row.family.as_str())),
+        texts(rows.iter().map(|row| &*row.family)),
     ]);
     Ok(RecordBatch::try_new(schema::contrasts(), columns)?)
 }
@@ -175,26 +188,23 @@ fn kind_columns<'a, I: Iterator<Item = &'a Setting>>(settings: impl Fn() -> I) -
         texts(settings().map(Setting::method)),
         some_reals(settings().map(Setting::ratio)),
         texts(settings().map(Setting::pattern)),
-        some_texts(settings().map(|s| s.calibration().map(str::to_owned))),
+        some_texts(settings().map(Setting::calibration)),
     ]
 }
 
 /// `cells.parquet`
 pub fn cells(recipe: &Recipe, finished: &[&Finished]) -> Result<RecordBatch> {
-    let cells: Vec<&CellRecord> = finished.iter().map(|f| &f.outcome.record).collect();
-    let pruned = || cells.iter().map(|c| c.pruned.as_ref());
-    let error = |c: &&CellRecord| match &c.status {
+    let error = |cell: &&Finished| match &cell.status {
         Status::Done => None,
         Status::Failed(error) => Some(error.clone()),
     };
-    let spent = || finished.iter().map(|f| f.outcome.spent.as_ref());
+    let spent = || finished.iter().map(|cell| cell.spent.as_ref());
     let stage = |of: fn(&Seconds) -> f64| some_reals(spent().map(|spent| Some(of(&spent?.seconds))));
-    let is_cached = |f: &Finished| f.outcome.record.status == Status::Done && f.outcome.spent.is_none();
     let own = vec![
-        texts(cells.iter().map(|c| if c.status == Status::Done { "done" } else { "failed" })),
-        some_texts(cells.iter().map(error)),
-        some_reals(pruned().map(|p| p.map(|p| p.achieved_sparsity()))),
-        flags(finished.iter().map(|f| is_cached(f))),
+        texts(finished.iter().map(|cell| if cell.is_done() { "done" } else { "failed" })),
+        some_texts(finished.iter().map(error)),
+        some_reals(finished.iter().map(|cell| cell.achieved)),
+        flags(finished.iter().map(|cell| cell.is_done() && cell.spent.is_none())),
         stage(|s| s.calibrate),
         stage(|s| s.prune),
         stage(|s| s.forward),
@@ -203,24 +213,24 @@ pub fn cells(recipe: &Recipe, finished: &[&Finished]) -> Result<RecordBatch> {
         stage(Seconds::total),
         some_reals(spent().map(|spent| spent?.tokens_per_second())),
         some_counts(spent().map(|spent| spent?.peak_bytes)),
-        some_texts(spent().map(|spent| Some(spent?.device.clone()))),
+        some_texts(spent().map(|spent| Some(&spent?.device))),
         some_counts(spent().map(|spent| spent?.device_peak_bytes)),
         some_counts(spent().map(|spent| spent?.batch_tokens)),
     ];
-    table(schema::cells(), recipe, &cells, own)
+    table(schema::cells(), recipe, finished, own)
 }
 
-/// `layers.parquet`
-pub fn layers(recipe: &Recipe, finished: &[&Finished]) -> Result<RecordBatch> {
-    let rows: Vec<_> = finished
-        .iter()
-        .filter_map(|f| Some((&f.outcome.record, f.outcome.record.pruned.as_ref()?)))
-        .flat_map(|(cell, pruned)| {
-            let error = |i: usize| cell.errors.as_ref().and_then(|errors| errors.relative.get(i).copied().flatten());
-            pruned.layers.iter().enumerate().map(move |(i, layer)| (cell, layer, error(i)))
-        })
-        .collect();
-    let cells: Vec<&CellRecord> = rows.iter().map(|(cell, ..)| *cell).collect();
+/// How a cell was pruned.
+pub type Pruning<'a> = (&'a Finished, PrunedRecord, Option<ErrorsRecord>);
+
+/// `layers.parquet`, of some cells.
+pub fn layers(recipe: &Recipe, prunings: &[Pruning]) -> Result<RecordBatch> {
+    let mut rows: Vec<(&Finished, &LayerRecord, Option<f64>)> = Vec::new();
+    for (cell, pruned, errors) in prunings {
+        let error = |i: usize| errors.as_ref().and_then(|errors| errors.relative.get(i).copied().flatten());
+        rows.extend(pruned.layers.iter().enumerate().map(|(i, layer)| (*cell, layer, error(i))));
+    }
+    let cells: Vec<&Finished> = rows.iter().map(|(cell, ..)| *cell).collect();
     let layers = || rows.iter().map(|(_, layer, _)| *layer);
     let errors = || rows.iter().map(|(.., error)| *error);
     let suite = |error: Option<f64>| error.and(recipe.error_suite()).map(str::to_owned);
@@ -240,28 +250,49 @@ pub fn layers(recipe: &Recipe, finished: &[&Finished]) -> Result<RecordBatch> {
     table(schema::layers(), recipe, &cells, own)
 }
 
-/// `masks.parquet`
-pub fn masks(recipe: &Recipe, rows: &[MaskRow]) -> Result<RecordBatch> {
-    let mut columns =
-        vec![texts(rows.iter().map(|_| recipe.name.as_str())), texts(rows.iter().map(|row| row.axis.as_str()))];
-    columns.extend(setting_columns(|| rows.iter().map(|row| &row.setting)));
-    columns.extend(setting_columns(|| rows.iter().map(|row| &row.other)));
+/// `masks.parquet`, of some pairs of settings.
+pub fn masks(recipe: &Recipe, besides: &[Beside]) -> Result<RecordBatch> {
+    let rows: Vec<(&Beside, &SharedWeights)> =
+        besides.iter().flat_map(|beside| beside.shared.iter().map(move |shared| (beside, shared))).collect();
+    let shared = || rows.iter().map(|(_, shared)| *shared);
+    let mut columns = vec![
+        texts(rows.iter().map(|_| recipe.name.as_str())),
+        texts(rows.iter().map(|(beside, _)| beside.axis.as_str())),
+    ];
+    columns.extend(setting_columns(|| rows.iter().map(|(beside, _)| &*beside.setting)));
+    columns.extend(setting_columns(|| rows.iter().map(|(beside, _)| &*beside.other)));
     columns.extend([
-        counts(rows.iter().map(|row| row.pairs as u64)),
-        counts(rows.iter().map(|row| row.block as u64)),
-        texts(rows.iter().map(|row| row.linear.as_str())),
-        counts(rows.iter().map(|row| row.weights)),
-        counts(rows.iter().map(|row| row.compared)),
-        some_reals(rows.iter().map(|row| row.overlap.share())),
-        some_reals(rows.iter().map(|row| row.overlap.chance())),
+        counts(rows.iter().map(|(beside, _)| beside.pairs as u64)),
+        counts(shared().map(|s| s.block as u64)),
+        texts(shared().map(|s| s.about.linear.as_str())),
+        counts(shared().map(|s| s.about.weights)),
+        counts(shared().map(|s| s.about.compared)),
+        some_reals(shared().map(|s| s.overlap.share())),
+        some_reals(shared().map(|s| s.overlap.chance())),
     ]);
     Ok(RecordBatch::try_new(schema::masks(), columns)?)
 }
 
-/// `samples.parquet`
-pub fn samples(recipe: &Recipe, materials: &BTreeMap<String, Material>, finished: &[&Finished]) -> Result<RecordBatch> {
+/// What a cell came to on each suite, and what each of its samples adds to the metrics of the table.
+pub type Sampled<'a> = (&'a Finished, IndexMap<String, (SuiteRecord, Shares)>);
+
+/// What a cell's samples came to, read again.
+///
+/// # Errors
+/// Where the cache has lost it.
+pub fn sampled<'a>(study: &Study, cell: &'a Finished) -> Result<Sampled<'a>> {
+    let with_shares = |(suite, record): (String, SuiteRecord)| {
+        let is_shown = |metric: Metric| metric.finding() == metric;
+        let shares = shares(&study.recipe().suite[&suite], &record, &study.materials()[&suite], is_shown, None);
+        (suite, (record, shares))
+    };
+    Ok((cell, cell.results(study)?.into_iter().map(with_shares).collect()))
+}
+
+/// `samples.parquet`, of some cells.
+pub fn samples(recipe: &Recipe, materials: &BTreeMap<String, Material>, cells: &[Sampled]) -> Result<RecordBatch> {
     struct Row<'a> {
-        cell: &'a CellRecord,
+        cell: &'a Finished,
         suite: &'a str,
         sample: usize,
         prompt: Option<&'a Prompt>,
@@ -271,15 +302,14 @@ pub fn samples(recipe: &Recipe, materials: &BTreeMap<String, Material>, finished
         shares: &'a Shares,
     }
     let mut rows = Vec::new();
-    for cell in finished {
-        for (suite, shares) in &cell.shares {
+    for (cell, suites) in cells {
+        for (suite, (record, shares)) in suites {
             let material = &materials[suite];
-            let record = &cell.outcome.suites[suite];
             let answers = record.answers.as_ref();
             let likelihoods =
                 record.scores.as_ref().map(|scores| &scores.choices).filter(|choices| !choices.is_empty());
             rows.extend((0..material.samples()).map(|sample| Row {
-                cell: &cell.outcome.record,
+                cell,
                 suite,
                 sample,
                 prompt: material.prompts.get(sample),
@@ -289,19 +319,19 @@ pub fn samples(recipe: &Recipe, materials: &BTreeMap<String, Material>, finished
             }));
         }
     }
-    let cells: Vec<&CellRecord> = rows.iter().map(|r| r.cell).collect();
-    let share = |row: &Row, metric| row.shares.get(&metric).map(|shares| shares[row.sample]);
+    let cells: Vec<&Finished> = rows.iter().map(|r| r.cell).collect();
+    let share = |row: &Row, metric| row.shares.get(&metric).map(|shares| shares.get(row.sample));
     let choosing = || rows.iter().map(|r| r.prompt.filter(|prompt| !prompt.choices.is_empty()));
     let positions = |row: &Row| {
         let (_, shares) = row.shares.iter().find(|(metric, _)| metric.family() == Family::Language)?;
-        Some(shares[row.sample].weight as u64)
+        Some(shares.get(row.sample).weight as u64)
     };
     let mut own = vec![
         texts(rows.iter().map(|r| r.suite)),
         counts(rows.iter().map(|r| r.sample as u64)),
-        some_texts(rows.iter().map(|r| r.prompt.map(|p| p.text.clone()))),
-        some_texts(rows.iter().map(|r| r.prompt.and_then(|p| p.references.first().cloned()))),
-        some_texts(rows.iter().map(|r| r.answer.map(str::to_owned))),
+        some_texts(rows.iter().map(|r| r.prompt.map(|p| &p.text))),
+        some_texts(rows.iter().map(|r| r.prompt.and_then(|p| p.references.first()))),
+        some_texts(rows.iter().map(|r| r.answer)),
         some_text_lists(choosing().map(|prompt| prompt.map(Prompt::choice_texts))),
         some_counts(choosing().map(|prompt| prompt.map(|prompt| prompt.answer as u64))),
         some_real_lists(rows.iter().map(|r| r.likelihoods)),

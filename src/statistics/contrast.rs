@@ -26,30 +26,42 @@ pub struct Contrast {
 /// Compares two settings on the same samples in the same order, over replicates by their means. Exponentials are compared by
 /// their logarithms, and `margin` is one of logarithms then, so that loss and perplexity have the same p-values.
 pub fn contrast(quantity: &Quantity, setting: &Setting, other: &Setting, margin: f64) -> Contrast {
-    let [value, other_value] = [setting, other].map(|setting| figure(quantity, setting));
-    let mut found = Contrast {
-        value,
-        other: other_value,
-        delta: value - other_value,
-        interval: None,
-        p_value: None,
-        p_margin: None,
-    };
-    if setting.samples() != other.samples() {
-        return found;
+    Compared::new(quantity, setting, other).contrast(quantity, margin)
+}
+
+/// Two settings on the same samples, tested: what all figures that are made of the same shares have in common.
+pub struct Compared<'a> {
+    setting: &'a Setting,
+    other: &'a Setting,
+    tested: Option<Tested>,
+    p_value: Option<f64>,
+    /// Of the difference of means.
+    interval: Option<(f64, f64)>,
+}
+
+impl<'a> Compared<'a> {
+    /// Compares them as the figures of this quantity are, and as all are whose rows are right or wrong exactly where its are.
+    pub fn new(quantity: &Quantity, setting: &'a Setting, other: &'a Setting) -> Self {
+        let is_paired = setting.samples() == other.samples();
+        let tested = if is_paired { Tested::of(quantity, setting, other) } else { None };
+        let (p_value, interval) = (tested.as_ref().map(|t| t.p_value(0.0)), tested.as_ref().and_then(Tested::interval));
+        Self { setting, other, tested, p_value, interval }
     }
-    let Some(tested) = Tested::of(quantity, setting, other) else { return found };
-    found.p_value = Some(tested.p_value(0.0));
-    found.p_margin = Some(tested.beyond(margin));
-    found.interval = tested.interval().map(|(low, high)| {
-        let (least, most) = quantity.range;
-        let (low, high) = (low.max(least - most), high.min(most - least));
-        match quantity.link {
-            Link::Identity => (low, high),
-            Link::Exp => (other_value * low.exp_m1(), other_value * high.exp_m1()),
-        }
-    });
-    found
+
+    /// How far the figures of a quantity are apart.
+    pub fn contrast(&self, quantity: &Quantity, margin: f64) -> Contrast {
+        let [value, other] = [self.setting, self.other].map(|setting| figure(quantity, setting));
+        let interval = self.interval.map(|(low, high)| {
+            let (least, most) = quantity.range;
+            let (low, high) = (low.max(least - most), high.min(most - least));
+            match quantity.link {
+                Link::Identity => (low, high),
+                Link::Exp => (other * low.exp_m1(), other * high.exp_m1()),
+            }
+        });
+        let p_margin = self.tested.as_ref().map(|tested| tested.beyond(margin));
+        Contrast { value, other, delta: value - other, interval, p_value: self.p_value, p_margin }
+    }
 }
 
 /// The differences of two settings, in the way that they are tested.
@@ -71,11 +83,11 @@ impl Tested {
     fn of(quantity: &Quantity, setting: &Setting, other: &Setting) -> Option<Self> {
         let (own, others) = (setting.averages(), other.averages());
         if setting.is_of_rows(quantity) && other.is_of_rows(quantity) {
-            let count = |of: &dyn Fn(f64, f64) -> bool| own.iter().zip(&others).filter(|(a, b)| of(**a, **b)).count();
+            let count = |of: &dyn Fn(f64, f64) -> bool| own.iter().zip(others).filter(|(a, b)| of(**a, **b)).count();
             let (first, second) = (count(&|a, b| a > b) as u64, count(&|a, b| a < b) as u64);
             return Some(Self::Rows { first, second, all: own.len() as u64 });
         }
-        let sample = Sample::new(own.iter().zip(&others).map(|(a, b)| a - b).collect())?;
+        let sample = Sample::new(own.iter().zip(others).map(|(a, b)| a - b).collect())?;
         let spreads = [setting, other].into_iter().filter_map(Setting::spread).collect();
         Some(Self::Means { over_samples: sample.interval(), sample, spreads })
     }
@@ -105,7 +117,12 @@ impl Tested {
                     let p = self.p_value(bound) / 2.0;
                     if is_inside { p } else { 1.0 - p }
                 };
-                one_sided(margin, sample.mean < margin).max(one_sided(-margin, sample.mean > -margin))
+                // Half a p-value is never more than one less half a p-value: of a mean outside, the side that it is on counts.
+                match (sample.mean > -margin, sample.mean < margin) {
+                    (true, false) => one_sided(margin, false),
+                    (false, true) => one_sided(-margin, false),
+                    (above, below) => one_sided(margin, below).max(one_sided(-margin, above)),
+                }
             }
         }
     }

@@ -7,6 +7,9 @@
 //!
 //! The interval is made of all means that the test does not reject, so that it has 0 in it exactly where p ≥ 0.05.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
 use super::flips;
@@ -62,9 +65,21 @@ impl Sample {
         if self.len() > MANY {
             return skewed.max(two_sided((self.mean - mean) / self.error, self.len() - 1));
         }
-        let differences: Vec<f64> = self.values.iter().map(|value| value - mean).collect();
-        let flipped = flips::p_value(&differences);
-        if self.len() < FEWER { flipped } else { flipped.max(skewed) }
+        let flipped = || flips::p_value(&self.values.iter().map(|value| value - mean).collect::<Vec<_>>());
+        if self.len() < FEWER {
+            return flipped();
+        }
+        // The larger one counts: what is surely smaller need not be had to the last digit.
+        let is_smaller = flips::estimate(&self.values, mean).is_some_and(|near| near < skewed * (1.0 - flips::APART));
+        if is_smaller { skewed } else { flipped().max(skewed) }
+    }
+
+    /// Whether the p-value of "the mean is `mean`" is at least 0.05.
+    fn is_kept(&self, mean: f64) -> bool {
+        if self.error == 0.0 || self.len() > MANY || self.len() < FEWER {
+            return self.p_value(mean) >= LEVEL;
+        }
+        self.skewed(mean) >= LEVEL || flips::reaches(&self.values, mean, LEVEL)
     }
 
     /// Hall's eq. 3, and the distribution of Student's t.
@@ -84,7 +99,7 @@ impl Sample {
     /// The last mean on one side that is not rejected. Where 0 is on that side, it is on the side of the bound that its own
     /// p-value says.
     fn bound(&self, side: f64) -> f64 {
-        let is_kept = |mean: f64| self.p_value(mean) >= LEVEL;
+        let is_kept = |mean: f64| self.is_kept(mean);
         let (mut kept, mut step) = (self.mean, 2.0 * self.error);
         let mut rejected = f64::NAN;
         if self.mean * side < 0.0 {
@@ -112,8 +127,23 @@ pub fn two_sided(t: f64, freedom: usize) -> f64 {
 }
 
 /// The t with P(|T| ≥ t) = p.
+///
+/// Whoever halves an interval of levels asks for the same ones again and again, and of many settings for most of them: what was
+/// found is kept, by thread.
 pub fn quantile(p: f64, freedom: usize) -> f64 {
-    StudentsT::new(0.0, 1.0, freedom as f64).map_or(f64::INFINITY, |student| -student.inverse_cdf(p / 2.0))
+    thread_local! {
+        static FOUND: RefCell<HashMap<(u64, usize), f64>> = RefCell::default();
+    }
+    /// Then all is forgotten: 50 MB.
+    const MOST: usize = 1 << 20;
+    let find =
+        || StudentsT::new(0.0, 1.0, freedom as f64).map_or(f64::INFINITY, |student| -student.inverse_cdf(p / 2.0));
+    FOUND.with_borrow_mut(|found| {
+        if found.len() >= MOST {
+            found.clear();
+        }
+        *found.entry((p.to_bits(), freedom)).or_insert_with(find)
+    })
 }
 
 #[cfg(test)]
@@ -133,6 +163,46 @@ mod tests {
             let (low, high) = sample.interval().unwrap();
             assert!(low < sample.mean && sample.mean < high);
             assert_eq!(low > 0.0 || high < 0.0, sample.p_value(0.0) < LEVEL, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_looked_at_changes_no_bit_of_a_p_value_or_a_bound() {
+        /// All of it, as the definition has it.
+        fn p_value(sample: &Sample, mean: f64) -> f64 {
+            let differences: Vec<f64> = sample.values.iter().map(|value| value - mean).collect();
+            flips::p_value(&differences).max(sample.skewed(mean))
+        }
+        fn bound(sample: &Sample, side: f64) -> f64 {
+            let is_kept = |mean: f64| p_value(sample, mean) >= LEVEL;
+            let (mut kept, mut step, mut rejected) = (sample.mean, 2.0 * sample.error, f64::NAN);
+            if sample.mean * side < 0.0 {
+                *(if is_kept(0.0) { &mut kept } else { &mut rejected }) = 0.0;
+            }
+            if rejected.is_nan() {
+                rejected = kept + side * step;
+                while is_kept(rejected) && step < 1e9 * sample.error {
+                    (kept, step) = (rejected, 2.0 * step);
+                    rejected += side * step;
+                }
+            }
+            while (rejected - kept).abs() > 1e-4 * sample.error {
+                let middle = (kept + rejected) / 2.0;
+                *(if is_kept(middle) { &mut kept } else { &mut rejected }) = middle;
+            }
+            kept
+        }
+        for k in 0..120usize {
+            let n = [9, 15, 24, 60, 333, 1000][k % 6];
+            let value = |i: usize| {
+                let u = ((i * 7919 + k * 104_729) % 9973) as f64 / 9973.0;
+                [u - 0.45, (u - 0.5).powi(5) * 40.0, 0.4 * (-(1.0 - u).ln() - 0.9), (8.0 * u).floor() - 3.0][k % 4]
+            };
+            let sample = sample(&(0..n).map(value).collect::<Vec<_>>());
+            for mean in [0.0, 0.02, -0.02, sample.mean, sample.mean + 3.0 * sample.error] {
+                assert_eq!(sample.p_value(mean).to_bits(), p_value(&sample, mean).to_bits(), "{n}, {k}");
+            }
+            assert_eq!(sample.interval(), Some((bound(&sample, -1.0), bound(&sample, 1.0))), "{n}, {k}");
         }
     }
 

@@ -29,7 +29,7 @@ mod verdict;
 
 use serde::{Deserialize, Serialize};
 
-pub use contrast::{Contrast, contrast};
+pub use contrast::{Compared, Contrast, contrast};
 pub use family::{Judged, judge};
 pub use holm::holm;
 pub use overlap::Overlap;

@@ -19,11 +19,19 @@ use super::{Quantity, Share};
 /// widen an interval by a third.
 const TAKEN_OFF: f64 = 0.5;
 
-/// What was measured of a setting: its samples, once for each replicate, in the same order.
+/// What was measured of a setting, its samples once for each replicate in the same order: all that tests and intervals take of that.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Setting {
-    replicates: Vec<Vec<Share>>,
     drawn: bool,
+    /// How many samples each replicate has.
+    samples: usize,
+    /// The mean of each replicate.
+    means: Vec<f64>,
+    /// Each sample's value, mean over replicates.
+    averages: Vec<f64>,
+    /// Whether every sample counts for one.
+    is_plain: bool,
+    spread: Option<Spread>,
 }
 
 /// The samples that have a share in all replicates of all of these: one that was not measured says nothing, and what others
@@ -41,80 +49,98 @@ pub fn in_all<const N: usize>(mut all: [Vec<Vec<Share>>; N]) -> [Vec<Vec<Share>>
 impl Setting {
     /// Replicates that are drawn from more that there could have been. With one, how far others would be is unknown.
     pub fn drawn(replicates: Vec<Vec<Share>>) -> Self {
-        Self { replicates, drawn: true }
+        Self::of(&replicates, true)
     }
 
     /// Nothing is random but the samples.
     pub fn fixed(samples: Vec<Share>) -> Self {
-        Self { replicates: vec![samples], drawn: false }
+        Self::of(&[samples], false)
+    }
+
+    fn of(replicates: &[Vec<Share>], drawn: bool) -> Self {
+        let means: Vec<f64> = replicates.iter().map(|shares| total(shares)).collect();
+        let values: Vec<Vec<f64>> = replicates.iter().zip(&means).map(|(shares, mean)| values(shares, *mean)).collect();
+        let mut setting = Self {
+            drawn,
+            samples: replicates.first().map_or(0, Vec::len),
+            averages: averages(&values),
+            means,
+            is_plain: replicates.iter().flatten().all(|share| share.weight == 1.0),
+            spread: None,
+        };
+        setting.spread = setting.spread_of(&values);
+        setting
     }
 
     /// How many samples each replicate has.
     pub fn samples(&self) -> usize {
-        self.replicates.first().map_or(0, Vec::len)
+        self.samples
     }
 
     pub fn replicates(&self) -> usize {
-        self.replicates.len()
+        self.means.len()
     }
 
     /// The mean of each replicate: sum of sums over sum of weights. NaN where that is nothing by nothing.
-    pub(super) fn means(&self) -> Vec<f64> {
-        let total = |shares: &Vec<Share>| {
-            let add =
-                |total: Share, share: &Share| Share { sum: total.sum + share.sum, weight: total.weight + share.weight };
-            shares.iter().fold(Share::default(), add).mean()
-        };
-        self.replicates.iter().map(total).collect()
-    }
-
-    /// Each sample's value, by replicate. Where samples weigh differently, it is the mean and what the sample adds to it
-    /// (the ratio's linearisation, Cochran, Sampling Techniques, 1977, §6.3), so that the mean of all is the ratio.
-    fn values(&self) -> Vec<Vec<f64>> {
-        let of = |(shares, mean): (&Vec<Share>, f64)| {
-            let weight = shares.iter().map(|share| share.weight).sum::<f64>() / shares.len() as f64;
-            let value = |share: &Share| mean + (share.sum - mean * share.weight) / weight;
-            let plain = shares.iter().all(|share| share.weight == 1.0);
-            shares.iter().map(|share| if plain { share.sum } else { value(share) }).collect()
-        };
-        self.replicates.iter().zip(self.means()).map(of).collect()
+    pub(super) fn means(&self) -> &[f64] {
+        &self.means
     }
 
     /// Each sample's value, mean over replicates.
-    pub(super) fn averages(&self) -> Vec<f64> {
-        let values = self.values();
-        let same = |i: usize| values.iter().all(|of_seed| of_seed[i] == values[0][i]);
-        // The mean of equal values is that value, to the last bit.
-        let mean = |i: usize| values.iter().map(|of_seed| of_seed[i]).sum::<f64>() / values.len() as f64;
-        (0..self.samples()).map(|i| if same(i) { values[0][i] } else { mean(i) }).collect()
+    pub(super) fn averages(&self) -> &[f64] {
+        &self.averages
     }
 
     /// Whether its samples are rows that are right or wrong, and nothing between, whatever the seed.
     pub(super) fn is_of_rows(&self, quantity: &Quantity) -> bool {
-        let is_row = |share: &Share| share.weight == 1.0;
         *quantity == Quantity::SHARE
-            && self.samples() > 0
-            && self.replicates.iter().flatten().all(is_row)
-            && self.averages().iter().all(|&value| value == 0.0 || value == 1.0)
+            && self.samples > 0
+            && self.is_plain
+            && self.averages.iter().all(|&value| value == 0.0 || value == 1.0)
     }
 
     /// What seeds add to the variance of the mean over replicates. None where they add nothing, or nobody knows.
     pub(super) fn spread(&self) -> Option<Spread> {
-        let (replicates, samples) = (self.replicates(), self.samples());
+        self.spread
+    }
+
+    fn spread_of(&self, values: &[Vec<f64>]) -> Option<Spread> {
+        let (replicates, samples) = (self.replicates(), self.samples);
         if !self.drawn || replicates < 2 || samples < 2 {
             return None;
         }
-        let (means, averages, values) = (self.means(), self.averages(), self.values());
         let (r, n) = (replicates as f64, samples as f64);
-        let of_seeds = variance(&means) / r;
-        let grand = means.iter().sum::<f64>() / r;
+        let of_seeds = variance(&self.means) / r;
+        let grand = self.means.iter().sum::<f64>() / r;
         let residual = |(of_seed, mean): (&Vec<f64>, &f64)| {
-            of_seed.iter().zip(&averages).map(|(x, average)| (x - mean - average + grand).powi(2)).sum::<f64>()
+            of_seed.iter().zip(&self.averages).map(|(x, average)| (x - mean - average + grand).powi(2)).sum::<f64>()
         };
-        let both = values.iter().zip(&means).map(residual).sum::<f64>() / ((r - 1.0) * (n - 1.0));
+        let both = values.iter().zip(&self.means).map(residual).sum::<f64>() / ((r - 1.0) * (n - 1.0));
         let variance = of_seeds - TAKEN_OFF * both / (r * n);
         (variance > 0.0).then_some(Spread { variance, freedom: replicates - 1 })
     }
+}
+
+/// The mean of a replicate.
+fn total(shares: &[Share]) -> f64 {
+    let add = |total: Share, share: &Share| Share { sum: total.sum + share.sum, weight: total.weight + share.weight };
+    shares.iter().fold(Share::default(), add).mean()
+}
+
+/// Each sample's value in a replicate. Where samples weigh differently, it is the mean and what the sample adds to it
+/// (the ratio's linearisation, Cochran, Sampling Techniques, 1977, §6.3), so that the mean of all is the ratio.
+fn values(shares: &[Share], mean: f64) -> Vec<f64> {
+    let weight = shares.iter().map(|share| share.weight).sum::<f64>() / shares.len() as f64;
+    let value = |share: &Share| mean + (share.sum - mean * share.weight) / weight;
+    let plain = shares.iter().all(|share| share.weight == 1.0);
+    shares.iter().map(|share| if plain { share.sum } else { value(share) }).collect()
+}
+
+fn averages(values: &[Vec<f64>]) -> Vec<f64> {
+    let same = |i: usize| values.iter().all(|of_seed| of_seed[i] == values[0][i]);
+    // The mean of equal values is that value, to the last bit.
+    let mean = |i: usize| values.iter().map(|of_seed| of_seed[i]).sum::<f64>() / values.len() as f64;
+    (0..values.first().map_or(0, Vec::len)).map(|i| if same(i) { values[0][i] } else { mean(i) }).collect()
 }
 
 /// The variance of equally likely values, by n − 1.

@@ -22,7 +22,7 @@ pub struct Summary {
 
 /// The figure of a setting.
 pub fn summary(quantity: &Quantity, setting: &Setting) -> Summary {
-    let figures: Vec<f64> = setting.means().into_iter().map(|mean| quantity.of(mean)).collect();
+    let figures: Vec<f64> = setting.means().iter().map(|mean| quantity.of(*mean)).collect();
     Summary {
         value: figure(quantity, setting),
         spread: (figures.len() > 1).then(|| variance(&figures).sqrt()),
@@ -49,7 +49,7 @@ fn interval(quantity: &Quantity, setting: &Setting) -> Option<(f64, f64)> {
         let right = averages.iter().filter(|&&value| value == 1.0).count();
         return Some(exact(right as u64, averages.len() as u64));
     }
-    let sample = Sample::new(averages)?;
+    let sample = Sample::new(averages.to_vec())?;
     let (low, high) = sample.interval()?;
     let spreads: Vec<_> = setting.spread().into_iter().collect();
     let reached = |half: f64| widened(half, &spreads);

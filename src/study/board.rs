@@ -1,6 +1,6 @@
 //! The finished cells of a study, and its tables.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -20,7 +20,12 @@ pub struct Board<'a> {
     pub tenant: Tenant<'a>,
     /// By their numbers.
     pub finished: Vec<Option<Finished>>,
+    /// Whether the tables have all of these.
+    pub is_written: bool,
 }
+
+/// Tables that are written as quickly as this are written once more when a run is interrupted: the next may be long in coming.
+const AT_THE_END: Duration = Duration::from_secs(5);
 
 impl Board<'_> {
     /// Cells that have ended.
@@ -28,31 +33,51 @@ impl Board<'_> {
         self.finished.iter().flatten().count()
     }
 
-    /// Adds a cell that has ended, to the tables too.
+    /// Adds a cell that has ended; to the tables, too, where these are written quickly or long ago.
     pub fn add(&mut self, i: usize, outcome: Outcome) -> Result<()> {
         let cell = outcome.record.cell.clone();
         self.note(i, outcome);
-        self.write()?;
+        if self.results.is_due(self.ended()) {
+            self.write()?;
+        }
         self.tenant.leaves(self.study, &cell)
     }
 
     /// Adds a cell that has ended, for when the tables are next written.
     pub fn note(&mut self, i: usize, outcome: Outcome) {
-        self.finished[i] = Some(Finished::new(self.study.recipe(), self.study.materials(), outcome));
+        let beside = self.finished.iter().flatten().next();
+        self.finished[i] = Some(Finished::new(self.study.recipe(), self.study.materials(), outcome, beside));
+        self.is_written = false;
     }
 
     /// Writes the tables.
     pub fn write(&mut self) -> Result<()> {
-        let done: Vec<&Finished> = self.finished.iter().flatten().collect();
-        self.results.write(self.study, &done)?;
+        self.write_tables()?;
         self.write_manifest()
     }
 
-    /// Writes the end of the run.
+    /// Writes the end of the run, and the tables, where they lack a cell.
     pub fn finish(mut self) -> Result<Manifest> {
+        if !self.is_written {
+            self.write_tables()?;
+        }
         self.manifest.finish();
         self.write_manifest()?;
         Ok(self.manifest)
+    }
+
+    /// Leaves the tables of a run that is interrupted: whatever they lack is in the cache, and in the tables of the next run.
+    pub fn leave(mut self) {
+        if !self.is_written && self.results.last_took() <= AT_THE_END {
+            let _ = self.write().inspect_err(|error| tracing::debug!("the tables are as they were: {error:#}"));
+        }
+    }
+
+    fn write_tables(&mut self) -> Result<()> {
+        let done: Vec<&Finished> = self.finished.iter().flatten().collect();
+        self.results.write(self.study, &done)?;
+        self.is_written = true;
+        Ok(())
     }
 
     fn write_manifest(&mut self) -> Result<()> {

@@ -13,22 +13,23 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use candle_core::Device;
+use rayon::prelude::*;
 
 use crate::data::Library;
 use crate::model::device;
 use crate::pipeline::{
-    Cache, Forecast, Inputs, Judges, Limit, Outcome, Room, Status, Study, Watch, check_export, plan,
+    Cache, Forecast, Inputs, Interrupted, Judges, Limit, Outcome, Room, Status, Study, Watch, check_export, plan,
 };
 use crate::recipe::{Cell, Layers, Recipe, cells};
 use crate::results::{Intended, Manifest, Results};
 use crate::source::Fetcher;
-use board::Board;
+pub use board::Board;
 use queue::Patience;
 pub use room::{ago, gone};
-use tenant::Tenant;
-use working::{Working, finished};
+pub use tenant::Tenant;
+use working::{Working, finished as finished_before};
 
 /// What shows a study while it runs.
 pub trait Screen: Sync {
@@ -64,9 +65,13 @@ pub struct Worked {
     pub failed: usize,
 }
 
+/// Cells whose results are read from the cache together.
+const TOGETHER: usize = 64;
+
 impl Run<'_> {
-    /// Runs what is not done, cell by cell, as many at once as there are devices, and writes the tables into `out`; another
-    /// study's results there are overwritten only where it `replaces` them. What workers have, it waits for.
+    /// Runs what is not done, cell by cell, as many at once as there are devices, and writes the tables into `out` as often as that
+    /// costs little: in a small study after each. Another study's results there are overwritten only where it `replaces` them. What
+    /// workers have, it waits for.
     ///
     /// # Errors
     /// What is no fault of a cell. Cells that fail are counted in the manifest.
@@ -88,12 +93,7 @@ impl Run<'_> {
         let manifest = Manifest::new(recipe, self.path, library, study, &devices, out)?;
         results.begin(&manifest, replaces)?;
 
-        // What is finished goes into the tables first, so that going on with a study never shrinks them.
-        let outcomes: Vec<Option<Outcome>> = cells.iter().map(|cell| finished(study, cell)).collect();
-        let is_done: Vec<bool> = outcomes.iter().map(Option::is_some).collect();
-        for (i, outcome) in outcomes.iter().enumerate() {
-            outcome.iter().for_each(|outcome| watches[0].cell_ends(i + 1, cells.len(), outcome, true));
-        }
+        let is_done: Vec<bool> = cells.iter().map(|cell| study.is_finished(cell)).collect();
         self.expect(&inputs, &is_done, devices.len(), out);
         tenant.enters(study, &cells, &is_done, Some(out))?;
         // Better now than when the first cell is computed; a study that is finished may have no questions left.
@@ -101,29 +101,44 @@ impl Run<'_> {
             judges.reach()?;
         }
         let finished = cells.iter().map(|_| None).collect();
-        let mut board = Board { study, results, manifest, started, screen, tenant, finished };
-        for (i, outcome) in outcomes.into_iter().enumerate() {
-            if let Some(mut outcome) = outcome {
+        let mut board = Board { study, results, manifest, started, screen, tenant, finished, is_written: false };
+        // What is finished goes into the tables first, so that going on with a study never shrinks them. All is compared with
+        // the dense cell: without it, the others come after.
+        for first in (0..cells.len()).step_by(TOGETHER).filter(|_| is_done[0]) {
+            let some = &cells[first..cells.len().min(first + TOGETHER)];
+            let found: Vec<Option<Outcome>> = some.par_iter().map(|cell| finished_before(study, cell)).collect();
+            if first == 0 && found[0].is_none() {
+                break;
+            }
+            for (i, outcome) in found.into_iter().enumerate() {
+                let Some(mut outcome) = outcome else { continue };
+                watches[0].cell_ends(first + i + 1, cells.len(), &outcome, true);
                 judges.judge(study.materials(), &mut outcome)?;
-                board.note(i, outcome);
+                board.note(first + i, outcome);
             }
         }
-        // All others are compared with it.
-        if is_done[0] {
+        if board.finished[0].is_some() {
             board.write()?;
         }
+        let waiting: Vec<usize> = (0..cells.len()).filter(|&i| board.finished[i].is_none()).collect();
 
         let board = Mutex::new(board);
         let board_now = || board.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = (0..cells.len()).filter(|&i| !is_done[i]);
         let workers = self.workers(&studies, &watches, &cells, Patience::ForAll);
         let ran = queue::run(&workers, waiting, Patience::ForAll, |i, mut outcome| {
             judges.judge(study.materials(), &mut outcome)?;
             board_now().add(i, outcome)
         });
-        let ended = board_now().ended();
-        ran.with_context(|| format!("{ended} of {} cells are done; the same command goes on from there", cells.len()))?;
-        let manifest = board.into_inner().unwrap_or_else(PoisonError::into_inner).finish()?;
+        let board = board.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = ran {
+            let progress =
+                format!("{} of {} cells are done; the same command goes on from there", board.ended(), cells.len());
+            if error.is::<Interrupted>() {
+                board.leave();
+            }
+            return Err(error.context(progress));
+        }
+        let manifest = board.finish()?;
         // Whoever looks for a cell finds it in the cache.
         cache.claims().forget(&study.claimed());
         Ok(manifest)

@@ -1,10 +1,12 @@
 //! A study's place in the cache while it runs: what it needs stays, and what is beyond the cache's limit goes.
 
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::Result;
 
 use super::room::{Keeper, Said};
+use crate::pace::Pace;
 use crate::pipeline::{Cache, Hold, Limit, Study};
 use crate::recipe::Cell;
 
@@ -13,13 +15,16 @@ pub struct Tenant<'a> {
     /// None where the cache cannot be written to: it holds nothing then.
     hold: Option<Hold>,
     keeper: Keeper<'a>,
+    /// Making room begins with looking at every entry.
+    pace: Pace,
 }
 
 impl<'a> Tenant<'a> {
     /// Before anything is written. Whether it matters that a cache cannot be written to shows where something is to be kept.
     pub fn new(cache: &'a Cache, limit: &'a Limit) -> Self {
         let hold = cache.hold().inspect_err(|e| tracing::debug!("nothing is held in the cache: {e:#}")).ok();
-        Self { hold, keeper: Keeper { cache, limit, own: None, said: Said::default() } }
+        let keeper = Keeper { cache, limit, own: None, said: Said::default() };
+        Self { hold, keeper, pace: Pace::new(Instant::now()) }
     }
 
     /// Keeps what a study needs, and what each of its cells needs that is not done, and makes room. Its tables go to `out`.
@@ -48,7 +53,11 @@ impl<'a> Tenant<'a> {
         if let Some(hold) = &mut self.hold {
             hold.release(study.progress_entries(cell))?;
         }
-        self.keeper.make_room();
+        let now = Instant::now();
+        if self.pace.allows(now, 1) {
+            self.keeper.make_room();
+            self.pace.took(now.elapsed(), 1);
+        }
         Ok(())
     }
 }

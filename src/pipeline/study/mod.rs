@@ -36,7 +36,6 @@ use crate::model::{Model, Tokenizer, device};
 use crate::prune::{Packed, StatisticKind};
 use crate::recipe::{Cell, Drawn, Recipe};
 use crate::size::Size;
-pub use masks::{NoMasks, SharedWeights};
 use subject::Ends;
 
 /// What a cell came to, with its results on each suite; none where it failed.
@@ -215,6 +214,17 @@ impl<'a> Study<'a> {
         let is_whole = missing.is_empty() && (errors.is_some() || keys.errors().is_none());
         let record = CellRecord { cell: cell.clone(), status: Status::Done, pruned: Some(pruned), errors };
         is_whole.then_some(Outcome { record, suites, spent: None })
+    }
+
+    /// What the cache has of how a cell was pruned, and of its output errors.
+    pub fn kept_pruning(&self, cell: &Cell) -> Option<(PrunedRecord, Option<ErrorsRecord>)> {
+        Some((self.cache.read_json(self.keys.of_cell(cell).pruned())?, self.errors(cell)))
+    }
+
+    /// What the cache has of a cell's results, but for what judges made of them; None where it lacks some.
+    pub fn kept_results(&self, cell: &Cell) -> Option<IndexMap<String, SuiteRecord>> {
+        let (found, missing) = self.found(cell);
+        missing.is_empty().then_some(found)
     }
 
     /// What the cache has of a cell's output errors.

@@ -7,7 +7,7 @@ use plotters::style::text_anchor::HPos;
 
 use super::super::text::number;
 use super::super::{Report, Setting};
-use super::canvas::{Axis, Frame, Pixel, SCALE, chart};
+use super::canvas::{Axis, Frame, Pixel, SCALE, SHORT, chart};
 use super::{Group, Names, Plot, differ};
 
 /// The errors of a setting, by block.
@@ -26,12 +26,15 @@ pub fn plots(report: &Report, names: &Names) -> Result<Vec<Group>> {
     if !differ(points().map(|p| p.0)) || !differ(points().map(|p| p.1)) {
         return Ok(vec![]);
     }
+    let of_grid = lines.iter().filter(|line| !line.setting.is_checkpoint());
+    let longest = of_grid.map(|line| line.setting.strength().len()).max().unwrap_or(0);
+    let margin = 28 + 8 * longest.saturating_sub(SHORT) as i32;
     let mut plots = Vec::new();
     for method in &names.methods {
         let lines: Vec<&Line> = lines.iter().filter(|line| line.setting.method == *method).collect();
         if !lines.is_empty() {
             let label = format!("Error by block, {method}");
-            let svg = chart(&label, &x, &y, 28, |frame| draw_lines(frame, &lines, names))?;
+            let svg = chart(&label, &x, &y, margin, |frame| draw_lines(frame, &lines, names))?;
             plots.push(Plot { title: (*method).to_owned(), note: String::new(), svg });
         }
     }

@@ -61,7 +61,8 @@ impl Axis {
     pub fn with_ticks_at(mut self, values: impl Iterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
-        let room = (self.high - self.low) * 0.1;
+        let longest = values.iter().map(|v| plain(*v).len()).max().unwrap_or(0);
+        let room = (self.high - self.low) * if longest > SHORT { 0.16 } else { 0.1 };
         values.dedup_by(|next, kept| *next - *kept < room);
         self.ticks = values.into_iter().map(|v| (v, plain(v))).collect();
         self
@@ -74,6 +75,9 @@ impl Axis {
         self
     }
 }
+
+/// Labels of so many characters stand beside each other at a tenth of the axis.
+pub const SHORT: usize = 4;
 
 /// A round number without needless zeros.
 fn plain(x: f64) -> String {

@@ -13,6 +13,7 @@ mod suites;
 pub use compare::sheets as side_by_side;
 use serde::Serialize;
 
+use super::excerpt::Excerpt;
 use super::text::{interval, p_value, signed, within};
 use super::{Difference, MetricColumn, Report, Setting};
 
@@ -62,8 +63,23 @@ pub struct Entry {
     pub high: Option<f64>,
 }
 
-/// The tables of a report, in the order in which a reader wants them; none of them empty.
+/// The tables of a report, in the order in which a reader wants them; none of them empty. Of a large study they show a part,
+/// and say so.
 pub fn sheets(report: &Report) -> Vec<Sheet> {
+    let Some(excerpt) = report.excerpt() else { return of(report) };
+    excerpt_sheets(&excerpt)
+}
+
+/// The tables of what is shown of a large study.
+pub fn excerpt_sheets(excerpt: &Excerpt) -> Vec<Sheet> {
+    let mut all = of(&excerpt.tables);
+    for sheet in &mut all {
+        sheet.notes.extend(excerpt.note(&sheet.id));
+    }
+    all
+}
+
+fn of(report: &Report) -> Vec<Sheet> {
     let mut all: Vec<Sheet> = report.decision.iter().map(decision::sheet).collect();
     all.push(published::sheet(&report.published));
     all.push(facts(report));
@@ -228,7 +244,7 @@ mod tests {
     use super::*;
 
     fn of(id: &str, report: &Report) -> Sheet {
-        let sheet = sheets(report).into_iter().find(|sheet| sheet.id == id);
+        let sheet = super::sheets(report).into_iter().find(|sheet| sheet.id == id);
         sheet.unwrap_or_else(|| panic!("there is no sheet {id}"))
     }
 

@@ -7,7 +7,7 @@ use minijinja::{Environment, UndefinedBehavior, context};
 use serde::Serialize;
 
 use super::super::plots::Plots;
-use super::super::sheets::{Column, Row, Sheet, sheets};
+use super::super::sheets::{Column, Row, Sheet, excerpt_sheets, sheets};
 use super::super::text::number;
 use super::super::{Report, Samples, Side};
 use super::shown::{Choice, choices, has_best};
@@ -27,9 +27,10 @@ pub fn html(report: &Report) -> Result<String> {
     env.add_filter("number", number);
     // What is filled into a template whose name ends in .html is escaped.
     env.add_template("page.html", include_str!("page.html"))?;
-    let plots = Plots::of(report)?;
+    let excerpt = report.excerpt();
+    let plots = Plots::of(excerpt.as_ref().map_or(report, |excerpt| &excerpt.plots))?;
     let mut views: Vec<View> = Vec::new();
-    for sheet in sheets(report) {
+    for sheet in excerpt.as_ref().map_or_else(|| sheets(report), excerpt_sheets) {
         let id = unique(&sheet.id, &views);
         views.push(View::of(sheet, id));
     }
@@ -38,10 +39,10 @@ pub fn html(report: &Report) -> Result<String> {
     let (overview, details): (Vec<View>, Vec<View>) = rest.into_iter().partition(is_overview);
     let samples: Vec<SamplesView> = report.samples.iter().enumerate().map(|(i, of)| SamplesView::of(of, i)).collect();
     let page = context! {
-        report => Serde(report),
+        report => Serde(excerpt.as_ref().map_or(report, |excerpt| &excerpt.tables)),
         model => report.facts.iter().find(|fact| fact.name == "model").map(|fact| &fact.value),
         links => Serde(links(&decision, &overview, &plots, &samples, &details)),
-        sparsity_note => sparsity_note(&plots),
+        sparsity_note => sparsity_note(&plots) + &excerpt.as_ref().map_or(String::new(), |e| format!(" {}", e.lines)),
         scatter_note => SCATTER_NOTE,
         blocks_note => blocks_note(report),
         masks_note => MASKS_NOTE,
