@@ -5,6 +5,7 @@ pub mod bench;
 mod cache;
 mod cell;
 mod checkpoint;
+mod cost;
 mod errors;
 mod export;
 mod inputs;
@@ -29,13 +30,14 @@ pub use cell::{
     SuiteRecord,
 };
 pub use checkpoint::InputCheckpoint;
+pub use cost::{Accounts, Compared, Cost, Costs, Kind, Machine, Rates, measured};
 pub use export::{check_export, export, saving};
 pub use inputs::{InputPart, Inputs};
 pub use judging::Judges;
 pub use keys::{CellKeys, Entry, Keys, Need, Of};
 pub use material::Material;
 pub use memory::{peak_bytes, resident_bytes, total_bytes};
-pub use plan::{Plan, PlannedCell, PlannedStage, Planner, Work, check_data, plan};
+pub use plan::{Plan, PlannedCell, PlannedStage, Planner, Work, check_data, plan, plan_of};
 pub use room::Room;
 pub use study::{DrawnWindows, NoMasks, Outcome, SharedWeights, Study};
 pub use time_left::{Doing, Forecast, Left};

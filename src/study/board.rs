@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::Screen;
 use super::tenant::Tenant;
-use crate::pipeline::{Outcome, Study};
+use crate::pipeline::{Accounts, Outcome, Study};
 use crate::results::{Finished, Manifest, Results};
 
 /// What is done of a study, and its tables.
@@ -18,6 +18,8 @@ pub struct Board<'a> {
     pub started: Instant,
     pub screen: &'a dyn Screen,
     pub tenant: Tenant<'a>,
+    /// What cells were expected to take, and took.
+    pub accounts: Accounts,
     /// By their numbers.
     pub finished: Vec<Option<Finished>>,
 }
@@ -32,6 +34,7 @@ impl Board<'_> {
     pub fn add(&mut self, i: usize, outcome: Outcome) -> Result<()> {
         let study = self.study;
         let cell = outcome.record.cell.clone();
+        self.accounts.add(i, outcome.spent.as_ref());
         self.finished[i] = Some(Finished::new(study.recipe(), study.materials(), outcome));
         self.write()?;
         self.tenant.leaves(study, &cell)
@@ -48,6 +51,8 @@ impl Board<'_> {
     pub fn finish(mut self) -> Result<Manifest> {
         self.manifest.finish();
         self.write_manifest()?;
+        self.accounts.compared().iter().for_each(|compared| tracing::info!("{compared}"));
+        self.accounts.remember(self.study.cache());
         Ok(self.manifest)
     }
 

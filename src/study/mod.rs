@@ -18,7 +18,8 @@ use candle_core::Device;
 use crate::data::Library;
 use crate::model::device;
 use crate::pipeline::{
-    Cache, CellRecord, Forecast, Inputs, Judges, Limit, Outcome, Room, Status, Study, Watch, check_export, plan,
+    Accounts, Cache, CellRecord, Forecast, Inputs, Judges, Limit, Machine, Outcome, Room, Status, Study, Watch,
+    check_export, plan,
 };
 use crate::recipe::{Cell, Layers, Recipe, cells};
 use crate::results::{Finished, Intended, Manifest, Results};
@@ -96,6 +97,8 @@ impl Run<'_> {
         let plan = plan(recipe, Some(&inputs), cache);
         room::warn(&Room::of(&plan, cache, limit, self.out), cache);
         screen.expect(Forecast::new(&plan, &is_done, devices.len()));
+        let machine = Machine::here(&devices[0], recipe.model.dtype.into());
+        let mut accounts = Accounts::open(&plan, cache, machine, inputs.spec.hidden);
         let unfinished = cells.iter().zip(&is_done).filter(|(_, is_done)| !**is_done).map(|(cell, _)| cell);
         tenant.enters(study, recipe, (&cells, unfinished), self.out)?;
 
@@ -110,6 +113,7 @@ impl Run<'_> {
             Some(dense) => dense,
             None => workers[0].compute(0).with_context(|| progress(0, &cells))?,
         };
+        accounts.add(0, dense.spent.as_ref());
         let dense_failed = matches!(dense.record.status, Status::Failed(_));
         judges.judge(study.materials(), &mut dense)?;
         outcomes.iter_mut().flatten().try_for_each(|outcome| judges.judge(study.materials(), outcome))?;
@@ -117,7 +121,7 @@ impl Run<'_> {
         let mut finished: Vec<Option<Finished>> = outcomes.drain(..).map(|outcome| Some(finish(outcome?))).collect();
         finished[0] = Some(finish(dense));
         let waiting: Vec<usize> = (1..cells.len()).filter(|&i| finished[i].is_none()).collect();
-        let mut board = Board { study, results, manifest, started, screen, tenant, finished };
+        let mut board = Board { study, results, manifest, started, screen, tenant, accounts, finished };
         board.write()?;
         if dense_failed {
             waiting.into_iter().try_for_each(|i| board.add(i, not_run(&cells[i])))?;

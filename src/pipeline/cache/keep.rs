@@ -11,6 +11,7 @@ use anyhow::{Error, Result};
 
 use super::studies::{KnownStudy, STUDIES};
 use super::{Cache, Key, Stage};
+use crate::digest;
 use crate::lock::{Attempt, Lock};
 use crate::size::Size;
 
@@ -98,7 +99,7 @@ impl Cache {
         let _ = gate.lock();
         if self.held().1 == 0 {
             remove_unfinished(&self.dir);
-            remove_unfinished(&self.dir.join(STUDIES));
+            [STUDIES, digest::MEMORY].into_iter().for_each(|folder| remove_unfinished(&self.dir.join(folder)));
             Stage::ALL.into_iter().for_each(|stage| remove_unfinished(&self.dir.join(stage.as_str())));
         }
         loop {
