@@ -36,8 +36,9 @@ fn a_plan_of_many_cells_shows_the_first_of_each_kind_and_sums_up_the_rest() {
     with_seeds(&shop, 2500);
     let (plan, _) = shop.succeeds(&["plan", "recipe.toml"]);
     assert!(plan.starts_with("tiny: 20003 cells\n"), "{plan}");
-    let stages =
-        |line: &str| -> Option<usize> { line.split("more cells, ").nth(1)?.split(" stages").next()?.parse().ok() };
+    let stages = |line: &str| -> Option<usize> {
+        line.split(" more cell").nth(1)?.split(", ").nth(1)?.split(" stages").next()?.parse().ok()
+    };
     let listed = plan.lines().filter(|line| line.contains("  no  ") && stages(line).is_none()).count();
     let all: usize = plan.lines().filter_map(stages).sum::<usize>() + listed;
     assert!(plan.contains(&format!("\n{all} stages to compute, ")), "{all}: {plan}");

@@ -56,7 +56,7 @@ pub enum Command {
     Run(StudyArgs),
     /// Look at a task's rows, and write a recipe to start from.
     Init(init::InitArgs),
-    /// Show a study's cells, what each needs, what is cached and how much work is left; compute nothing.
+    /// Show a study's cells, what each needs, what is cached, and what time, memory and disk the rest takes; run no cell.
     Plan(StudyArgs),
     /// Say what a study found: a table to decide by, a few sentences, what was run, then all the rest.
     ///

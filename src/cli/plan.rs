@@ -5,13 +5,14 @@ use std::collections::HashSet;
 use anyhow::Result;
 use indexmap::IndexMap;
 
+use super::line::Line;
 use super::terminal::{Terminal, columns};
 use super::{StudyArgs, print};
 use crate::data::Library;
 use crate::model::{ModelFiles, Spec, device};
 use crate::pipeline::{
-    Cache, Cost, Costs, Inputs, Judges, Left, Machine, Plan, PlannedCell, PlannedStage, Rates, Room, Watch, Work,
-    check_data, check_export, measured, plan_of,
+    Cache, Cost, Costs, Doing, Inputs, Judges, Left, Machine, Outcome, Plan, PlannedCell, PlannedStage, Rates, Room,
+    Watch, Work, check_data, check_export, measured, plan_of,
 };
 use crate::recipe::{Recipe, Setting, inert};
 use crate::results::Intended;
@@ -110,11 +111,7 @@ fn rates(recipe: &Recipe, spec: &Spec, plan: &Plan, cache: &Cache, terminal: &Te
     if !plan.cells.iter().any(lacks_rate) {
         return remembered;
     }
-    let line = terminal.line();
-    line.cell_begins(1, 1, "how fast this machine is");
-    let measured = measured(recipe, spec, &device, &line);
-    terminal.clear();
-    match measured {
+    match measured(recipe, spec, &device, &Quiet(terminal.line())) {
         Ok(measured) => {
             let kept = measured.remember(cache, &machine, spec.hidden);
             let _ = kept.inspect_err(|e| tracing::debug!("the rates of this machine are not kept: {e:#}"));
@@ -122,6 +119,21 @@ fn rates(recipe: &Recipe, spec: &Spec, plan: &Plan, cache: &Cache, terminal: &Te
         Err(error) => tracing::debug!("how fast this machine is cannot be measured: {error:#}"),
     }
     Rates::remembered(cache, &machine, spec.hidden)
+}
+
+/// Asked whether to stop, and told nothing: what is measured is over in seconds.
+struct Quiet(Line);
+
+impl Watch for Quiet {
+    fn cell_begins(&self, _number: usize, _of: usize, _id: &str) {}
+
+    fn progress(&self, _done: usize, _of: usize, _doing: Doing) {}
+
+    fn cell_ends(&self, _number: usize, _of: usize, _outcome: &Outcome, _reused: bool) {}
+
+    fn interrupted(&self) -> bool {
+        self.0.interrupted()
+    }
 }
 
 /// Time and memory in all, where something is to be done.
@@ -134,7 +146,9 @@ fn expected(costs: &Costs, rates: &Rates) -> String {
         (Some(all), Some(cell)) => format!("{how} {} on one device, a cell at most {}", time(all), time(cell)),
         _ => "? (some of the work, or the machine's rate for it, is not known)".into(),
     };
-    let memory = costs.all.memory.map_or("?".into(), |bytes| format!("at least {} for the largest cell", Size(bytes)));
+    let least = costs.all.memory.map_or("?".into(), |bytes| format!("at least {} for the largest cell", Size(bytes)));
+    let held = |peak| format!("; runs with models of this width have held up to {} here", Size(peak));
+    let memory = least + &rates.peak.map_or(String::new(), held);
     format!("time: {time}\nmemory: {memory}\n")
 }
 

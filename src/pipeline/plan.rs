@@ -13,7 +13,7 @@ use super::keys::{CellKeys, Entry, Keys, Need, Of, Shape, entries};
 use super::memory::{self, Load};
 use super::{masks, material, work};
 use crate::calibration::{self, Ask, Checking};
-use crate::data::{Asked, Prompt, prompts};
+use crate::data::{self, Asked, Order, Prompt, prompts};
 use crate::fault::At;
 use crate::model::{Spec, Tokenizer};
 use crate::prune::{MethodName, StatisticKind};
@@ -124,6 +124,9 @@ fn check_prompts(recipe: &Recipe, name: &str, inputs: &Inputs, tokenizer: &Token
     Ok(())
 }
 
+/// Bytes of files whose rows a plan makes into tokens only to count them.
+const LITTLE: u64 = 8 << 20;
+
 /// What stages are planned with.
 pub struct Planner<'a> {
     pub recipe: &'a Recipe,
@@ -212,10 +215,10 @@ impl Planner<'_> {
             Unit::Windows(unit) => {
                 let tokens = self.cached(name).map(|(ids, _): (Vec<u32>, Vec<usize>)| ids.len());
                 let asked = unit.windows.map(|windows| windows.saturating_mul(unit.length));
-                Size { tokens: tokens.or(asked), rows: None }
+                Size { tokens: tokens.or(asked).or_else(|| self.count_windows(name, unit)), rows: None }
             }
             Unit::Rows(unit) => {
-                let prompts: Option<Vec<Prompt>> = self.cached(name);
+                let prompts: Option<Vec<Prompt>> = self.cached(name).or_else(|| self.make_prompts(name));
                 let tokens = |p: &Prompt| p.passage().map_or(p.ids.len(), |passage| passage.ids.len());
                 Size {
                     tokens: prompts.as_ref().map(|prompts| prompts.iter().map(tokens).sum()),
@@ -223,6 +226,32 @@ impl Planner<'_> {
                 }
             }
         }
+    }
+
+    /// The tokens of a suite that goes through the model whole, where its data is little.
+    fn count_windows(&self, name: &str, unit: WindowUnit) -> Option<usize> {
+        let (inputs, tokenizer) = self.of_little_data(name)?;
+        let input = &inputs.suites[name];
+        let (rows, WindowUnit { packing, length, windows }) = (input.part.read(&input.files).ok()?, unit);
+        let cut = (packing, length, windows);
+        let windows = data::cut(&rows, &input.part, &tokenizer, inputs.spec.vocabulary, cut, Order::Given).ok()?;
+        Some(windows.ids().len())
+    }
+
+    /// The prompts of a suite, where its data is little.
+    fn make_prompts(&self, name: &str) -> Option<Vec<Prompt>> {
+        let (inputs, tokenizer) = self.of_little_data(name)?;
+        let how = inputs.prompting(self.recipe, name)?;
+        prompts(inputs.asked(name, &how, &tokenizer).ok()?, &tokenizer, &how).ok()
+    }
+
+    /// What makes tokens of a suite that is here, and is made into tokens in no time.
+    fn of_little_data(&self, name: &str) -> Option<(&Inputs, Tokenizer)> {
+        let inputs = self.inputs?;
+        let files =
+            inputs.suites[name].files.iter().chain(inputs.shots.get(name).into_iter().flat_map(|shots| &shots.files));
+        let bytes: u64 = files.filter_map(|file| Some(file.metadata().ok()?.len())).sum();
+        (bytes <= LITTLE).then_some((inputs, inputs.model.tokenizer().ok()?.on(self.recipe.model.date)))
     }
 
     /// A suite's windows or prompts.

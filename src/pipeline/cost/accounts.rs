@@ -55,6 +55,7 @@ impl Accounts {
     pub fn add(&mut self, cell: usize, spent: Option<&Spent>) {
         let fresh = self.cells.get(cell).filter(|cell| !cell.begun);
         let (Some(Expected { seconds, work, method, .. }), Some(spent)) = (fresh, spent) else { return };
+        self.learnt.peak = self.learnt.peak.max(spent.peak_bytes);
         if let Some(seconds) = seconds {
             self.compared.expected_seconds += seconds;
             self.compared.took_seconds += spent.seconds.total();

@@ -175,7 +175,8 @@ mod tests {
     fn all_that_a_recipe_does_gets_a_rate() {
         let recipe: Recipe = toml::from_str(
             "name = \"r\"\nmodel.source = \"path:m\"\ncalibration.c4 = { dataset = \"c4\", length = 64 }\n\
-             grid = { method = [\"magnitude\", \"wanda\", \"sparsegpt\"], sparsity = [0.5] }\n",
+             grid = { method = [\"magnitude\", \"wanda\", \"sparsegpt\"], sparsity = [0.5] }\n\
+             suite.text = { dataset = \"c4\", length = 64 }\n",
         )
         .unwrap();
         let rates = measured(&recipe, &spec(32, 48, (4, 2)), &Device::Cpu, &Nobody).unwrap();

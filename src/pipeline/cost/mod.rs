@@ -98,7 +98,7 @@ impl fmt::Display for Kind {
 pub struct Cost {
     /// None where some of its work or a rate is not known.
     pub seconds: Option<f64>,
-    /// Bytes that it cannot do without at once: a lower bound. None where the model is not known, or a device computes.
+    /// Bytes that it cannot do without at once: a lower bound; [`Rates::peak`] is what runs have held. None where the model is not known, or a device computes.
     pub memory: Option<u64>,
     /// Bytes that it adds to the cache, as far as they are known.
     pub disk: u64,

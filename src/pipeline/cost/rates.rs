@@ -55,6 +55,9 @@ struct Seen {
 pub struct Rates {
     /// By the name of the kind.
     seen: BTreeMap<String, Seen>,
+    /// The most memory that a run held with a model of this width, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak: Option<u64>,
     /// Whether models of another width were seen, and none of this.
     #[serde(skip)]
     pub are_of_another_width: bool,
@@ -102,6 +105,7 @@ impl Rates {
             let share = if own.work > 0.0 { (own.work / before.work).min(1.0) } else { 1.0 };
             (own.work, own.seconds) = (own.work + share * before.work, own.seconds + share * before.seconds);
         }
+        self.peak = self.peak.max(before.peak);
         self
     }
 
@@ -115,6 +119,7 @@ impl Rates {
         let mut found = Self::default();
         for (other, rates) in widths {
             found.are_of_another_width |= found.is_empty() && other != width;
+            found.peak = found.peak.or(rates.peak.filter(|_| other == width));
             for (kind, seen) in rates.seen {
                 found.seen.entry(kind).or_insert(seen);
             }
@@ -216,6 +221,12 @@ mod tests {
         assert_eq!((seconds(1400), seconds(1600)), ((Some(0.5), true), (Some(0.2), true)));
         rates(10.0, 1.0).remember(&cache, &here, 512).unwrap();
         assert_eq!(seconds(512), (Some(0.3), false));
+        // What was held with one width says nothing of another.
+        for peak in [70, 50] {
+            Rates { peak: Some(peak), ..rates(10.0, 3.0) }.remember(&cache, &here, 512).unwrap();
+        }
+        let peak = |width| Rates::remembered(&cache, &here, width).peak;
+        assert_eq!((peak(512), peak(4096), peak(600)), (Some(70), None, None));
         fs::write(path(&cache), "{\"here\": {\"512\": {\"seen\": {\"pass\": {\"work\": 0.0, \"seconds\": 1.0}}}}}")
             .unwrap();
         assert_eq!(seconds(512).0, None);
