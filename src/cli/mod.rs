@@ -17,6 +17,7 @@ mod shown;
 mod slips;
 mod terminal;
 mod threads;
+mod work;
 
 use std::io::{self, ErrorKind, Write};
 use std::num::NonZeroUsize;
@@ -56,6 +57,11 @@ pub enum Command {
     Run(StudyArgs),
     /// Look at a task's rows, and write a recipe to start from.
     Init(init::InitArgs),
+    /// Run cells of a study that nobody else has, as one of any number of workers that share a cache.
+    ///
+    /// It writes no tables: `calipr run` of the same recipe makes them. Exit codes: 0 nothing is left to take, 3 some cells
+    /// failed here, 130 it was told to end (SIGTERM, SIGINT); what it was at, others go on with.
+    Work(work::WorkArgs),
     /// Show a study's cells, what each needs, what is cached, and what time, memory and disk the rest takes; run no cell.
     Plan(StudyArgs),
     /// Say what a study found: a table to decide by, a few sentences, what was run, then all the rest.

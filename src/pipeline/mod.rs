@@ -5,6 +5,7 @@ pub mod bench;
 mod cache;
 mod cell;
 mod checkpoint;
+mod claims;
 mod cost;
 mod errors;
 mod export;
@@ -30,6 +31,7 @@ pub use cell::{
     SuiteRecord,
 };
 pub use checkpoint::InputCheckpoint;
+pub use claims::{Claim, Claimant, Claims, Ended, Pause, Taken, done};
 pub use cost::{Accounts, Compared, Cost, Costs, Kind, Machine, Rates, measured};
 pub use export::{check_export, export, saving};
 pub use inputs::{InputPart, Inputs};
