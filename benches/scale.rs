@@ -12,8 +12,9 @@ use anyhow::{Context, Result, ensure};
 use calipr::data::Library;
 use calipr::metrics::Scores;
 use calipr::pipeline::{
-    BlockMasks, Cache, CellRecord, Doing, ErrorsRecord, Forecast, Inputs, LayerRecord, Limit, LimitBy, LinearMask,
-    MaskedLinear, Outcome, PrunedRecord, ScoresRecord, Seconds, Spent, Status, Study, SuiteRecord, Watch,
+    Accounts, BlockMasks, Cache, CellRecord, Doing, ErrorsRecord, Forecast, Inputs, LayerRecord, Limit, LimitBy,
+    LinearMask, Machine, MaskedLinear, Outcome, PrunedRecord, ScoresRecord, Seconds, Spent, Status, Study, SuiteRecord,
+    Watch, plan,
 };
 use calipr::recipe::{Cell, Recipe, cells};
 use calipr::results::{Manifest, Results};
@@ -71,7 +72,11 @@ fn run(path: &Path) -> Result<serde_json::Value> {
     let (started, mut spent, mut slowest) = (Instant::now(), Duration::ZERO, Duration::ZERO);
     let finished = all.iter().map(|_| None).collect();
     let screen: &dyn Screen = &Quiet;
-    let mut board = Board { study: &study, results, manifest, started, screen, tenant, finished, is_written: false };
+    let machine = Machine::here(&Device::Cpu, recipe.model.dtype.into());
+    let accounts = Accounts::open(&plan(&recipe, Some(&inputs), &cache), &cache, machine, inputs.spec.hidden);
+    let (study_of, is_written) = (&study, false);
+    let mut board =
+        Board { study: study_of, results, manifest, started, screen, tenant, accounts, finished, is_written };
     for (i, cell) in all.iter().enumerate() {
         let outcome = fake(&study, cell, i)?;
         let began = Instant::now();
@@ -96,7 +101,7 @@ fn run(path: &Path) -> Result<serde_json::Value> {
 
 /// What a cell comes to: nearer to the dense model the less is pruned, by some methods and calibrations more than by others.
 fn fake(study: &Study, cell: &Cell, number: usize) -> Result<Outcome> {
-    let (recipe, inputs, cache) = (study.recipe(), study.inputs(), study.cache());
+    let cache = study.cache();
     let mut rng = ChaCha8Rng::seed_from_u64(number as u64);
     let (method, sparsity) = (cell.setting().method(), cell.setting().ratio().unwrap_or(0.0));
     let name = cell.drawn().map_or(0, |drawn| drawn.name.bytes().map(usize::from).sum::<usize>() % 7);

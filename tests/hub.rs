@@ -18,8 +18,19 @@ fn a_study_over_the_hub_ends_as_one_over_paths() {
     shop.succeeds(&["run", "recipe.toml"]);
     let recipe = RECIPE.replace("path:model", "hf:o/tiny").replace("path:", "hf:datasets/o/rows/");
     fs::write(shop.path("online.toml"), recipe.replace("\"tiny\"", "\"online\"")).unwrap();
+    let plan = online.command(&["plan", "online.toml", "--offline"]).output().unwrap();
+    let said = String::from_utf8_lossy(&plan.stdout).into_owned();
+    assert!(said.contains("not all here yet") && said.contains("\ntime: ?"), "{said}");
+    assert!(online.hub.log().is_empty());
+    // What the model is tells what the study takes; neither weights nor rows are fetched for that.
     let plan = online.command(&["plan", "online.toml"]).output().unwrap();
-    assert!(String::from_utf8_lossy(&plan.stdout).contains("not all here yet") && online.hub.log().is_empty());
+    let said = String::from_utf8_lossy(&plan.stdout).into_owned();
+    assert!(said.contains("not all here yet") && said.contains("\ntime: about "), "{said}");
+    assert!(said.contains("\nmemory: at least "), "{said}");
+    let log = online.hub.log();
+    let asked = |of: &str| log.iter().any(|entry| entry.to_string().contains(of));
+    // The index of the weights may be asked for; no weights.
+    assert!(asked("/config.json\"") && !asked(".safetensors\"") && !asked("rows.jsonl"), "{log:?}");
 
     let mut run = online.command(&["run", "online.toml", "--out", "results/online"]);
     let output = run.env("CALIPR_CACHE", shop.path("other cache")).output().unwrap();

@@ -12,7 +12,7 @@ use super::{Machinery, print};
 use crate::data::Library;
 use crate::linalg::bf16;
 use crate::model::{Model, ModelFiles, device};
-use crate::pipeline::{Watch, bench};
+use crate::pipeline::{Machine, Rates, Watch, bench};
 use crate::recipe::Recipe;
 use crate::table::Table;
 
@@ -55,8 +55,14 @@ impl BenchArgs {
         let peak = |dtype| if dtype == DType::F32 { peaks[0].1 } else { peaks[1].1 };
         let line = terminal.line();
         line.cell_begins(1, 1, "bench");
+        let width = model.spec.hidden;
         let stages = bench::stages(&recipe, model, (windows, length), &line)?;
         terminal.clear();
+        let mut rates = Rates::default();
+        stages.iter().for_each(|stage| rates.add(stage.kind, stage.amount, stage.seconds));
+        if let Err(error) = rates.remember(&self.machinery.cache(), &Machine::here(&device, dtype), width) {
+            tracing::warn!("plans will not know of these rates: {error:#}");
+        }
 
         let rates: Vec<String> =
             peaks.iter().map(|(dtype, peak)| format!("{} {}", rate(*peak), dtype.as_str())).collect();

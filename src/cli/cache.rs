@@ -9,7 +9,7 @@ use super::terminal::columns;
 use super::{cache_in, print};
 use crate::bundled;
 use crate::digest;
-use crate::pipeline::{Cache, Limit, LimitBy};
+use crate::pipeline::{Cache, Limit, LimitBy, Rates};
 use crate::size::Size;
 use crate::study::{ago, gone};
 use crate::table::Table;
@@ -73,6 +73,7 @@ impl CacheArgs {
                     let _ = std::fs::remove_dir_all(cache.dir().join(folder));
                 }
                 cache.forget_studies();
+                Rates::forget(&cache);
                 let folder = cache.sources();
                 if sources && folder.exists() {
                     std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;

@@ -62,7 +62,7 @@ pub enum Command {
     /// It writes no tables: `calipr run` of the same recipe makes them. Exit codes: 0 nothing is left to take, 3 some cells
     /// failed here, 130 it was told to end (SIGTERM, SIGINT, SIGUSR1); what it was at, others go on with.
     Work(work::WorkArgs),
-    /// Show a study's cells, what each needs, what is cached and how much work is left; compute nothing.
+    /// Show a study's cells, what each needs, what is cached, and what time, memory and disk the rest takes; run no cell.
     Plan(StudyArgs),
     /// Say what a study found: a table to decide by, a few sentences, what was run, then all the rest.
     ///

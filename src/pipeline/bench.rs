@@ -8,14 +8,15 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::cache::{Cache, Stage};
+use super::cost::Kind;
 use super::keys::Place;
 use super::progress::Progress;
 use super::walk::{Pruner, Walk};
-use super::{Watch, work};
+use super::{Watch, stop_if_interrupted, work};
 use crate::data::Passage;
 use crate::digest::Digest;
 use crate::metrics::{Prediction, score_positions};
-use crate::model::{Linear, Model};
+use crate::model::{Generator, Linear, Model, Sampling};
 use crate::prune::StatisticKind;
 use crate::recipe::{Recipe, Skip};
 use crate::tensors;
@@ -24,6 +25,9 @@ use crate::tensors;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measured {
     pub name: String,
+    /// What kind of work it is, and how much of that.
+    pub kind: Kind,
+    pub amount: f64,
     /// Floating-point operations.
     pub work: f64,
     /// What its products are computed in.
@@ -40,6 +44,11 @@ impl Measured {
 
 /// Blocks of the model that stages are measured on: they are alike.
 const BLOCKS: usize = 4;
+
+/// How many answers are decoded side by side, of so many tokens each, to prompts of so many.
+const SEQUENCES: usize = 32;
+const NEW_TOKENS: usize = 16;
+const PROMPT: usize = 64;
 
 /// The best rate of square products as models compute them, in operations a second: what nothing that is made of
 /// products can exceed by much.
@@ -63,7 +72,7 @@ pub fn matmul_peak(device: &Device, dtype: DType) -> Result<f64> {
 }
 
 /// The stages of a recipe's study on a few blocks of its model: each method with its calibration, the suites' way
-/// through the blocks, and scores. Text is random tokens, `windows` of `length`; nothing is kept.
+/// through the blocks, scores, and answers. Text is random tokens, `windows` of `length`; nothing is kept.
 pub fn stages(
     recipe: &Recipe,
     mut model: Model,
@@ -102,10 +111,10 @@ pub fn stages(
     let mut measured = Vec::new();
     let mut methods = recipe.grid.method.clone();
     methods.dedup();
-    for name in methods {
-        let (method, name) = (recipe.method.get(name), name.as_str());
+    for of_method in methods {
+        let (method, name) = (recipe.method.get(of_method), of_method.as_str());
         let kind = method.statistic();
-        let sparsity = recipe.grid.sparsity[0];
+        let Some(&sparsity) = recipe.grid.sparsity.first() else { continue };
         let pruner = || Some(Pruner { method, sparsity, spec: &recipe.prune, skip: &skip });
         let of = |passages| (kind != StatisticKind::None).then_some(passages);
         if is_device {
@@ -121,9 +130,16 @@ pub fn stages(
         let passing = calibration.map_or(0.0, |_| work::calibration(&spec, &recipe.prune, kind, tokens, length));
         let solving = work::solving(&spec, kind);
         let (pass, prune) = (format!("{name}: {way}"), format!("{name}: pruning to {sparsity}"));
-        measured.push(Measured { name: pass, work: passing, dtype, seconds: seconds.calibrate });
+        let weights = spec.linear_parameters() as f64;
+        let (kind, amount) = match kind {
+            StatisticKind::None => (Kind::Read, weights),
+            _ => (Kind::Calibrate(of_method), passing),
+        };
+        measured.push(Measured { name: pass, kind, amount, work: passing, dtype, seconds: seconds.calibrate });
         // Factors and compensation are computed in f32, whatever the model is.
-        measured.push(Measured { name: prune, work: solving, dtype: DType::F32, seconds: seconds.prune });
+        let (kind, amount) = (Kind::Prune(of_method), if solving > 0.0 { solving } else { weights });
+        let (work, dtype, seconds) = (solving, DType::F32, seconds.prune);
+        measured.push(Measured { name: prune, kind, amount, work, dtype, seconds });
     }
 
     let suite = |passages| vec![(Digest::of(&"bench"), passages)];
@@ -131,9 +147,11 @@ pub fn stages(
         Walk { suites: suite(&passages[..1]), ..walk("first dense") }.run()?;
     }
     let suites = suite(passages.as_slice());
-    let suite = Walk { suites, ..walk("dense") }.run()?.suites.into_iter().next().context("a suite went along")?;
+    let walked = Walk { suites, keep: true, ..walk("dense") }.run()?;
+    let (suite, blocks) = (walked.suites.into_iter().next().context("a suite went along")?, walked.blocks);
     let forward = work::forward(&spec, tokens, length);
-    measured.push(Measured { name: "suites: pass".into(), work: forward, dtype, seconds: suite.seconds });
+    let (name, kind, work) = ("suites: pass".into(), Kind::Pass, forward);
+    measured.push(Measured { name, kind, amount: work, work, dtype, seconds: suite.seconds });
 
     let head = model.head(&embedding)?;
     let positions = tokens.min(4096);
@@ -151,12 +169,39 @@ pub fn stages(
     score(positions)?;
     let seconds = started.elapsed().as_secs_f64();
     let work = work::scoring(&spec, positions);
-    measured.push(Measured { name: "suites: scores".into(), work, dtype, seconds });
+    let (name, kind) = ("suites: scores".into(), Kind::Score);
+    measured.push(Measured { name, kind, amount: work, work, dtype, seconds });
+
+    let (prompt, new) = ((length / 2).clamp(1, PROMPT), (length / 2).clamp(1, NEW_TOKENS));
+    let prompts: Vec<&[u32]> = passages.iter().cycle().take(SEQUENCES).map(|p| &p.ids[..prompt]).collect();
+    let sampling = Sampling {
+        max_new_tokens: new,
+        temperature: 0.0,
+        top_k: None,
+        top_p: 1.0,
+        repetition_penalty: 1.0,
+        seed: 0,
+        end: vec![],
+    };
+    let generator = Generator { blocks: &blocks, embedding: &embedding, head: &head, ropes: &ropes };
+    let generate = |prompts: &[&[u32]]| {
+        generator.generate(prompts, &sampling, 1 << 30, &|_, _| false, |_| stop_if_interrupted(watch))
+    };
+    if is_device {
+        generate(&prompts[..1])?;
+    }
+    let started = Instant::now();
+    generate(&prompts)?;
+    let seconds = started.elapsed().as_secs_f64();
+    let heads = (SEQUENCES * new * 2 * spec.vocabulary * spec.hidden) as f64;
+    let work = work::forward(&spec, SEQUENCES * (prompt + new), prompt + new) + heads;
+    let (name, kind) = ("suites: answers".into(), Kind::Generate);
+    measured.push(Measured { name, kind, amount: work, work, dtype, seconds });
     Ok(measured)
 }
 
 /// Values of the size of weights.
-fn noise(n: usize, seed: u64) -> Vec<f32> {
+pub fn noise(n: usize, seed: u64) -> Vec<f32> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     (0..n).map(|_| random.random_range(-0.1f32..0.1)).collect()
 }

@@ -36,7 +36,7 @@ pub struct Inputs {
     /// Where suites draw solved examples from, by the suite's name.
     pub shots: IndexMap<String, InputPart>,
     /// The kind of device that computes.
-    device: &'static str,
+    pub(super) device: &'static str,
 }
 
 /// What a model's folder wants of answers: the logits of tokens that are there already are divided by it.

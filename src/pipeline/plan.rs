@@ -6,15 +6,17 @@ use anyhow::Result;
 use serde::de::DeserializeOwned;
 
 use super::cache::{Cache, Key, Present, Stage};
+pub use super::cost::Work;
 use super::errors::{ERROR_TOKENS, ERROR_TOKENS_OF_PASSAGE};
 use super::inputs::Inputs;
 use super::keys::{CellKeys, Entry, Keys, Need, Of, Shape, entries};
+use super::memory::{self, Load};
 use super::{masks, material, work};
 use crate::calibration::{self, Ask, Checking};
-use crate::data::{Asked, Prompt, prompts};
+use crate::data::{self, Asked, Order, Prompt, prompts};
 use crate::fault::At;
 use crate::model::{Spec, Tokenizer};
-use crate::prune::StatisticKind;
+use crate::prune::{MethodName, StatisticKind};
 use crate::recipe::{Cell, Drawn, Propagation, Pruning, Recipe, Unit, WindowUnit, cells};
 
 /// One stage of a cell.
@@ -30,25 +32,6 @@ pub struct PlannedStage {
     pub work: Option<Work>,
 }
 
-/// Floating-point operations of a stage.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Work {
-    /// On the walk over the blocks.
-    pub walking: f64,
-    /// When the walk is over.
-    pub after: f64,
-}
-
-impl Work {
-    fn walking(walking: f64) -> Self {
-        Self { walking, after: 0.0 }
-    }
-
-    pub fn total(self) -> f64 {
-        self.walking + self.after
-    }
-}
-
 impl PlannedStage {
     /// Whether it is still to be computed, as far as that is known.
     pub fn is_to_do(&self) -> bool {
@@ -62,6 +45,18 @@ pub struct PlannedCell {
     pub id: String,
     pub cell: Cell,
     pub stages: Vec<PlannedStage>,
+    /// Bytes that it cannot do without at once while it is computed, at least; None where the model or the size of its data
+    /// is not known, or a device computes.
+    pub memory: Option<u64>,
+    /// Whether an earlier run has begun it.
+    pub begun: bool,
+}
+
+impl PlannedCell {
+    /// What it is pruned by.
+    pub fn method(&self) -> Option<MethodName> {
+        self.cell.pruning().map(|pruning| pruning.method)
+    }
 }
 
 /// What a run would do. A stage that several cells need stands with the first.
@@ -72,14 +67,21 @@ pub struct Plan {
 
 /// Plans a study. `inputs` is None where the model or data are not here yet.
 pub fn plan(recipe: &Recipe, inputs: Option<&Inputs>, cache: &Cache) -> Plan {
+    plan_of(recipe, inputs, inputs.map(|inputs| &inputs.spec), cache)
+}
+
+/// As [`plan`], where of the model only this may be known.
+pub fn plan_of(recipe: &Recipe, inputs: Option<&Inputs>, spec: Option<&Spec>, cache: &Cache) -> Plan {
     let (keys, present) = (inputs.map(|inputs| Keys::of(recipe, inputs)), cache.present());
-    let mut planner = Planner { recipe, inputs, keys, cache, present, sizes: BTreeMap::new() };
+    let mut planner = Planner { recipe, inputs, spec, keys, cache, present, sizes: BTreeMap::new() };
     planner.sizes = recipe.suite.keys().map(|name| (name.as_str(), planner.size(name))).collect();
     let mut seen = HashSet::new();
     let mut planned = Vec::new();
     for cell in cells(recipe) {
-        let stages = planner.stages(&cell).into_iter().filter(|s| seen.insert(s.name.clone())).collect();
-        planned.push(PlannedCell { id: cell.id(), cell, stages });
+        let (stages, memory) = planner.stages(&cell);
+        let stages = stages.into_iter().filter(|s| seen.insert(s.name.clone())).collect();
+        let begun = planner.is_begun(&cell);
+        planned.push(PlannedCell { id: cell.id(), cell, stages, memory, begun });
     }
     Plan { cells: planned }
 }
@@ -122,11 +124,16 @@ fn check_prompts(recipe: &Recipe, name: &str, inputs: &Inputs, tokenizer: &Token
     Ok(())
 }
 
+/// Bytes of files whose rows a plan makes into tokens only to count them.
+const LITTLE: u64 = 8 << 20;
+
 /// What stages are planned with.
 pub struct Planner<'a> {
     pub recipe: &'a Recipe,
     /// None where the model or data are not here yet.
     pub inputs: Option<&'a Inputs>,
+    /// What the model computes, where that is known.
+    spec: Option<&'a Spec>,
     keys: Option<Keys<'a>>,
     cache: &'a Cache,
     present: Present<'a>,
@@ -142,12 +149,31 @@ struct Size {
 }
 
 impl Planner<'_> {
-    /// What of a cell's list makes a line of its own: blocks, masks and statistics are those of its pruning.
-    fn stages(&self, cell: &Cell) -> Vec<PlannedStage> {
+    /// What of a cell's list makes a line of its own (blocks, masks and statistics are those of its pruning), and the memory
+    /// that what is to be done of it needs.
+    fn stages(&self, cell: &Cell) -> (Vec<PlannedStage>, Option<u64>) {
         let keys = self.keys.as_ref().map(|keys| keys.of_cell(cell));
-        let of = OfCell { planner: self, cell, keys: keys.as_ref(), model: self.inputs.map(|i| i.spec_of(cell)) };
+        let of = OfCell { planner: self, cell, keys: keys.as_ref(), model: self.spec_of(cell) };
         let shape = self.inputs.zip(of.model).map(|(i, own)| Shape { spec: &i.spec, skip: &i.skip, own });
-        entries(self.recipe, shape, cell).flat_map(|entry| of.stages(entry)).collect()
+        let stages: Vec<PlannedStage> = entries(self.recipe, shape, cell).flat_map(|entry| of.stages(entry)).collect();
+        let memory = of.memory(&stages);
+        (stages, memory)
+    }
+
+    /// What a cell computes; None of a checkpoint that is not here.
+    fn spec_of(&self, cell: &Cell) -> Option<&Spec> {
+        match self.inputs {
+            Some(inputs) => Some(inputs.spec_of(cell)),
+            None => self.spec.filter(|_| cell.checkpoint().is_none()),
+        }
+    }
+
+    /// Whether an earlier run has left some of a cell's blocks, or where its walk stands, and not its end.
+    fn is_begun(&self, cell: &Cell) -> bool {
+        let Some(keys) = self.keys.as_ref().map(|keys| keys.of_cell(cell)) else { return false };
+        let is_first = |entry: &Entry| entry.stage == Stage::Walk || entry.of == Of::Block(0);
+        let mut first = keys.entries().filter(|entry| entry.need() == Need::OnTheWay).filter(is_first);
+        first.any(|entry| keys.key(entry).is_some_and(|key| self.has(key)))
     }
 
     /// Whether the cache has an entry.
@@ -158,17 +184,17 @@ impl Planner<'_> {
     /// So many tokens of texts that the dense model writes, of `length` at most.
     pub fn work_of_texts(&self, tokens: usize, length: usize) -> Option<Work> {
         let heads = |model: &Spec| tokens as f64 * (2 * model.vocabulary * model.hidden) as f64;
-        let work = |model: &Spec| Work { walking: 0.0, after: work::forward(model, tokens, length) + heads(model) };
-        self.inputs.map(|inputs| work(&inputs.spec))
+        self.spec
+            .map(|model| Work { generating: work::forward(model, tokens, length) + heads(model), ..Work::default() })
     }
 
     /// The losses of the dense model on so many tokens of windows of `length`.
     pub fn work_of_losses(&self, tokens: usize, length: usize) -> Option<Work> {
-        let work = |model: &Spec| Work {
-            walking: work::forward(model, tokens, length),
-            after: tokens as f64 * (2 * model.vocabulary * model.hidden) as f64,
-        };
-        self.inputs.map(|inputs| work(&inputs.spec))
+        self.spec.map(|model| Work {
+            passing: work::forward(model, tokens, length),
+            scoring: tokens as f64 * (2 * model.vocabulary * model.hidden) as f64,
+            ..Work::default()
+        })
     }
 
     /// A stage, which is cached where its key is.
@@ -189,10 +215,10 @@ impl Planner<'_> {
             Unit::Windows(unit) => {
                 let tokens = self.cached(name).map(|(ids, _): (Vec<u32>, Vec<usize>)| ids.len());
                 let asked = unit.windows.map(|windows| windows.saturating_mul(unit.length));
-                Size { tokens: tokens.or(asked), rows: None }
+                Size { tokens: tokens.or(asked).or_else(|| self.count_windows(name, unit)), rows: None }
             }
             Unit::Rows(unit) => {
-                let prompts: Option<Vec<Prompt>> = self.cached(name);
+                let prompts: Option<Vec<Prompt>> = self.cached(name).or_else(|| self.make_prompts(name));
                 let tokens = |p: &Prompt| p.passage().map_or(p.ids.len(), |passage| passage.ids.len());
                 Size {
                     tokens: prompts.as_ref().map(|prompts| prompts.iter().map(tokens).sum()),
@@ -200,6 +226,32 @@ impl Planner<'_> {
                 }
             }
         }
+    }
+
+    /// The tokens of a suite that goes through the model whole, where its data is little.
+    fn count_windows(&self, name: &str, unit: WindowUnit) -> Option<usize> {
+        let (inputs, tokenizer) = self.of_little_data(name)?;
+        let input = &inputs.suites[name];
+        let (rows, WindowUnit { packing, length, windows }) = (input.part.read(&input.files).ok()?, unit);
+        let cut = (packing, length, windows);
+        let windows = data::cut(&rows, &input.part, &tokenizer, inputs.spec.vocabulary, cut, Order::Given).ok()?;
+        Some(windows.ids().len())
+    }
+
+    /// The prompts of a suite, where its data is little.
+    fn make_prompts(&self, name: &str) -> Option<Vec<Prompt>> {
+        let (inputs, tokenizer) = self.of_little_data(name)?;
+        let how = inputs.prompting(self.recipe, name)?;
+        prompts(inputs.asked(name, &how, &tokenizer).ok()?, &tokenizer, &how).ok()
+    }
+
+    /// What makes tokens of a suite that is here, and is made into tokens in no time.
+    fn of_little_data(&self, name: &str) -> Option<(&Inputs, Tokenizer)> {
+        let inputs = self.inputs?;
+        let files =
+            inputs.suites[name].files.iter().chain(inputs.shots.get(name).into_iter().flat_map(|shots| &shots.files));
+        let bytes: u64 = files.filter_map(|file| Some(file.metadata().ok()?.len())).sum();
+        (bytes <= LITTLE).then_some((inputs, inputs.model.tokenizer().ok()?.on(self.recipe.model.date)))
     }
 
     /// A suite's windows or prompts.
@@ -250,6 +302,31 @@ impl OfCell<'_> {
         Some(wanted.all(|key| self.planner.has(key)))
     }
 
+    /// The memory that these stages of the cell need, as far as they are to do.
+    fn memory(&self, stages: &[PlannedStage]) -> Option<u64> {
+        let (Planner { recipe, inputs, .. }, spec) = (self.planner, self.model?);
+        if inputs.is_some_and(|inputs| inputs.device != "cpu") {
+            return None;
+        }
+        let is_to_do = |of: Stage| stages.iter().any(|stage| stage.stage == of && stage.is_to_do());
+        let pruning = self.cell.pruning().filter(|_| is_to_do(Stage::Pruned));
+        let drawn =
+            pruning.and_then(|pruning| pruning.calibration.as_ref()).map(|drawn| &recipe.calibration[&drawn.name]);
+        // Suites that are scored go along together; the others are decoded one prompt after the other.
+        let scored = recipe.suite.iter().filter(|(_, suite)| suite.is_scored() && is_to_do(Stage::Scores));
+        let suites = scored.map(|(name, _)| self.tokens(name));
+        let load = Load {
+            statistic: pruning.map_or(StatisticKind::None, |p| recipe.method.get(p.method).statistic()),
+            calibration: drawn.map_or(0, |c| c.windows.saturating_mul(c.length)),
+            suites: suites.sum::<Option<usize>>()?,
+            keeps_blocks: is_to_do(Stage::Answers),
+        };
+        // The embedding is there as long as anything is computed, and so is the head, where that is another matrix.
+        let ends = spec.vocabulary * spec.hidden * if spec.head.tied { 1 } else { 2 };
+        let width = candle_core::DType::from(recipe.model.dtype).size_in_bytes();
+        Some(memory::needed_bytes(spec, &load).saturating_add((ends * width) as u64))
+    }
+
     fn calibration(&self) -> Vec<PlannedStage> {
         let (recipe, Some(Drawn { name, seed })) = (self.planner.recipe, self.cell.drawn()) else { return vec![] };
         calibration::origin(recipe, name).stages(self.planner, Ask::of(recipe, name, *seed))
@@ -281,15 +358,16 @@ impl OfCell<'_> {
     fn teacher(&self, entry: Entry, suite: &str) -> PlannedStage {
         let (both, length) = (self.passing(suite), self.length(suite));
         let bytes = both.map(|(t, c)| (4 * c.hidden as u64).saturating_mul(t as u64));
-        let work = both.map(|(t, c)| Work::walking(work::forward(c, t, length)));
+        let work = both.map(|(t, c)| Work { passing: work::forward(c, t, length), ..Work::default() });
         self.stage(format!("teacher on {suite}"), entry, bytes, work)
     }
 
     fn scores(&self, entry: Entry, suite: &str) -> PlannedStage {
         let (dense, length) = (*self.cell == Cell::Dense, self.length(suite));
         let work = self.passing(suite).map(|(t, c)| {
-            let forward = if dense { 0.0 } else { work::forward(c, t, length) };
-            Work { walking: forward, after: work::scoring(c, t) }
+            // The dense model went through the blocks for its hidden states, and has its own logits alone.
+            let (passing, share) = if dense { (0.0, 0.5) } else { (work::forward(c, t, length), 1.0) };
+            Work { passing, scoring: share * work::scoring(c, t), ..Work::default() }
         });
         let bytes = self.tokens(suite).map(|t| t as u64 / 2);
         self.stage(format!("score {} on {suite}", self.cell.id()), entry, bytes, work)
@@ -301,7 +379,7 @@ impl OfCell<'_> {
         let new_tokens = rows.map(|rows| rows.saturating_mul(unit.decoding.max_new_tokens));
         let work = new_tokens.zip(self.passing(suite)).map(|(new, (t, c))| {
             let heads = new as f64 * (2 * c.vocabulary * c.hidden) as f64;
-            Work { walking: 0.0, after: work::forward(c, t.saturating_add(new), length) + heads }
+            Work { generating: work::forward(c, t.saturating_add(new), length) + heads, ..Work::default() }
         });
         let bytes = new_tokens.map(|t| 4 * t as u64);
         Some(self.stage(format!("answers of {} on {suite}", self.cell.id()), entry, bytes, work))
@@ -310,8 +388,11 @@ impl OfCell<'_> {
     /// The output errors of a cell's pruned weights on tokens of a suite: their way through the blocks, and the product
     /// with each dense weight and with the pruned one.
     fn errors(&self, entry: Entry, suite: &str) -> PlannedStage {
-        let model = self.planner.inputs.map(|i| &i.spec);
-        let work = |c: &Spec| Work::walking(3.0 * work::forward(c, ERROR_TOKENS, ERROR_TOKENS_OF_PASSAGE));
+        let model = self.planner.spec;
+        let work = |c: &Spec| Work {
+            passing: 3.0 * work::forward(c, ERROR_TOKENS, ERROR_TOKENS_OF_PASSAGE),
+            ..Work::default()
+        };
         let bytes = |c: &Spec| 20 * c.blocks.iter().map(|block| block.linears.len()).sum::<usize>() as u64;
         self.stage(format!("errors of {} on {suite}", self.cell.id()), entry, model.map(bytes), model.map(work))
     }
@@ -330,7 +411,7 @@ impl OfCell<'_> {
     /// The pruning, which a suite that is new to a finished cell needs again where the cell's blocks have made room for
     /// others.
     fn prune(&self, entry: Entry, pruning: &Pruning) -> PlannedStage {
-        let model = self.planner.inputs.map(|i| &i.spec);
+        let model = self.planner.spec;
         let (bytes, work) = (model.map(|m| self.kept_bytes(pruning, m)), model.map(|m| self.pruning_work(pruning, m)));
         let cached = self.has_all(|entry| entry.stage == Stage::Block).map(|all_kept| {
             let is_finished = || self.has_all(|entry| entry.need() == Need::Result);
@@ -349,12 +430,16 @@ impl OfCell<'_> {
     }
 
     fn pruning_work(&self, pruning: &Pruning, model: &Spec) -> Work {
-        let Some(drawn) = &pruning.calibration else { return Work::default() };
-        let kind = self.planner.recipe.method.get(pruning.method).statistic();
-        let solving = Work::walking(work::solving(model, kind));
-        match self.planner.shares_statistics() {
-            true => solving,
-            false => Work::walking(solving.walking + self.calibrating_work(kind, drawn, model)),
+        let (kind, weights) =
+            (self.planner.recipe.method.get(pruning.method).statistic(), model.linear_parameters() as f64);
+        let (solving, drawn) = (work::solving(model, kind), pruning.calibration.as_ref());
+        let calibrates = drawn.filter(|_| !self.planner.shares_statistics());
+        Work {
+            reading: if drawn.is_none() { weights } else { 0.0 },
+            calibrating: calibrates.map_or(0.0, |drawn| self.calibrating_work(kind, drawn, model)),
+            selecting: if solving > 0.0 { 0.0 } else { weights },
+            solving,
+            ..Work::default()
         }
     }
 
@@ -368,7 +453,7 @@ impl OfCell<'_> {
     fn statistics(&self, pruning: &Pruning, drawn: &Drawn) -> PlannedStage {
         let kind = self.planner.recipe.method.get(pruning.method).statistic();
         let what = if kind == StatisticKind::Gram { "Gram matrices" } else { "norms" };
-        let model = self.planner.inputs.map(|i| &i.spec);
+        let model = self.planner.spec;
         let bytes = |model: &Spec| {
             let of_site = |d: usize| if kind == StatisticKind::Gram { d * d } else { d };
             4 * work::columns(model).map(of_site).sum::<usize>() as u64
@@ -378,7 +463,7 @@ impl OfCell<'_> {
             stage: Stage::Statistic,
             cached: self.has_all(|entry| entry.stage == Stage::Statistic),
             bytes: model.map(bytes),
-            work: model.map(|model| Work::walking(self.calibrating_work(kind, drawn, model))),
+            work: model.map(|m| Work { calibrating: self.calibrating_work(kind, drawn, m), ..Work::default() }),
         }
     }
 }

@@ -117,7 +117,7 @@ mod tests {
             bytes,
             work: Some(Work::default()),
         };
-        let cell = |stages| PlannedCell { id: String::new(), cell: Cell::Dense, stages };
+        let cell = |stages| PlannedCell { id: String::new(), cell: Cell::Dense, stages, memory: None, begun: false };
         let plan = Plan {
             cells: vec![
                 cell(vec![stage(Some(true), Some(100)), stage(Some(false), Some(20))]),

@@ -356,8 +356,8 @@ fn legs(cell: &PlannedCell) -> Vec<Leg> {
         prunes: of(Stage::Pruned).next().is_some(),
         calibrates: of(Stage::Statistic).next().is_some(),
     };
-    let walking = |stage: &PlannedStage| Some(stage.work?.walking);
-    let after = |stage: &PlannedStage| Some(stage.work?.after);
+    let walking = |stage: &PlannedStage| Some(stage.work?.walking());
+    let after = |stage: &PlannedStage| Some(stage.work?.after());
     let mut legs = vec![Leg { kind: walk, work: sum(&mut cell.stages.iter().filter(|s| s.is_to_do()), walking) }];
     let dense = cell.cell == Cell::Dense;
     for (stage, kind) in [(Stage::Scores, Kind::Score { dense }), (Stage::Answers, Kind::Generate)] {
@@ -376,7 +376,7 @@ mod tests {
     use crate::recipe::Pruning;
 
     fn stage(stage: Stage, cached: bool, walking: f64, after: f64) -> PlannedStage {
-        let work = Some(Work { walking, after });
+        let work = Some(Work { passing: walking, scoring: after, ..Work::default() });
         PlannedStage { name: String::new(), stage, cached: Some(cached), bytes: None, work }
     }
 
@@ -391,7 +391,13 @@ mod tests {
             stage(Stage::Answers, false, 0.0, 5.0),
         ];
         let stages = if method.is_none() { dense.to_vec() } else { pruned.to_vec() };
-        PlannedCell { id: String::new(), cell: pruning.map_or(Cell::Dense, Cell::Pruned), stages }
+        PlannedCell {
+            id: String::new(),
+            cell: pruning.map_or(Cell::Dense, Cell::Pruned),
+            stages,
+            memory: None,
+            begun: false,
+        }
     }
 
     const WANDA: Option<MethodName> = Some(MethodName::Wanda);

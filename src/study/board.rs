@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::Screen;
 use super::tenant::Tenant;
-use crate::pipeline::{Outcome, Study};
+use crate::pipeline::{Accounts, Outcome, Study};
 use crate::results::{Finished, Manifest, Results};
 
 /// What is done of a study, and its tables.
@@ -18,6 +18,8 @@ pub struct Board<'a> {
     pub started: Instant,
     pub screen: &'a dyn Screen,
     pub tenant: Tenant<'a>,
+    /// What cells were expected to take, and took.
+    pub accounts: Accounts,
     /// By their numbers.
     pub finished: Vec<Option<Finished>>,
     /// Whether the tables have all of these.
@@ -36,6 +38,7 @@ impl Board<'_> {
     /// Adds a cell that has ended; to the tables, too, where these are written quickly or long ago.
     pub fn add(&mut self, i: usize, outcome: Outcome) -> Result<()> {
         let cell = outcome.record.cell.clone();
+        self.accounts.add(i, outcome.spent.as_ref());
         self.note(i, outcome);
         if self.results.is_due(self.ended()) {
             self.write()?;
@@ -63,6 +66,8 @@ impl Board<'_> {
         }
         self.manifest.finish();
         self.write_manifest()?;
+        self.accounts.compared().iter().for_each(|compared| tracing::info!("{compared}"));
+        self.accounts.remember(self.study.cache());
         Ok(self.manifest)
     }
 

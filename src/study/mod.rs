@@ -20,7 +20,8 @@ use rayon::prelude::*;
 use crate::data::Library;
 use crate::model::device;
 use crate::pipeline::{
-    Cache, Forecast, Inputs, Interrupted, Judges, Limit, Outcome, Room, Status, Study, Watch, check_export, plan,
+    Accounts, Cache, Forecast, Inputs, Interrupted, Judges, Limit, Machine, Outcome, Room, Status, Study, Watch,
+    check_export, plan,
 };
 use crate::recipe::{Cell, Layers, Recipe, cells};
 use crate::results::{Intended, Manifest, Results};
@@ -94,14 +95,15 @@ impl Run<'_> {
         results.begin(&manifest, replaces)?;
 
         let is_done: Vec<bool> = cells.iter().map(|cell| study.is_finished(cell)).collect();
-        self.expect(&inputs, &is_done, devices.len(), out);
+        let accounts = self.expect(&inputs, &is_done, &devices, out);
         tenant.enters(study, &cells, &is_done, Some(out))?;
         // Better now than when the first cell is computed; a study that is finished may have no questions left.
         if is_done.contains(&false) {
             judges.reach()?;
         }
         let finished = cells.iter().map(|_| None).collect();
-        let mut board = Board { study, results, manifest, started, screen, tenant, finished, is_written: false };
+        let mut board =
+            Board { study, results, manifest, started, screen, tenant, accounts, finished, is_written: false };
         // What is finished goes into the tables first, so that going on with a study never shrinks them. All is compared with
         // the dense cell: without it, the others come after.
         for first in (0..cells.len()).step_by(TOGETHER).filter(|_| is_done[0]) {
@@ -186,11 +188,13 @@ impl Run<'_> {
         Ok(inputs)
     }
 
-    /// Says what the study will take, and where it will not find room.
-    fn expect(&self, inputs: &Inputs, is_done: &[bool], devices: usize, out: &Path) {
+    /// Says what the study will take, and where it will not find room; what is known of that is compared with what it takes.
+    fn expect(&self, inputs: &Inputs, is_done: &[bool], devices: &[Device], out: &Path) -> Accounts {
         let plan = plan(self.recipe, Some(inputs), self.cache);
         room::warn(&Room::of(&plan, self.cache, self.limit, out), self.cache);
-        self.screen.expect(Forecast::new(&plan, is_done, devices));
+        self.screen.expect(Forecast::new(&plan, is_done, devices.len()));
+        let machine = Machine::here(&devices[0], self.recipe.model.dtype.into());
+        Accounts::open(&plan, self.cache, machine, inputs.spec.hidden)
     }
 
     /// The study on each device: the first reads what all share.
