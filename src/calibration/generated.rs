@@ -248,7 +248,7 @@ fn beginning(
     tokenizer: &crate::model::Tokenizer,
     prefix: usize,
 ) -> Result<Vec<u32>> {
-    let mut ids = tokens(&Content::of(&rows[index], part.templates.as_ref())?, tokenizer, true)?;
+    let mut ids = tokens(&Content::of(&rows.row(index)?, part.templates.as_ref())?, tokenizer, true)?;
     ids.truncate(prefix);
     Ok(ids)
 }
@@ -315,7 +315,7 @@ impl Origin for Generated<'_> {
         let row = |text: &Text| Row::from_iter([("text".to_owned(), json!(text.text))]);
         let left: Vec<&Text> =
             texts.iter().zip(&kept).filter(|(t, kept)| **kept && !t.text.is_empty()).map(|t| t.0).collect();
-        let rows: Rows = left.iter().map(|text| row(text)).collect::<Vec<_>>().into();
+        let rows: Rows = left.iter().map(|text| row(text)).collect::<Vec<_>>().try_into()?;
         let mut part = inputs.calibrations[self.name].part.clone();
         (part.templates, part.separator) = (None, " ".into());
         let packing = (self.calibration.packing, ask.length, Some(ask.windows));

@@ -15,6 +15,7 @@ mod memory;
 mod plan;
 mod progress;
 mod room;
+mod shelf;
 mod stream;
 mod study;
 mod time_left;

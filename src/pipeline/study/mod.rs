@@ -116,6 +116,7 @@ impl<'a> Study<'a> {
                 study.drawn.insert(name.clone(), drawn);
             }
         }
+        inputs.forget_rows();
         Ok(study)
     }
 
