@@ -16,6 +16,7 @@ mod plan;
 mod progress;
 mod room;
 mod shelf;
+mod stops;
 mod stream;
 mod study;
 mod time_left;
