@@ -325,7 +325,7 @@ impl Model {
     }
 
     fn tensor(&self, name: &Name, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
-        let tensor = self.weights.tensor(name)?;
+        let tensor = self.weights.rounded(name, self.dtype)?;
         let shape = shape.into();
         ensure!(
             tensor.shape() == &shape,
