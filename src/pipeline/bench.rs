@@ -8,6 +8,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::cache::{Cache, Stage};
+use super::ends::Ends;
 use super::progress::Progress;
 use super::walk::{Pruner, Walk};
 use super::{Watch, work};
@@ -80,12 +81,11 @@ pub fn stages(
         .map(|ids| Passage::window(&ids))
         .collect();
     let tokens = windows * length;
-    let (embedding, ropes) = (model.embedding()?, model.ropes(length)?);
+    let ends = Ends::of(&model, length)?;
     let walk = |name: &str| Walk {
         model: &model,
         beside: None,
-        embedding: &embedding,
-        ropes: &ropes,
+        ends: &ends,
         watch,
         pruner: None,
         calibration: None,
@@ -134,7 +134,7 @@ pub fn stages(
     let forward = work::forward(&spec, tokens, length);
     measured.push(Measured { name: "suites: pass".into(), work: forward, dtype, seconds: suite.seconds });
 
-    let head = model.head(&embedding)?;
+    let head = ends.head(&model)?;
     let positions = tokens.min(4096);
     let states: Vec<Tensor> = suite.stream.hidden().map(|h| Ok(head.normed(h)?)).collect::<Result<_>>()?;
     let states = Tensor::cat(&states, 0)?.narrow(0, 0, positions)?;

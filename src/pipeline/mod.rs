@@ -5,6 +5,7 @@ pub mod bench;
 mod cache;
 mod cell;
 mod checkpoint;
+mod ends;
 mod errors;
 mod export;
 mod inputs;
