@@ -219,7 +219,7 @@ impl Generated<'_> {
         let (study, cache) = (making.study, making.study.cache());
         let keys = self.text_keys(study.inputs(), ask);
         let mut texts: Vec<Option<Text>> = vec![None; keys.len()];
-        let mut pause = Pause::new();
+        let mut pause = Pause::default();
         let mut ready: Option<(Vec<Beginning>, Writer)> = None;
         loop {
             for (text, &key) in texts.iter_mut().zip(&keys).filter(|(text, _)| text.is_none()) {
@@ -298,7 +298,7 @@ fn beginning(
     tokenizer: &crate::model::Tokenizer,
     prefix: usize,
 ) -> Result<Vec<u32>> {
-    let mut ids = tokens(&Content::of(&rows[index], part.templates.as_ref())?, tokenizer, true)?;
+    let mut ids = tokens(&Content::of(&rows.row(index)?, part.templates.as_ref())?, tokenizer, true)?;
     ids.truncate(prefix);
     Ok(ids)
 }
@@ -365,7 +365,7 @@ impl Origin for Generated<'_> {
         let row = |text: &Text| Row::from_iter([("text".to_owned(), json!(text.text))]);
         let left: Vec<&Text> =
             texts.iter().zip(&kept).filter(|(t, kept)| **kept && !t.text.is_empty()).map(|t| t.0).collect();
-        let rows: Rows = left.iter().map(|text| row(text)).collect::<Vec<_>>().into();
+        let rows: Rows = left.iter().map(|text| row(text)).collect::<Vec<_>>().try_into()?;
         let mut part = inputs.calibrations[self.name].part.clone();
         (part.templates, part.separator) = (None, " ".into());
         let packing = (self.calibration.packing, ask.length, Some(ask.windows));

@@ -65,7 +65,8 @@ impl Origin for SolvedExamples<'_> {
 
     fn check(&self, checking: &Checking, ask: Ask) -> Result<()> {
         let input = &checking.inputs.calibrations[self.rows.name];
-        self.make_of(&input.part.read(&input.files)?, checking.inputs, checking.tokenizer, ask).map(drop)
+        let rows = input.rows()?;
+        self.make_of(&rows, checking.inputs, checking.tokenizer, ask).map(drop)
     }
 
     fn make(&self, making: &Making, ask: Ask) -> Result<Made> {

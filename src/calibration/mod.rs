@@ -18,7 +18,7 @@ mod select;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -178,7 +178,7 @@ pub fn suites_seen(recipe: &Recipe) -> Vec<String> {
 pub struct Making<'a> {
     pub study: &'a Study<'a>,
     /// Read once for all seeds.
-    rows: RefCell<BTreeMap<String, Rc<Rows>>>,
+    rows: RefCell<BTreeMap<String, Arc<Rows>>>,
 }
 
 impl<'a> Making<'a> {
@@ -190,12 +190,12 @@ impl<'a> Making<'a> {
     ///
     /// # Errors
     /// Where a row cannot be used.
-    pub fn rows(&self, name: &str) -> Result<Rc<Rows>> {
+    pub fn rows(&self, name: &str) -> Result<Arc<Rows>> {
         if let Some(rows) = self.rows.borrow().get(name) {
             return Ok(rows.clone());
         }
         let (study, input) = (self.study, &self.study.inputs().calibrations[name]);
-        let rows = Rc::new(input.checked(study.tokenizer(), study.inputs().spec.vocabulary)?);
+        let rows = input.checked(study.tokenizer(), study.inputs().spec.vocabulary)?;
         self.rows.borrow_mut().insert(name.to_owned(), rows.clone());
         Ok(rows)
     }

@@ -123,7 +123,7 @@ impl Selected<'_> {
 /// The texts of a suite's rows: what they ask, and what is right to answer.
 fn texts_of(suite: &str, study: &Study) -> Result<Vec<String>> {
     let input = &study.inputs().suites[suite];
-    let rows = input.part.read(&input.files)?;
+    let rows = input.rows()?;
     let count = match study.recipe().suite[suite].unit() {
         Unit::Rows(unit) => unit.limit.unwrap_or(rows.len()).min(rows.len()),
         Unit::Windows(_) => rows.len(),

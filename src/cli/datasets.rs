@@ -113,8 +113,9 @@ fn described(name: &str, dataset: &Dataset, library: &Library, fetcher: &Fetcher
                 let rows = part.read(&files).at(|| format!("the data set \"{name}\""))?;
                 // What suites take first.
                 if row.is_none() || split == Some("test") {
-                    let content = Content::of(&rows[0], part.templates.as_ref());
-                    row = Some((split.unwrap_or("the file").to_owned(), rows.number(0), rows[0].clone(), content));
+                    let first = rows.row(0)?;
+                    let content = Content::of(&first, part.templates.as_ref());
+                    row = Some((split.unwrap_or("the file").to_owned(), rows.number(0), first, content));
                 }
                 rows.len().to_string()
             }

@@ -9,9 +9,6 @@ use super::windows::{SHORTEST, tokens, within};
 use super::{Content, Packing, Part, Rows};
 use crate::model::Tokenizer;
 
-/// Rows that are read with templates compiled once. Short enough to be read in the time that a template has.
-pub const AT_ONCE: usize = 256;
-
 /// Checks that each row can be cut into windows: that it has one of the usual shapes or its template prints it, that the
 /// model's chat template takes its conversation, that its token ids are the model's.
 ///
@@ -33,12 +30,20 @@ pub fn check(rows: &Rows, part: &Part, tokenizer: &Tokenizer, vocabulary: usize)
             content => content.parts().map(|(prompt, target)| prompt.len() + target.len()),
         }
     };
-    let read = rows.par_chunks(AT_ONCE).enumerate().flat_map_iter(|(chunk, rows)| {
-        let contents = part.contents(rows);
-        let sizes = contents.into_iter().map(|content| content.and_then(|c| usable(&c))).collect::<Vec<_>>();
-        sizes.into_iter().enumerate().map(move |(i, size)| (chunk * AT_ONCE + i, size))
-    });
+    let read = contents_of(rows, rows.len(), part).map(|(i, content)| (i, content.and_then(|c| usable(&c))));
     each(read, rows)
+}
+
+/// What the first rows of a file say, each with its place.
+pub fn contents_of<'a>(
+    rows: &'a Rows,
+    count: usize,
+    part: &'a Part,
+) -> impl ParallelIterator<Item = (usize, Result<Content>)> + 'a {
+    rows.chunks(count).flat_map_iter(|(start, rows)| {
+        let contents = rows.map_or_else(|error| vec![Err(error)], |rows| part.contents(&rows));
+        (start..).zip(contents)
+    })
 }
 
 /// Bytes of text that are a token at least, in all but the oddest.
@@ -90,7 +95,7 @@ fn first_of(wrong: Vec<(usize, anyhow::Error)>, rows: &Rows) -> Result<()> {
 
 /// What a row lacks that the first one has, which is of a usual shape.
 fn lacking(rows: &Rows, index: usize) -> Option<String> {
-    let (first, row) = (rows.first().filter(|first| is_usual(first))?, &rows[index]);
+    let (first, row) = (rows.row(0).ok().filter(is_usual)?, rows.row(index).ok()?);
     let lacking: Vec<String> =
         first.keys().filter(|key| !row.contains_key(*key)).map(|key| format!("`{key}`")).collect();
     (!lacking.is_empty()).then(|| format!("it has no {}, which row {} has", lacking.join(" and no "), rows.number(0)))
@@ -105,7 +110,7 @@ mod tests {
         let library = crate::data::Library::of_recipe(std::path::Path::new("x.toml"));
         let part = library.get("path:rows.jsonl").unwrap().part(None, "train").unwrap();
         let rows: Vec<_> = rows.as_array().unwrap().iter().map(|row| row.as_object().unwrap().clone()).collect();
-        check(&rows.into(), &part, &Tokenizer::for_tests(), 3)
+        check(&rows.try_into().unwrap(), &part, &Tokenizer::for_tests(), 3)
     }
 
     #[test]

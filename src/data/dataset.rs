@@ -235,7 +235,7 @@ mod tests {
         let part = library.get("a").unwrap().part(None, "test").unwrap();
         let read = part.read(&part.files(&fetcher).unwrap()).unwrap();
         assert_eq!(read.len(), 1);
-        assert_eq!(read[0]["text"], "y");
+        assert_eq!(read.row(0).unwrap()["text"], "y");
         let error = library.get("a").unwrap().part(Some("dev"), "test").unwrap_err().to_string();
         assert!(error.contains("\"dev\"") && error.contains("\"train\""), "{error}");
     }
@@ -269,7 +269,7 @@ mod tests {
         };
         for rows in ["fold = 2", "fold = '2'", "fold = 2.0", "held = false", "held = 'False', fold = 2"] {
             let rows = read(rows).unwrap();
-            assert_eq!((rows.len(), rows.number(0), rows[0]["text"].as_str()), (1, 2, Some("y")));
+            assert_eq!((rows.len(), rows.number(0), rows.row(0).unwrap()["text"].as_str()), (1, 2, Some("y")));
         }
         for (rows, says) in [
             ("fold = 3", "`fold` = 3, but it is \"1\", \"2\", null"),
@@ -307,7 +307,7 @@ mod tests {
         let part = library.get("a").unwrap().part(None, "test").unwrap();
         let fetcher = Fetcher { cache: PathBuf::new(), offline: true };
         let rows = part.read(&part.files(&fetcher).unwrap()).unwrap();
-        let error = part.contents(&rows).remove(0).unwrap_err().to_string();
+        let error = part.contents(&rows.all()).remove(0).unwrap_err().to_string();
         assert!(error.contains("`text` is null where a text is expected (in CSV an empty cell is null"), "{error}");
     }
 
@@ -320,7 +320,7 @@ mod tests {
         let fetcher = Fetcher { cache: PathBuf::new(), offline: true };
         let rows = part.read(&part.files(&fetcher).unwrap()).unwrap();
         assert_eq!(
-            serde_json::to_value(&*rows).unwrap(),
+            serde_json::to_value(rows.all()).unwrap(),
             serde_json::json!([{"a": "x", "b": null}, {"a": null, "b": "y"}])
         );
     }

@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::rows::in_chunks;
 use super::{json, parquet};
 use crate::guard::guarded;
 
@@ -69,20 +70,26 @@ impl Format {
         }
     }
 
-    /// All rows of a file.
+    /// What is made of all rows of a file, a few at a time, is taken in their order.
     ///
     /// # Errors
     /// Where the file cannot be read, or a row is not what the format says; the message has the line.
-    pub fn read(self, path: &Path, shape: json::Shape) -> Result<Vec<Row>> {
+    pub fn each<T: Send>(
+        self,
+        path: &Path,
+        shape: json::Shape,
+        make: &(impl Fn(Vec<Row>) -> Result<T> + Sync),
+        take: &mut dyn FnMut(T) -> Result<()>,
+    ) -> Result<()> {
         if let (Some(field), false) = (shape.field, matches!(self, Self::Json | Self::Jsonl)) {
             bail!("field = \"{field}\" is for JSON, and {} is none", path.display());
         }
         let rows = match self {
-            Self::Jsonl | Self::Json => text_reader(path).and_then(|reader| json::read(reader, shape)),
-            Self::Text => text_reader(path).and_then(read_text),
-            Self::Csv => text_reader(path).and_then(|reader| read_csv(reader, b',')),
-            Self::Tsv => text_reader(path).and_then(|reader| read_csv(reader, b'\t')),
-            Self::Parquet => guarded(|| parquet::read(path)),
+            Self::Jsonl | Self::Json => text_reader(path).and_then(|reader| json::each(reader, shape, make, take)),
+            Self::Text => text_reader(path).and_then(read_text).and_then(|rows| in_chunks(rows, make, take)),
+            Self::Csv => text_reader(path).and_then(|reader| in_chunks(read_csv(reader, b',')?, make, take)),
+            Self::Tsv => text_reader(path).and_then(|reader| in_chunks(read_csv(reader, b'\t')?, make, take)),
+            Self::Parquet => guarded(|| parquet::batches(path, |rows| take(make(rows)?))),
         };
         rows.with_context(|| format!("cannot read the rows of {}", path.display()))
     }
@@ -119,7 +126,7 @@ impl Packed {
 }
 
 /// A file as text, uncompressed, without a byte-order mark.
-fn text_reader(path: &Path) -> Result<Box<dyn BufRead>> {
+fn text_reader(path: &Path) -> Result<Box<dyn BufRead + Send>> {
     let file = File::open(path)?;
     let packed = file.metadata().map_or(0, |m| m.len());
     let mut file = BufReader::new(file);
@@ -129,7 +136,7 @@ fn text_reader(path: &Path) -> Result<Box<dyn BufRead>> {
         start.is_empty() || by_content.is_some() || Packed::of(path) != Some(Packed::Gzip),
         "it is not packed by gzip, though its name says so; rename it, or pack it"
     );
-    let bounded = |reader: Box<dyn Read>| -> Box<dyn BufRead> {
+    let bounded = |reader: Box<dyn Read + Send>| -> Box<dyn BufRead + Send> {
         Box::new(BufReader::new(Bounded { reader, left: SMALL.max(packed.saturating_mul(EXPANSION)) }))
     };
     // Both read on where several compressed files were put one after the other.
@@ -286,6 +293,16 @@ fn names(header: &csv::StringRecord) -> Vec<String> {
 }
 
 #[cfg(test)]
+impl Format {
+    /// All rows of a file.
+    pub fn all(self, path: &Path) -> Result<Vec<Row>> {
+        let mut all = Vec::new();
+        self.each(path, json::Shape::default(), &Ok, &mut |rows| Ok(all.extend(rows)))?;
+        Ok(all)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::io::Write;
@@ -298,7 +315,7 @@ mod tests {
     }
 
     fn rows(path: &Path) -> Result<Vec<Row>> {
-        Format::of(path).unwrap().read(path, json::Shape::default())
+        Format::of(path).unwrap().all(path)
     }
 
     fn texts(name: &str, bytes: &[u8]) -> Vec<String> {

@@ -141,7 +141,7 @@ mod tests {
         let library = Library::of_recipe(std::path::Path::new("x.toml"));
         let part = library.get("path:rows.jsonl").unwrap().part(None, "test").unwrap();
         let rows: Vec<Row> = rows.as_array().unwrap().iter().map(|row| row.as_object().unwrap().clone()).collect();
-        Glance::at(&rows.into(), &part)
+        Glance::at(&rows.try_into().unwrap(), &part)
     }
 
     #[test]

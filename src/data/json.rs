@@ -7,10 +7,12 @@ use std::borrow::Cow;
 use std::io::BufRead;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use rayon::prelude::*;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use super::Row;
+use super::rows::{AT_ONCE, in_chunks};
 use super::value::{MARK, called, shortened};
 
 /// How to read a file whose object could be one row or hold many.
@@ -22,41 +24,76 @@ pub struct Shape<'a> {
     pub templated: bool,
 }
 
-/// Rows of JSON.
+/// What is made of the rows of JSON, a few at a time and on all threads, is taken in their order.
 ///
 /// # Errors
 /// Where it is no JSON, with line and column, or has no rows of named fields, with the shape that was found.
-pub fn read(reader: impl BufRead, shape: Shape) -> Result<Vec<Row>> {
+pub fn each<T: Send>(
+    reader: impl BufRead + Send,
+    shape: Shape,
+    make: &(impl Fn(Vec<Row>) -> Result<T> + Sync),
+    take: &mut dyn FnMut(T) -> Result<()>,
+) -> Result<()> {
     let mut lines = Lines { reader, number: 0 };
-    let mut rows = Vec::new();
-    while let Some(line) = lines.next()? {
-        if line.trim_ascii().is_empty() {
-            continue;
+    let first = loop {
+        match lines.next()? {
+            None => return Ok(()),
+            Some(line) if line.trim_ascii().is_empty() => {}
+            Some(line) => break line,
         }
-        let first = rows.is_empty();
-        if first && (shape.field.is_some() || line.trim_start().starts_with('[')) {
-            let number = lines.number;
-            return whole(&lines.rest(line)?, number, shape);
-        }
-        match serde_json::from_str(&as_json(line.trim_end())) {
-            Ok(Once(Value::Object(row))) => rows.push(row),
-            Ok(Once(other)) => bail!(
-                "line {} is {}, a {} where an object of names and values is expected: {{\"text\": …}}",
-                lines.number,
-                called(&other),
-                kind(&other)
-            ),
-            // An object over several lines.
-            Err(e) if e.is_eof() && first => {
-                let number = lines.number;
-                return whole(&lines.rest(line)?, number, shape);
-            }
-            Err(e) => return Err(no_json(&e, lines.number)),
-        }
+    };
+    let number = lines.number;
+    if shape.field.is_some() || first.trim_start().starts_with('[') {
+        return in_chunks(whole(&lines.rest(first)?, number, shape)?, make, take);
     }
-    match rows.len() {
-        1 => of_one(rows.remove(0), shape),
-        _ => Ok(rows),
+    let mut first = match serde_json::from_str(&as_json(first.trim_end())) {
+        // An object over several lines.
+        Err(e) if e.is_eof() => return in_chunks(whole(&lines.rest(first)?, number, shape)?, make, take),
+        read => Some(row_of(read, number)?),
+    };
+    let rows_of = |lines: &[(usize, String)]| {
+        let lines = lines.iter().filter(|(_, line)| !line.trim_ascii().is_empty());
+        let row = |(number, line): &(usize, String)| row_of(serde_json::from_str(&as_json(line.trim_end())), *number);
+        let rows = lines.map(row).collect::<Result<Vec<Row>>>()?;
+        Ok((rows.len(), make(rows)?))
+    };
+    let mut here = lines.several();
+    loop {
+        let is_last = here.end.is_some();
+        // While some lines become rows, those behind them are read.
+        let (made, next) = rayon::join(
+            || here.lines.par_chunks(AT_ONCE).map(rows_of).collect::<Vec<Result<(usize, T)>>>(),
+            || if is_last { Several::default() } else { lines.several() },
+        );
+        for made in made {
+            let (count, made) = made?;
+            if let Some(first) = first.take_if(|_| count > 0) {
+                take(make(vec![first])?)?;
+            }
+            take(made)?;
+        }
+        here.end.take().transpose()?;
+        if is_last {
+            break;
+        }
+        here = next;
+    }
+    match first {
+        Some(only) => in_chunks(of_one(only, shape)?, make, take),
+        None => Ok(()),
+    }
+}
+
+/// The row of line `number`.
+fn row_of(read: serde_json::Result<Once>, number: usize) -> Result<Row> {
+    match read {
+        Ok(Once(Value::Object(row))) => Ok(row),
+        Ok(Once(other)) => bail!(
+            "line {number} is {}, a {} where an object of names and values is expected: {{\"text\": …}}",
+            called(&other),
+            kind(&other)
+        ),
+        Err(e) => Err(no_json(&e, number)),
     }
 }
 
@@ -125,6 +162,16 @@ impl<'de> Visitor<'de> for OnceVisitor {
     }
 }
 
+/// Bytes of lines that are read while those before them become rows.
+const READ_AT_ONCE: usize = 4 << 20;
+
+/// Lines with their numbers, and how the file ends where it does.
+#[derive(Default)]
+struct Several {
+    lines: Vec<(usize, String)>,
+    end: Option<Result<()>>,
+}
+
 struct Lines<R> {
     reader: R,
     number: usize,
@@ -136,6 +183,22 @@ impl<R: BufRead> Lines<R> {
         self.number += 1;
         let read = self.reader.read_line(&mut line).with_context(|| format!("line {}", self.number))?;
         Ok((read > 0).then_some(line))
+    }
+
+    /// Some of the next lines.
+    fn several(&mut self) -> Several {
+        let mut several = Several::default();
+        let mut bytes = 0;
+        while several.end.is_none() && bytes < READ_AT_ONCE {
+            match self.next() {
+                Ok(Some(line)) => {
+                    bytes += line.len();
+                    several.lines.push((self.number, line));
+                }
+                end => several.end = Some(end.map(|_| ())),
+            }
+        }
+        several
     }
 
     /// A line and all after it.
@@ -385,8 +448,14 @@ fn after_string(bytes: &[u8], start: usize) -> usize {
 mod tests {
     use super::*;
 
+    fn read(text: &str, shape: Shape) -> Result<Vec<Row>> {
+        let mut all = Vec::new();
+        each(text.as_bytes(), shape, &Ok, &mut |rows| Ok(all.extend(rows)))?;
+        Ok(all)
+    }
+
     fn rows(text: &str) -> Result<Vec<Row>> {
-        read(text.as_bytes(), Shape::default())
+        read(text, Shape::default())
     }
 
     #[test]
@@ -425,11 +494,25 @@ mod tests {
             let error = format!("{:#}", rows(text).unwrap_err());
             assert!(error.contains(says), "{text}: {error}");
         }
-        let field = |text: &str| read(text.as_bytes(), Shape { field: Some("data"), templated: false });
+        let field = |text: &str| read(text, Shape { field: Some("data"), templated: false });
         assert_eq!(field("{\"v\": 1,\n\"data\": [{\"a\": 1}]}").unwrap().len(), 1);
         assert_eq!(field("{\"data\": {\"text\": [\"a\", \"b\"]}}").unwrap().len(), 2);
         assert!(format!("{:#}", field("{\"rows\": []}").unwrap_err()).contains("has the fields `rows`"));
         assert!(format!("{:#}", field("[]").unwrap_err()).contains("one JSON object"));
+    }
+
+    #[test]
+    fn of_many_lines_the_first_wrong_one_is_named_and_rows_stay_in_order() {
+        let line = |n: usize| format!("{{\"n\": {n}, \"text\": \"{}\"}}\n", "x".repeat(n % 3000));
+        let mut lines: Vec<String> = (0..6000).map(line).collect();
+        let read = rows(&lines.concat()).unwrap();
+        assert!(lines.concat().len() > 2 * READ_AT_ONCE, "they are read in several turns");
+        assert!(read.len() == 6000 && read.iter().zip(0..).all(|(row, n)| row["n"] == n));
+        for wrong in [5999, 3456, 900, 257, 256, 1] {
+            lines[wrong] = "{\"n\": }\n".into();
+            let error = format!("{:#}", rows(&lines.concat()).unwrap_err());
+            assert!(error.contains(&format!("line {}, column 7 ", wrong + 1)), "{error}");
+        }
     }
 
     #[test]
@@ -462,7 +545,7 @@ mod tests {
         for Written { name, content, rows } in files {
             let path = dir.path().join(&name);
             std::fs::write(&path, &content).unwrap();
-            let ours = crate::data::Format::of(&path).unwrap().read(&path, Shape::default());
+            let ours = crate::data::Format::of(&path).unwrap().all(&path);
             let ours = ours.unwrap_or_else(|e| panic!("{name}: {e:#}\n{content}"));
             assert_eq!(ours, rows, "{name}\n{content}");
         }

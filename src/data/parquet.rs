@@ -22,11 +22,11 @@ const FEW: u64 = 1 << 20;
 /// Rows a byte that a file may claim beyond that; what is beyond this is made to fill memories.
 const ROWS_A_BYTE: u64 = 200;
 
-/// All rows of a file.
+/// Takes all rows of a file, a few at a time.
 ///
 /// # Errors
 /// Where it is damaged, or compressed by a codec that calipr was not built with.
-pub fn read(path: &Path) -> Result<Vec<Row>> {
+pub fn batches(path: &Path, mut take: impl FnMut(Vec<Row>) -> Result<()>) -> Result<()> {
     let file = File::open(path)?;
     let bytes = file.metadata()?.len();
     let builder = ParquetRecordBatchReaderBuilder::try_new(file)?;
@@ -36,19 +36,18 @@ pub fn read(path: &Path) -> Result<Vec<Row>> {
         "it claims {claimed} rows in {bytes} bytes"
     );
     once(builder.schema().fields())?;
-    let mut rows = Vec::new();
     for batch in builder.build().map_err(explained)? {
         let batch = batch.map_err(|error| explained(error.into()))?;
-        let start = rows.len();
-        rows.resize_with(start + batch.num_rows(), Row::new);
+        let mut rows = vec![Row::new(); batch.num_rows()];
         for (field, array) in batch.schema().fields().iter().zip(batch.columns()) {
             let values = values(array).with_context(|| format!("the column `{}`", field.name()))?;
-            for (row, value) in rows[start..].iter_mut().zip(values) {
+            for (row, value) in rows.iter_mut().zip(values) {
                 row.insert(field.name().clone(), value);
             }
         }
+        take(rows)?;
     }
-    Ok(rows)
+    Ok(())
 }
 
 /// An error where two columns have one name: pyarrow cannot tell which is meant, either.
@@ -270,14 +269,14 @@ mod tests {
             ::parquet::arrow::ArrowWriter::try_new(File::create(&path).unwrap(), batch.schema(), None).unwrap();
         writer.write(&batch).unwrap();
         writer.close().unwrap();
-        let error = format!("{:#}", read(&path).unwrap_err());
+        let error = format!("{:#}", batches(&path, |_| Ok(())).unwrap_err());
         assert!(error.contains("two columns are called `text`"), "{error}");
     }
 
     /// One row a type, written by pyarrow, and what its `to_pylist` gives, printed where JSON has no such value.
     #[test]
     fn every_type_is_read_as_pyarrow_reads_it() {
-        let rows = read(Path::new("tests/fixtures/types.parquet")).unwrap();
+        let rows = crate::data::Format::Parquet.all(Path::new("tests/fixtures/types.parquet")).unwrap();
         let theirs: Vec<Value> = serde_json::from_str(include_str!("../../tests/fixtures/types.json")).unwrap();
         assert_eq!(rows.len(), theirs.len());
         for (ours, theirs) in rows.into_iter().zip(theirs) {

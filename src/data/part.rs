@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::files::Packed;
+use super::rows::{Bundle, Gathered, Rows};
 use super::value::{called, date, same};
 use super::{Content, Format, Row, Shape, Templates};
 use crate::bundled;
@@ -56,6 +57,11 @@ impl Part {
     /// Whether it takes of a file the rows that another takes, whatever texts they make of them.
     pub fn takes_rows_of(&self, other: &Self) -> bool {
         (self.format, &self.field, &self.rows) == (other.format, &other.field, &other.rows)
+    }
+
+    /// Whether rows that both take are the same in memory: a template has fields that only other rows have as null.
+    pub fn reads_alike(&self, other: &Self) -> bool {
+        self.templates.is_some() == other.templates.is_some()
     }
 
     fn bases(&self) -> Vec<&Path> {
@@ -124,29 +130,45 @@ impl Part {
     /// Where a file is not what its format says, or none of its rows is of this split.
     pub fn read(&self, files: &[PathBuf]) -> Result<Rows> {
         self.check(files)?;
-        let shape = Shape { field: self.field.as_deref(), templated: self.templates.is_some() };
-        let mut all: Vec<Row> = Vec::new();
+        let mut gathered = Gathered::default();
         for file in files {
-            let rows = self.format_of(file)?.read(file, shape)?;
-            ensure!(!rows.is_empty(), "{} has no rows", file.display());
-            all.extend(rows);
+            let before = gathered.all();
+            let taken = |rows| Bundle::of(rows, |row| self.takes(row));
+            self.each(file, taken, &mut |bundle| gathered.add(bundle))?;
+            ensure!(gathered.all() > before, "{} has no rows", file.display());
         }
-        let is_of_split =
-            |row: &Row| self.rows.iter().all(|(key, wanted)| row.get(key).is_some_and(|value| same(wanted, value)));
-        let numbers: Vec<usize> = (1..).zip(&all).filter(|(_, row)| is_of_split(row)).map(|(n, _)| n).collect();
-        let place = || match files {
-            [file] => file.display().to_string(),
-            _ => self.source.to_string(),
-        };
-        ensure!(!numbers.is_empty(), "{} has no rows of this split: {}", place(), self.unmatched(&all));
-        let mut rows = all;
-        if numbers.len() < rows.len() {
-            rows.retain(is_of_split);
+        let rows = gathered.rows(self.templates.is_some());
+        if rows.is_empty() {
+            let place = match files {
+                [file] => file.display().to_string(),
+                _ => self.source.to_string(),
+            };
+            let mut all = Vec::new();
+            for file in files {
+                self.each(file, Ok, &mut |rows: Vec<Row>| {
+                    all.extend(rows);
+                    Ok(())
+                })?;
+            }
+            bail!("{place} has no rows of this split: {}", self.unmatched(&all));
         }
-        if self.templates.is_some() {
-            complete(&mut rows);
-        }
-        Ok(Rows { rows, numbers })
+        Ok(rows)
+    }
+
+    /// What is made of the rows of a file, a few at a time, is taken in their order.
+    fn each<T: Send>(
+        &self,
+        file: &Path,
+        make: impl Fn(Vec<Row>) -> Result<T> + Sync,
+        take: &mut dyn FnMut(T) -> Result<()>,
+    ) -> Result<()> {
+        let shape = Shape { field: self.field.as_deref(), templated: self.templates.is_some() };
+        self.format_of(file)?.each(file, shape, &make, take)
+    }
+
+    /// Whether a row is of this split.
+    fn takes(&self, row: &Row) -> bool {
+        self.rows.iter().all(|(key, wanted)| row.get(key).is_some_and(|value| same(wanted, value)))
     }
 
     /// What rows say.
@@ -194,55 +216,5 @@ impl Part {
                 found.join(", ")
             ),
         }
-    }
-}
-
-/// Gives rows the fields that only others have, as null: a template may ask whether there is one, as where `datasets`
-/// has made a table of them.
-fn complete(rows: &mut [Row]) {
-    let mut fields: Vec<String> = Vec::new();
-    for row in rows.iter() {
-        let new = |key: &&String| !fields.contains(key);
-        let new: Vec<String> = row.keys().filter(new).cloned().collect();
-        fields.extend(new);
-        if fields.len() > WIDEST {
-            return;
-        }
-    }
-    for row in rows.iter_mut().filter(|row| row.len() < fields.len()) {
-        for field in &fields {
-            row.entry(field.as_str()).or_insert(Value::Null);
-        }
-    }
-}
-
-/// More fields than a table has: rows with so many names use them as values.
-const WIDEST: usize = 1000;
-
-/// Rows of a data set, which know their numbers in its files.
-#[derive(Debug, Clone, Default)]
-pub struct Rows {
-    rows: Vec<Row>,
-    numbers: Vec<usize>,
-}
-
-impl Rows {
-    /// The number of a row in its file, or in its files one after the other, from 1.
-    pub fn number(&self, index: usize) -> usize {
-        self.numbers[index]
-    }
-}
-
-impl std::ops::Deref for Rows {
-    type Target = [Row];
-
-    fn deref(&self) -> &[Row] {
-        &self.rows
-    }
-}
-
-impl From<Vec<Row>> for Rows {
-    fn from(rows: Vec<Row>) -> Self {
-        Self { numbers: (1..=rows.len()).collect(), rows }
     }
 }

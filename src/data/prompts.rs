@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::check::{AT_ONCE, each};
+use super::check::{contents_of, each};
 use super::value::{is_python_space, shortened};
 use super::windows::within;
 use super::{Content, Part, Passage, Rows};
@@ -261,12 +261,7 @@ fn tell_ambiguous(contents: &[Content], rows: &Rows, part: &Part) {
 
 /// What the first rows of a file say.
 pub fn contents(rows: &Rows, count: usize, part: &Part) -> Result<Vec<Content>> {
-    let chunks = rows[..count].par_chunks(AT_ONCE);
-    let read = chunks.enumerate().flat_map_iter(|(chunk, rows)| {
-        let contents = part.contents(rows);
-        contents.into_iter().enumerate().map(move |(i, content)| (chunk * AT_ONCE + i, content))
-    });
-    each(read, rows)
+    each(contents_of(rows, count.min(rows.len()), part), rows)
 }
 
 fn contents_of_shots(rows: &Rows, part: &Part) -> Result<Vec<Content>> {

@@ -130,7 +130,7 @@ pub fn whole_rows(
     let order = taken(rows, order);
     let pieces: RefCell<HashMap<usize, Piece>> = RefCell::default();
     let read = |row: usize| -> Result<Piece> {
-        Ok(match Content::of(&rows[row], part.templates.as_ref())? {
+        Ok(match Content::of(&rows.row(row)?, part.templates.as_ref())? {
             Content::Tokens(ids) => Piece::Tokens(ids),
             Content::Chat(messages) => Piece::Chat(tokenizer.chat(&messages, false)?),
             content => content.parts().map(|(prompt, target)| Piece::Text(prompt + &target))?,

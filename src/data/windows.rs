@@ -134,7 +134,7 @@ pub fn cut(
     let wanted = count.unwrap_or(usize::MAX);
     let tokens_of = |index: usize| {
         let read = || {
-            let ids = tokens(&Content::of(&rows[index], part.templates.as_ref())?, tokenizer, true)?;
+            let ids = tokens(&Content::of(&rows.row(index)?, part.templates.as_ref())?, tokenizer, true)?;
             within(&ids, vocabulary).map(|()| ids)
         };
         read().with_context(|| format!("row {}", rows.number(index)))
@@ -219,7 +219,8 @@ pub fn tokens(content: &Content, tokenizer: &Tokenizer, special: bool) -> Result
 /// boundary is forced between rows. Rows of token ids are put end to end.
 fn joined(rows: &Rows, order: &[usize], part: &Part, tokenizer: &Tokenizer, enough: usize) -> Result<Vec<u32>> {
     let content = |&index: &usize| {
-        Content::of(&rows[index], part.templates.as_ref()).with_context(|| format!("row {}", rows.number(index)))
+        let read = || Content::of(&rows.row(index)?, part.templates.as_ref());
+        read().with_context(|| format!("row {}", rows.number(index)))
     };
     if matches!(order.first().map(&content), Some(Ok(Content::Tokens(_)))) {
         let mut ids = Vec::new();
@@ -279,7 +280,7 @@ mod tests {
         let mut next = 0..;
         let row =
             |&n: &usize| json!({"input_ids": next.by_ref().take(n).collect::<Vec<u32>>()}).as_object().unwrap().clone();
-        lengths.iter().map(row).collect::<Vec<_>>().into()
+        lengths.iter().map(row).collect::<Vec<_>>().try_into().unwrap()
     }
 
     fn cut_ids(lengths: &[usize], packing: (Packing, usize, Option<usize>), order: Order) -> Result<Vec<Vec<u32>>> {

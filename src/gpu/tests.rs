@@ -162,7 +162,7 @@ fn sparsegpt_solves_what_it_solves_on_the_cpu() {
 
         let mean = (0..d).map(|j| f64::from(gram[j * d + j])).sum::<f64>() / d as f64;
         (0..d).for_each(|j| gram[j * d + j] += (0.01 * mean) as f32);
-        let factor = upper_inverse_factor(&gram, d).unwrap();
+        let factor = upper_inverse_factor(&gram, &(0..d).map(|i| gram[i * d + i]).collect::<Vec<f32>>()).unwrap();
         let scales: Vec<f32> = (0..d).map(|j| factor[j * d + j].recip()).collect();
         let mut w = weight;
         for start in (0..d).step_by(block_size) {

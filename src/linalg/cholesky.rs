@@ -29,27 +29,25 @@ impl fmt::Display for NotPositiveDefinite {
 
 impl std::error::Error for NotPositiveDefinite {}
 
-/// U (d × d, upper triangular, row-major, zeros below the diagonal) with H⁻¹ = Uᵀ·U.
+/// U (d × d, upper triangular, row-major, zeros below the diagonal) with H⁻¹ = Uᵀ·U, in memory of its own and no more.
 ///
-/// `h` is symmetric, d × d; only its upper triangle is read.
-pub fn upper_inverse_factor(h: &[f32], d: usize) -> Result<Vec<f32>, NotPositiveDefinite> {
+/// `h` (d × d) is symmetric and has this diagonal in place of its own; only its upper triangle is read.
+pub fn upper_inverse_factor(h: &[f32], diagonal: &[f32]) -> Result<Vec<f32>, NotPositiveDefinite> {
+    let d = diagonal.len();
     assert_eq!(h.len(), d * d);
     // Lower triangle of J·H·J: element (i, j), i ≥ j, is H[d-1-i, d-1-j], in H's upper triangle.
     let mut l = vec![0f32; d * d];
     l.par_chunks_mut(d.max(1)).enumerate().for_each(|(i, row)| {
-        for (j, x) in row[..=i].iter_mut().enumerate() {
+        for (j, x) in row[..i].iter_mut().enumerate() {
             *x = h[(d - 1 - i) * d + (d - 1 - j)];
         }
+        row[i] = diagonal[d - 1 - i];
     });
     factorize(&mut l, d).map_err(|e| NotPositiveDefinite { column: d - 1 - e.column })?;
-    let inverse = lower_inverse(&l, d);
-    let mut u = l;
-    u.par_chunks_mut(d.max(1)).enumerate().for_each(|(i, row)| {
-        for (j, x) in row.iter_mut().enumerate() {
-            *x = inverse[(d - 1 - i) * d + (d - 1 - j)];
-        }
-    });
-    Ok(u)
+    invert_lower(&mut l, d);
+    // J·L⁻¹·J: rows and columns from the last to the first.
+    l.reverse();
+    Ok(l)
 }
 
 /// Cholesky: the lower triangle of `a` (d × d) becomes L with L·Lᵀ = A; the upper triangle becomes zero.
@@ -150,23 +148,21 @@ simd::vectorized! {
     }
 }
 
-/// L⁻¹ (lower triangular) of a lower triangular L with a nonzero diagonal, block row by block row:
-/// X[i, :] = L[i,i]⁻¹ · (I[i, :] − L[i, :i]·X[:i, :]).
-pub fn lower_inverse(l: &[f32], d: usize) -> Vec<f32> {
-    let mut x = vec![0f32; d * d];
+/// A lower triangular L (d × d) with a nonzero diagonal, and zeros above it, becomes X = L⁻¹, block row by block row:
+/// X[i, :] = L[i,i]⁻¹ · (I[i, :] − L[i, :i]·X[:i, :]), which reads no row of L above.
+pub fn invert_lower(l: &mut [f32], d: usize) {
     for k in (0..d).step_by(PANEL) {
         let b = PANEL.min(d - k);
-        let (done, rest) = x.split_at_mut(k * d);
+        let (done, rest) = l.split_at_mut(k * d);
         let rows = &mut rest[..b * d];
-        let inverse = invert_diagonal(&l[k * d + k..], d, b);
+        let inverse = invert_diagonal(&rows[k..], d, b);
         if k > 0 {
-            let below = new_product(Mat::strided(&l[k * d..], b, k, d), Mat::strided(done, k, k, d)); // (b, k)
+            let below = new_product(Mat::strided(rows, b, k, d), Mat::strided(done, k, k, d)); // (b, k)
             let (inverse, below) = (Mat::new(&inverse, b, b), Mat::new(&below, b, k));
             product(MatMut::strided(rows, b, k, d), 0.0, -1.0, inverse, below, Threads::All);
         }
         rows.chunks_exact_mut(d).zip(inverse.chunks_exact(b)).for_each(|(to, from)| to[k..k + b].copy_from_slice(from));
     }
-    x
 }
 
 #[cfg(test)]
@@ -193,7 +189,11 @@ mod tests {
     fn the_factor_inverts_h_at_sizes_around_the_panel() {
         for d in [1, 2, 63, 64, 65, 200, 333] {
             let h = gram(d);
-            let u = upper_inverse_factor(&h, d).unwrap();
+            let diagonal: Vec<f32> = (0..d).map(|i| h[i * d + i]).collect();
+            // The diagonal counts that is said.
+            let mut others = h.clone();
+            (0..d).for_each(|i| others[i * d + i] = f32::NAN);
+            let u = upper_inverse_factor(&others, &diagonal).unwrap();
             for i in 0..d {
                 assert!(u[i * d..i * d + i].iter().all(|&x| x == 0.0), "U is upper triangular");
             }
@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn a_two_by_two_matrix_has_its_textbook_factor() {
         // H = [[4, 2], [2, 3]]; H⁻¹ = 1/8·[[3, -2], [-2, 4]] = Uᵀ·U.
-        let u = upper_inverse_factor(&[4.0, 2.0, 2.0, 3.0], 2).unwrap();
+        let u = upper_inverse_factor(&[4.0, 2.0, 2.0, 3.0], &[4.0, 3.0]).unwrap();
         let expected = [(3f32 / 8.0).sqrt(), -0.25 / (3f32 / 8.0).sqrt(), 0.0, (0.5f32 - 1.0 / 6.0).sqrt()];
         for (a, b) in u.iter().zip(expected) {
             assert!((a - b).abs() < 1e-6, "{u:?} {expected:?}");
@@ -222,7 +222,10 @@ mod tests {
 
     #[test]
     fn an_indefinite_matrix_is_an_error_and_never_nan() {
-        assert_eq!(upper_inverse_factor(&[1.0, 2.0, 2.0, 1.0], 2), Err(NotPositiveDefinite { column: 0 }));
-        assert_eq!(upper_inverse_factor(&[1.0, 0.0, 0.0, f32::NAN], 2), Err(NotPositiveDefinite { column: 1 }));
+        assert_eq!(upper_inverse_factor(&[1.0, 2.0, 2.0, 1.0], &[1.0, 1.0]), Err(NotPositiveDefinite { column: 0 }));
+        assert_eq!(
+            upper_inverse_factor(&[1.0, 0.0, 0.0, 1.0], &[1.0, f32::NAN]),
+            Err(NotPositiveDefinite { column: 1 })
+        );
     }
 }

@@ -325,7 +325,7 @@ impl Model {
     }
 
     fn tensor(&self, name: &Name, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
-        let tensor = self.weights.tensor(name)?;
+        let tensor = self.weights.rounded(name, self.dtype)?;
         let shape = shape.into();
         ensure!(
             tensor.shape() == &shape,
@@ -459,10 +459,18 @@ impl Model {
 
     /// The language-model head, which may be the embedding, and what is in front of it.
     pub fn head(&self, embedding: &Embedding) -> Result<Head> {
+        self.head_with(|| Ok(embedding.table.clone()))
+    }
+
+    /// The same, for whoever has the embedding's `table` only where it is needed.
+    ///
+    /// # Errors
+    /// Where a tensor cannot be read, or `table` fails.
+    pub fn head_with(&self, table: impl FnOnce() -> Result<Tensor>) -> Result<Head> {
         let (spec, vocabulary) = (&self.spec.head, self.spec.vocabulary);
         let (hidden, width) = (self.spec.hidden, self.spec.embedding.width);
         let weight = match spec.tied {
-            true => embedding.table.clone(),
+            true => table()?,
             false => self.tensor(&spec.name.of("weight"), (vocabulary, width))?,
         };
         Ok(Head {

@@ -4,6 +4,7 @@ use anyhow::Result;
 use candle_core::Device;
 
 use super::cell::AnswersRecord;
+use super::stops::Stops;
 use super::{Doing, Watch, memory, stop_if_interrupted};
 use crate::data::Prompt;
 use crate::model::{Generator, Sampling, Tokenizer, device};
@@ -47,10 +48,8 @@ impl Answerer<'_> {
             seed,
             end: self.tokenizer.end().to_vec(),
         };
-        let tokenizer = self.tokenizer;
-        let ended = |_: usize, ids: &[u32]| {
-            !stop.is_empty() && up_to_stop(tokenizer, ids, &stop).is_ok_and(|(_, stopped)| stopped)
-        };
+        let stops = Stops::new(self.tokenizer, &stop);
+        let ended = |_: usize, ids: &[u32]| stops.is_there(ids);
         let ids: Vec<&[u32]> = prompts.iter().map(|p| p.ids.as_slice()).collect();
         let generation = within_memory(self.generator.embedding.device(), |budget| {
             self.generator.generate(&ids, &sampling, budget, &ended, |done| {
@@ -58,7 +57,7 @@ impl Answerer<'_> {
                 stop_if_interrupted(self.watch)
             })
         })?;
-        let texts = generation.ids.iter().map(|ids| Ok(up_to_stop(tokenizer, ids, &stop)?.0));
+        let texts = generation.ids.iter().map(|ids| Ok(stops.cut(ids)?.0));
         Ok(AnswersRecord {
             texts: texts.collect::<Result<_>>()?,
             tokens: generation.ids.iter().map(|ids| ids.len() as u64).sum(),
@@ -83,43 +82,5 @@ pub fn within_memory<T>(device: &Device, mut decode: impl FnMut(u64) -> Result<T
             }
             decoded => return decoded,
         }
-    }
-}
-
-/// The text of an answer up to the first of its stop texts, and whether one is there. Stop texts are looked for with
-/// special tokens too, as lm-evaluation-harness does it; the answer is without.
-fn up_to_stop(tokenizer: &Tokenizer, ids: &[u32], stop: &[String]) -> Result<(String, bool)> {
-    let mut text = tokenizer.decode(ids)?;
-    if let Some(at) = first_of(&text, stop) {
-        text.truncate(at);
-        return Ok((text, true));
-    }
-    let whole = tokenizer.decode_with_special(ids)?;
-    let Some(at) = first_of(&whole, stop).filter(|_| whole != text) else { return Ok((text, false)) };
-    // The stop text has a special token in it: the answer is what stands before, without special tokens of its own.
-    let mut before = 0;
-    while before < ids.len() && tokenizer.decode_with_special(&ids[..=before])?.len() <= at {
-        before += 1;
-    }
-    let known = tokenizer.decode_with_special(&ids[..before])?;
-    let mut text = tokenizer.decode(&ids[..before])?;
-    text.push_str(whole.get(known.len()..at).unwrap_or_default());
-    Ok((text, true))
-}
-
-/// Where the first of these texts begins.
-fn first_of(text: &str, parts: &[String]) -> Option<usize> {
-    parts.iter().filter_map(|part| text.find(part.as_str())).min()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_answer_ends_where_the_first_stop_text_begins() {
-        let stops = ["\n".to_owned(), "###".to_owned()];
-        assert_eq!(first_of("yes ### no\n", &stops), Some(4));
-        assert_eq!(first_of("yes", &stops), None);
     }
 }

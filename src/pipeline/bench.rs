@@ -9,6 +9,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::cache::{Cache, Stage};
 use super::cost::Kind;
+use super::ends::Ends;
 use super::keys::Place;
 use super::progress::Progress;
 use super::walk::{Pruner, Walk};
@@ -90,12 +91,11 @@ pub fn stages(
         .map(|ids| Passage::window(&ids))
         .collect();
     let tokens = windows * length;
-    let (embedding, ropes) = (model.embedding()?, model.ropes(length)?);
+    let ends = Ends::of(&model, length)?;
     let walk = |name: &str| Walk {
         model: &model,
         beside: None,
-        embedding: &embedding,
-        ropes: &ropes,
+        ends: &ends,
         watch,
         pruner: None,
         calibration: None,
@@ -153,7 +153,7 @@ pub fn stages(
     let (name, kind, work) = ("suites: pass".into(), Kind::Pass, forward);
     measured.push(Measured { name, kind, amount: work, work, dtype, seconds: suite.seconds });
 
-    let head = model.head(&embedding)?;
+    let head = ends.head(&model)?;
     let positions = tokens.min(4096);
     let states: Vec<Tensor> = suite.stream.hidden().map(|h| Ok(head.normed(h)?)).collect::<Result<_>>()?;
     let states = Tensor::cat(&states, 0)?.narrow(0, 0, positions)?;
@@ -183,7 +183,8 @@ pub fn stages(
         seed: 0,
         end: vec![],
     };
-    let generator = Generator { blocks: &blocks, embedding: &embedding, head: &head, ropes: &ropes };
+    let embedding = ends.embedding(&model)?;
+    let generator = Generator { blocks: &blocks, embedding: &embedding, head: &head, ropes: &ends.ropes };
     let generate = |prompts: &[&[u32]]| {
         generator.generate(prompts, &sampling, 1 << 30, &|_, _| false, |_| stop_if_interrupted(watch))
     };

@@ -1,6 +1,7 @@
 //! A study's inputs as local files with digests, and the keys of all that is made from them.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Error, Result, bail};
 use candle_core::{DType, Device};
@@ -9,6 +10,7 @@ use indexmap::IndexMap;
 use super::Interrupted;
 use super::cache::{Key, Stage};
 use super::checkpoint::{InputCheckpoint, UncheckedCheckpoint};
+use super::shelf::Shelf;
 use crate::calibration::{self, Ask};
 use crate::data::{Asked, Library, Order, Packing, Part, Prompting, Rows, are_enough, asked, check, cut};
 use crate::digest::{self, Digest};
@@ -114,6 +116,8 @@ pub struct InputPart {
     pub content: Digest,
     /// Of the rows: the files' bytes, and how they are read.
     pub digest: Digest,
+    /// Its rows, where others of the study want the same.
+    shelf: Arc<Shelf>,
 }
 
 impl InputPart {
@@ -124,7 +128,7 @@ impl InputPart {
             several => Digest::of(&several),
         };
         let with_digests: Vec<(PathBuf, Digest)> = files.iter().cloned().zip(digests).collect();
-        Ok(Self { digest: part.digest(&with_digests)?, part, files, content })
+        Ok(Self { digest: part.digest(&with_digests)?, part, files, content, shelf: Arc::default() })
     }
 
     /// Whether these are the rows of another, whatever texts are made of them.
@@ -132,9 +136,27 @@ impl InputPart {
         self.content == other.content && self.part.takes_rows_of(&other.part)
     }
 
+    /// Reads its rows together with those of others that are the same.
+    fn read_with<'a>(&mut self, others: impl IntoIterator<Item = &'a Self>) {
+        let alike =
+            |other: &&Self| self.files == other.files && self.has_rows_of(other) && self.part.reads_alike(&other.part);
+        if let Some(other) = others.into_iter().find(alike) {
+            self.shelf = other.shelf.clone();
+        }
+        self.shelf.expect_reader();
+    }
+
+    /// The rows.
+    ///
+    /// # Errors
+    /// As [`Part::read`].
+    pub fn rows(&self) -> Result<Arc<Rows>> {
+        self.shelf.take(|| self.part.read(&self.files))
+    }
+
     /// The rows, each of which could be cut into windows.
-    pub fn checked(&self, tokenizer: &Tokenizer, vocabulary: usize) -> Result<Rows> {
-        let rows = self.part.read(&self.files)?;
+    pub fn checked(&self, tokenizer: &Tokenizer, vocabulary: usize) -> Result<Arc<Rows>> {
+        let rows = self.rows()?;
         check(&rows, &self.part, tokenizer, vocabulary)?;
         Ok(rows)
     }
@@ -146,7 +168,7 @@ impl InputPart {
         vocabulary: usize,
         packing: (Packing, usize, Option<usize>),
     ) -> Result<()> {
-        let rows = self.part.read(&self.files)?;
+        let rows = self.rows()?;
         let bytes = check(&rows, &self.part, tokenizer, vocabulary)?;
         match are_enough(&bytes, packing) {
             true => Ok(()),
@@ -199,9 +221,9 @@ impl Inputs {
     /// What a suite of rows asks, before it is made into tokens.
     pub fn asked(&self, name: &str, how: &Prompting, tokenizer: &Tokenizer) -> Result<Vec<Asked>> {
         let input = &self.suites[name];
-        let rows = input.part.read(&input.files)?;
+        let rows = input.rows()?;
         let shots = self.shots.get(name).unwrap_or(input);
-        let shot_rows = if how.shots > 0 { shots.part.read(&shots.files)? } else { Rows::default() };
+        let shot_rows = if how.shots > 0 { shots.rows()? } else { Arc::default() };
         asked((&rows, &input.part), (&shot_rows, &shots.part), tokenizer, how)
     }
 
@@ -287,7 +309,8 @@ impl Inputs {
         }
         let (mut calibrations, mut suites, mut shots) = (IndexMap::new(), IndexMap::new(), IndexMap::new());
         for (axis, name, part, found) in files {
-            let input = InputPart::new(part, found)?;
+            let mut input = InputPart::new(part, found)?;
+            input.read_with(calibrations.values().chain(suites.values()).chain(shots.values()));
             match axis {
                 Axis::Calibration => calibrations.insert(name, input),
                 Axis::Suite => suites.insert(name, input),
@@ -316,6 +339,12 @@ impl Inputs {
             shots,
             device,
         })
+    }
+
+    /// Rows that were read for several leave memory, whoever has not had them yet.
+    pub fn forget_rows(&self) {
+        let parts = self.calibrations.values().chain(self.suites.values()).chain(self.shots.values());
+        parts.for_each(|part| part.shelf.clear());
     }
 
     /// Whether everything is here already; reaches out to nothing.
@@ -386,5 +415,39 @@ impl Inputs {
     /// A model as it is computed here.
     pub(super) fn key_of_model(&self, recipe: &Recipe, digest: Digest) -> Digest {
         Digest::of(&(digest, recipe.model.dtype, self.device))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn input(dir: &std::path::Path, name: &str, templated: bool) -> InputPart {
+        let library = Library::of_recipe(&dir.join("recipe.toml"));
+        let mut part = library.get(&format!("path:{name}")).unwrap().part(None, "train").unwrap();
+        part.templates = templated.then(|| toml::from_str("prompt = '{{ text }}'").unwrap());
+        InputPart::new(part, vec![dir.join(name)]).unwrap()
+    }
+
+    #[test]
+    fn rows_that_several_want_are_read_once_and_go_when_all_have_had_them() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a.jsonl", "b.jsonl"] {
+            std::fs::write(dir.path().join(name), "{\"text\": \"x\"}\n").unwrap();
+        }
+        let files = [("a.jsonl", false), ("b.jsonl", false), ("a.jsonl", false), ("a.jsonl", true), ("a.jsonl", false)];
+        let mut inputs: Vec<InputPart> = vec![];
+        for (name, templated) in files {
+            let mut input = input(dir.path(), name, templated);
+            input.read_with(&inputs);
+            inputs.push(input);
+        }
+        let first = inputs[0].rows().unwrap();
+        let others: Vec<Arc<Rows>> = inputs[1..].iter().map(|input| input.rows().unwrap()).collect();
+        let same: Vec<bool> = others.iter().map(|rows| Arc::ptr_eq(rows, &first)).collect();
+        assert_eq!(same, [false, true, false, true]);
+        drop(others);
+        assert_eq!(Arc::strong_count(&first), 1, "the last has had them");
+        assert!(!Arc::ptr_eq(&inputs[0].rows().unwrap(), &first), "whoever comes again reads them again");
     }
 }

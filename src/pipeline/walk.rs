@@ -10,13 +10,14 @@ use candle_core::Tensor;
 
 use super::cache::Key;
 use super::cell::{BlockRecord, ErrorsRecord, LayerRecord, PrunedRecord};
+use super::ends::Ends;
 use super::errors::HeldOut;
 use super::progress::{Progress, Saver, Standing, SuiteStream};
 use super::stream::Stream;
 use super::{Doing, Watch, stop_if_interrupted};
 use crate::data::Passage;
 use crate::digest::Digest;
-use crate::model::{Block, Embedding, Linear, LinearSpec, Model, Ropes, SiteSpec};
+use crate::model::{Block, Linear, LinearSpec, Model, SiteSpec};
 use crate::prune::{Accumulator, Method, Sparsity, Statistic, StatisticKind};
 use crate::recipe::{Propagation, PruneSpec, Schedule, Skip};
 use crate::tensors;
@@ -35,8 +36,7 @@ pub struct Walk<'a> {
     pub model: &'a Model,
     /// The dense model, where the one that is walked is a checkpoint beside it.
     pub beside: Option<&'a Model>,
-    pub embedding: &'a Embedding,
-    pub ropes: &'a Ropes,
+    pub ends: &'a Ends,
     pub watch: &'a dyn Watch,
     /// None leaves the model as it is.
     pub pruner: Option<Pruner<'a>>,
@@ -163,13 +163,13 @@ impl Walk<'_> {
             self.watch.progress(index, blocks, Doing::Evaluate);
             if let Some(held_out) = &mut standing.held_out {
                 let started = Instant::now();
-                held_out.pass(&dense, &block, self.ropes, self.watch)?;
+                held_out.pass(&dense, &block, &self.ends.ropes, self.watch)?;
                 seconds.errors += started.elapsed().as_secs_f64();
             }
             drop(dense);
             for suite in &mut standing.suites {
                 let started = Instant::now();
-                suite.stream.pass(&block, self.ropes, self.watch)?;
+                suite.stream.pass(&block, &self.ends.ropes, self.watch)?;
                 self.model.device.synchronize()?;
                 suite.seconds += started.elapsed().as_secs_f64();
             }
@@ -189,7 +189,8 @@ impl Walk<'_> {
 
     /// Before the first block.
     fn start(&self) -> Result<Standing> {
-        let embed = |passages: &[Passage]| Stream::embed(passages, self.embedding);
+        let embedding = self.ends.embedding(self.model)?;
+        let embed = |passages: &[Passage]| Stream::embed(passages, &embedding);
         let suite =
             |(id, passages): &(Digest, &[Passage])| Ok(SuiteStream { id: *id, stream: embed(passages)?, seconds: 0.0 });
         Ok(Standing {
@@ -319,7 +320,7 @@ impl BlockPruner<'_> {
                 self.prune_site(block, site, known)
             });
         };
-        let (ropes, watch) = (self.walk.ropes, self.walk.watch);
+        let (ropes, watch) = (&self.walk.ends.ropes, self.walk.watch);
         let propagation = self.pruner.spec.propagation;
 
         if prunes_within(self.pruner.spec) {
@@ -424,6 +425,8 @@ impl BlockPruner<'_> {
             }
             false => None,
         };
+        // What is needed of it the method has: a factor, as large as the statistic of a wide site.
+        drop(statistic);
         for index in linears {
             stop_if_interrupted(self.walk.watch)?;
             let dense = block.linears[index].weight();

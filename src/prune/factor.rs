@@ -26,9 +26,7 @@ fn diagonal_places(h: &Tensor) -> Result<Tensor> {
 /// own.
 pub fn upper_inverse_factor(h: &Tensor, diagonal: &[f32]) -> Result<Factor> {
     if h.device().is_cpu() {
-        let (d, mut values) = (diagonal.len(), tensors::values(h)?);
-        diagonal.iter().enumerate().for_each(|(j, &x)| values[j * d + j] = x);
-        return on_host(&values, d);
+        return on_host(h, diagonal);
     }
     let diagonal = Tensor::new(diagonal, h.device())?;
     blocked(&h.flatten_all()?.scatter(&diagonal_places(h)?, &diagonal, 0)?.reshape(h.shape())?, LEAF)
@@ -48,9 +46,9 @@ pub fn is_lost_in_rounding(u: &Tensor, diagonal_of_h: &[f32]) -> Result<bool> {
     Ok(!diagonal(u)?.into_iter().zip(diagonal_of_h).all(told))
 }
 
-fn on_host(h: &[f32], d: usize) -> Result<Factor> {
-    match linalg::upper_inverse_factor(h, d) {
-        Ok(u) => Ok(Ok(Tensor::from_vec(u, (d, d), &Device::Cpu)?)),
+fn on_host(h: &Tensor, diagonal: &[f32]) -> Result<Factor> {
+    match tensors::with_values(h, |h| linalg::upper_inverse_factor(h, diagonal))? {
+        Ok(u) => Ok(Ok(Tensor::from_vec(u, h.shape(), &Device::Cpu)?)),
         Err(error) => Ok(Err(error)),
     }
 }
@@ -63,7 +61,7 @@ fn on_host(h: &[f32], d: usize) -> Result<Factor> {
 fn blocked(h: &Tensor, leaf: usize) -> Result<Factor> {
     let d = h.dim(0)?;
     if d <= leaf {
-        return match on_host(&tensors::values(h)?, d)? {
+        return match on_host(h, &diagonal(h)?)? {
             Ok(u) => Ok(Ok(u.to_device(h.device())?)),
             error => Ok(error),
         };

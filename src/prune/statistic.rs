@@ -5,7 +5,7 @@ use std::ops::Range;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-use crate::linalg::{add_gram, bf16, in_chunks, simd};
+use crate::linalg::{add_gram, bf16, simd};
 use crate::tensors;
 
 /// Which statistic a method wants.
@@ -120,7 +120,7 @@ impl Accumulator {
                 Statistic::ColumnNorms(Tensor::new(norms, &Device::Cpu)?)
             }
             Sums::Products(sums, _) => {
-                Statistic::Gram(Tensor::from_vec(whole_of_upper(&sums, d, (2.0 / n) as f32), (d, d), &Device::Cpu)?)
+                Statistic::Gram(Tensor::from_vec(whole_of_upper(sums, d, (2.0 / n) as f32), (d, d), &Device::Cpu)?)
             }
             Sums::DeviceSquares(sums) => Statistic::ColumnNorms((sums / self.windows.max(1) as f64)?.sqrt()?),
             Sums::DeviceProducts(sums) => Statistic::Gram((sums * (2.0 / n))?),
@@ -194,23 +194,29 @@ simd::vectorized! {
 /// Columns whose squares are summed together.
 const COLUMNS: usize = 64;
 
-/// The symmetric matrix with this upper triangle, times `scale`.
-fn whole_of_upper(upper: &[f32], d: usize, scale: f32) -> Vec<f32> {
+/// The symmetric matrix with this upper triangle, times `scale`: in its place, since of wide layers it is hundreds of
+/// megabytes.
+fn whole_of_upper(mut upper: Vec<f32>, d: usize, scale: f32) -> Vec<f32> {
+    /// Rows that are made of finished ones above them.
+    const BAND: usize = 256;
     /// Rows written together, so that what is read column by column comes in whole lines of the cache.
     const ROWS: usize = 16;
-    in_chunks(d * d, ROWS * d, |chunk, rows| {
-        let first = chunk * ROWS;
-        let count = rows.len() / d;
-        for j in 0..first + count {
-            for (i, &x) in upper[j * d + first..][..count].iter().enumerate().filter(|(i, _)| j < first + i) {
-                rows[i * d + j] = x * scale;
+    upper.par_chunks_mut(d.max(1)).enumerate().for_each(|(i, row)| row[i..].iter_mut().for_each(|x| *x *= scale));
+    for first in (0..d).step_by(BAND) {
+        let count = BAND.min(d - first);
+        let (above, below) = upper.split_at_mut(first * d);
+        let band = &mut below[..count * d];
+        band.par_chunks_mut(ROWS * d).enumerate().for_each(|(chunk, rows)| {
+            let (start, count) = (first + chunk * ROWS, rows.len() / d);
+            for (j, row) in above.chunks_exact(d).enumerate() {
+                row[start..start + count].iter().enumerate().for_each(|(i, &x)| rows[i * d + j] = x);
             }
+        });
+        for i in 0..count {
+            (0..i).for_each(|j| band[i * d + first + j] = band[j * d + first + i]);
         }
-        for (i, row) in rows.chunks_exact_mut(d).enumerate() {
-            let from = &upper[(first + i) * d..][..d];
-            row[first + i..].iter_mut().zip(&from[first + i..]).for_each(|(to, x)| *to = x * scale);
-        }
-    })
+    }
+    upper
 }
 
 #[cfg(test)]
@@ -238,6 +244,19 @@ mod tests {
         for (i, row) in gram.to_vec2::<f32>().unwrap().iter().enumerate() {
             for (j, &v) in row.iter().enumerate() {
                 assert!((f64::from(v) - 2.0 / n as f64 * dot(i, j)).abs() < 1e-5, "({i},{j})");
+            }
+        }
+    }
+    #[test]
+    fn an_upper_triangle_is_mirrored_and_scaled_in_its_place() {
+        for d in [0, 1, 15, 16, 17, 256, 300, 600] {
+            let upper: Vec<f32> =
+                (0..d * d).map(|i| if i % d >= i / d { (i as f32 * 0.7).sin() } else { 0.0 }).collect();
+            let whole = whole_of_upper(upper.clone(), d, 0.3);
+            for (i, x) in whole.iter().enumerate() {
+                let (row, column) = (i / d, i % d);
+                let expected = upper[row.min(column) * d + row.max(column)] * 0.3;
+                assert_eq!(x.to_bits(), expected.to_bits(), "{d}: ({row}, {column})");
             }
         }
     }

@@ -78,6 +78,6 @@ impl Worker for Working<'_> {
     }
 
     fn idle(&self) -> Result<()> {
-        Pause::new().wait(self.watch)
+        Pause::default().wait(self.watch)
     }
 }

@@ -79,7 +79,7 @@ impl InitArgs {
             return Err(Fault(message.into()).into());
         }
         let first = see(&dataset, judged_by(&dataset), &fetcher).at(|| asked.to_owned())?;
-        let guess = Guess::of(&first.rows[0]).filter(|_| first.part.templates.is_none());
+        let guess = Guess::of(&first.rows.row(0)?).filter(|_| first.part.templates.is_none());
         if let Some(guess) = guess {
             let place = to.with_extension("data.toml");
             let train = calibrated.take();
@@ -167,8 +167,9 @@ impl InitArgs {
     /// What was seen, what was written, and what to do now.
     fn said(&self, asked: &str, test: &Seen, task: &Task, definition: Option<&Path>, to: &Path) -> String {
         let glance = &task.glance;
-        let read = fields_read(&test.rows[0], &test.part);
-        let others: Vec<String> = test.rows[0].keys().filter(|field| !read.contains(field)).cloned().collect();
+        let first = test.rows.row(0).unwrap_or_default();
+        let read = fields_read(&first, &test.part);
+        let others: Vec<String> = first.keys().filter(|field| !read.contains(field)).cloned().collect();
         let format = test.part.format_of(&test.file).map_or("", Format::name);
         let mut text = format!("{asked}: {format}, {} {}", glance.rows, if glance.rows == 1 { "row" } else { "rows" });
         text += &format!(", each {}", glance.kind.name());

@@ -10,6 +10,7 @@ mod gguf;
 mod llama_cpp;
 mod special;
 mod split;
+mod tail;
 mod to_gguf;
 mod to_hub;
 
@@ -50,6 +51,8 @@ pub struct Tokenizer {
     today: Option<Date>,
     /// Whether decoded texts lose the spaces before their punctuation.
     cleans_up: bool,
+    /// Whether the end of a text can be decoded alone ([`Tokenizer::tail`]).
+    is_local: bool,
 }
 
 /// Tokens of a text that two tokenizers are tried on, which are to be the same.
@@ -209,8 +212,18 @@ impl Tokenizer {
         let cleans_up = flag("clean_up_tokenization_spaces")
             && (!is_bpe || flag("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"));
         let templates = ChatTemplates::of(dir, &config)?;
-        Self { inner, llama_cpp: None, variables: special.variables, end, fill, templates, today: None, cleans_up }
-            .without_limits()
+        Self {
+            inner,
+            llama_cpp: None,
+            variables: special.variables,
+            end,
+            fill,
+            templates,
+            today: None,
+            cleans_up,
+            is_local: false,
+        }
+        .without_limits()
     }
 
     /// From a GGUF file's metadata.
@@ -237,6 +250,7 @@ impl Tokenizer {
             templates: templates_of_gguf(file),
             today: None,
             cleans_up: false,
+            is_local: false,
         }
         .without_limits()
     }
@@ -245,6 +259,8 @@ impl Tokenizer {
     fn without_limits(mut self) -> Result<Self> {
         self.inner.with_padding(None);
         self.inner.with_truncation(None).map_err(|e| anyhow!("{e}"))?;
+        let decoder = serde_json::to_value(self.inner.get_decoder())?;
+        self.is_local = !self.cleans_up && tail::is_local(&decoder);
         Ok(self)
     }
 }
@@ -368,6 +384,7 @@ impl Tokenizer {
             templates: ChatTemplates::default(),
             today: None,
             cleans_up: false,
+            is_local: false,
         }
     }
 }

@@ -5,16 +5,22 @@ use std::fs::File;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
+use rayon::prelude::*;
 
 use super::gguf_header::unreadable_tensor;
 use super::{Form, StoredTensor, Weights, let_go, no_pointer};
 use crate::guard::guarded;
+use crate::linalg::bf16;
 use crate::model::arch::{self, Tensors};
 use crate::model::spec::{LinearSpec, Name, Spec, Stored};
+use crate::tensors;
+
+/// Weights that are dequantised at once.
+const WEIGHTS_AT_ONCE: usize = 1 << 20;
 
 /// A memory-mapped GGUF model.
 pub struct GgufFile {
@@ -235,6 +241,46 @@ impl Weights for GgufFile {
         Ok(tensor.reshape(shape(self.there(&name.gguf)?.1))?)
     }
 
+    /// A few rows at a time on all threads: a large one is never whole in f32, nor is what the file has of it copied whole.
+    fn rounded(&self, name: &Name, dtype: DType) -> Result<Tensor> {
+        let (part, info) = self.there(&name.gguf)?;
+        let bytes = part.bytes_of(&name.gguf, info)?;
+        let (rows, columns) = match *info.shape.dims() {
+            [rows, columns] if columns > 0 && columns % info.ggml_dtype.block_size() == 0 => (rows, columns),
+            _ => return Ok(tensors::to_dtype(&self.tensor(name)?, dtype)?),
+        };
+        let at_once = (WEIGHTS_AT_ONCE / columns).max(1);
+        let piece = |start: usize, rows: usize| -> Result<Tensor> {
+            let own = bytes.len() / info.shape.dims()[0] * start..bytes.len() / info.shape.dims()[0] * (start + rows);
+            let (shape, offset) = ((rows, columns).into(), info.offset + own.start as u64);
+            let one = TensorInfo { ggml_dtype: info.ggml_dtype, shape, offset };
+            let stored = one.read(&mut Cursor::new(&part.map[..]), part.content.tensor_data_offset, &Device::Cpu)?;
+            let_go(&bytes[own]);
+            Ok(stored.dequantize(&Device::Cpu)?)
+        };
+        let read = || match dtype {
+            DType::F32 => {
+                let mut all = vec![0f32; rows * columns];
+                all.par_chunks_mut(at_once * columns).enumerate().try_for_each(|(i, to)| {
+                    let piece = piece(i * at_once, to.len() / columns)?;
+                    Ok::<_, Error>(tensors::with_values(&piece, |values| to.copy_from_slice(values))?)
+                })?;
+                Ok(Tensor::from_vec(all, (rows, columns), &Device::Cpu)?)
+            }
+            DType::BF16 => {
+                let mut all = vec![half::bf16::ZERO; rows * columns];
+                all.par_chunks_mut(at_once * columns).enumerate().try_for_each(|(i, to)| {
+                    let piece = piece(i * at_once, to.len() / columns)?;
+                    Ok::<_, Error>(tensors::with_values(&piece, |values| to.copy_from_slice(&bf16::rounded(values)))?)
+                })?;
+                Ok(Tensor::from_vec(all, (rows, columns), &Device::Cpu)?)
+            }
+            _ => Ok(tensors::to_dtype(&self.tensor(name)?, dtype)?),
+        };
+        let tensor = guarded(read).with_context(|| format!("tensor `{}` of {}", name.gguf, part.path.display()))?;
+        Ok(tensor.reshape(shape(info))?)
+    }
+
     fn part(&self, name: &Name, index: usize, count: usize) -> Result<Tensor> {
         let (part, info) = self.there(&name.gguf)?;
         let read = || {
@@ -294,5 +340,42 @@ impl Weights for GgufFile {
         let mut left: Vec<String> = self.places.keys().filter(|name| !taken.contains(name.as_str())).cloned().collect();
         left.sort_unstable();
         left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
+
+    #[test]
+    fn a_matrix_that_is_read_a_few_rows_at_a_time_is_what_it_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.gguf");
+        let (rows, columns) = (2 * WEIGHTS_AT_ONCE / 512 + 3, 512);
+        let values: Vec<f32> = (0..rows * columns).map(|i| (i as f32 * 0.37).sin() * 0.1).collect();
+        let vector = Tensor::from_slice(&values[..columns], columns, &Device::Cpu).unwrap();
+        let matrix = Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap();
+        let formats =
+            [GgmlDType::F32, GgmlDType::F16, GgmlDType::BF16, GgmlDType::Q4_1, GgmlDType::Q8_0, GgmlDType::Q6K];
+        for format in formats {
+            let stored = [&matrix, &vector].map(|tensor| QTensor::quantize(tensor, format).unwrap());
+            let named = [("matrix", &stored[0]), ("vector", &stored[1])];
+            gguf_file::write(&mut File::create(&path).unwrap(), &[], &named).unwrap();
+            let file = GgufFile::open(&path).unwrap();
+            for name in ["matrix", "vector"].map(|name| Name::new("", name)) {
+                for dtype in [DType::F32, DType::BF16, DType::F16] {
+                    let rounded = file.rounded(&name, dtype).unwrap();
+                    let expected = tensors::to_dtype(&file.tensor(&name).unwrap(), dtype).unwrap();
+                    assert_eq!((rounded.dtype(), rounded.dims()), (dtype, expected.dims()));
+                    let bits = |tensor: &Tensor| {
+                        let mut bytes = Vec::new();
+                        tensors::write_bytes(tensor, &mut bytes).unwrap();
+                        bytes
+                    };
+                    assert!(bits(&rounded) == bits(&expected), "{format:?} to {dtype:?}, {}", name.gguf);
+                }
+            }
+        }
     }
 }

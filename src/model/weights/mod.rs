@@ -6,12 +6,13 @@ mod safetensors;
 mod scaled;
 
 use anyhow::Result;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 pub use gguf::GgufFile;
 pub use safetensors::SafetensorsDir;
 
 use super::spec::{LinearSpec, Name};
+use crate::tensors;
 
 /// Lets go of the memory that the pages of a mapped file take, which was read and is not needed soon; read again, they
 /// come from the system's cache of files, as long as it has room.
@@ -67,6 +68,14 @@ pub trait Weights: Send + Sync {
     /// # Errors
     /// Where the file lacks it, or it is damaged.
     fn tensor(&self, name: &Name) -> Result<Tensor>;
+
+    /// The tensor on the CPU, rounded to `dtype`.
+    ///
+    /// # Errors
+    /// As of [`Weights::tensor`].
+    fn rounded(&self, name: &Name, dtype: DType) -> Result<Tensor> {
+        Ok(tensors::to_dtype(&self.tensor(name)?, dtype)?)
+    }
 
     /// Part `index` of the `count` that a tensor's first dimension has: (count, rows, columns) → (rows, columns).
     ///

@@ -174,13 +174,15 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Pauses between two looks at what another makes: short first, for what takes a moment.
 pub struct Pause(Duration);
 
+impl Default for Pause {
+    fn default() -> Self {
+        Self(Self::SHORTEST)
+    }
+}
+
 impl Pause {
     const SHORTEST: Duration = Duration::from_millis(10);
     const LONGEST: Duration = Duration::from_millis(500);
-
-    pub fn new() -> Self {
-        Self(Self::SHORTEST)
-    }
 
     /// Waits a moment.
     ///
@@ -206,7 +208,7 @@ impl Cache {
         found: impl Fn() -> Result<Option<T>>,
         make: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
-        let mut pause = Pause::new();
+        let mut pause = Pause::default();
         loop {
             if let Some(found) = found()? {
                 return Ok(found);
@@ -233,7 +235,7 @@ impl Cache {
     /// # Errors
     /// As of [`Cache::once`].
     pub fn each_once(&self, keys: &[Key], watch: &dyn Watch, mut make: impl FnMut(usize) -> Result<()>) -> Result<()> {
-        let mut pause = Pause::new();
+        let mut pause = Pause::default();
         loop {
             let missing: Vec<usize> = (0..keys.len()).filter(|&i| !self.contains(keys[i])).collect();
             if missing.is_empty() {

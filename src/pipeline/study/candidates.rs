@@ -53,6 +53,7 @@ impl Study<'_> {
         let walked = walk.run()?;
         let stream = walked.suites.into_iter().next().expect("the walk took them along").stream;
         let subject = self.subject()?;
+        let head = subject.head()?;
         let (mut losses, mut rest) = (Vec::new(), passages);
         for batch in subject.last_states(stream)? {
             stop_if_interrupted(self.watch)?;
@@ -60,7 +61,7 @@ impl Study<'_> {
             rest = after;
             let texts = here.iter().map(|passage| passage.scored.as_slice()).enumerate();
             let Some((states, predictions)) = batch.predictions(texts)? else { continue };
-            let scores = score_positions(&predictions, here.len(), None, (&states, &subject.ends.head))?;
+            let scores = score_positions(&predictions, here.len(), None, (&states, &head))?;
             losses.extend(scores.iter().map(|scores| scores.loss / scores.positions));
         }
         let is_whole = losses.len() == passages.len() && losses.iter().all(|loss| loss.is_finite());

@@ -12,13 +12,14 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Error, Result, ensure};
 use candle_core::{Device, Tensor};
 use indexmap::IndexMap;
 use serde_json::Value;
 
 use super::cache::{Cache, Key, Unwritable};
 use super::cell::{CellRecord, ErrorsRecord, PrunedRecord, ScoresRecord, Seconds, Spent, Status, SuiteRecord};
+use super::ends::Ends;
 use super::errors::held_out;
 use super::inputs::Inputs;
 use super::keys::{Keys, Need};
@@ -36,7 +37,6 @@ use crate::model::{Model, Tokenizer, device};
 use crate::prune::{Packed, StatisticKind};
 use crate::recipe::{Cell, Drawn, Recipe};
 use crate::size::Size;
-use subject::Ends;
 
 /// What a cell came to, with its results on each suite; none where it failed.
 #[derive(Debug, Clone, PartialEq)]
@@ -123,6 +123,7 @@ impl<'a> Study<'a> {
             }
         }
         study.drawn = Arc::new(all_drawn);
+        inputs.forget_rows();
         Ok(study)
     }
 
@@ -308,8 +309,7 @@ impl<'a> Study<'a> {
         let walk = Walk {
             model: subject.model,
             beside: opened.is_some().then_some(&self.model),
-            embedding: &subject.ends.embedding,
-            ropes: &subject.ends.ropes,
+            ends: subject.ends,
             watch: self.watch,
             pruner,
             calibration: calibration.as_deref(),
@@ -327,6 +327,9 @@ impl<'a> Study<'a> {
             self.cache.write_json(key, &measured)?;
             *errors = Some(measured);
         }
+        // In memory for all suites.
+        let _heads =
+            (!scored.is_empty()).then(|| Ok::<_, Error>((subject.head()?, self.subject()?.head()?))).transpose()?;
         for (i, (name, suite)) in scored.iter().zip(walked.suites).enumerate() {
             self.watch.progress(i, scored.len(), Doing::Score);
             let started = Instant::now();
@@ -404,12 +407,10 @@ impl<'a> Study<'a> {
 
     /// A walk over the recipe's model that prunes nothing and takes nothing along.
     fn plain_walk(&self, cell: &Cell) -> Result<Walk<'_>> {
-        let ends = self.ends()?;
         Ok(Walk {
             model: &self.model,
             beside: None,
-            embedding: &ends.embedding,
-            ropes: &ends.ropes,
+            ends: self.ends()?,
             watch: self.watch,
             pruner: None,
             calibration: None,

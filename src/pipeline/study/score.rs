@@ -7,7 +7,7 @@ use super::super::cell::AnswersRecord;
 use super::super::stop_if_interrupted;
 use super::super::stream::Batch;
 use super::Study;
-use super::subject::{Ends, Subject};
+use super::subject::Subject;
 use crate::data::Target;
 use crate::metrics::{Family, Scores, log_likelihoods, score_positions};
 use crate::model::{Block, Generator};
@@ -23,8 +23,7 @@ impl Study<'_> {
         subject: &Subject,
         batches: &[Batch],
     ) -> Result<(Vec<Scores>, Vec<Vec<f64>>)> {
-        let head = &subject.ends.head;
-        let dense_head = &self.ends()?.head;
+        let (head, dense_head) = (subject.head()?, self.subject()?.head()?);
         let teacher = if *cell == Cell::Dense { None } else { Some(self.teacher(suite)?) };
         let wants_choices = self.recipe.suite[suite].wants(Family::Choice);
         let (mut scores, mut choices) = (Vec::new(), Vec::new());
@@ -40,8 +39,8 @@ impl Study<'_> {
                 Some((states, predictions)) => {
                     let here = here.len();
                     let dense = teacher.as_ref().map(|t| t.narrow(0, first, predictions.len())).transpose()?;
-                    let dense = dense.as_ref().map(|dense| (dense, dense_head));
-                    scores.extend(score_positions(&predictions, here, dense, (&states, head))?);
+                    let dense = dense.as_ref().map(|dense| (dense, &*dense_head));
+                    scores.extend(score_positions(&predictions, here, dense, (&states, &head))?);
                     first += predictions.len();
                 }
             }
@@ -51,7 +50,7 @@ impl Study<'_> {
                     .collect();
                 let count = texts.len();
                 let mut likelihoods = match batch.predictions(texts.into_iter())? {
-                    Some((states, predictions)) => log_likelihoods(&predictions, count, &states, head)?,
+                    Some((states, predictions)) => log_likelihoods(&predictions, count, &states, &head)?,
                     None => vec![],
                 }
                 .into_iter();
@@ -75,9 +74,9 @@ impl Study<'_> {
             unreachable!("only suites of rows have answers");
         };
         let separator = &self.inputs.suites[name].part.separator;
-        let Ends { embedding, head, ropes } = subject.ends;
+        let (embedding, head) = (&*subject.embedding()?, &*subject.head()?);
         let answerer = Answerer {
-            generator: Generator { blocks, embedding, head, ropes },
+            generator: Generator { blocks, embedding, head, ropes: &subject.ends.ropes },
             tokenizer: subject.tokenizer,
             repetition_penalty: subject.repetition_penalty,
             watch: self.watch,

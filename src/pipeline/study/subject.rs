@@ -1,21 +1,17 @@
 //! The model that a cell judges: the recipe's, dense or pruned block by block, or a checkpoint.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 
 use super::super::checkpoint::InputCheckpoint;
+use super::super::ends::Ends;
 use super::super::stream::{Batch, Stream};
 use super::Study;
 use crate::calibration;
 use crate::fault::At;
-use crate::model::{Embedding, Head, Model, Ropes, Tokenizer};
+use crate::model::{Embedding, Head, Model, Tokenizer};
 use crate::recipe::Unit;
-
-/// What stands before the first block and after the last.
-pub struct Ends {
-    pub embedding: Embedding,
-    pub head: Head,
-    pub ropes: Ropes,
-}
 
 /// A model, and how it answers.
 pub struct Subject<'a> {
@@ -40,11 +36,19 @@ impl Opened<'_> {
 }
 
 impl Subject<'_> {
+    pub fn embedding(&self) -> Result<Arc<Embedding>> {
+        self.ends.embedding(self.model)
+    }
+
+    pub fn head(&self) -> Result<Arc<Head>> {
+        self.ends.head(self.model)
+    }
+
     /// What logits are a product of, batch by batch.
     pub fn last_states(&self, stream: Stream) -> Result<Vec<Batch>> {
-        let mut batches = stream.into_batches();
+        let (head, mut batches) = (self.head()?, stream.into_batches());
         for batch in &mut batches {
-            batch.flow.hidden = self.ends.head.normed(&batch.flow.hidden)?;
+            batch.flow.hidden = head.normed(&batch.flow.hidden)?;
         }
         Ok(batches)
     }
@@ -68,7 +72,7 @@ impl Study<'_> {
         open().at(|| format!("[checkpoint.{name}]"))
     }
 
-    /// The ends of the recipe's model, read once.
+    /// The ends of the recipe's model.
     pub(super) fn ends(&self) -> Result<&Ends> {
         if let Some(ends) = self.ends.get() {
             return Ok(ends);
@@ -86,8 +90,6 @@ impl Study<'_> {
             Unit::Rows(unit) => material.longest(unit.decoding.max_new_tokens),
         });
         let longest = drawn.map(|c| c.length).chain(suites).max().unwrap_or(0);
-        let embedding = model.embedding()?;
-        let (head, ropes) = (model.head(&embedding)?, model.ropes(longest)?);
-        Ok(Ends { embedding, head, ropes })
+        Ends::of(model, longest)
     }
 }
