@@ -18,6 +18,7 @@ fn calipr() -> ExitCode {
         Command::Run(args) => args.run(),
         Command::Init(args) => args.init(),
         Command::Plan(args) => args.plan(),
+        Command::Submit(args) => args.submit(),
         Command::Report(args) => args.report(),
         Command::Compare(args) => args.compare(),
         Command::Export(args) => args.export(),

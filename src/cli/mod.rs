@@ -17,6 +17,7 @@ mod run;
 mod runner;
 mod shown;
 mod slips;
+mod submit;
 mod terminal;
 mod threads;
 
@@ -60,6 +61,11 @@ pub enum Command {
     Init(init::InitArgs),
     /// Show a study's cells, what each needs, what is cached and how much work is left; compute nothing.
     Plan(StudyArgs),
+    /// Hand a study to a cluster: workers that share its cells, and a job after them that makes the tables.
+    ///
+    /// --to slurm submits an array of jobs, --to hq a job of HyperQueue; what is behind -- goes to sbatch or hq. A worker is
+    /// `calipr work RECIPE`, which anything else may start, too.
+    Submit(submit::SubmitArgs),
     /// Say what a study found: a table to decide by, a few sentences, what was run, then all the rest.
     ///
     /// --to report.html also has plots; .csv is every value in one table, .tex tables for a paper.
