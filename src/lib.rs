@@ -3,7 +3,7 @@
 //! From the ground up, each module importing only from those before it: [`memory`], [`disk`], [`guard`], [`fault`], [`warnings`], `table`, [`digest`], [`size`],
 //! [`lock`], [`bundled`], [`templates`], `gpu`, [`linalg`], [`statistics`], [`tensors`] and [`source`]; [`model`], [`data`], [`prune`], [`judge`] and [`metrics`];
 //! [`recipe`], which is made of their names and options; [`pipeline`] with `calibration`, whose sources it calls and which work
-//! with its cache and its model; [`results`], [`report`], [`cluster`] and [`cli`].
+//! with its cache and its model; [`results`], [`study`], [`report`], [`cluster`] and [`cli`].
 
 pub mod bundled;
 mod calibration;
@@ -30,6 +30,7 @@ pub mod results;
 pub mod size;
 pub mod source;
 pub mod statistics;
+pub mod study;
 mod table;
 pub mod templates;
 pub mod tensors;

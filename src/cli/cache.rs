@@ -1,18 +1,17 @@
 //! `calipr cache`
 
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
-use super::room::gone;
 use super::terminal::columns;
 use super::{cache_in, print};
 use crate::bundled;
 use crate::digest;
 use crate::pipeline::{Cache, Limit, LimitBy};
 use crate::size::Size;
+use crate::study::{ago, gone};
 use crate::table::Table;
 
 #[derive(Args)]
@@ -111,15 +110,4 @@ fn removed(cache: &Cache, to: Size) -> Result<()> {
         print(&format!("{} more stay: running studies need them\n", trimmed.beyond))?;
     }
     trimmed.refused.map_or(Ok(()), Err)
-}
-
-/// How long ago, to the unit that matters.
-pub fn ago(time: SystemTime) -> String {
-    let seconds = time.elapsed().map_or(0, |e| e.as_secs());
-    match seconds {
-        0..60 => "just now".into(),
-        60..3600 => format!("{} min ago", seconds / 60),
-        3600..86_400 => format!("{} h ago", seconds / 3600),
-        _ => format!("{} days ago", seconds / 86_400),
-    }
 }

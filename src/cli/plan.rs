@@ -3,13 +3,14 @@
 use anyhow::Result;
 
 use super::terminal::columns;
-use super::{StudyArgs, export, print, room};
+use super::{StudyArgs, print};
 use crate::data::Library;
 use crate::model::device;
-use crate::pipeline::{Inputs, Judges, Room, Work, check_data, plan};
+use crate::pipeline::{Inputs, Judges, Room, Work, check_data, check_export, plan};
 use crate::recipe::inert;
 use crate::results::Intended;
 use crate::size::Size;
+use crate::study::room;
 use crate::table::Table;
 
 impl StudyArgs {
@@ -34,7 +35,7 @@ impl StudyArgs {
             let intended = Intended { recipe: &recipe, library: &library, inputs: inputs.as_ref() };
             intended.check(&self.results_dir(&recipe))?;
         }
-        inputs.iter().try_for_each(|inputs| export::check(&recipe, &inputs.model))?;
+        inputs.iter().try_for_each(|inputs| check_export(&recipe, &inputs.model))?;
         inputs.iter().try_for_each(|inputs| check_data(&recipe, inputs, &cache))?;
         let judges = Judges::open(&recipe, &cache, fetcher.offline)?;
         let plan = plan(&recipe, inputs.as_ref(), &cache);

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use super::runner::Runner;
 use super::terminal::columns;
 use super::{CacheSize, Machinery, print};
 use crate::fault::{At, Fault};
@@ -14,6 +13,7 @@ use crate::pipeline::{Cache, Inputs};
 use crate::recipe::Layers;
 use crate::report::{Comparison, Report, TOLERANCE, Wanted};
 use crate::results::{Difference, Manifest};
+use crate::study::Run;
 use crate::table::Table;
 
 #[derive(Args)]
@@ -99,7 +99,7 @@ impl ReproduceArgs {
         Inputs::are_local(&before.recipe, &library, &fetcher)
             .at(|| "not everything is where it was; --folder DIR says where the recipe's data lies now".into())?;
         let layers = Layers::nowhere(&self.results.join("run.json"));
-        let mut after = Runner {
+        let ran = Run {
             recipe: &before.recipe,
             layers: &layers,
             path: &before.recipe_path,
@@ -109,10 +109,11 @@ impl ReproduceArgs {
             limit: &limit,
             out: &out,
             replaces: self.replace,
-            terminal: &terminal,
+            screen: &terminal,
         }
-        .run()?;
+        .to_tables();
         terminal.clear();
+        let mut after = ran?;
 
         // The recorded definitions were used; a run of the recipe would now use these.
         after.datasets = before.datasets_now(&self.results, moved);

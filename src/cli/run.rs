@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 
-use super::runner::Runner;
 use super::terminal::columns;
 use super::{CellsFailed, StudyArgs, export, print};
 use crate::data::Library;
 use crate::recipe::inert;
 use crate::report::formats::summary;
 use crate::report::{Report, Wanted};
+use crate::study::Run;
 
 impl StudyArgs {
     /// Runs the study and prints its result.
@@ -19,7 +19,7 @@ impl StudyArgs {
         let (cache, out) = (self.machinery.cache(), self.results_dir(&recipe));
         let limit = self.cache_size.limit(&cache)?;
         let fetcher = self.machinery.fetcher(&cache);
-        let manifest = Runner {
+        let ran = Run {
             recipe: &recipe,
             layers: &layers,
             path: &self.recipe,
@@ -29,10 +29,11 @@ impl StudyArgs {
             limit: &limit,
             out: &out,
             replaces: self.replace,
-            terminal: &terminal,
+            screen: &terminal,
         }
-        .run()?;
+        .to_tables();
         terminal.clear();
+        let manifest = ran?;
 
         print(&summary(&Report::read(&out, &Wanted::default())?, columns()))?;
         let dir = out.display();

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use super::{StudyArgs, export, print};
+use super::{StudyArgs, print};
 use crate::bundled;
 use crate::cluster::{self, Asked, EngineName, Job, Needs, Record, is_of_one_machine, printed, submit, working_folder};
 use crate::data::Library;
 use crate::fault::Fault;
-use crate::pipeline::{Cache, Inputs, Judges, check_data, plan};
+use crate::pipeline::{Cache, Inputs, Judges, check_data, check_export, plan};
 use crate::recipe::{Layers, Recipe, inert};
 use crate::results::Intended;
 
@@ -114,7 +114,7 @@ impl SubmitArgs {
             intended.check(&study.results_dir(&recipe))?;
         }
         if let Some(inputs) = &inputs {
-            export::check(&recipe, &inputs.model)?;
+            check_export(&recipe, &inputs.model)?;
             check_data(&recipe, inputs, &cache)?;
         }
         Judges::open(&recipe, &cache, fetcher.offline)?;
@@ -142,7 +142,7 @@ impl SubmitArgs {
         let mut shared: Vec<String> = vec![text(&recipe)?];
         let mut add = |words: &[&str]| shared.extend(words.iter().map(|word| (*word).to_owned()));
         study.set.iter().for_each(|set| add(&["--set", set]));
-        add(&["--cache", &text(&folder.join(found.cache.dir()))?]);
+        add(&["--cache", &text(folder.join(found.cache.dir()))?]);
         machinery.offline.then(|| add(&["--offline"]));
         machinery.threads.iter().for_each(|threads| add(&["--threads", &threads.to_string()]));
         machinery.quiet.then(|| add(&["--quiet"]));

@@ -21,8 +21,9 @@ use tracing_subscriber::prelude::*;
 
 use super::downloads::Downloads;
 use super::line::{Expected, Line, Styles};
-use crate::pipeline::Forecast;
+use crate::pipeline::{Forecast, Watch};
 use crate::source::watched_by;
+use crate::study::Screen;
 use crate::warnings::Warnings;
 
 /// Set by Ctrl-C or a request to terminate.
@@ -84,21 +85,25 @@ impl Terminal {
         Line::new(&self.lines, self.styles.as_ref(), &self.expected)
     }
 
-    /// Says what the study that runs will take.
-    pub fn expect(&self, forecast: Forecast) {
-        self.expected.set(forecast);
-    }
-
-    /// What was warned of so far.
-    pub fn warnings(&self) -> &Warnings {
-        &self.warnings
-    }
-
     /// Takes the progress lines away.
     pub fn clear(&self) {
         // What cannot be cleared was not shown.
         let _ = self.lines.clear();
         self.lines.set_draw_target(ProgressDrawTarget::hidden());
+    }
+}
+
+impl Screen for Terminal {
+    fn watch(&self) -> Box<dyn Watch> {
+        Box::new(self.line())
+    }
+
+    fn expect(&self, forecast: Forecast) {
+        self.expected.set(forecast);
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.warnings.all()
     }
 }
 

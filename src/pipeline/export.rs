@@ -3,13 +3,31 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use super::study::Study;
 use super::{Watch, stop_if_interrupted};
-use crate::model::Saving;
+use crate::fault::At;
+use crate::model::{ModelFiles, Saving};
 use crate::prune::Packed;
-use crate::recipe::Cell;
+use crate::recipe::{Cell, Dtype, ExportSpec, ModelFormat, Recipe};
+
+/// A model's files, about to be written as others load them.
+///
+/// # Errors
+/// Where no such files can be made of the model.
+pub fn saving(model: &ModelFiles, format: ModelFormat, dtype: Option<Dtype>, held: Dtype) -> Result<Saving> {
+    match format {
+        ModelFormat::Hub => Saving::to_hub(model, dtype.map(DType::from), held.into()),
+        ModelFormat::Gguf => Saving::to_gguf(model, dtype.unwrap_or(held).into()),
+    }
+}
+
+/// An error where what a recipe has exported at its end cannot be made of the model: before anything is computed.
+pub fn check_export(recipe: &Recipe, model: &ModelFiles) -> Result<()> {
+    let Some(ExportSpec { format, dtype, .. }) = recipe.export else { return Ok(()) };
+    saving(model, format, dtype, recipe.model.dtype).map(|_| ()).at(|| "[export]".into())
+}
 
 /// Writes the model of a cell into `dir`, an empty folder; `name` is what a single file is called. `written` is told
 /// the bytes that are written, of how many.

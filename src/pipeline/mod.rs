@@ -28,7 +28,7 @@ pub use cell::{
     SuiteRecord,
 };
 pub use checkpoint::InputCheckpoint;
-pub use export::export;
+pub use export::{check_export, export, saving};
 pub use inputs::{InputPart, Inputs};
 pub use judging::Judges;
 pub use material::Material;

@@ -60,7 +60,9 @@ impl Finished {
 /// A folder of results, to which no other process writes while this lives.
 pub struct Results {
     dir: PathBuf,
-    _lock: Lock,
+    /// Folders that were made for it, the innermost first.
+    made: Vec<PathBuf>,
+    lock: Option<Lock>,
     /// What was measured for the tables before.
     memory: RefCell<Memory>,
     shared: RefCell<masks::Memory>,
@@ -73,12 +75,14 @@ impl Results {
     /// Where it cannot be written to, or another run has it.
     pub fn create(dir: &Path) -> Result<Self> {
         let cannot = || format!("cannot write to the results folder {} (--out names another)", dir.display());
+        let made = dir.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+        let made = made.map(Path::to_owned).collect();
         fs::create_dir_all(dir).with_context(cannot)?;
         match Lock::take(&dir.join(".lock")).with_context(cannot)? {
             Attempt::Taken(lock) => {
                 remove_unfinished(dir);
                 let (memory, shared) = Default::default();
-                Ok(Self { dir: dir.to_owned(), _lock: lock, memory, shared })
+                Ok(Self { dir: dir.to_owned(), made, lock: Some(lock), memory, shared })
             }
             Attempt::Held(holder) => bail!(
                 "{} is being written by {}; wait for it to end, or give another folder with --out",
@@ -137,6 +141,14 @@ impl Results {
     /// Writes `run.json`.
     pub fn write_manifest(&self, manifest: &Manifest) -> Result<()> {
         replace(&self.dir.join("run.json"), &serde_json::to_vec_pretty(manifest)?)
+    }
+}
+
+impl Drop for Results {
+    /// Folders in which nothing came to be go again.
+    fn drop(&mut self) {
+        self.lock = None;
+        let _ = self.made.iter().try_for_each(fs::remove_dir);
     }
 }
 

@@ -15,8 +15,8 @@ use super::terminal::Terminal;
 use super::{Machinery, print};
 use crate::data::Library;
 use crate::fault::{At, Fault};
-use crate::model::{ModelFiles, Saving, device};
-use crate::pipeline::{Cache, Inputs, Study, export};
+use crate::model::device;
+use crate::pipeline::{Cache, Inputs, Study, export, saving};
 use crate::recipe::{Cell, Dtype, ExportSpec, Exported, Layers, ModelFormat, Recipe, cells};
 use crate::report::{Card, DecisionRow as Row, Report, Wanted, with_interval};
 use crate::results::{Difference, Manifest};
@@ -148,23 +148,6 @@ impl Exporter<'_> {
         let verification = Verification { results, manifest, report, library, fetcher, cache, limit: &limit, terminal };
         verification.verify(cell, place, rounded.is_some())
     }
-}
-
-/// A model's files, about to be written as others load them.
-///
-/// # Errors
-/// Where no such files can be made of the model.
-fn saving(model: &ModelFiles, format: ModelFormat, dtype: Option<Dtype>, held: Dtype) -> Result<Saving> {
-    match format {
-        ModelFormat::Hub => Saving::to_hub(model, dtype.map(DType::from), held.into()),
-        ModelFormat::Gguf => Saving::to_gguf(model, dtype.unwrap_or(held).into()),
-    }
-}
-
-/// An error where what a recipe has exported at its end cannot be made of the model: before anything is computed.
-pub fn check(recipe: &Recipe, model: &ModelFiles) -> Result<()> {
-    let Some(ExportSpec { format, dtype, .. }) = recipe.export else { return Ok(()) };
-    saving(model, format, dtype, recipe.model.dtype).map(|_| ()).at(|| "[export]".into())
 }
 
 /// Exports what the recipe of a study that is done has exported, into `models` in its folder of results. What is there

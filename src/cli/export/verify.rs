@@ -5,7 +5,6 @@ use std::path::Path;
 use anyhow::{Context, Error, Result, ensure};
 
 use crate::cli::print;
-use crate::cli::runner::Runner;
 use crate::cli::terminal::{Terminal, columns};
 use crate::data::Library;
 use crate::metrics::Family;
@@ -14,6 +13,7 @@ use crate::recipe::{Cell, Grid, Layers};
 use crate::report::{MetricColumn, Report, SuiteReport, TOLERANCE, Wanted};
 use crate::results::Manifest;
 use crate::source::Fetcher;
+use crate::study::Run;
 use crate::table::Table;
 
 /// How far a loss may lie from the cell's, in nats, where the weights were rounded to the precision that was asked for.
@@ -61,7 +61,7 @@ impl Verification<'_> {
         let scratch = tempfile::Builder::new().prefix(crate::UNFINISHED).tempdir_in(self.cache.dir());
         let scratch = scratch.context("cannot make a folder for the check")?;
         let out = scratch.path().join("results");
-        Runner {
+        let ran = Run {
             recipe: &recipe,
             layers: &Layers::nowhere(&self.results.join("run.json")),
             path: &self.manifest.recipe_path,
@@ -71,10 +71,11 @@ impl Verification<'_> {
             limit: self.limit,
             out: &out,
             replaces: false,
-            terminal: self.terminal,
+            screen: self.terminal,
         }
-        .run()?;
+        .to_tables();
         self.terminal.clear();
+        ran?;
         let now = Report::read(&out, &Wanted::default())?;
         let of = |report: &Report, cell: &str, metric: &str| -> Option<f64> {
             let row = report.cell_rows.iter().find(|row| row.cell == cell && row.suite == suite.suite)?;

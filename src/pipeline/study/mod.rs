@@ -9,7 +9,7 @@ mod subject;
 
 use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
@@ -54,10 +54,11 @@ pub struct Study<'a> {
     cache: &'a Cache,
     watch: &'a dyn Watch,
     model: Model,
-    tokenizer: Tokenizer,
-    materials: BTreeMap<String, Material>,
+    /// What all devices share.
+    tokenizer: Arc<Tokenizer>,
+    materials: Arc<BTreeMap<String, Material>>,
     /// What each seed draws of each calibration set.
-    drawn: BTreeMap<String, Vec<DrawnWindows>>,
+    drawn: Arc<BTreeMap<String, Vec<DrawnWindows>>>,
     /// Loaded when a cell first has to be computed: a study that is finished needs no weights.
     ends: OnceLock<Ends>,
     /// The dense model's states on suites, where the device has room for them.
@@ -94,15 +95,17 @@ impl<'a> Study<'a> {
         watch: &'a dyn Watch,
     ) -> Result<Self> {
         let model = Model::open(&inputs.model, recipe.model.dtype.into(), device)?;
-        let tokenizer = inputs.model.tokenizer()?.on(recipe.model.date);
+        let tokenizer = Arc::new(inputs.model.tokenizer()?.on(recipe.model.date));
         let (materials, drawn, ends, on_device) = Default::default();
         let mut study = Self { recipe, inputs, cache, watch, model, tokenizer, materials, drawn, ends, on_device };
+        let mut materials = BTreeMap::new();
         for (name, suite) in &recipe.suite {
             stop_if_interrupted(watch)?;
             let place = || format!("[suite.{name}], data set \"{}\"", suite.dataset);
-            let material = of_the_data(study.read_material(name), place)?;
-            study.materials.insert(name.clone(), material);
+            materials.insert(name.clone(), of_the_data(study.read_material(name), place)?);
         }
+        study.materials = Arc::new(materials);
+        let mut all_drawn = BTreeMap::new();
         for name in recipe.calibration.keys() {
             let mut drawn = Vec::new();
             let making = Making::with(&study);
@@ -113,10 +116,23 @@ impl<'a> Study<'a> {
                 drawn.push(DrawnWindows { seed, windows: windows.len(), tokens: windows.ids().len(), digest, details });
             }
             if !drawn.is_empty() {
-                study.drawn.insert(name.clone(), drawn);
+                all_drawn.insert(name.clone(), drawn);
             }
         }
+        study.drawn = Arc::new(all_drawn);
         Ok(study)
+    }
+
+    /// The same study on another device: with the same tokenizer, windows and prompts.
+    ///
+    /// # Errors
+    /// Where the model cannot be opened.
+    pub fn on(&self, device: Device, watch: &'a dyn Watch) -> Result<Self> {
+        let Self { recipe, inputs, cache, .. } = *self;
+        let model = Model::open(&inputs.model, recipe.model.dtype.into(), device)?;
+        let (tokenizer, materials, drawn) = (self.tokenizer.clone(), self.materials.clone(), self.drawn.clone());
+        let (ends, on_device) = Default::default();
+        Ok(Self { recipe, inputs, cache, watch, model, tokenizer, materials, drawn, ends, on_device })
     }
 
     pub fn recipe(&self) -> &Recipe {

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::cache::ago;
 use crate::pipeline::{Cache, KnownStudy, Limit, LimitBy, Room, Trimmed, Usage};
 
 /// Whoever ran a study so lately may come back to it.
@@ -66,6 +65,17 @@ impl Keeper<'_> {
             true => tracing::warn!("{text}; {}", remedy(limit)),
             false => tracing::info!("{text}"),
         }
+    }
+}
+
+/// How long ago, to the unit that matters.
+pub fn ago(time: SystemTime) -> String {
+    let seconds = time.elapsed().map_or(0, |e| e.as_secs());
+    match seconds {
+        0..60 => "just now".into(),
+        60..3600 => format!("{} min ago", seconds / 60),
+        3600..86_400 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86_400),
     }
 }
 
