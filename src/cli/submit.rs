@@ -9,7 +9,9 @@ use clap::Args;
 
 use super::{StudyArgs, print};
 use crate::bundled;
-use crate::cluster::{self, Asked, EngineName, Job, Needs, Record, is_of_one_machine, printed, submit, working_folder};
+use crate::cluster::{
+    self, Asked, EngineName, Job, Needs, Record, is_of_one_machine, printed, quoted, submit, working_folder,
+};
 use crate::data::Library;
 use crate::fault::Fault;
 use crate::pipeline::{Cache, Inputs, Judges, check_data, check_export, plan};
@@ -191,7 +193,8 @@ impl SubmitArgs {
         let results = self.study.results_dir(&found.recipe);
         let cancel = engine.cancel(&record.ids, &record.options).join(" ");
         text += &format!("logs: {}/jobs/{}\n", results.display(), engine.logs(&record.ids));
-        text + &format!("how far it is: calipr status {}; to end it: {cancel}\n", results.display())
+        let status = quoted(&results.display().to_string());
+        text + &format!("how far it is: calipr status {status}; to end it: {cancel}\n")
     }
 }
 

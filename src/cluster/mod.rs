@@ -16,7 +16,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 pub use record::{Asked, Record};
-pub use shell::{is_of_one_machine, working_folder};
+pub use shell::{is_of_one_machine, quoted, working_folder};
 pub use standing::{Holder, Standing, State, standing};
 pub use submission::{Failed, printed, submit, waiting};
 

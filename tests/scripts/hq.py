@@ -1,7 +1,7 @@
 """`hq` where there is none: HyperQueue's own server, workers and client, as its Python package has them.
 
-    hyperqueue.py cluster DIR WORKERS           a server and workers of one processor each, until it is told to end
-    hyperqueue.py [OPTIONS] job submit-file F   reads a job definition file (docs/jobs/jobfile.md of HyperQueue) and submits it
+    hq.py cluster DIR WORKERS           a server and workers of one processor each, until it is told to end
+    hq.py [OPTIONS] job submit-file F   reads a job definition file (docs/jobs/jobfile.md of HyperQueue) and submits it
 """
 
 import signal
@@ -35,14 +35,16 @@ def submit(server: str | None, file: str) -> None:
         assert set(task) <= known and task["stdout"] == task["stderr"] == "none", task
         (request,) = task["request"]
         assert set(request) == {"resources"}, request
-        tasks[task["id"]] = job.program(
+        program = tasks[task["id"]] = job.program(
             task["command"],
             cwd=task["cwd"],
             stdout="/dev/null",
             stderr="/dev/null",
             deps=[tasks[id] for id in task.get("deps", [])],
-            resources=ResourceRequest(**request["resources"]),
+            resources=ResourceRequest(resources={}, **request["resources"]),
         )
+        # The package numbers tasks by itself, from 0.
+        program.task_id = task["id"]
     print(Client(server).submit(job).id)
 
 
@@ -55,7 +57,7 @@ def main() -> None:
     elif words[:2] == ["job", "submit-file"]:
         submit(servers[-1] if servers else None, words[2])
     else:
-        sys.exit(f"hyperqueue.py has no {' '.join(words)}")
+        sys.exit(f"hq.py has no {' '.join(words)}")
 
 
 main()
