@@ -26,6 +26,12 @@ impl Digest {
         Self::of_bytes(&serde_json::to_vec(value).expect("keys are plain data, which JSON can hold"))
     }
 
+    /// Of its digits, as it is displayed; None of any other text.
+    pub fn parsed(text: &str) -> Option<Self> {
+        let hash = blake3::Hash::from_hex(text).ok()?;
+        (hash.to_hex().as_str() == text).then_some(Self(*hash.as_bytes()))
+    }
+
     /// Of a file's content.
     pub fn of_file(path: &Path) -> Result<Self> {
         // Read, not mapped: pages of a mapping would count as this process's memory.
@@ -124,7 +130,7 @@ fn write_whole(path: &Path, text: &str) -> io::Result<()> {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&blake3::Hash::from_bytes(self.0).to_hex())
     }
 }
 

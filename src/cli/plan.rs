@@ -1,13 +1,16 @@
 //! `calipr plan`
 
+use std::collections::HashSet;
+
 use anyhow::Result;
+use indexmap::IndexMap;
 
 use super::terminal::columns;
 use super::{StudyArgs, print};
 use crate::data::Library;
 use crate::model::device;
-use crate::pipeline::{Inputs, Judges, Room, Work, check_data, check_export, plan};
-use crate::recipe::inert;
+use crate::pipeline::{Inputs, Judges, Plan, PlannedCell, PlannedStage, Room, Work, check_data, check_export, plan};
+use crate::recipe::{Setting, inert};
 use crate::results::Intended;
 use crate::size::Size;
 use crate::study::room;
@@ -40,33 +43,17 @@ impl StudyArgs {
         let judges = Judges::open(&recipe, &cache, fetcher.offline)?;
         let plan = plan(&recipe, inputs.as_ref(), &cache);
 
-        let mut table = Table::new(["cell", "stage", "cached", "keeps", "work"]);
-        let (mut left, mut work, mut all_known) = (0, 0.0, true);
-        for cell in &plan.cells {
-            for (i, stage) in cell.stages.iter().enumerate() {
-                left += usize::from(stage.is_to_do());
-                let to_do = if stage.is_to_do() { stage.work.map(Work::total) } else { Some(0.0) };
-                work += to_do.unwrap_or(0.0);
-                all_known &= to_do.is_some();
-                table.row([
-                    if i == 0 { cell.id.clone() } else { String::new() },
-                    stage.name.clone(),
-                    stage.cached.map_or("?", |c| if c { "yes" } else { "no" }).into(),
-                    stage.bytes.map_or("?".into(), |n| Size(n).to_string()),
-                    to_do.map_or("?".into(), flops),
-                ]);
-            }
-        }
-        let mut text = format!("{}: {} cells\n\n{}\n", recipe.name, plan.cells.len(), table.fitting(columns()));
+        let all = Left::of(plan.cells.iter());
+        let mut text = format!("{}: {} cells\n\n{}\n", recipe.name, plan.cells.len(), table(&plan).fitting(columns()));
         if let Some((dense, all)) = inputs.as_ref().map(|inputs| inputs.skip.count()).filter(|(dense, _)| *dense > 0) {
             text += &format!("{dense} of {all} linears stay dense (prune.skip)\n");
         }
         judges.plan(&recipe, inputs.as_ref())?.iter().for_each(|judging| text += &judging.to_string());
         text += &match inputs {
-            Some(_) if left == 0 => "all of it is done\n".into(),
+            Some(_) if all.stages == 0 => "all of it is done\n".into(),
             Some(_) => {
-                let about = if all_known { "about" } else { "more than" };
-                format!("{left} stages to compute, {about} {} of work\n", flops(work))
+                let about = if all.is_all { "about" } else { "more than" };
+                format!("{} stages to compute, {about} {} of work\n", all.stages, flops(all.work))
             }
             None => {
                 format!(
@@ -79,6 +66,86 @@ impl StudyArgs {
         room::warn(&room, &cache);
         print(&(text + &room::lines(&room)))
     }
+}
+
+/// Cells whose stages are all listed; of more, the first of each kind has to do.
+const LISTED: usize = 60;
+
+/// Settings that have a line each; of more, methods have.
+const LINES: usize = 60;
+
+/// What is to be computed of cells.
+#[derive(Default)]
+struct Left {
+    stages: usize,
+    work: f64,
+    /// Whether that is the work of all of them.
+    is_all: bool,
+}
+
+impl Left {
+    fn of<'a>(cells: impl Iterator<Item = &'a PlannedCell>) -> Self {
+        let stages = cells.flat_map(|cell| &cell.stages).filter(|stage| stage.is_to_do());
+        stages.fold(Self { is_all: true, ..Self::default() }, |left, stage| Self {
+            stages: left.stages + 1,
+            work: left.work + stage.work.map_or(0.0, Work::total),
+            is_all: left.is_all && stage.work.is_some(),
+        })
+    }
+}
+
+/// The cells with their stages. Of many, dense and the first of each method and each checkpoint; the rest is summed up.
+fn table(plan: &Plan) -> Table {
+    let mut table = Table::new(["cell", "stage", "cached", "keeps", "work"]);
+    let is_long = plan.cells.len() > LISTED;
+    let mut kinds = HashSet::new();
+    let kind = |cell: &PlannedCell| match cell.cell.setting() {
+        Setting::Checkpoint(name) => name,
+        setting => setting.method().to_owned(),
+    };
+    let (whole, summed): (Vec<&PlannedCell>, _) =
+        plan.cells.iter().partition(|cell| !is_long || kinds.insert(kind(cell)));
+    for cell in whole {
+        for (i, stage) in cell.stages.iter().enumerate() {
+            let to_do = if stage.is_to_do() { stage.work.map(Work::total) } else { Some(0.0) };
+            table.row([
+                if i == 0 { cell.id.clone() } else { String::new() },
+                stage.name.clone(),
+                stage.cached.map_or("?", |c| if c { "yes" } else { "no" }).into(),
+                stage.bytes.map_or("?".into(), |n| Size(n).to_string()),
+                to_do.map_or("?".into(), flops),
+            ]);
+        }
+    }
+    let by = |name: fn(&PlannedCell) -> String| {
+        let mut groups: IndexMap<String, Vec<&PlannedCell>> = IndexMap::new();
+        summed.iter().for_each(|cell: &&PlannedCell| groups.entry(name(cell)).or_default().push(cell));
+        groups
+    };
+    let settings = by(|cell| cell.cell.setting().id());
+    let groups = if settings.len() > LINES { by(|cell| cell.cell.setting().method().to_owned()) } else { settings };
+    for (name, cells) in groups {
+        table.row(sum(name, &cells));
+    }
+    table
+}
+
+/// The line of several cells.
+fn sum(name: String, cells: &[&PlannedCell]) -> [String; 5] {
+    let stages: Vec<&PlannedStage> = cells.iter().flat_map(|cell| &cell.stages).collect();
+    let (left, cached) = (Left::of(cells.iter().copied()), stages.iter().filter(|s| s.cached == Some(true)).count());
+    let is_known = stages.iter().all(|stage| stage.cached.is_some());
+    let cached = match (cached, is_known) {
+        (_, false) => "?".into(),
+        (0, _) => "no".into(),
+        (cached, _) if cached == stages.len() => "yes".into(),
+        (cached, _) => format!("{cached} of {}", stages.len()),
+    };
+    let bytes = stages.iter().map(|stage| stage.bytes).try_fold(0u64, |sum, bytes| Some(sum.saturating_add(bytes?)));
+    let work = if left.is_all { flops(left.work) } else { "?".into() };
+    let cells = if cells.len() == 1 { "1 more cell".into() } else { format!("{} more cells", cells.len()) };
+    let stages = format!("{cells}, {} stages", stages.len());
+    [name, stages, cached, bytes.map_or("?".into(), |n| Size(n).to_string()), work]
 }
 
 fn flops(work: f64) -> String {

@@ -8,6 +8,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::cache::{Cache, Stage};
+use super::keys::Place;
 use super::progress::Progress;
 use super::walk::{Pruner, Walk};
 use super::{Watch, work};
@@ -92,7 +93,7 @@ pub fn stages(
         suites: vec![],
         keep: false,
         errors_on: None,
-        progress: Progress::of(&cache, Stage::Pruned.key(&name), None),
+        progress: Progress::of(&cache, Place { pruned: Stage::Pruned.key(&name), statistics: None }),
     };
 
     let dtype = model.computed_in();

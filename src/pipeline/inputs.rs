@@ -9,15 +9,12 @@ use indexmap::IndexMap;
 use super::Interrupted;
 use super::cache::{Key, Stage};
 use super::checkpoint::{InputCheckpoint, UncheckedCheckpoint};
-use super::errors::{ERROR_TOKENS, ERROR_TOKENS_OF_PASSAGE};
 use crate::calibration::{self, Ask};
 use crate::data::{Asked, Library, Order, Packing, Part, Prompting, Rows, are_enough, asked, check, cut};
 use crate::digest::{self, Digest};
 use crate::fault::{At, Fault};
-use crate::metrics::Family;
 use crate::model::{Model, ModelFiles, Settled, Spec, Tokenizer};
-use crate::prune::StatisticKind;
-use crate::recipe::{Cell, Layers, Problems, Propagation, Recipe, Skip, Suite, Unit, WindowUnit, check_against_model};
+use crate::recipe::{Cell, Layers, Problems, Recipe, Skip, Suite, Unit, WindowUnit, check_against_model};
 use crate::source::{self, Fetcher};
 use crate::warnings::LEAK;
 
@@ -377,82 +374,6 @@ impl Inputs {
         others.fold(self.spec.context, usize::min)
     }
 
-    /// The dense model's hidden states on a suite.
-    pub fn teacher_key(&self, recipe: &Recipe, suite: &str) -> Key {
-        Stage::Teacher.key(&(self.model_key(recipe), self.suite_key(recipe, suite).digest()))
-    }
-
-    /// A cell's pruning.
-    pub fn pruned_key(&self, recipe: &Recipe, cell: &Cell) -> Key {
-        if let Some(checkpoint) = cell.checkpoint().map(|name| &self.checkpoints[name]) {
-            return Stage::Pruned.key(&("checkpoint", self.key_of_model(recipe, checkpoint.digest)));
-        }
-        let pruning = cell.pruning().map(|p| {
-            let mut options = serde_json::to_value(&recipe.method).expect("options are plain data");
-            options.sort_all_objects();
-            let informed = recipe.method.get(p.method).statistic() != StatisticKind::None;
-            let calibration =
-                p.calibration.as_ref().map(|drawn| self.calibration_key(recipe, &drawn.name, drawn.seed).digest());
-            let method = (p.method, options[p.method.as_str()].clone(), p.sparsity);
-            // How the model is walked matters only to methods that look at inputs, and where the dense
-            // model feeds the statistics, both schedules see the same.
-            let walk = informed.then_some((
-                recipe.prune.propagation,
-                (recipe.prune.propagation == Propagation::Pruned).then_some(recipe.prune.schedule),
-            ));
-            (method, calibration, walk)
-        });
-        match pruning.is_some() && !recipe.prune.skip.is_empty() {
-            true => Stage::Pruned.key(&(self.model_key(recipe), pruning, &recipe.prune.skip)),
-            false => Stage::Pruned.key(&(self.model_key(recipe), pruning)),
-        }
-    }
-
-    /// The statistics of a cell's calibration as the dense model gives them, which cells share; None where there are
-    /// none.
-    pub fn statistics(&self, recipe: &Recipe, cell: &Cell) -> Option<Digest> {
-        let pruning = cell.pruning()?;
-        let drawn = pruning.calibration.as_ref()?;
-        let kind = recipe.method.get(pruning.method).statistic();
-        let windows = self.calibration_key(recipe, &drawn.name, drawn.seed).digest();
-        Some(Digest::of(&(self.model_key(recipe), windows, format!("{kind:?}"))))
-    }
-
-    /// A cell's scores on a suite.
-    pub fn scores_key(&self, recipe: &Recipe, cell: &Cell, suite: &str) -> Key {
-        let (pruned, teacher) = (self.pruned_key(recipe, cell), self.teacher_key(recipe, suite));
-        Stage::Scores.key(&(pruned.digest(), teacher.digest(), recipe.suite[suite].wants(Family::Choice)))
-    }
-
-    /// The output errors of a cell's weights; None of the dense model, of a checkpoint whose linears are not those of the
-    /// dense model, and where no suite is scored.
-    pub fn errors_key(&self, recipe: &Recipe, cell: &Cell) -> Option<Key> {
-        let has_errors = match cell {
-            Cell::Dense => false,
-            Cell::Pruned(_) => true,
-            Cell::Checkpoint(_) => self.spec_of(cell).has_linears_of(&self.spec),
-        };
-        if !has_errors {
-            return None;
-        }
-        let suite = self.suite_key(recipe, recipe.error_suite()?);
-        let tokens = (ERROR_TOKENS, ERROR_TOKENS_OF_PASSAGE);
-        Some(Stage::Errors.key(&(self.pruned_key(recipe, cell).digest(), suite.digest(), tokens)))
-    }
-
-    /// What a cell answers to the prompts of a suite; None where it is not asked.
-    pub fn answers_key(&self, recipe: &Recipe, cell: &Cell, name: &str) -> Option<Key> {
-        let suite = &recipe.suite[name];
-        let Unit::Rows(unit) = suite.unit() else { return None };
-        let seed = if unit.decoding.temperature > 0.0 { recipe.seed } else { 0 };
-        let key = (
-            self.pruned_key(recipe, cell).digest(),
-            self.suite_key(recipe, name).digest(),
-            (unit.decoding, self.suites[name].part.separator.clone(), seed),
-        );
-        suite.is_answered().then(|| Stage::Answers.key(&key))
-    }
-
     /// What makes tokens of rows: the tokenizer, which is among the model's files, and a day, where there is one.
     pub fn tokenizer_key(&self, recipe: &Recipe) -> Digest {
         recipe.model.date.as_ref().map_or(self.model_digest, |date| Digest::of(&(self.model_digest, date)))
@@ -462,7 +383,8 @@ impl Inputs {
         self.key_of_model(recipe, self.model_digest)
     }
 
-    fn key_of_model(&self, recipe: &Recipe, digest: Digest) -> Digest {
+    /// A model as it is computed here.
+    pub(super) fn key_of_model(&self, recipe: &Recipe, digest: Digest) -> Digest {
         Digest::of(&(digest, recipe.model.dtype, self.device))
     }
 }

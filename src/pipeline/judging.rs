@@ -11,6 +11,7 @@ use indexmap::{IndexMap, IndexSet};
 use super::cache::{Cache, Key, Stage};
 use super::cell::AnswersRecord;
 use super::inputs::Inputs;
+use super::keys::Keys;
 use super::material::Material;
 use super::{Interrupted, Outcome};
 use crate::data::Prompt;
@@ -201,8 +202,10 @@ impl<'a> Judges<'a> {
             inputs.and_then(|inputs| self.cache.read_json(inputs.suite_key(recipe, name)));
         let rows = prompts.as_ref().map(Vec::len).or(suite.limit);
         let rows = rows.map(|rows| rows.min(spec.limit.unwrap_or(rows))).or(spec.limit);
-        let answers_of =
-            |cell: &Cell| -> Option<AnswersRecord> { self.cache.read_json(inputs?.answers_key(recipe, cell, name)?) };
+        let keys = inputs.map(|inputs| Keys::of(recipe, inputs));
+        let answers_of = |cell: &Cell| -> Option<AnswersRecord> {
+            self.cache.read_json(keys.as_ref()?.of_cell(cell).answers(name)?)
+        };
         let dense = answers_of(&Cell::Dense);
         let mut known: IndexSet<Question> = IndexSet::new();
         let (mut unknown, mut unknown_bytes) = (0, 0);

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, HashSet};
 use anyhow::Result;
 use serde::de::DeserializeOwned;
 
-use super::cache::{Cache, Key, Stage};
+use super::cache::{Cache, Key, Present, Stage};
 use super::errors::{ERROR_TOKENS, ERROR_TOKENS_OF_PASSAGE};
 use super::inputs::Inputs;
-use super::progress::Progress;
+use super::keys::{CellKeys, Entry, Keys, Need, Of, Shape, entries};
 use super::{masks, material, work};
 use crate::calibration::{self, Ask, Checking};
 use crate::data::{Asked, Prompt, prompts};
@@ -72,7 +72,8 @@ pub struct Plan {
 
 /// Plans a study. `inputs` is None where the model or data are not here yet.
 pub fn plan(recipe: &Recipe, inputs: Option<&Inputs>, cache: &Cache) -> Plan {
-    let mut planner = Planner { recipe, inputs, cache, sizes: BTreeMap::new() };
+    let (keys, present) = (inputs.map(|inputs| Keys::of(recipe, inputs)), cache.present());
+    let mut planner = Planner { recipe, inputs, keys, cache, present, sizes: BTreeMap::new() };
     planner.sizes = recipe.suite.keys().map(|name| (name.as_str(), planner.size(name))).collect();
     let mut seen = HashSet::new();
     let mut planned = Vec::new();
@@ -126,7 +127,9 @@ pub struct Planner<'a> {
     pub recipe: &'a Recipe,
     /// None where the model or data are not here yet.
     pub inputs: Option<&'a Inputs>,
+    keys: Option<Keys<'a>>,
     cache: &'a Cache,
+    present: Present<'a>,
     sizes: BTreeMap<&'a str, Size>,
 }
 
@@ -139,90 +142,17 @@ struct Size {
 }
 
 impl Planner<'_> {
+    /// What of a cell's list makes a line of its own: blocks, masks and statistics are those of its pruning.
     fn stages(&self, cell: &Cell) -> Vec<PlannedStage> {
-        let mut stages = Vec::new();
-        let drawn = cell.drawn();
-        if let Some(drawn) = drawn {
-            let ask = Ask::of(self.recipe, &drawn.name, drawn.seed);
-            stages.extend(calibration::origin(self.recipe, &drawn.name).stages(self, ask));
-        }
-        for name in self.recipe.suite.keys() {
-            let tokens = self.sizes[name.as_str()].tokens;
-            let key = self.inputs.map(|i| i.suite_key(self.recipe, name));
-            let stage = match self.recipe.suite[name].unit() {
-                Unit::Windows(_) => Stage::Windows,
-                Unit::Rows(_) => Stage::Prompts,
-            };
-            stages.push(self.stage(
-                format!("{} of suite {name}", stage.as_str()),
-                stage,
-                key,
-                tokens.map(|t| 6u64.saturating_mul(t as u64)),
-                Some(Work::default()),
-            ));
-        }
-        let model = self.inputs.map(|i| i.spec_of(cell));
-        if cell.checkpoint().is_some() && self.inputs.is_some_and(|i| i.errors_key(self.recipe, cell).is_some()) {
-            stages.extend(self.recipe.error_suite().map(|suite| self.errors(cell, suite)));
-        }
-        if let Some(pruning) = cell.pruning() {
-            let prune = self.pruning(cell, pruning);
-            let drawn = drawn.filter(|_| self.shares_statistics());
-            let statistics = drawn.map(|drawn| self.statistics(cell, pruning, drawn));
-            // Whoever has nothing to prune needs none.
-            stages.extend(statistics.filter(|statistics| prune.is_to_do() || !statistics.is_to_do()));
-            stages.push(prune);
-            stages.extend(self.recipe.error_suite().map(|suite| self.errors(cell, suite)));
-        }
-        for (name, suite) in &self.recipe.suite {
-            let tokens = self.sizes[name.as_str()].tokens;
-            let both = tokens.zip(model);
-            let length = match suite.unit() {
-                Unit::Windows(unit) => unit.length,
-                // A row's share of the tokens.
-                Unit::Rows(_) => tokens.unwrap_or(0) / self.sizes[name.as_str()].rows.unwrap_or(1).max(1),
-            };
-            if suite.is_scored() && *cell == Cell::Dense {
-                let key = self.inputs.map(|i| i.teacher_key(self.recipe, name));
-                let bytes = both.map(|(t, c)| (4 * c.hidden as u64).saturating_mul(t as u64));
-                let work = both.map(|(t, c)| Work::walking(work::forward(c, t, length)));
-                stages.push(self.stage(format!("teacher on {name}"), Stage::Teacher, key, bytes, work));
-            }
-            if suite.is_scored() {
-                let key = self.inputs.map(|i| i.scores_key(self.recipe, cell, name));
-                let work = both.map(|(t, c)| {
-                    let forward = if *cell == Cell::Dense { 0.0 } else { work::forward(c, t, length) };
-                    Work { walking: forward, after: work::scoring(c, t) }
-                });
-                let bytes = tokens.map(|t| t as u64 / 2);
-                stages.push(self.stage(format!("score {} on {name}", cell.id()), Stage::Scores, key, bytes, work));
-            }
-            if let Unit::Rows(unit) = suite.unit()
-                && suite.is_answered()
-            {
-                let key = self.inputs.and_then(|i| i.answers_key(self.recipe, cell, name));
-                let new_tokens =
-                    self.sizes[name.as_str()].rows.map(|rows| rows.saturating_mul(unit.decoding.max_new_tokens));
-                let work = new_tokens.zip(both).map(|(new, (t, c))| {
-                    let heads = new as f64 * (2 * c.vocabulary * c.hidden) as f64;
-                    Work { walking: 0.0, after: work::forward(c, t.saturating_add(new), length) + heads }
-                });
-                let bytes = new_tokens.map(|t| 4 * t as u64);
-                stages.push(self.stage(
-                    format!("answers of {} on {name}", cell.id()),
-                    Stage::Answers,
-                    key,
-                    bytes,
-                    work,
-                ));
-            }
-        }
-        stages
+        let keys = self.keys.as_ref().map(|keys| keys.of_cell(cell));
+        let of = OfCell { planner: self, cell, keys: keys.as_ref(), model: self.inputs.map(|i| i.spec_of(cell)) };
+        let shape = self.inputs.zip(of.model).map(|(i, own)| Shape { spec: &i.spec, skip: &i.skip, own });
+        entries(self.recipe, shape, cell).flat_map(|entry| of.stages(entry)).collect()
     }
 
     /// Whether the cache has an entry.
     pub fn has(&self, key: Key) -> bool {
-        self.cache.contains(key)
+        self.present.has(key)
     }
 
     /// So many tokens of texts that the dense model writes, of `length` at most.
@@ -250,7 +180,7 @@ impl Planner<'_> {
         bytes: Option<u64>,
         work: Option<Work>,
     ) -> PlannedStage {
-        PlannedStage { name, stage, cached: key.map(|key| self.cache.contains(key)), bytes, work }
+        PlannedStage { name, stage, cached: key.map(|key| self.has(key)), bytes, work }
     }
 
     /// The size of a suite: known where its windows or prompts are cached; else at most what is asked for.
@@ -274,66 +204,7 @@ impl Planner<'_> {
 
     /// A suite's windows or prompts.
     fn cached<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
-        self.cache.read_json(self.inputs?.suite_key(self.recipe, name))
-    }
-
-    /// The pruning of a cell, which a suite that is new to a finished cell needs again where its blocks have made room
-    /// for others.
-    fn pruning(&self, cell: &Cell, pruning: &Pruning) -> PlannedStage {
-        let model = self.inputs.map(|i| &i.spec);
-        let key = self.inputs.map(|i| i.pruned_key(self.recipe, cell));
-        let work = model.map(|model| self.pruning_work(pruning, model));
-        let bytes = model.map(|model| self.kept_bytes(pruning, model));
-        let mut stage = self.stage(format!("prune {}", cell.id()), Stage::Pruned, key, bytes, work);
-        let has = |key: Option<Key>| key.is_none_or(|key| self.cache.contains(key));
-        let done = |i: &Inputs, name: &str| {
-            has(self.recipe.suite[name].is_scored().then(|| i.scores_key(self.recipe, cell, name)))
-                && has(i.answers_key(self.recipe, cell, name))
-        };
-        let all_done = self.inputs.is_some_and(|i| {
-            has(i.errors_key(self.recipe, cell)) && self.recipe.suite.keys().all(|name| done(i, name))
-        });
-        let all_kept = key.zip(model).is_some_and(|(key, model)| {
-            let progress = Progress::of(self.cache, key, None);
-            (0..model.blocks.len()).all(|index| progress.has_block(index))
-        });
-        stage.cached = stage.cached.map(|cached| all_kept || (cached && all_done));
-        stage
-    }
-
-    /// The output errors of a cell's pruned weights on tokens of a suite: their way through the blocks, and the product
-    /// with each dense weight and with the pruned one.
-    fn errors(&self, cell: &Cell, suite: &str) -> PlannedStage {
-        let key = self.inputs.and_then(|i| i.errors_key(self.recipe, cell));
-        let model = self.inputs.map(|i| &i.spec);
-        let work = |c: &Spec| Work::walking(3.0 * work::forward(c, ERROR_TOKENS, ERROR_TOKENS_OF_PASSAGE));
-        let bytes = |c: &Spec| 20 * c.blocks.iter().map(|block| block.linears.len()).sum::<usize>() as u64;
-        let name = format!("errors of {} on {suite}", cell.id());
-        self.stage(name, Stage::Errors, key, model.map(bytes), model.map(work))
-    }
-
-    /// Bytes of a cell's pruned blocks: a bit a weight, what SparseGPT made of those that are left, and their masks.
-    fn kept_bytes(&self, pruning: &Pruning, model: &Spec) -> u64 {
-        let weights = model.linear_parameters() as f64;
-        let changes = self.recipe.method.get(pruning.method).statistic() == StatisticKind::Gram;
-        let width = candle_core::DType::from(self.recipe.model.dtype).size_in_bytes() as f64;
-        let values = if changes { (1.0 - pruning.sparsity.ratio()) * width } else { 0.0 };
-        (weights * (0.125 + values)) as u64 + masks::kept_bytes(model)
-    }
-
-    fn pruning_work(&self, pruning: &Pruning, model: &Spec) -> Work {
-        let Some(drawn) = &pruning.calibration else { return Work::default() };
-        let kind = self.recipe.method.get(pruning.method).statistic();
-        let solving = Work::walking(work::solving(model, kind));
-        match self.shares_statistics() {
-            true => solving,
-            false => Work::walking(solving.walking + self.calibrating_work(kind, drawn, model)),
-        }
-    }
-
-    fn calibrating_work(&self, kind: StatisticKind, drawn: &Drawn, model: &Spec) -> f64 {
-        let c = &self.recipe.calibration[&drawn.name];
-        work::calibration(model, &self.recipe.prune, kind, c.windows.saturating_mul(c.length), c.length)
+        self.cache.read_json(self.keys.as_ref()?.samples(name))
     }
 
     /// Whether the dense model feeds all statistics, so that cells of a calibration share them. Otherwise they share the
@@ -341,26 +212,171 @@ impl Planner<'_> {
     fn shares_statistics(&self) -> bool {
         self.recipe.prune.propagation == Propagation::Dense
     }
+}
+
+/// A cell, to make stages of its entries.
+struct OfCell<'p> {
+    planner: &'p Planner<'p>,
+    cell: &'p Cell,
+    keys: Option<&'p CellKeys<'p>>,
+    /// What the cell computes.
+    model: Option<&'p Spec>,
+}
+
+impl OfCell<'_> {
+    fn stages(&self, entry: Entry) -> Vec<PlannedStage> {
+        match (entry.stage, entry.of) {
+            (_, Of::Calibration) => self.calibration(),
+            (Stage::Windows | Stage::Prompts, Of::Suite(name)) => vec![self.samples(entry, name)],
+            (Stage::Pruned, _) => self.pruning(entry),
+            (Stage::Errors, Of::Suite(name)) => vec![self.errors(entry, name)],
+            // Other cells need them, and have them when the dense one is done.
+            (Stage::Teacher, Of::Suite(name)) if *self.cell == Cell::Dense => vec![self.teacher(entry, name)],
+            (Stage::Scores, Of::Suite(name)) => vec![self.scores(entry, name)],
+            (Stage::Answers, Of::Suite(name)) => self.answers(entry, name).into_iter().collect(),
+            _ => vec![],
+        }
+    }
+
+    /// The stage that an entry is.
+    fn stage(&self, name: String, entry: Entry, bytes: Option<u64>, work: Option<Work>) -> PlannedStage {
+        self.planner.stage(name, entry.stage, self.keys.and_then(|keys| keys.key(entry)), bytes, work)
+    }
+
+    /// Whether all entries of such are there.
+    fn has_all(&self, is_wanted: impl Fn(Entry) -> bool) -> Option<bool> {
+        let keys = self.keys?;
+        let mut wanted = keys.entries().filter(|&entry| is_wanted(entry)).filter_map(|entry| keys.key(entry));
+        Some(wanted.all(|key| self.planner.has(key)))
+    }
+
+    fn calibration(&self) -> Vec<PlannedStage> {
+        let (recipe, Some(Drawn { name, seed })) = (self.planner.recipe, self.cell.drawn()) else { return vec![] };
+        calibration::origin(recipe, name).stages(self.planner, Ask::of(recipe, name, *seed))
+    }
+
+    /// The windows or prompts of a suite.
+    fn samples(&self, entry: Entry, suite: &str) -> PlannedStage {
+        let bytes = self.tokens(suite).map(|t| 6u64.saturating_mul(t as u64));
+        self.stage(format!("{} of suite {suite}", entry.stage.as_str()), entry, bytes, Some(Work::default()))
+    }
+
+    fn tokens(&self, suite: &str) -> Option<usize> {
+        self.planner.sizes[suite].tokens
+    }
+
+    /// The tokens of a suite, with the model that they go through.
+    fn passing(&self, suite: &str) -> Option<(usize, &Spec)> {
+        self.tokens(suite).zip(self.model)
+    }
+
+    /// Tokens of a window, or a row's share of all.
+    fn length(&self, suite: &str) -> usize {
+        match self.planner.recipe.suite[suite].unit() {
+            Unit::Windows(unit) => unit.length,
+            Unit::Rows(_) => self.tokens(suite).unwrap_or(0) / self.planner.sizes[suite].rows.unwrap_or(1).max(1),
+        }
+    }
+
+    fn teacher(&self, entry: Entry, suite: &str) -> PlannedStage {
+        let (both, length) = (self.passing(suite), self.length(suite));
+        let bytes = both.map(|(t, c)| (4 * c.hidden as u64).saturating_mul(t as u64));
+        let work = both.map(|(t, c)| Work::walking(work::forward(c, t, length)));
+        self.stage(format!("teacher on {suite}"), entry, bytes, work)
+    }
+
+    fn scores(&self, entry: Entry, suite: &str) -> PlannedStage {
+        let (dense, length) = (*self.cell == Cell::Dense, self.length(suite));
+        let work = self.passing(suite).map(|(t, c)| {
+            let forward = if dense { 0.0 } else { work::forward(c, t, length) };
+            Work { walking: forward, after: work::scoring(c, t) }
+        });
+        let bytes = self.tokens(suite).map(|t| t as u64 / 2);
+        self.stage(format!("score {} on {suite}", self.cell.id()), entry, bytes, work)
+    }
+
+    fn answers(&self, entry: Entry, suite: &str) -> Option<PlannedStage> {
+        let Unit::Rows(unit) = self.planner.recipe.suite[suite].unit() else { return None };
+        let (rows, length) = (self.planner.sizes[suite].rows, self.length(suite));
+        let new_tokens = rows.map(|rows| rows.saturating_mul(unit.decoding.max_new_tokens));
+        let work = new_tokens.zip(self.passing(suite)).map(|(new, (t, c))| {
+            let heads = new as f64 * (2 * c.vocabulary * c.hidden) as f64;
+            Work { walking: 0.0, after: work::forward(c, t.saturating_add(new), length) + heads }
+        });
+        let bytes = new_tokens.map(|t| 4 * t as u64);
+        Some(self.stage(format!("answers of {} on {suite}", self.cell.id()), entry, bytes, work))
+    }
+
+    /// The output errors of a cell's pruned weights on tokens of a suite: their way through the blocks, and the product
+    /// with each dense weight and with the pruned one.
+    fn errors(&self, entry: Entry, suite: &str) -> PlannedStage {
+        let model = self.planner.inputs.map(|i| &i.spec);
+        let work = |c: &Spec| Work::walking(3.0 * work::forward(c, ERROR_TOKENS, ERROR_TOKENS_OF_PASSAGE));
+        let bytes = |c: &Spec| 20 * c.blocks.iter().map(|block| block.linears.len()).sum::<usize>() as u64;
+        self.stage(format!("errors of {} on {suite}", self.cell.id()), entry, model.map(bytes), model.map(work))
+    }
+
+    /// The statistics of a cell's calibration, where cells share them, and its pruning; whoever has nothing to prune needs
+    /// none.
+    fn pruning(&self, entry: Entry) -> Vec<PlannedStage> {
+        let Some(pruning) = self.cell.pruning() else { return vec![] };
+        let prune = self.prune(entry, pruning);
+        let drawn = pruning.calibration.as_ref().filter(|_| self.planner.shares_statistics());
+        let statistics = drawn.map(|drawn| self.statistics(pruning, drawn));
+        let is_needed = |statistics: &PlannedStage| prune.is_to_do() || !statistics.is_to_do();
+        statistics.filter(is_needed).into_iter().chain([prune.clone()]).collect()
+    }
+
+    /// The pruning, which a suite that is new to a finished cell needs again where the cell's blocks have made room for
+    /// others.
+    fn prune(&self, entry: Entry, pruning: &Pruning) -> PlannedStage {
+        let model = self.planner.inputs.map(|i| &i.spec);
+        let (bytes, work) = (model.map(|m| self.kept_bytes(pruning, m)), model.map(|m| self.pruning_work(pruning, m)));
+        let cached = self.has_all(|entry| entry.stage == Stage::Block).map(|all_kept| {
+            let is_finished = || self.has_all(|entry| entry.need() == Need::Result);
+            all_kept || is_finished() == Some(true)
+        });
+        PlannedStage { name: format!("prune {}", self.cell.id()), stage: entry.stage, cached, bytes, work }
+    }
+
+    /// Bytes of a cell's pruned blocks: a bit a weight, what SparseGPT made of those that are left, and their masks.
+    fn kept_bytes(&self, pruning: &Pruning, model: &Spec) -> u64 {
+        let (recipe, weights) = (self.planner.recipe, model.linear_parameters() as f64);
+        let changes = recipe.method.get(pruning.method).statistic() == StatisticKind::Gram;
+        let width = candle_core::DType::from(recipe.model.dtype).size_in_bytes() as f64;
+        let values = if changes { (1.0 - pruning.sparsity.ratio()) * width } else { 0.0 };
+        (weights * (0.125 + values)) as u64 + masks::kept_bytes(model)
+    }
+
+    fn pruning_work(&self, pruning: &Pruning, model: &Spec) -> Work {
+        let Some(drawn) = &pruning.calibration else { return Work::default() };
+        let kind = self.planner.recipe.method.get(pruning.method).statistic();
+        let solving = Work::walking(work::solving(model, kind));
+        match self.planner.shares_statistics() {
+            true => solving,
+            false => Work::walking(solving.walking + self.calibrating_work(kind, drawn, model)),
+        }
+    }
+
+    fn calibrating_work(&self, kind: StatisticKind, drawn: &Drawn, model: &Spec) -> f64 {
+        let recipe = self.planner.recipe;
+        let c = &recipe.calibration[&drawn.name];
+        work::calibration(model, &recipe.prune, kind, c.windows.saturating_mul(c.length), c.length)
+    }
 
     /// The statistics of a calibration, of all blocks.
-    fn statistics(&self, cell: &Cell, pruning: &Pruning, drawn: &Drawn) -> PlannedStage {
-        let kind = self.recipe.method.get(pruning.method).statistic();
+    fn statistics(&self, pruning: &Pruning, drawn: &Drawn) -> PlannedStage {
+        let kind = self.planner.recipe.method.get(pruning.method).statistic();
         let what = if kind == StatisticKind::Gram { "Gram matrices" } else { "norms" };
-        let model = self.inputs.map(|i| &i.spec);
+        let model = self.planner.inputs.map(|i| &i.spec);
         let bytes = |model: &Spec| {
             let of_site = |d: usize| if kind == StatisticKind::Gram { d * d } else { d };
             4 * work::columns(model).map(of_site).sum::<usize>() as u64
         };
-        let is_cached = |(inputs, model): (&Inputs, &Spec)| {
-            let progress =
-                Progress::of(self.cache, inputs.pruned_key(self.recipe, cell), inputs.statistics(self.recipe, cell));
-            (0..model.blocks.len())
-                .all(|index| progress.has_statistics(index, inputs.skip.sites(index, &model.blocks[index])))
-        };
         PlannedStage {
             name: format!("{what} of calibration {}, seed {}", drawn.name, drawn.seed),
             stage: Stage::Statistic,
-            cached: self.inputs.zip(model).map(is_cached),
+            cached: self.has_all(|entry| entry.stage == Stage::Statistic),
             bytes: model.map(bytes),
             work: model.map(|model| Work::walking(self.calibrating_work(kind, drawn, model))),
         }

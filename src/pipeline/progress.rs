@@ -9,9 +9,10 @@ use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::cache::{Cache, Key, Stage};
+use super::cache::{Cache, Key};
 use super::cell::{BlockRecord, ErrorsRecord, PrunedRecord};
 use super::errors::HeldOut;
+use super::keys::Place;
 use super::masks::BlockMasks;
 use super::stream::Stream;
 use crate::digest::Digest;
@@ -23,9 +24,7 @@ use crate::prune::Packed;
 /// A cell's place in the cache.
 pub struct Progress<'a> {
     cache: &'a Cache,
-    pruned: Key,
-    /// What tells the statistics of its calibration, as the dense model gives them, from others.
-    statistics: Option<Digest>,
+    place: Place,
     /// When the walk's standing was last saved, and what that took.
     saved: Cell<(Instant, Option<Duration>)>,
 }
@@ -67,24 +66,14 @@ struct StandingHeader {
 }
 
 impl<'a> Progress<'a> {
-    /// The progress of the cell whose pruning has this key, and whose calibration has these statistics.
-    pub fn of(cache: &'a Cache, pruned: Key, statistics: Option<Digest>) -> Self {
-        Self { cache, pruned, statistics, saved: Cell::new((Instant::now(), None)) }
+    /// The progress of the cell that has this place.
+    pub fn of(cache: &'a Cache, place: Place) -> Self {
+        Self { cache, place, saved: Cell::new((Instant::now(), None)) }
     }
 
     /// The entry of a pruned block.
     pub fn block_key(&self, index: usize) -> Key {
-        Stage::Block.key(&(self.pruned.digest(), index))
-    }
-
-    /// The entry of which weights are left of it.
-    pub fn masks_key(&self, index: usize) -> Key {
-        Stage::Mask.key(&(self.pruned.digest(), index))
-    }
-
-    /// The entry of where the walk stands.
-    pub fn walk_key(&self) -> Key {
-        Stage::Walk.key(&self.pruned.digest())
+        self.place.block(index)
     }
 
     /// Whether the pruned block is there.
@@ -94,7 +83,7 @@ impl<'a> Progress<'a> {
 
     /// The entry of a site's statistic as the dense model gives it; None where the cell has no calibration.
     pub fn statistics_key(&self, index: usize, site: usize) -> Option<Key> {
-        Some(Stage::Statistic.key(&(self.statistics?, index, site)))
+        self.place.statistic(index, site)
     }
 
     /// Whether the statistics of these sites of a block are there.
@@ -131,7 +120,7 @@ impl<'a> Progress<'a> {
         let linears = block.linears.iter().zip(changed);
         let packed: Vec<Packed> =
             linears.map(|(linear, &changed)| Packed::of(linear.weight(), changed, dtype)).collect::<Result<_>>()?;
-        let masks = (self.masks_key(index), BlockMasks::of(record, &packed)?);
+        let masks = (self.place.mask(index), BlockMasks::of(record, &packed)?);
         let with_values: Vec<bool> = packed.iter().map(|packed| packed.values.is_some()).collect();
         let parts = packed.into_iter().flat_map(|Packed { left, values }| [left].into_iter().chain(values)).collect();
         Ok(PackedBlock { key: self.block_key(index), about: (record.clone(), with_values), parts, masks })
@@ -162,7 +151,7 @@ impl<'a> Progress<'a> {
     /// Which weights are left of a pruned block: as it was noted, or of the block, where an earlier version pruned it. None
     /// where both entries are lost.
     pub fn masks(&self, index: usize) -> Option<BlockMasks> {
-        let key = self.masks_key(index);
+        let key = self.place.mask(index);
         BlockMasks::read(self.cache, key).or_else(|| {
             let (record, packed) = self.packed_block(index)?;
             let masks = BlockMasks::of(&record, &packed).ok()?;
@@ -206,7 +195,7 @@ impl<'a> Progress<'a> {
             suites: (standing.suites.iter()).map(|s| (s.id.to_string(), s.stream.hidden().count())).collect(),
             held_out: held_out.map(|h| (h.id.to_string(), h.errors.clone(), h.stream.hidden().count())),
         };
-        self.cache.write_tensors(self.walk_key(), &header, &tensors)?;
+        self.cache.write_tensors(self.place.walk(), &header, &tensors)?;
         self.saved.set((Instant::now(), Some(started.elapsed())));
         Ok(())
     }
@@ -214,7 +203,7 @@ impl<'a> Progress<'a> {
     /// Goes on from where a walk was saved, if that has every suite of `start`, and its held-out tokens: hidden states and
     /// record are from there. Else, this is `start` itself.
     pub fn resume(&self, mut start: Standing, device: &Device) -> Result<Standing> {
-        let read: Option<(StandingHeader, _)> = self.cache.read_tensors(self.walk_key());
+        let read: Option<(StandingHeader, _)> = self.cache.read_tensors(self.place.walk());
         let Some((header, tensors)) = read else { return Ok(start) };
         let mut tensors = tensors.into_iter();
         let of_calibration: Vec<Tensor> = tensors.by_ref().take(header.calibration.unwrap_or(0)).collect();
@@ -254,7 +243,7 @@ impl<'a> Progress<'a> {
 
     /// Forgets where the walk stood.
     pub fn forget(&self) {
-        self.cache.remove(self.walk_key());
+        self.cache.remove(self.place.walk());
     }
 }
 

@@ -26,7 +26,7 @@ pub struct Pruning {
 }
 
 /// A calibration set, as drawn by a seed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Drawn {
     pub name: String,
     pub seed: u64,

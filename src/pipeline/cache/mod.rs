@@ -6,6 +6,7 @@
 
 mod keep;
 mod limit;
+mod present;
 mod studies;
 mod tensors;
 
@@ -22,6 +23,7 @@ use tempfile::NamedTempFile;
 
 pub use keep::{Hold, Trimmed, Usage, remove_unfinished};
 pub use limit::{Limit, LimitBy};
+pub use present::Present;
 pub use studies::KnownStudy;
 
 use crate::digest::Digest;

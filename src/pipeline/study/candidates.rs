@@ -5,6 +5,7 @@ use std::ops::Range;
 use anyhow::{Result, ensure};
 
 use super::super::cache::Key;
+use super::super::keys::Place;
 use super::super::progress::Progress;
 use super::super::stop_if_interrupted;
 use super::super::walk::Walk;
@@ -39,7 +40,7 @@ impl Study<'_> {
 
     fn losses_of(&self, key: Key, passages: &[Passage]) -> Result<Vec<f64>> {
         let plain = self.plain_walk(&Cell::Dense)?;
-        let progress = Progress::of(self.cache, key, None);
+        let progress = Progress::of(self.cache, Place { pruned: key, statistics: None });
         let walk = Walk { suites: vec![(key.digest(), passages)], progress, ..plain };
         self.ensure_memory(&walk)?;
         let walked = walk.run()?;

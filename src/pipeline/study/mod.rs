@@ -21,10 +21,11 @@ use super::cache::{Cache, Key, Unwritable};
 use super::cell::{CellRecord, ErrorsRecord, PrunedRecord, ScoresRecord, Seconds, Spent, Status, SuiteRecord};
 use super::errors::held_out;
 use super::inputs::Inputs;
+use super::keys::{Keys, Need};
 use super::material::Material;
 use super::memory::{self, Load};
 use super::progress::Progress;
-use super::walk::{Pruner, Walk, sees_dense};
+use super::walk::{Pruner, Walk};
 use super::{Doing, Interrupted, Watch, stop_if_interrupted};
 use crate::calibration::{self, Ask, Made, Making};
 use crate::data::Passage;
@@ -55,6 +56,7 @@ pub struct Study<'a> {
     watch: &'a dyn Watch,
     model: Model,
     /// What all devices share.
+    keys: Arc<Keys<'a>>,
     tokenizer: Arc<Tokenizer>,
     materials: Arc<BTreeMap<String, Material>>,
     /// What each seed draws of each calibration set.
@@ -97,7 +99,9 @@ impl<'a> Study<'a> {
         let model = Model::open(&inputs.model, recipe.model.dtype.into(), device)?;
         let tokenizer = Arc::new(inputs.model.tokenizer()?.on(recipe.model.date));
         let (materials, drawn, ends, on_device) = Default::default();
-        let mut study = Self { recipe, inputs, cache, watch, model, tokenizer, materials, drawn, ends, on_device };
+        let keys = Arc::new(Keys::of(recipe, inputs));
+        let mut study =
+            Self { recipe, inputs, cache, keys, watch, model, tokenizer, materials, drawn, ends, on_device };
         let mut materials = BTreeMap::new();
         for (name, suite) in &recipe.suite {
             stop_if_interrupted(watch)?;
@@ -131,8 +135,8 @@ impl<'a> Study<'a> {
         let Self { recipe, inputs, cache, .. } = *self;
         let model = Model::open(&inputs.model, recipe.model.dtype.into(), device)?;
         let (tokenizer, materials, drawn) = (self.tokenizer.clone(), self.materials.clone(), self.drawn.clone());
-        let (ends, on_device) = Default::default();
-        Ok(Self { recipe, inputs, cache, watch, model, tokenizer, materials, drawn, ends, on_device })
+        let (keys, (ends, on_device)) = (self.keys.clone(), Default::default());
+        Ok(Self { recipe, inputs, cache, keys, watch, model, tokenizer, materials, drawn, ends, on_device })
     }
 
     pub fn recipe(&self) -> &Recipe {
@@ -169,65 +173,46 @@ impl<'a> Study<'a> {
         &self.materials
     }
 
+    /// What its cells lie under in the cache.
+    pub fn keys(&self) -> &Keys<'a> {
+        &self.keys
+    }
+
     /// The entries of the cache that the study is made of, but for [`Study::progress_entries`].
     pub fn entries(&self) -> Vec<Key> {
-        let (recipe, inputs) = (self.recipe, self.inputs);
-        let cells = crate::recipe::cells(recipe);
-        let mut keys = Vec::new();
-        for name in recipe.suite.keys() {
-            keys.extend([inputs.suite_key(recipe, name), inputs.teacher_key(recipe, name)]);
-        }
-        for cell in &cells {
-            let drawn = cell.drawn();
-            keys.extend(drawn.into_iter().flat_map(|Drawn { name, seed }| {
-                calibration::origin(recipe, name).entries(inputs, Ask::of(recipe, name, *seed))
-            }));
-            keys.push(inputs.pruned_key(recipe, cell));
-            keys.extend(inputs.errors_key(recipe, cell));
-            let progress = self.progress(cell);
-            if cell.pruning().is_some() {
-                keys.extend((0..self.model.spec.blocks.len()).map(|index| progress.masks_key(index)));
-            }
-            for index in (0..self.model.spec.blocks.len()).filter(|&index| sees_dense(&recipe.prune, index)) {
-                let sites = self.inputs.skip.sites(index, &self.model.spec.blocks[index]);
-                keys.extend(sites.filter_map(|site| progress.statistics_key(index, site)));
-            }
-            for name in recipe.suite.keys() {
-                keys.push(inputs.scores_key(recipe, cell, name));
-                keys.extend(inputs.answers_key(recipe, cell, name));
-            }
-        }
-        keys
+        self.keys.of_all(&crate::recipe::cells(self.recipe), |entry| entry.need() != Need::OnTheWay)
     }
 
     /// The entries that a cell needs until it is done.
     pub fn progress_entries(&self, cell: &Cell) -> Vec<Key> {
-        let progress = self.progress(cell);
-        (0..self.model.spec.blocks.len()).map(|index| progress.block_key(index)).chain([progress.walk_key()]).collect()
+        self.keys.of_cell(cell).filtered(|entry| entry.need() == Need::OnTheWay)
     }
 
     /// A cell that was finished before.
     pub fn finished(&self, cell: &Cell) -> Option<Outcome> {
-        let pruned = self.cache.read_json(self.inputs.pruned_key(self.recipe, cell))?;
+        let keys = self.keys.of_cell(cell);
+        // What is not even there need not be read.
+        let pruned = if keys.is_finished(self.cache) { self.cache.read_json(keys.pruned())? } else { return None };
         let (suites, missing) = self.found(cell);
         let errors = self.errors(cell);
-        let is_whole = missing.is_empty() && (errors.is_some() || self.inputs.errors_key(self.recipe, cell).is_none());
+        let is_whole = missing.is_empty() && (errors.is_some() || keys.errors().is_none());
         let record = CellRecord { cell: cell.clone(), status: Status::Done, pruned: Some(pruned), errors };
         is_whole.then_some(Outcome { record, suites, spent: None })
     }
 
     /// What the cache has of a cell's output errors.
     fn errors(&self, cell: &Cell) -> Option<ErrorsRecord> {
-        self.cache.read_json(self.inputs.errors_key(self.recipe, cell)?)
+        self.cache.read_json(self.keys.of_cell(cell).errors()?)
     }
 
     /// What the cache has of a cell's results, and what it lacks.
     fn found(&self, cell: &Cell) -> (IndexMap<String, SuiteRecord>, Vec<Missing<'_>>) {
         let (mut found, mut missing) = (IndexMap::new(), Vec::new());
+        let keys = self.keys.of_cell(cell);
         for (name, suite) in &self.recipe.suite {
             let scored = suite.is_scored();
-            let scores_key = scored.then(|| self.inputs.scores_key(self.recipe, cell, name));
-            let answers_key = self.inputs.answers_key(self.recipe, cell, name);
+            let scores_key = scored.then(|| keys.scores(name));
+            let answers_key = keys.answers(name);
             let record = SuiteRecord {
                 scores: scores_key.and_then(|key| self.cache.read_json(key)),
                 answers: answers_key.and_then(|key| self.cache.read_json(key)),
@@ -257,7 +242,7 @@ impl<'a> Study<'a> {
         let computed = panic::catch_unwind(AssertUnwindSafe(compute));
         let status = match computed.unwrap_or_else(|panic| Err(guard::defect(&*panic))) {
             Ok((pruned, spent)) => {
-                self.cache.write_json(self.inputs.pruned_key(self.recipe, cell), &pruned)?;
+                self.cache.write_json(self.keys.of_cell(cell).pruned(), &pruned)?;
                 self.progress(cell).forget();
                 let record = CellRecord { cell: cell.clone(), status: Status::Done, pruned: Some(pruned), errors };
                 return Ok(Outcome { record, suites, spent: Some(spent) });
@@ -272,9 +257,7 @@ impl<'a> Study<'a> {
     }
 
     fn progress(&self, cell: &Cell) -> Progress<'_> {
-        let (pruned, statistics) =
-            (self.inputs.pruned_key(self.recipe, cell), self.inputs.statistics(self.recipe, cell));
-        Progress::of(self.cache, pruned, statistics)
+        Progress::of(self.cache, self.keys.of_cell(cell).place)
     }
 
     /// Prunes, measures, scores and generates what is missing; each suite's results are kept as soon as they are there.
@@ -286,13 +269,13 @@ impl<'a> Study<'a> {
         errors: &mut Option<ErrorsRecord>,
     ) -> Result<(PrunedRecord, Spent)> {
         device::forget_peak(&self.model.device);
-        let mut seconds = Seconds::default();
+        let (keys, mut seconds) = (self.keys.of_cell(cell), Seconds::default());
         let opened = cell.checkpoint().map(|name| self.open_checkpoint(name)).transpose()?;
         let subject = opened.as_ref().map_or_else(|| self.subject(), |opened| Ok(opened.subject()))?;
         let pruner = self.pruner(cell);
         let calibration = self.calibration_passages(cell)?;
         let scored: Vec<&str> = missing.iter().filter(|m| m.scores).map(|m| m.name).collect();
-        let errors_key = self.inputs.errors_key(self.recipe, cell).filter(|_| errors.is_none());
+        let errors_key = keys.errors().filter(|_| errors.is_none());
         let error_suite = self.recipe.error_suite().and_then(|name| self.materials.get(name));
         let held_out = error_suite.map(|material| held_out(&material.passages)).unwrap_or_default();
         let walk = Walk {
@@ -328,7 +311,7 @@ impl<'a> Study<'a> {
             seconds.forward += suite.seconds;
             seconds.score += started.elapsed().as_secs_f64();
             let scores = ScoresRecord { samples, choices };
-            self.cache.write_json(self.inputs.scores_key(self.recipe, cell, name), &scores)?;
+            self.cache.write_json(keys.scores(name), &scores)?;
             suites.entry(name.to_string()).or_default().scores = Some(scores);
         }
         let asked: Vec<&str> = missing.iter().filter(|m| m.answers).map(|m| m.name).collect();
@@ -340,7 +323,7 @@ impl<'a> Study<'a> {
             seconds.generate += started.elapsed().as_secs_f64();
             generated += answers.tokens;
             before += answers.texts.len();
-            let key = self.inputs.answers_key(self.recipe, cell, name).expect("a suite that lacks answers has a key");
+            let key = keys.answers(name).expect("a suite that lacks answers has a key");
             self.cache.write_json(key, &answers)?;
             suites.entry(name.to_owned()).or_default().answers = Some(answers);
         }
@@ -441,7 +424,7 @@ impl<'a> Study<'a> {
 
     /// What a suite has go through the model, and what tells it from others.
     fn passages(&self, suite: &str) -> (Digest, &[Passage]) {
-        (self.inputs.suite_key(self.recipe, suite).digest(), &self.materials[suite].passages)
+        (self.keys.samples(suite).digest(), &self.materials[suite].passages)
     }
 }
 

@@ -20,7 +20,7 @@ impl Study<'_> {
         if let Some(states) = self.on_device().get(suite) {
             return Ok(states.clone());
         }
-        if let Some(((), mut states)) = self.cache.read_tensors(self.inputs.teacher_key(self.recipe, suite))
+        if let Some(((), mut states)) = self.cache.read_tensors(self.keys.teacher(suite))
             && let Some(states) = states.pop()
         {
             return self.keep_on_device(suite, states);
@@ -51,7 +51,7 @@ impl Study<'_> {
             true => Tensor::zeros((0, self.model.spec.embedding.width), DType::F32, &Device::Cpu)?,
             false => Tensor::cat(&parts, 0)?,
         };
-        let key = self.inputs.teacher_key(self.recipe, suite);
+        let key = self.keys.teacher(suite);
         self.cache.write_tensors(key, &(), &[states.to_device(&Device::Cpu)?])?;
         self.keep_on_device(suite, states)
     }

@@ -12,7 +12,7 @@ use crate::recipe::{Unit, WindowUnit};
 impl Study<'_> {
     pub(super) fn read_material(&self, name: &str) -> Result<Material> {
         let suite = &self.recipe.suite[name];
-        let (key, input) = (self.inputs.suite_key(self.recipe, name), &self.inputs.suites[name]);
+        let (key, input) = (self.keys.samples(name), &self.inputs.suites[name]);
         if let Unit::Windows(WindowUnit { packing, length, windows }) = suite.unit() {
             let windows = self.windows(key, input, (packing, length, windows))?;
             return Ok(Material::of_windows(&windows));
