@@ -138,7 +138,8 @@ impl SubmitArgs {
     fn job(&self, found: &Found, folder: &Path, jobs: &Path) -> Result<Job> {
         let study = &self.study;
         let program = std::env::current_exe().context("where this program lies")?;
-        let is_of_the_program = bundled::recipe(&study.recipe).is_some();
+        // A recipe of the program's does not change, nor does the copy of standard input.
+        let can_change = bundled::recipe(&study.recipe).is_none() && study.recipe.as_os_str() != "-";
         let recipe = self.recipe_of_workers(jobs);
         let machinery = &study.machinery;
         let mut shared: Vec<String> = vec![text(&recipe)?];
@@ -163,7 +164,7 @@ impl SubmitArgs {
             program: text(&program)?,
             folder: text(folder)?,
             jobs: text(jobs)?,
-            recipe: (!is_of_the_program).then(|| text(&recipe)).transpose()?,
+            recipe: can_change.then(|| text(&recipe)).transpose()?,
             work: arguments("work").collect(),
             run,
             workers,
