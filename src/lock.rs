@@ -44,15 +44,19 @@ impl std::fmt::Display for Holder {
 
 impl Holder {
     fn this() -> Self {
-        let name = fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok());
-        let host = name.map(|n| n.trim().to_owned()).filter(|n| !n.is_empty());
-        Self { pid: std::process::id(), host: host.unwrap_or_else(|| "this machine".into()) }
+        Self { pid: std::process::id(), host: host() }
     }
 
     /// The holder that a lock's file names in its first line.
     fn of(text: &str) -> Option<Self> {
         serde_json::from_str(text.lines().next()?).ok()
     }
+}
+
+/// What this machine is called.
+pub fn host() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok());
+    name.map(|n| n.trim().to_owned()).filter(|n| !n.is_empty()).unwrap_or_else(|| "this machine".into())
 }
 
 /// What became of an attempt to take a lock.

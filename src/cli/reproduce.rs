@@ -107,11 +107,9 @@ impl ReproduceArgs {
             fetcher: &fetcher,
             cache: &cache,
             limit: &limit,
-            out: &out,
-            replaces: self.replace,
             screen: &terminal,
         }
-        .to_tables();
+        .to_tables(&out, self.replace);
         terminal.clear();
         let mut after = ran?;
 

@@ -27,11 +27,9 @@ impl StudyArgs {
             fetcher: &fetcher,
             cache: &cache,
             limit: &limit,
-            out: &out,
-            replaces: self.replace,
             screen: &terminal,
         }
-        .to_tables();
+        .to_tables(&out, self.replace);
         terminal.clear();
         let manifest = ran?;
 

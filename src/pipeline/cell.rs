@@ -87,7 +87,7 @@ pub struct LayerRecord {
 }
 
 /// What a cell took of the run that computed it, or what the cache lacked of it.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Spent {
     pub seconds: Seconds,
     /// Tokens that were generated.
@@ -110,7 +110,7 @@ impl Spent {
 }
 
 /// Where a cell's time went, in seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Seconds {
     /// Reading weights, statistics, and the calibration windows' way through the blocks.
     pub calibrate: f64,

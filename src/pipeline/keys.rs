@@ -313,6 +313,13 @@ impl<'k> CellKeys<'k> {
         results.all(|entry| self.key(entry).is_none_or(|key| cache.contains(key)))
     }
 
+    /// What the cell is claimed as by whoever runs it: all that it comes to.
+    pub fn claimed_as(&self) -> Digest {
+        let results: Vec<Digest> =
+            self.filtered(|entry| entry.need() == Need::Result).iter().map(Key::digest).collect();
+        Digest::of(&("cell", results))
+    }
+
     /// What pruning came to.
     pub fn pruned(&self) -> Key {
         self.place.pruned

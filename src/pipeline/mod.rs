@@ -5,6 +5,7 @@ pub mod bench;
 mod cache;
 mod cell;
 mod checkpoint;
+mod claims;
 mod errors;
 mod export;
 mod inputs;
@@ -29,6 +30,7 @@ pub use cell::{
     SuiteRecord,
 };
 pub use checkpoint::InputCheckpoint;
+pub use claims::{Claim, Claimant, Claims, Ended, Pause, Taken, done};
 pub use export::{check_export, export, saving};
 pub use inputs::{InputPart, Inputs};
 pub use judging::Judges;

@@ -30,11 +30,15 @@ impl Board<'_> {
 
     /// Adds a cell that has ended, to the tables too.
     pub fn add(&mut self, i: usize, outcome: Outcome) -> Result<()> {
-        let study = self.study;
         let cell = outcome.record.cell.clone();
-        self.finished[i] = Some(Finished::new(study.recipe(), study.materials(), outcome));
+        self.note(i, outcome);
         self.write()?;
-        self.tenant.leaves(study, &cell)
+        self.tenant.leaves(self.study, &cell)
+    }
+
+    /// Adds a cell that has ended, for when the tables are next written.
+    pub fn note(&mut self, i: usize, outcome: Outcome) {
+        self.finished[i] = Some(Finished::new(self.study.recipe(), self.study.materials(), outcome));
     }
 
     /// Writes the tables.

@@ -1,12 +1,13 @@
 //! A study as a library call: a recipe in, tables out.
 //!
-//! [`Run`] is the front door. `queue.rs` says who runs which cell, `board.rs` has the finished ones and writes the tables,
-//! `tenant.rs` keeps the study's place in the cache.
+//! [`Run`] is the front door. `queue.rs` says who runs which cell, `working.rs` is a device that does, `board.rs` has the
+//! finished ones and writes the tables, `tenant.rs` keeps the study's place in the cache.
 
 mod board;
 mod queue;
 pub mod room;
 mod tenant;
+mod working;
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -18,15 +19,16 @@ use candle_core::Device;
 use crate::data::Library;
 use crate::model::device;
 use crate::pipeline::{
-    Cache, CellRecord, Forecast, Inputs, Judges, Limit, Outcome, Room, Status, Study, Watch, check_export, plan,
+    Cache, Forecast, Inputs, Judges, Limit, Outcome, Room, Status, Study, Watch, check_export, plan,
 };
 use crate::recipe::{Cell, Layers, Recipe, cells};
-use crate::results::{Finished, Intended, Manifest, Results};
+use crate::results::{Intended, Manifest, Results};
 use crate::source::Fetcher;
 use board::Board;
-use queue::Worker;
+use queue::Patience;
 pub use room::{ago, gone};
 use tenant::Tenant;
+use working::{Working, finished};
 
 /// What shows a study while it runs.
 pub trait Screen: Sync {
@@ -50,86 +52,115 @@ pub struct Run<'a> {
     pub cache: &'a Cache,
     /// What the cache may hold.
     pub limit: &'a Limit,
-    pub out: &'a Path,
-    /// Whether another study's results there are overwritten.
-    pub replaces: bool,
     pub screen: &'a dyn Screen,
 }
 
-/// A device that runs cells.
-struct Working<'a> {
-    study: &'a Study<'a>,
-    watch: &'a dyn Watch,
-    judges: &'a Judges<'a>,
-    cells: &'a [Cell],
+/// What a worker has seen of a study's cells.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Worked {
+    /// Those that it ran.
+    pub ran: usize,
+    /// Those of them that failed, or were not run because the dense cell fails.
+    pub failed: usize,
 }
 
 impl Run<'_> {
-    /// Runs what is not done, cell by cell, as many at once as there are devices, and writes the tables after each.
+    /// Runs what is not done, cell by cell, as many at once as there are devices, and writes the tables into `out`; another
+    /// study's results there are overwritten only where it `replaces` them. What workers have, it waits for.
     ///
     /// # Errors
     /// What is no fault of a cell. Cells that fail are counted in the manifest.
-    pub fn to_tables(&self) -> Result<Manifest> {
-        let Self { recipe, library, cache, limit, screen, .. } = *self;
+    pub fn to_tables(&self, out: &Path, replaces: bool) -> Result<Manifest> {
+        let Self { recipe, library, cache, screen, .. } = *self;
         let started = Instant::now();
-        let results = Results::create(self.out)?;
-        let mut tenant = Tenant::new(cache, limit);
+        let results = Results::create(out)?;
+        let mut tenant = Tenant::new(cache, self.limit);
         let devices = recipe.model.device.open()?;
         let inputs = self.inputs(&devices)?;
         let judges = Judges::open(recipe, cache, self.fetcher.offline)?;
-        if !self.replaces {
-            Intended { recipe, library, inputs: Some(&inputs) }.check(self.out)?;
+        if !replaces {
+            Intended { recipe, library, inputs: Some(&inputs) }.check(out)?;
         }
         let cells = cells(recipe);
         let watches: Vec<Box<dyn Watch>> = devices.iter().map(|_| screen.watch()).collect();
         let studies = self.studies(&inputs, &devices, &watches)?;
         let study = &studies[0];
-        let manifest = Manifest::new(recipe, self.path, library, study, &devices, self.out)?;
-        results.begin(&manifest, self.replaces)?;
+        let manifest = Manifest::new(recipe, self.path, library, study, &devices, out)?;
+        results.begin(&manifest, replaces)?;
 
         // What is finished goes into the tables first, so that going on with a study never shrinks them.
-        let mut outcomes: Vec<Option<Outcome>> = cells.iter().map(|cell| study.finished(cell)).collect();
+        let outcomes: Vec<Option<Outcome>> = cells.iter().map(|cell| finished(study, cell)).collect();
         let is_done: Vec<bool> = outcomes.iter().map(Option::is_some).collect();
         for (i, outcome) in outcomes.iter().enumerate() {
             outcome.iter().for_each(|outcome| watches[0].cell_ends(i + 1, cells.len(), outcome, true));
         }
-        let plan = plan(recipe, Some(&inputs), cache);
-        room::warn(&Room::of(&plan, cache, limit, self.out), cache);
-        screen.expect(Forecast::new(&plan, &is_done, devices.len()));
-        let unfinished = cells.iter().zip(&is_done).filter(|(_, is_done)| !**is_done).map(|(cell, _)| cell);
-        tenant.enters(study, recipe, (&cells, unfinished), self.out)?;
-
+        self.expect(&inputs, &is_done, devices.len(), out);
+        tenant.enters(study, &cells, &is_done, Some(out))?;
         // Better now than when the first cell is computed; a study that is finished may have no questions left.
         if is_done.contains(&false) {
             judges.reach()?;
         }
-        let working = |(study, watch)| Working { study, watch, judges: &judges, cells: &cells };
-        let workers: Vec<Working> = studies.iter().zip(watches.iter().map(|watch| &**watch)).map(working).collect();
-        // All others are compared with the dense cell.
-        let mut dense = match outcomes[0].take() {
-            Some(dense) => dense,
-            None => workers[0].compute(0).with_context(|| progress(0, &cells))?,
-        };
-        let dense_failed = matches!(dense.record.status, Status::Failed(_));
-        judges.judge(study.materials(), &mut dense)?;
-        outcomes.iter_mut().flatten().try_for_each(|outcome| judges.judge(study.materials(), outcome))?;
-        let finish = |outcome| Finished::new(recipe, study.materials(), outcome);
-        let mut finished: Vec<Option<Finished>> = outcomes.drain(..).map(|outcome| Some(finish(outcome?))).collect();
-        finished[0] = Some(finish(dense));
-        let waiting: Vec<usize> = (1..cells.len()).filter(|&i| finished[i].is_none()).collect();
+        let finished = cells.iter().map(|_| None).collect();
         let mut board = Board { study, results, manifest, started, screen, tenant, finished };
-        board.write()?;
-        if dense_failed {
-            waiting.into_iter().try_for_each(|i| board.add(i, not_run(&cells[i])))?;
-            return board.finish();
+        for (i, outcome) in outcomes.into_iter().enumerate() {
+            if let Some(mut outcome) = outcome {
+                judges.judge(study.materials(), &mut outcome)?;
+                board.note(i, outcome);
+            }
+        }
+        // All others are compared with it.
+        if is_done[0] {
+            board.write()?;
         }
 
         let board = Mutex::new(board);
         let board_now = || board.lock().unwrap_or_else(PoisonError::into_inner);
-        let ran = queue::run(&workers, waiting, |i, outcome| board_now().add(i, outcome));
+        let waiting = (0..cells.len()).filter(|&i| !is_done[i]);
+        let workers = self.workers(&studies, &watches, &cells, Patience::ForAll);
+        let ran = queue::run(&workers, waiting, Patience::ForAll, |i, mut outcome| {
+            judges.judge(study.materials(), &mut outcome)?;
+            board_now().add(i, outcome)
+        });
         let ended = board_now().ended();
-        ran.with_context(|| progress(ended, &cells))?;
-        board.into_inner().unwrap_or_else(PoisonError::into_inner).finish()
+        ran.with_context(|| format!("{ended} of {} cells are done; the same command goes on from there", cells.len()))?;
+        let manifest = board.into_inner().unwrap_or_else(PoisonError::into_inner).finish()?;
+        // Whoever looks for a cell finds it in the cache.
+        cache.claims().forget(&study.claimed());
+        Ok(manifest)
+    }
+
+    /// Runs cells that nobody has, one after the other, into the cache, from which [`Run::to_tables`] takes them: as one of any
+    /// number of workers on machines that share it. Ends when there is none left to take; what others have, it does not wait for.
+    ///
+    /// # Errors
+    /// What is no fault of a cell.
+    pub fn to_cache(&self) -> Result<Worked> {
+        let Self { recipe, cache, screen, .. } = *self;
+        let mut tenant = Tenant::new(cache, self.limit);
+        let devices = recipe.model.device.open()?;
+        let inputs = self.inputs(&devices)?;
+        let cells = cells(recipe);
+        let watches: Vec<Box<dyn Watch>> = devices.iter().map(|_| screen.watch()).collect();
+        let studies = self.studies(&inputs, &devices, &watches)?;
+        let study = &studies[0];
+        let is_done: Vec<bool> = cells.iter().map(|cell| study.is_finished(cell)).collect();
+        tenant.enters(study, &cells, &is_done, None)?;
+        // Workers begin at different cells, so that they seldom want the same.
+        let mut waiting: Vec<usize> = (0..cells.len()).filter(|&i| !is_done[i]).collect();
+        let from = waiting.first().map_or(0, |&first| usize::from(first == 0));
+        let others = &mut waiting[from..];
+        if !others.is_empty() {
+            others.rotate_left(std::process::id() as usize % others.len());
+        }
+        let workers = self.workers(&studies, &watches, &cells, Patience::ForWork);
+        let (worked, tenant) = (Mutex::new(Worked::default()), Mutex::new(tenant));
+        queue::run(&workers, waiting, Patience::ForWork, |i, outcome| {
+            let mut worked = worked.lock().unwrap_or_else(PoisonError::into_inner);
+            worked.ran += usize::from(outcome.spent.is_some());
+            worked.failed += usize::from(matches!(outcome.record.status, Status::Failed(_)));
+            tenant.lock().unwrap_or_else(PoisonError::into_inner).leaves(study, &cells[i])
+        })?;
+        Ok(worked.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The model and the data, which are all here then and fit together.
@@ -138,6 +169,13 @@ impl Run<'_> {
         let inputs = Inputs::resolve(recipe, layers, library, fetcher, device::kind(&devices[0]))?;
         check_export(recipe, &inputs.model)?;
         Ok(inputs)
+    }
+
+    /// Says what the study will take, and where it will not find room.
+    fn expect(&self, inputs: &Inputs, is_done: &[bool], devices: usize, out: &Path) {
+        let plan = plan(self.recipe, Some(inputs), self.cache);
+        room::warn(&Room::of(&plan, self.cache, self.limit, out), self.cache);
+        self.screen.expect(Forecast::new(&plan, is_done, devices));
     }
 
     /// The study on each device: the first reads what all share.
@@ -157,34 +195,15 @@ impl Run<'_> {
         }
         Ok(studies)
     }
-}
 
-impl Working<'_> {
-    /// Runs a cell, which nobody has judged yet.
-    fn compute(&self, cell: usize) -> Result<Outcome> {
-        self.watch.cell_begins(cell + 1, self.cells.len(), &self.cells[cell].id());
-        let outcome = self.study.run(&self.cells[cell])?;
-        self.watch.cell_ends(cell + 1, self.cells.len(), &outcome, false);
-        Ok(outcome)
+    fn workers<'a>(
+        &'a self,
+        studies: &'a [Study<'a>],
+        watches: &'a [Box<dyn Watch>],
+        cells: &'a [Cell],
+        patience: Patience,
+    ) -> Vec<Working<'a>> {
+        let worker = |(study, watch): (_, &'a Box<dyn Watch>)| Working { study, watch: &**watch, cells, patience };
+        studies.iter().zip(watches).map(worker).collect()
     }
-}
-
-impl Worker for Working<'_> {
-    fn run(&self, cell: usize) -> Result<Outcome> {
-        let mut outcome = self.compute(cell)?;
-        self.judges.judge(self.study.materials(), &mut outcome)?;
-        Ok(outcome)
-    }
-}
-
-/// How far a study is that ends early.
-fn progress(ended: usize, cells: &[Cell]) -> String {
-    format!("{ended} of {} cells are done; the same command goes on from there", cells.len())
-}
-
-/// A cell of a study whose dense model fails.
-fn not_run(cell: &Cell) -> Outcome {
-    let status = Status::Failed("not run: the dense model fails, and nothing can be compared with it".into());
-    let record = CellRecord { cell: cell.clone(), status, pruned: None, errors: None };
-    Outcome { record, suites: Default::default(), spent: None }
 }

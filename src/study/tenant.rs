@@ -1,10 +1,12 @@
 //! A study's place in the cache while it runs: what it needs stays, and what is beyond the cache's limit goes.
 
+use std::path::Path;
+
 use anyhow::Result;
 
 use super::room::{Keeper, Said};
 use crate::pipeline::{Cache, Hold, Limit, Study};
-use crate::recipe::{Cell, Recipe};
+use crate::recipe::Cell;
 
 /// What keeps a study's entries in the cache, and makes room there.
 pub struct Tenant<'a> {
@@ -20,22 +22,23 @@ impl<'a> Tenant<'a> {
         Self { hold, keeper: Keeper { cache, limit, own: None, said: Said::default() } }
     }
 
-    /// Keeps what a study needs as long as these cells of it are not done, and makes room.
-    pub fn enters<'b>(
-        &mut self,
-        study: &Study,
-        recipe: &Recipe,
-        (all, unfinished): (&[Cell], impl Iterator<Item = &'b Cell>),
-        out: &std::path::Path,
-    ) -> Result<()> {
+    /// Keeps what a study needs, and what each of its cells needs that is not done, and makes room. Its tables go to `out`.
+    ///
+    /// # Errors
+    /// Where the hold cannot be written.
+    pub fn enters(&mut self, study: &Study, cells: &[Cell], is_done: &[bool], out: Option<&Path>) -> Result<()> {
         let entries = study.entries();
         if let Some(hold) = &mut self.hold {
+            let unfinished = cells.iter().zip(is_done).filter(|(_, is_done)| !**is_done);
             hold.keep(entries.iter().copied())?;
-            hold.keep(unfinished.flat_map(|cell| study.progress_entries(cell)))?;
+            hold.keep(unfinished.flat_map(|(cell, _)| study.progress_entries(cell)))?;
         }
-        let of_cells = all.iter().flat_map(|cell| study.progress_entries(cell));
-        let own = self.keeper.cache.note_study(&recipe.name, out, entries.into_iter().chain(of_cells));
-        self.keeper.own = own.inspect_err(|e| tracing::debug!("the study is not noted in the cache: {e:#}")).ok();
+        let noted = out.map(|out| {
+            let of_cells = cells.iter().flat_map(|cell| study.progress_entries(cell));
+            self.keeper.cache.note_study(&study.recipe().name, out, entries.into_iter().chain(of_cells))
+        });
+        let own = noted.transpose().inspect_err(|e| tracing::debug!("the study is not noted in the cache: {e:#}"));
+        self.keeper.own = own.ok().flatten();
         self.keeper.make_room();
         Ok(())
     }

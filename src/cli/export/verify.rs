@@ -69,11 +69,9 @@ impl Verification<'_> {
             fetcher: self.fetcher,
             cache: &Cache::in_dir(&scratch.path().join("cache")),
             limit: self.limit,
-            out: &out,
-            replaces: false,
             screen: self.terminal,
         }
-        .to_tables();
+        .to_tables(&out, false);
         self.terminal.clear();
         ran?;
         let now = Report::read(&out, &Wanted::default())?;

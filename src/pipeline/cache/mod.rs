@@ -13,6 +13,7 @@ mod tensors;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
@@ -26,6 +27,7 @@ pub use limit::{Limit, LimitBy};
 pub use present::Present;
 pub use studies::KnownStudy;
 
+use super::claims::Claims;
 use crate::digest::Digest;
 use crate::source::expanded;
 
@@ -168,6 +170,7 @@ const TRAILER: usize = 32;
 #[derive(Debug, Clone)]
 pub struct Cache {
     dir: PathBuf,
+    claims: Arc<Claims>,
 }
 
 /// An entry's content, memory-mapped.
@@ -186,7 +189,7 @@ impl std::ops::Deref for Entry {
 impl Cache {
     /// The cache in a folder, which is made when something is first written.
     pub fn in_dir(dir: &Path) -> Self {
-        Self { dir: dir.to_owned() }
+        Self { dir: dir.to_owned(), claims: Arc::new(Claims::in_dir(&dir.join("claims"))) }
     }
 
     /// The default place: `calipr` in the user's cache folder.
@@ -200,6 +203,11 @@ impl Cache {
 
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Who makes what of it.
+    pub fn claims(&self) -> &Claims {
+        &self.claims
     }
 
     fn path(&self, key: Key) -> PathBuf {

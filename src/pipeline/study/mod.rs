@@ -7,7 +7,7 @@ mod samples;
 mod score;
 mod subject;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
@@ -188,6 +188,23 @@ impl<'a> Study<'a> {
         self.keys.of_cell(cell).filtered(|entry| entry.need() == Need::OnTheWay)
     }
 
+    /// Whether a cell is finished, as far as the presence of its entries tells.
+    pub fn is_finished(&self, cell: &Cell) -> bool {
+        self.keys.of_cell(cell).is_finished(self.cache)
+    }
+
+    /// What a cell is claimed as by whoever runs it: all that it comes to.
+    pub fn claimed_as(&self, cell: &Cell) -> Digest {
+        self.keys.of_cell(cell).claimed_as()
+    }
+
+    /// All that is claimed while the study runs.
+    pub fn claimed(&self) -> HashSet<Digest> {
+        let cells = crate::recipe::cells(self.recipe);
+        let of_cells = cells.iter().map(|cell| self.claimed_as(cell));
+        of_cells.chain(self.entries().iter().map(Key::digest)).collect()
+    }
+
     /// A cell that was finished before.
     pub fn finished(&self, cell: &Cell) -> Option<Outcome> {
         let keys = self.keys.of_cell(cell);
@@ -351,6 +368,28 @@ impl<'a> Study<'a> {
         walk.run()?;
         walk.progress.forget();
         Ok(())
+    }
+
+    /// Prunes a cell before it can be run, which then goes on from there. One that cannot be pruned fails when it is run.
+    ///
+    /// # Errors
+    /// What is no fault of the cell.
+    pub fn prune_ahead(&self, cell: &Cell, (number, of): (usize, usize)) -> Result<()> {
+        if (0..self.model.spec.blocks.len()).all(|index| self.progress(cell).has_block(index))
+            || cell.pruning().is_none()
+        {
+            return Ok(());
+        }
+        self.watch.cell_begins(number, of, &cell.id());
+        let pruned = panic::catch_unwind(AssertUnwindSafe(|| self.prune(cell)));
+        match pruned.unwrap_or_else(|panic| Err(guard::defect(&*panic))) {
+            Err(error) if error.is::<Interrupted>() || error.is::<Unwritable>() => Err(error),
+            Err(error) => {
+                tracing::debug!("{} cannot be pruned: {error:#}", cell.id());
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     /// A walk over the recipe's model that prunes nothing and takes nothing along.
