@@ -19,6 +19,7 @@ fn calipr() -> ExitCode {
         Command::Init(args) => args.init(),
         Command::Plan(args) => args.plan(),
         Command::Submit(args) => args.submit(),
+        Command::Status(args) => args.status(),
         Command::Report(args) => args.report(),
         Command::Compare(args) => args.compare(),
         Command::Export(args) => args.export(),

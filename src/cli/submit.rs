@@ -146,6 +146,7 @@ impl SubmitArgs {
         let mut add = |words: &[&str]| shared.extend(words.iter().map(|word| (*word).to_owned()));
         study.set.iter().for_each(|set| add(&["--set", set]));
         add(&["--cache", &text(folder.join(found.cache.dir()))?]);
+        study.cache_size.cache_size.iter().for_each(|size| add(&["--cache-size", &size.to_string()]));
         machinery.offline.then(|| add(&["--offline"]));
         machinery.threads.iter().for_each(|threads| add(&["--threads", &threads.to_string()]));
         machinery.quiet.then(|| add(&["--quiet"]));
@@ -156,7 +157,6 @@ impl SubmitArgs {
             run.extend(["--out".into(), text(out)?]);
         }
         run.extend(study.replace.then(|| "--replace".into()));
-        run.extend(study.cache_size.cache_size.iter().flat_map(|size| ["--cache-size".into(), size.to_string()]));
         // More workers than cells would find none to take.
         let workers = self.workers.map_or(WORKERS, NonZeroUsize::get).min(found.to_do);
         Ok(Job {

@@ -19,7 +19,8 @@ pub struct Standing {
 #[derive(Debug, Clone, PartialEq)]
 pub enum State {
     Free,
-    Held(Holder),
+    /// None where it cannot be seen yet who.
+    Held(Option<Holder>),
     Done,
     Failed(String),
 }
@@ -29,14 +30,14 @@ pub enum State {
 pub struct Holder {
     pub host: String,
     pub pid: u32,
-    /// The engine's name for it, where it runs in a job.
+    /// What a scheduler calls it, such as `job 12_0`.
     pub job: Option<String>,
 }
 
 impl std::fmt::Display for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         match &self.job {
-            Some(job) => write!(f, "{}, job {job}", self.host),
+            Some(job) => write!(f, "{}, {job}", self.host),
             None => write!(f, "{}, process {}", self.host, self.pid),
         }
     }
@@ -70,7 +71,7 @@ pub fn standing(name: &str, cells: &[Standing], columns: Option<usize>) -> Strin
     for cell in cells {
         let (state, place) = match &cell.state {
             State::Free => ("to come", String::new()),
-            State::Held(holder) => ("running", holder.to_string()),
+            State::Held(holder) => ("running", holder.as_ref().map_or("?".into(), Holder::to_string)),
             State::Done => ("done", String::new()),
             State::Failed(_) => ("failed", String::new()),
         };
@@ -99,7 +100,7 @@ fn outlook(cells: &[Standing]) -> String {
     let mut workers: Vec<(&str, u32)> = cells
         .iter()
         .filter_map(|cell| match &cell.state {
-            State::Held(holder) => Some((holder.host.as_str(), holder.pid)),
+            State::Held(Some(holder)) => Some((holder.host.as_str(), holder.pid)),
             _ => None,
         })
         .collect();
@@ -145,7 +146,7 @@ mod tests {
     }
 
     fn held(pid: u32, job: Option<&str>) -> State {
-        State::Held(Holder { host: "n1".into(), pid, job: job.map(str::to_owned) })
+        State::Held(Some(Holder { host: "n1".into(), pid, job: job.map(str::to_owned) }))
     }
 
     #[test]
@@ -153,7 +154,7 @@ mod tests {
         let cells = [
             cell("dense", "dense", State::Done, Some(20.0)),
             cell("wanda-0.5-a-s0", "wanda", State::Done, Some(100.0)),
-            cell("wanda-0.6-a-s0", "wanda", held(7, Some("12_0")), Some(40.0)),
+            cell("wanda-0.6-a-s0", "wanda", held(7, Some("job 12_0")), Some(40.0)),
             cell("wanda-0.7-a-s0", "wanda", held(9, None), None),
             cell("wanda-0.8-a-s0", "wanda", State::Failed("not positive definite".into()), None),
             cell("wanda-0.9-a-s0", "wanda", State::Free, None),
