@@ -40,7 +40,8 @@ fn main() {
         end: vec![],
     };
     let texts: Vec<Begun> = beginnings.iter().zip(0..).map(|(ids, stream)| Begun { ids, stream }).collect();
-    let how = Continuing { sampling: &sampling, budget: 4 << 30, scores: false, ended: &|_, _| false };
+    let how =
+        Continuing { sampling: &sampling, budget: 4 << 30, scores: false, begins: &|_| true, ended: &|_, _| false };
     let (started, mut tokens) = (Instant::now(), 0);
     let widest = generator
         .continue_texts(

@@ -17,6 +17,7 @@ fn calipr() -> ExitCode {
     let outcome = match arguments() {
         Command::Run(args) => args.run(),
         Command::Init(args) => args.init(),
+        Command::Work(args) => args.work(),
         Command::Plan(args) => args.plan(),
         Command::Submit(args) => args.submit(),
         Command::Status(args) => args.status(),

@@ -35,7 +35,7 @@ fn continued(whole: &Whole, texts: &[Begun], sampling: &Sampling, budget: u64) -
     let (head, ropes) = (whole.model.head(&embedding).unwrap(), whole.model.ropes(100).unwrap());
     let generator = Generator { blocks: &whole.blocks, embedding: &embedding, head: &head, ropes: &ropes };
     let mut all = Vec::new();
-    let how = Continuing { sampling, budget, scores: true, ended: &|_, _| false };
+    let how = Continuing { sampling, budget, scores: true, begins: &|_| true, ended: &|_, _| false };
     let finished = |index, written| {
         all.push((index, written));
         Ok(())

@@ -6,20 +6,23 @@
 //! its decoded form made into tokens again; here it is that of the tokens that were drawn. The defaults are what these
 //! scripts have, but for the prefix, of which the one that was published takes two tokens.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
 use anyhow::{Context, Result, ensure};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Ask, Checking, Made, Making, Origin, planned};
 use crate::data::{Content, Library, Order, Part, Row, Rows, cut, tokens, within};
 use crate::digest::Digest;
 use crate::fault::At;
 use crate::model::{Sampling, Settled, Spec, Written};
-use crate::pipeline::{Inputs, Key, PlannedStage, Planner, Stage, Writer};
+use crate::pipeline::{Claim, Inputs, Key, Pause, PlannedStage, Planner, Stage, Taken, Writer, done};
 use crate::recipe::{Calibration, Recipe};
 
 /// How a calibration's texts are written. The defaults are those of Ji et al.'s scripts, but for the prefix.
@@ -210,33 +213,80 @@ impl Generated<'_> {
         Ok((0..count).map(|i| found[i % found.len()].clone()).collect())
     }
 
-    /// The texts, those that the cache lacks written now, and each kept as soon as it is complete.
+    /// The texts: those that the cache lacks written now, and each kept as soon as it is complete. What another process that
+    /// shares the cache is at is left to it, and waited for at the end.
     fn written(&self, making: &Making, ask: Ask) -> Result<Vec<Text>> {
         let (study, cache) = (making.study, making.study.cache());
         let keys = self.text_keys(study.inputs(), ask);
-        let mut texts: Vec<Option<Text>> = keys.iter().map(|&key| cache.read_json(key)).collect();
-        let missing: Vec<usize> = (0..texts.len()).filter(|&i| texts[i].is_none()).collect();
-        if !missing.is_empty() {
-            let tokenizer = study.tokenizer();
-            let sampling = self.sampling(study.inputs(), tokenizer.end());
-            let beginnings = self.beginnings(making, texts.len()).at(|| "what texts begin with".into())?;
-            let writer = Writer::open(study.model(), study.watch(), self.how.prefix + sampling.max_new_tokens)?;
-            let begun: Vec<(u64, &[u32])> = missing.iter().map(|&i| (i as u64, beginnings[i].1.as_slice())).collect();
-            let name = format!("texts of calibration {}", self.name);
-            writer.write(&name, &begun, texts.len(), &sampling, |index, Written { mut ids, loss }| {
-                let (row, prefix) = &beginnings[missing[index]];
-                if ids.last().is_some_and(|last| sampling.end.contains(last)) {
-                    ids.pop();
+        let mut texts: Vec<Option<Text>> = vec![None; keys.len()];
+        let mut pause = Pause::new();
+        let mut ready: Option<(Vec<Beginning>, Writer)> = None;
+        loop {
+            for (text, &key) in texts.iter_mut().zip(&keys).filter(|(text, _)| text.is_none()) {
+                *text = cache.read_json(key);
+            }
+            let missing: Vec<usize> = (0..texts.len()).filter(|&i| texts[i].is_none()).collect();
+            if missing.is_empty() {
+                break;
+            }
+            let sampling = self.sampling(study.inputs(), study.tokenizer().end());
+            let (beginnings, writer) = match &mut ready {
+                Some(ready) => ready,
+                None => {
+                    let beginnings = self.beginnings(making, texts.len()).at(|| "what texts begin with".into())?;
+                    let tokens = self.how.prefix + sampling.max_new_tokens;
+                    ready.insert((beginnings, Writer::open(study.model(), study.watch(), tokens)?))
                 }
-                let whole = [prefix.as_slice(), &ids].concat();
-                let (prefix, text) = (tokenizer.decode(prefix)?, tokenizer.decode(&whole)?);
-                let text = Text { row: *row, prefix, text, tokens: whole.len(), loss };
-                cache.write_json(keys[missing[index]], &text)?;
-                texts[missing[index]] = Some(text);
-                Ok(())
-            })?;
+            };
+            if !self.write(making, (&keys, &missing), (beginnings, writer), &sampling, &mut texts)? {
+                pause.wait(study.watch())?;
+            }
         }
         texts.into_iter().map(|text| text.context("a text is missing")).collect()
+    }
+
+    /// Writes those of the missing texts that nobody else is at; whether there was one.
+    fn write(
+        &self,
+        making: &Making,
+        (keys, missing): (&[Key], &[usize]),
+        (beginnings, writer): (&[Beginning], &Writer),
+        sampling: &Sampling,
+        texts: &mut [Option<Text>],
+    ) -> Result<bool> {
+        let (cache, tokenizer) = (making.study.cache(), making.study.tokenizer());
+        let begun: Vec<(u64, &[u32])> = missing.iter().map(|&i| (i as u64, beginnings[i].1.as_slice())).collect();
+        let claims: Mutex<BTreeMap<usize, Option<Claim>>> = Mutex::default();
+        // Nothing that holds them leaves them half changed.
+        let held = || claims.lock().unwrap_or_else(PoisonError::into_inner);
+        let begins = |index: usize| {
+            let mut claims = held();
+            let key = keys[missing[index]];
+            let is_mine = claims.contains_key(&index);
+            match is_mine || cache.contains(key) {
+                true => is_mine,
+                false => match cache.claims().take(key.digest(), true) {
+                    Taken::Mine(claim) => claims.insert(index, claim).is_none(),
+                    _ => false,
+                },
+            }
+        };
+        let name = format!("texts of calibration {}", self.name);
+        let mut has_written = false;
+        writer.write(&name, &begun, keys.len(), sampling, &begins, |index, Written { mut ids, loss }| {
+            let (row, prefix) = &beginnings[missing[index]];
+            if ids.last().is_some_and(|last| sampling.end.contains(last)) {
+                ids.pop();
+            }
+            let whole = [prefix.as_slice(), &ids].concat();
+            let (prefix, text) = (tokenizer.decode(prefix)?, tokenizer.decode(&whole)?);
+            let text = Text { row: *row, prefix, text, tokens: whole.len(), loss };
+            cache.write_json(keys[missing[index]], &text)?;
+            done(held().remove(&index).flatten(), Value::Null);
+            (texts[missing[index]], has_written) = (Some(text), true);
+            Ok(())
+        })?;
+        Ok(has_written)
     }
 }
 

@@ -209,20 +209,28 @@ pub fn windows(making: &Making, name: &str, ask: Ask) -> Result<Made> {
     let (recipe, inputs, cache) = (making.study.recipe(), making.study.inputs(), making.study.cache());
     let origin = origin(recipe, name);
     let key = origin.key(inputs, ask);
-    if let Some(Kept(ids, ends, details)) = cache.read_json(key) {
-        return Ok(Made { windows: Windows::new(ids, ends)?, details });
-    }
-    let made = match origin.make(making, ask) {
-        Err(error) if error.is::<Unwritable>() || error.is::<Interrupted>() => return Err(error),
-        made if origin.computes() => made.with_context(|| place(name, &*origin))?,
-        made => made.at(|| place(name, &*origin))?,
+    let found = || match cache.read_json(key) {
+        Some(Kept(ids, ends, details)) => Ok(Some(Made { windows: Windows::new(ids, ends)?, details })),
+        None => Ok(None),
     };
-    let (ids, ends) = (made.windows.ids(), made.windows.ends());
-    match &made.details {
-        Value::Null => cache.write_json(key, &(ids, ends))?,
-        details => cache.write_json(key, &(ids, ends, details))?,
+    let make = || {
+        let made = match origin.make(making, ask) {
+            Err(error) if error.is::<Unwritable>() || error.is::<Interrupted>() => return Err(error),
+            made if origin.computes() => made.with_context(|| place(name, &*origin))?,
+            made => made.at(|| place(name, &*origin))?,
+        };
+        let (ids, ends) = (made.windows.ids(), made.windows.ends());
+        match &made.details {
+            Value::Null => cache.write_json(key, &(ids, ends))?,
+            details => cache.write_json(key, &(ids, ends, details))?,
+        }
+        Ok(made)
+    };
+    // What the model is run for is shared among those who want it, text by text: nobody has all of it alone.
+    if origin.computes() {
+        return found()?.map_or_else(make, Ok);
     }
-    Ok(made)
+    cache.once(key, making.study.watch(), found, make)
 }
 
 /// Windows in the cache: ids, ends, and what is to be said of them.

@@ -19,6 +19,7 @@ mod status;
 mod submit;
 mod terminal;
 mod threads;
+mod work;
 
 use std::io::{self, ErrorKind, Write};
 use std::num::NonZeroUsize;
@@ -58,6 +59,11 @@ pub enum Command {
     Run(StudyArgs),
     /// Look at a task's rows, and write a recipe to start from.
     Init(init::InitArgs),
+    /// Run cells of a study that nobody else has, as one of any number of workers that share a cache.
+    ///
+    /// It writes no tables: `calipr run` of the same recipe makes them. Exit codes: 0 nothing is left to take, 3 some cells
+    /// failed here, 130 it was told to end (SIGTERM, SIGINT); what it was at, others go on with.
+    Work(work::WorkArgs),
     /// Show a study's cells, what each needs, what is cached and how much work is left; compute nothing.
     Plan(StudyArgs),
     /// Hand a study to a cluster: workers that share its cells, and a job after them that makes the tables.

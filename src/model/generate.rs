@@ -61,6 +61,8 @@ pub struct Continuing<'a> {
     pub budget: u64,
     /// Whether losses are summed.
     pub scores: bool,
+    /// Asked before a text, by its index, is begun; others are passed over.
+    pub begins: &'a (dyn Fn(usize) -> bool + Sync),
     /// Asked after every token whether a text, by its index and its new tokens, is complete.
     pub ended: &'a (dyn Fn(usize, &[u32]) -> bool + Sync),
 }
@@ -104,7 +106,7 @@ impl Generator<'_> {
     ) -> Result<Generation> {
         let texts: Vec<Begun> = (prompts.iter().zip(0..)).map(|(ids, stream)| Begun { ids, stream }).collect();
         let mut ids = vec![vec![]; prompts.len()];
-        let how = Continuing { sampling, budget, scores: false, ended };
+        let how = Continuing { sampling, budget, scores: false, begins: &|_| true, ended };
         let widest = self.continue_texts(&texts, &how, step, |index, written| {
             ids[index] = written.ids;
             Ok(())
@@ -130,7 +132,8 @@ impl Generator<'_> {
         ensure!(texts.iter().all(|text| !text.ids.is_empty()), "a prompt has no tokens");
         let Continuing { sampling, budget, ended, .. } = *how;
         if sampling.max_new_tokens == 0 {
-            (0..texts.len()).try_for_each(|index| finished(index, Written { ids: vec![], loss: 0.0 }))?;
+            let begun = (0..texts.len()).filter(|&index| (how.begins)(index));
+            begun.into_iter().try_for_each(|index| finished(index, Written { ids: vec![], loss: 0.0 }))?;
             return Ok(0);
         }
         let (blocks, head) = (self.blocks.iter().map(Block::by_rows).collect::<Vec<_>>(), self.head.by_rows());
@@ -150,8 +153,12 @@ impl Generator<'_> {
                 if held + decoder.bytes(room) > budget && !active.is_empty() {
                     break;
                 }
-                held += decoder.bytes(room);
                 waiting.pop();
+                if !(how.begins)(index) {
+                    done += 1;
+                    continue;
+                }
+                held += decoder.bytes(room);
                 active.push(decoder.sequence(index, texts[index], (&shared, room), sampling)?);
             }
             widest = widest.max(active.len());

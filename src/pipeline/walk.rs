@@ -384,24 +384,28 @@ impl BlockPruner<'_> {
         let is_shared = sees_dense(spec, self.index) && (site == 0 || !prunes_within(spec));
         let progress = &self.walk.progress;
         let key = progress.statistics_key(self.index, site).filter(|_| is_shared);
-        if key.is_some_and(|key| progress.has_entry(key)) {
-            return self.known(site);
-        }
-        let routed = place.expert().map(|_| stream.flows().map(|flow| flow.input.dims()[0] as u64).sum::<u64>());
-        let takes_all = routed.is_some_and(is_too_few);
-        let mut accumulator = Accumulator::new(kind, *columns, self.walk.model.dtype, &self.walk.model.device)?;
-        stream.look(self.walk.watch, |flow| {
-            match takes_all {
-                true => accumulator.add(&block.input_of_all(site, flow)?, &flow.windows_of_all())?,
-                false => accumulator.add(&flow.input, &flow.windows())?,
+        let mut gather = || {
+            let routed = place.expert().map(|_| stream.flows().map(|flow| flow.input.dims()[0] as u64).sum::<u64>());
+            let takes_all = routed.is_some_and(is_too_few);
+            let mut accumulator = Accumulator::new(kind, *columns, self.walk.model.dtype, &self.walk.model.device)?;
+            stream.look(self.walk.watch, |flow| {
+                match takes_all {
+                    true => accumulator.add(&block.input_of_all(site, flow)?, &flow.windows_of_all())?,
+                    false => accumulator.add(&flow.input, &flow.windows())?,
+                }
+                Ok(())
+            })?;
+            Ok(Observed { statistic: accumulator.finish()?, routed: routed.filter(|_| kind != StatisticKind::None) })
+        };
+        let Some(key) = key else { return gather() };
+        let known = || if progress.has_entry(key) { self.known(site).map(Some) } else { Ok(None) };
+        progress.once(key, self.walk.watch, known, || {
+            let observed = gather()?;
+            if let Some(statistic) = observed.statistic.tensor() {
+                progress.save_statistic(key, statistic, observed.routed)?;
             }
-            Ok(())
-        })?;
-        let statistic = accumulator.finish()?;
-        if let (Some(key), Some(statistic)) = (key, statistic.tensor()) {
-            progress.save_statistic(key, statistic, routed)?;
-        }
-        Ok(Observed { statistic, routed: routed.filter(|_| kind != StatisticKind::None) })
+            Ok(observed)
+        })
     }
 
     /// Prunes the linears that read a site.

@@ -25,7 +25,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Continues texts, each with the number of its stream of random numbers, the last of `all` of them, and hands over
-    /// each, with its index, as soon as it is complete. `name` is what these are.
+    /// each, with its index, as soon as it is complete; those that are not to be begun are passed over. `name` is what these are.
     ///
     /// # Errors
     /// Where the run is to end, memory does not suffice for one text, or `complete` fails.
@@ -35,6 +35,7 @@ impl<'a> Writer<'a> {
         texts: &[(u64, &[u32])],
         all: usize,
         sampling: &Sampling,
+        begins: &(dyn Fn(usize) -> bool + Sync),
         mut complete: impl FnMut(usize, Written) -> Result<()>,
     ) -> Result<()> {
         let Self { blocks, embedding, head, ropes, watch } = self;
@@ -43,7 +44,8 @@ impl<'a> Writer<'a> {
         watch.texts_begin(name);
         let written = within_memory(embedding.device(), |budget| {
             let begun: Vec<Begun> = left.iter().map(|&i| Begun { stream: texts[i].0, ids: texts[i].1 }).collect();
-            let how = Continuing { sampling, budget, scores: true, ended: &|_, _| false };
+            let how =
+                Continuing { sampling, budget, scores: true, begins: &|text| begins(left[text]), ended: &|_, _| false };
             let (before, mut done) = (all - left.len(), Vec::new());
             let step = |done: usize| {
                 watch.progress(before + done, all, Doing::Generate);

@@ -213,6 +213,35 @@ impl Cache {
     }
 }
 
+impl Cache {
+    /// Has all made that lies under these keys, each by whoever of all that share the cache comes first: what others are at is
+    /// left to them, and waited for at the end.
+    ///
+    /// # Errors
+    /// As of [`Cache::once`].
+    pub fn each_once(&self, keys: &[Key], watch: &dyn Watch, mut make: impl FnMut(usize) -> Result<()>) -> Result<()> {
+        let mut pause = Pause::new();
+        loop {
+            let missing: Vec<usize> = (0..keys.len()).filter(|&i| !self.contains(keys[i])).collect();
+            if missing.is_empty() {
+                return Ok(());
+            }
+            let mut is_idle = true;
+            for i in missing {
+                let Taken::Mine(claim) = self.claims().take(keys[i].digest(), true) else { continue };
+                if !self.contains(keys[i]) {
+                    make(i)?;
+                    is_idle = false;
+                }
+                done(claim, Value::Null);
+            }
+            if is_idle {
+                pause.wait(watch)?;
+            }
+        }
+    }
+}
+
 /// A folder of a file system that machines may share.
 struct Folder {
     dir: PathBuf,

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::super::cache::Key;
 use super::super::keys::Place;
@@ -22,18 +22,25 @@ impl Study<'_> {
     /// Where the model cannot be run, or a loss is not a number.
     pub(crate) fn losses(&self, windows: &Windows, groups: &[(Key, Range<usize>)], what: &str) -> Result<Vec<f64>> {
         let passages = windows.passages();
-        let mut losses: Vec<f64> = Vec::new();
-        for (number, (key, range)) in groups.iter().enumerate() {
-            let known: Option<Vec<f64>> = self.cache.read_json(*key);
-            if let Some(known) = known.filter(|known| known.len() == range.len()) {
-                losses.extend(known);
-                continue;
-            }
+        let make = |number: usize| {
+            let (key, range) = &groups[number];
             stop_if_interrupted(self.watch)?;
             self.watch.cell_begins(number + 1, groups.len(), what);
-            let own = self.losses_of(*key, &passages[range.clone()])?;
-            self.cache.write_json(*key, &own)?;
-            losses.extend(own);
+            self.cache.write_json(*key, &self.losses_of(*key, &passages[range.clone()])?)
+        };
+        let keys: Vec<Key> = groups.iter().map(|(key, _)| *key).collect();
+        self.cache.each_once(&keys, self.watch, make)?;
+        let mut losses: Vec<f64> = Vec::new();
+        for (number, (key, range)) in groups.iter().enumerate() {
+            let known = || self.cache.read_json(*key).filter(|known: &Vec<f64>| known.len() == range.len());
+            losses.extend(match known() {
+                Some(known) => known,
+                // It was damaged.
+                None => {
+                    make(number)?;
+                    known().context("the losses of windows are not kept by the cache")?
+                }
+            });
         }
         Ok(losses)
     }

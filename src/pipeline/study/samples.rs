@@ -18,24 +18,29 @@ impl Study<'_> {
             return Ok(Material::of_windows(&windows));
         }
         let spec = &self.model.spec;
-        if let Some(prompts) = self.cache.read_json(key) {
-            return Material::of_prompts(name, suite, prompts, spec);
-        }
-        let how = self.inputs.prompting(self.recipe, name).expect("a suite of rows has prompts");
-        let asked = self.inputs.asked(name, &how, &self.tokenizer)?;
-        let made: Vec<Prompt> = prompts(asked, &self.tokenizer, &how)?;
-        self.cache.write_json(key, &made)?;
+        let make = || {
+            let how = self.inputs.prompting(self.recipe, name).expect("a suite of rows has prompts");
+            let asked = self.inputs.asked(name, &how, &self.tokenizer)?;
+            let made: Vec<Prompt> = prompts(asked, &self.tokenizer, &how)?;
+            self.cache.write_json(key, &made)?;
+            Ok(made)
+        };
+        let made = self.cache.once(key, self.watch, || Ok(self.cache.read_json(key)), make)?;
         Material::of_prompts(name, suite, made, spec)
     }
 
     fn windows(&self, key: Key, input: &InputPart, packing: (Packing, usize, Option<usize>)) -> Result<Windows> {
-        if let Some((ids, ends)) = self.cache.read_json(key) {
-            return Windows::new(ids, ends);
-        }
-        let vocabulary = self.model.spec.vocabulary;
-        let rows = input.checked(&self.tokenizer, vocabulary)?;
-        let windows = cut(&rows, &input.part, &self.tokenizer, vocabulary, packing, Order::Given)?;
-        self.cache.write_json(key, &(windows.ids(), windows.ends()))?;
-        Ok(windows)
+        let found = || match self.cache.read_json(key) {
+            Some((ids, ends)) => Windows::new(ids, ends).map(Some),
+            None => Ok(None),
+        };
+        let make = || {
+            let vocabulary = self.model.spec.vocabulary;
+            let rows = input.checked(&self.tokenizer, vocabulary)?;
+            let windows = cut(&rows, &input.part, &self.tokenizer, vocabulary, packing, Order::Given)?;
+            self.cache.write_json(key, &(windows.ids(), windows.ends()))?;
+            Ok(windows)
+        };
+        self.cache.once(key, self.watch, found, make)
     }
 }

@@ -1,0 +1,55 @@
+//! `calipr work`
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::{CacheSize, CellsFailed, Machinery, print, recipe};
+use crate::data::Library;
+use crate::recipe::{Recipe, inert};
+use crate::study::{Run, Worked};
+
+#[derive(Args)]
+pub struct WorkArgs {
+    /// The recipe, a TOML file, or the name of one that comes with calipr; - reads it from standard input.
+    #[arg(value_parser = recipe())]
+    recipe: PathBuf,
+    /// Set a key of the recipe, over the file and the environment: --set grid.sparsity='[0.7]'.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    #[command(flatten)]
+    cache_size: CacheSize,
+    #[command(flatten)]
+    machinery: Machinery,
+}
+
+impl WorkArgs {
+    /// Runs cells of the study that nobody else has, into the cache.
+    pub fn work(&self) -> Result<()> {
+        let (recipe, layers) = Recipe::load(&self.recipe, &self.set)?;
+        let terminal = self.machinery.start()?;
+        inert(&recipe, &layers).iter().for_each(|problem| tracing::warn!("{problem}"));
+        let cache = self.machinery.cache();
+        let limit = self.cache_size.limit(&cache)?;
+        let worked = Run {
+            recipe: &recipe,
+            layers: &layers,
+            path: &self.recipe,
+            library: &Library::of_recipe(&self.recipe),
+            fetcher: &self.machinery.fetcher(&cache),
+            cache: &cache,
+            limit: &limit,
+            screen: &terminal,
+        }
+        .to_cache();
+        terminal.clear();
+        let Worked { ran, failed } = worked?;
+        let cells = if ran == 1 { "cell" } else { "cells" };
+        print(&format!("{}: {ran} {cells} run here; none is left to take\n", recipe.name))?;
+        match failed {
+            0 => Ok(()),
+            failed => Err(CellsFailed(failed).into()),
+        }
+    }
+}
