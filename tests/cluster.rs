@@ -138,16 +138,8 @@ impl Slurm {
         std::thread::sleep(Duration::from_secs_f64((21.0 - phase).rem_euclid(30.0)));
     }
 
-    /// Lets jobs run to their end; Slurm holds back for two minutes what is queued again, and this does not wait for that.
     fn run_to_the_end(&self) {
-        wait_for("the queue to be empty", 150, || {
-            let queue = self.ask("squeue", &["--noheader", "--array", "--format=%i %T %r"]);
-            for line in queue.lines().filter(|line| line.ends_with(" PENDING BeginTime")) {
-                let job = line.split(' ').next().unwrap();
-                self.ask("scontrol", &["update", &format!("JobId={job}"), "StartTime=now"]);
-            }
-            queue.trim().is_empty().then_some(())
-        });
+        wait_for("the queue to be empty", 150, || self.ask("squeue", &["--noheader"]).is_empty().then_some(()));
     }
 }
 

@@ -30,6 +30,7 @@ up() {
     munged --force --socket="$dir/munge/socket" --key-file="$dir/munge/key" --pid-file="$dir/munge/pid" \
         --log-file="$dir/log/munged" --seed-file="$dir/munge/seed" 2>"$dir/log/munged.start"
 
+    # What is queued again Slurm holds back until its credential has expired: cred_expire, and 5 seconds are the least.
     local host user
     host=$(hostname -s)
     user=$(id -un)
@@ -41,7 +42,7 @@ SlurmUser=$user
 SlurmdUser=$user
 SlurmctldPort=$(free_port)
 AuthType=auth/munge
-AuthInfo=socket=$dir/munge/socket,cred_expire=2
+AuthInfo=socket=$dir/munge/socket,cred_expire=5
 CryptoType=crypto/munge
 SlurmctldPidFile=$dir/state/slurmctld.pid
 SlurmdPidFile=$dir/state/slurmd-%n.pid
