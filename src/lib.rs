@@ -3,11 +3,12 @@
 //! From the ground up, each module importing only from those before it: [`memory`], [`disk`], [`guard`], [`fault`], [`warnings`], [`pace`], `table`, [`digest`], [`size`],
 //! [`lock`], [`bundled`], [`templates`], `gpu`, [`linalg`], [`statistics`], [`tensors`] and [`source`]; [`model`], [`data`], [`prune`], [`judge`] and [`metrics`];
 //! [`recipe`], which is made of their names and options; [`pipeline`] with `calibration`, whose sources it calls and which work
-//! with its cache and its model; [`results`], [`study`], [`report`] and [`cli`].
+//! with its cache and its model; [`results`], [`study`], [`report`], [`cluster`] and [`cli`].
 
 pub mod bundled;
 mod calibration;
 pub mod cli;
+pub mod cluster;
 pub mod data;
 pub mod digest;
 pub mod disk;

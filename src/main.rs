@@ -19,6 +19,8 @@ fn calipr() -> ExitCode {
         Command::Init(args) => args.init(),
         Command::Work(args) => args.work(),
         Command::Plan(args) => args.plan(),
+        Command::Submit(args) => args.submit(),
+        Command::Status(args) => args.status(),
         Command::Report(args) => args.report(),
         Command::Compare(args) => args.compare(),
         Command::Export(args) => args.export(),

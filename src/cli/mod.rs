@@ -15,6 +15,8 @@ mod reproduce;
 mod run;
 mod shown;
 mod slips;
+mod status;
+mod submit;
 mod terminal;
 mod threads;
 mod work;
@@ -64,6 +66,13 @@ pub enum Command {
     Work(work::WorkArgs),
     /// Show a study's cells, what each needs, what is cached, and what time, memory and disk the rest takes; run no cell.
     Plan(StudyArgs),
+    /// Hand a study to a cluster: workers that share its cells, and a job after them that makes the tables.
+    ///
+    /// --to slurm submits an array of jobs, --to hq a job of HyperQueue; what is behind -- goes to sbatch or hq. A worker is
+    /// `calipr work RECIPE`, which anything else may start, too.
+    Submit(submit::SubmitArgs),
+    /// Say what of a study is done, what runs where, what failed, and how long the rest will take.
+    Status(status::StatusArgs),
     /// Say what a study found: a table to decide by, a few sentences, what was run, then all the rest.
     ///
     /// --to report.html also has plots; .csv is every value in one table, .tex tables for a paper.

@@ -1,6 +1,7 @@
 //! Where to compute: one device, or several that run cells side by side.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use anyhow::{Context, Result, ensure};
@@ -49,6 +50,23 @@ impl Devices {
     /// Opens the first: the others are of its kind.
     pub fn open_first(&self) -> Result<Device> {
         Ok(self.opened(1)?.swap_remove(0))
+    }
+
+    /// Of what kind they are: `auto` is opened to tell, all others are not.
+    pub fn kind(&self) -> Result<&'static str> {
+        self.check()?;
+        match self.0.first().map(|name| device::check(name)).transpose()? {
+            Some("cpu") => Ok("cpu"),
+            Some("cuda") => Ok("cuda"),
+            Some("metal") => Ok("metal"),
+            _ => Ok(device::kind(&self.open_first()?)),
+        }
+    }
+
+    /// How many GPUs are named.
+    pub fn gpus(&self) -> usize {
+        let named: BTreeSet<&str> = self.0.iter().map(|name| if name == "cuda" { "cuda:0" } else { name }).collect();
+        named.iter().filter(|name| name.starts_with("cuda")).count()
     }
 
     fn opened(&self, count: usize) -> Result<Vec<Device>> {

@@ -42,6 +42,11 @@ pub struct Layers {
 }
 
 impl Layers {
+    /// The text of the file.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Reads the file and merges the other layers over it.
     pub fn read(path: &Path, sets: &[String]) -> Result<Self, Problems> {
         let (file, text) = (file::name(path), file::read(path).map_err(|problem| Problems(vec![problem]))?);

@@ -1,0 +1,244 @@
+//! `calipr submit`
+
+use std::ffi::OsStr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use super::{StudyArgs, print};
+use crate::bundled;
+use crate::cluster::{
+    self, Asked, EngineName, Job, Needs, Record, is_of_one_machine, printed, quoted, submit, working_folder,
+};
+use crate::data::Library;
+use crate::fault::Fault;
+use crate::pipeline::{Cache, Inputs, Judges, check_data, check_export, plan};
+use crate::recipe::{Layers, Recipe, inert};
+use crate::results::Intended;
+
+#[derive(Args)]
+pub struct SubmitArgs {
+    #[command(flatten)]
+    study: StudyArgs,
+    /// What starts the workers.
+    #[arg(long, value_name = "ENGINE")]
+    to: EngineName,
+    /// Workers, each with resources of its own [default: as many as there are cells to compute, but no more than 8]
+    #[arg(long, value_name = "N")]
+    workers: Option<NonZeroUsize>,
+    /// Show what would be written and submitted, and do neither.
+    #[arg(long)]
+    print: bool,
+    /// Options of sbatch's, such as --partition=NAME, or of hq's; they go before what calipr asks for.
+    #[arg(last = true, value_name = "OPTIONS")]
+    options: Vec<String>,
+}
+
+/// Workers where nobody says how many, at most.
+const WORKERS: usize = 8;
+
+/// Variables besides the recipe's keys that a worker has to find as they are here, where the engine does not pass them on. None
+/// is a secret: what is written to a script may be read by others.
+const PASSED_ON: [&str; 10] = [
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "HUGGINGFACE_HUB_CACHE",
+    "HF_ENDPOINT",
+    "HF_HUB_OFFLINE",
+    "HF_TOKEN_PATH",
+    "XDG_CACHE_HOME",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "CALIPR_CACHE_SIZE",
+];
+
+/// What is found of a study before it is submitted.
+struct Found {
+    recipe: Recipe,
+    layers: Layers,
+    cache: Cache,
+    cells: usize,
+    /// Cells with something to compute.
+    to_do: usize,
+    is_here: bool,
+}
+
+impl SubmitArgs {
+    /// Checks the study as `plan` does, and hands it to the engine.
+    pub fn submit(&self) -> Result<()> {
+        let found = self.check()?;
+        let folder = working_folder().context("the working folder")?;
+        let results = folder.join(self.study.results_dir(&found.recipe));
+        let jobs = results.join("jobs");
+        if found.to_do == 0 {
+            let recipe = self.study.recipe.display();
+            return print(&format!("nothing is left to compute: `calipr run {recipe}` makes the tables\n"));
+        }
+        let job = self.job(&found, &folder, &jobs)?;
+        if self.print {
+            return print(&printed(self.to, &job)?);
+        }
+        nobody_works_on(&jobs)?;
+        for (folder, what, option) in [(found.cache.dir(), "cache", "--cache"), (&results, "results", "--out")] {
+            if is_of_one_machine(folder) {
+                let folder = folder.display();
+                tracing::warn!(
+                    "{what} in {folder}: workers share it, but every machine has its own; {option} names another"
+                );
+            }
+        }
+        let asked = Asked {
+            folder: job.folder.clone(),
+            recipe: text(self.recipe_of_workers(&jobs))?,
+            set: self.study.set.clone(),
+            cache: text(found.cache.dir())?,
+        };
+        let record = submit(self.to, &job, found.layers.text(), asked)?;
+        print(&self.said(&found, &job, &record))
+    }
+
+    /// Refuses what `run` would refuse, as far as can be seen from here, where there may be no GPU.
+    fn check(&self) -> Result<Found> {
+        let study = &self.study;
+        let (recipe, layers) = study.load()?;
+        let _terminal = study.machinery.start()?;
+        inert(&recipe, &layers).iter().for_each(|problem| tracing::warn!("{problem}"));
+        let cache = study.machinery.cache();
+        let fetcher = study.machinery.fetcher(&cache);
+        let library = Library::of_recipe(&study.recipe);
+        let is_here = Inputs::are_local(&recipe, &library, &fetcher)?;
+        let kind = recipe.model.device.kind()?;
+        let inputs = is_here.then(|| Inputs::resolve(&recipe, &layers, &library, &fetcher, kind)).transpose()?;
+        if !study.replace {
+            let intended = Intended { recipe: &recipe, library: &library, inputs: inputs.as_ref() };
+            intended.check(&study.results_dir(&recipe))?;
+        }
+        if let Some(inputs) = &inputs {
+            check_export(&recipe, &inputs.model)?;
+            check_data(&recipe, inputs, &cache)?;
+        }
+        Judges::open(&recipe, &cache, fetcher.offline)?;
+        let plan = plan(&recipe, inputs.as_ref(), &cache);
+        let to_do = plan.cells.iter().filter(|cell| cell.stages.iter().any(|stage| stage.is_to_do())).count();
+        let cells = plan.cells.len();
+        Ok(Found { recipe, layers, cache, cells, to_do, is_here })
+    }
+
+    /// The recipe that workers read. Standard input is read once; what it had lies in the copy, whose relative paths start in
+    /// the working folder, too.
+    fn recipe_of_workers(&self, jobs: &Path) -> PathBuf {
+        match self.study.recipe.as_os_str() == "-" {
+            true => jobs.join("recipe.toml"),
+            false => self.study.recipe.clone(),
+        }
+    }
+
+    fn job(&self, found: &Found, folder: &Path, jobs: &Path) -> Result<Job> {
+        let study = &self.study;
+        let program = std::env::current_exe().context("where this program lies")?;
+        // A recipe of the program's does not change, nor does the copy of standard input.
+        let can_change = bundled::recipe(&study.recipe).is_none() && study.recipe.as_os_str() != "-";
+        let recipe = self.recipe_of_workers(jobs);
+        let machinery = &study.machinery;
+        let mut shared: Vec<String> = vec![text(&recipe)?];
+        let mut add = |words: &[&str]| shared.extend(words.iter().map(|word| (*word).to_owned()));
+        study.set.iter().for_each(|set| add(&["--set", set]));
+        add(&["--cache", &text(folder.join(found.cache.dir()))?]);
+        study.cache_size.cache_size.iter().for_each(|size| add(&["--cache-size", &size.to_string()]));
+        machinery.offline.then(|| add(&["--offline"]));
+        machinery.threads.iter().for_each(|threads| add(&["--threads", &threads.to_string()]));
+        machinery.quiet.then(|| add(&["--quiet"]));
+        machinery.verbose.then(|| add(&["--verbose"]));
+        let arguments = |command: &str| std::iter::once(command.to_owned()).chain(shared.iter().cloned());
+        let mut run: Vec<String> = arguments("run").collect();
+        if let Some(out) = &study.out {
+            run.extend(["--out".into(), text(out)?]);
+        }
+        run.extend(study.replace.then(|| "--replace".into()));
+        // More workers than cells would find none to take.
+        let workers = self.workers.map_or(WORKERS, NonZeroUsize::get).min(found.to_do);
+        Ok(Job {
+            name: found.recipe.name.clone(),
+            program: text(&program)?,
+            folder: text(folder)?,
+            jobs: text(jobs)?,
+            recipe: can_change.then(|| text(&recipe)).transpose()?,
+            work: arguments("work").collect(),
+            run,
+            workers,
+            needs: Needs {
+                threads: machinery.threads.map(NonZeroUsize::get),
+                gpus: found.recipe.model.device.gpus(),
+                ..Needs::default()
+            },
+            environment: environment(),
+            variables: std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect(),
+            options: self.options.clone(),
+        })
+    }
+
+    fn said(&self, found: &Found, job: &Job, record: &Record) -> String {
+        let engine = self.to.engine();
+        let Found { cells, to_do, .. } = found;
+        let workers = if job.workers == 1 { "1 worker".to_owned() } else { format!("{} workers", job.workers) };
+        let mut text = format!("{}: {to_do} of {cells} cells to compute, {workers}\n", job.name);
+        for (part, id) in engine.parts().iter().zip(&record.ids) {
+            text += &format!("{part}: {} job {id}\n", self.to.as_str());
+        }
+        text += &format!("{}\n", engine.asked(job));
+        if !found.is_here {
+            text += "the model or data are not all here yet: workers fetch them, or say how to\n";
+        }
+        let results = self.study.results_dir(&found.recipe);
+        let cancel = engine.cancel(&record.ids, &record.options).join(" ");
+        text += &format!("logs: {}/jobs/{}\n", results.display(), engine.logs(&record.ids));
+        let status = quoted(&results.display().to_string());
+        text + &format!("how far it is: calipr status {status}; to end it: {cancel}\n")
+    }
+}
+
+/// Two submissions at once would make the tables twice.
+fn nobody_works_on(jobs: &Path) -> Result<()> {
+    let Some(record) = Record::read(jobs)? else { return Ok(()) };
+    let engine = record.engine.engine();
+    match cluster::waiting(&record) {
+        Ok(waiting) => {
+            let said: Vec<String> =
+                waiting.iter().map(|w| format!("{} of job {} {}", w.tasks, w.job, w.state)).collect();
+            ensure!(
+                waiting.is_empty(),
+                Fault(format!(
+                    "the study is submitted already: {}\n       = `{}` ends it; --out DIR makes another of it",
+                    said.join(", "),
+                    engine.cancel(&record.ids, &record.options).join(" ")
+                ))
+            );
+        }
+        Err(error) => {
+            tracing::warn!("whether jobs {} still wait or run cannot be asked: {error:#}", record.ids.join(", "));
+        }
+    }
+    Ok(())
+}
+
+/// What a worker has to find as it is here: keys of the recipe, and where things lie.
+fn environment() -> Vec<(String, String)> {
+    let is_passed_on = |name: &str| {
+        let is_option = ["CALIPR_CACHE", "CALIPR_OFFLINE", "CALIPR_THREADS"].contains(&name);
+        PASSED_ON.contains(&name) || (name.starts_with("CALIPR_") && !is_option)
+    };
+    let all =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let mut passed_on: Vec<(String, String)> = all.filter(|(name, _)| is_passed_on(name)).collect();
+    passed_on.sort();
+    passed_on
+}
+
+/// A path in a script.
+fn text(path: impl AsRef<OsStr>) -> Result<String> {
+    let path = PathBuf::from(path.as_ref());
+    let text = path.to_str().map(str::to_owned);
+    text.ok_or_else(|| Fault(format!("the path {} is not UTF-8, and a job's script is", path.display())).into())
+}

@@ -1,0 +1,71 @@
+//! What was handed over, in the folder of jobs: who goes on with it, and who asks how far it is, finds it there.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use super::EngineName;
+
+const FILE: &str = "submitted.json";
+
+/// The command that was given.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Asked {
+    /// Where it was given, and relative paths start.
+    pub folder: String,
+    pub recipe: String,
+    pub set: Vec<String>,
+    pub cache: String,
+}
+
+/// A study that was handed over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    pub engine: EngineName,
+    /// The engine's ids, in the order of [`super::Engine::parts`].
+    pub ids: Vec<String>,
+    /// What was given behind `--`.
+    pub options: Vec<String>,
+    pub asked: Asked,
+}
+
+impl Record {
+    /// What was handed over last; None where nothing was.
+    ///
+    /// # Errors
+    /// Where the file cannot be read, or is none of calipr's.
+    pub fn read(jobs: &Path) -> Result<Option<Self>> {
+        let path = jobs.join(FILE);
+        let read = || format!("cannot read {}", path.display());
+        match fs::read_to_string(&path) {
+            Ok(text) => serde_json::from_str(&text).with_context(read).map(Some),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(read),
+        }
+    }
+
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn write(&self, jobs: &Path) -> Result<()> {
+        super::submission::write(&jobs.join(FILE), &(serde_json::to_string_pretty(self)? + "\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_handed_over_is_found_again() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Record::read(dir.path()).unwrap(), None);
+        let asked = Asked { folder: "/home/me".into(), recipe: "a.toml".into(), set: vec![], cache: "/shared".into() };
+        let record = Record { engine: EngineName::Hq, ids: vec!["7".into()], options: vec![], asked };
+        record.write(dir.path()).unwrap();
+        assert_eq!(Record::read(dir.path()).unwrap(), Some(record));
+        fs::write(dir.path().join(FILE), "{").unwrap();
+        assert!(format!("{:#}", Record::read(dir.path()).unwrap_err()).contains("submitted.json"));
+    }
+}
