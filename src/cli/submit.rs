@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use candle_core::Device;
 use clap::Args;
 
 use super::{StudyArgs, print};
@@ -14,7 +15,7 @@ use crate::cluster::{
 };
 use crate::data::Library;
 use crate::fault::Fault;
-use crate::pipeline::{Cache, Inputs, Judges, check_data, check_export, plan};
+use crate::pipeline::{Cache, Inputs, Judges, Machine, Plan, Rates, check_data, check_export, plan};
 use crate::recipe::{Layers, Recipe, inert};
 use crate::results::Intended;
 
@@ -38,6 +39,12 @@ pub struct SubmitArgs {
 
 /// Workers where nobody says how many, at most.
 const WORKERS: usize = 8;
+
+/// Seconds that a worker has for reading the model and the data, at least.
+const LEAST_TIME: f64 = 600.0;
+
+/// Bytes for what grows with nothing that a plan knows.
+const ROOM: u64 = 2 << 30;
 
 /// Variables besides the recipe's keys that a worker has to find as they are here, where the engine does not pass them on. None
 /// is a secret: what is written to a script may be read by others.
@@ -63,6 +70,9 @@ struct Found {
     /// Cells with something to compute.
     to_do: usize,
     is_here: bool,
+    /// Bytes that a worker should have, and the seconds of all cells and of the longest; as far as it is known.
+    memory: Option<u64>,
+    seconds: Option<(f64, f64)>,
 }
 
 impl SubmitArgs {
@@ -123,7 +133,8 @@ impl SubmitArgs {
         let plan = plan(&recipe, inputs.as_ref(), &cache);
         let to_do = plan.cells.iter().filter(|cell| cell.stages.iter().any(|stage| stage.is_to_do())).count();
         let cells = plan.cells.len();
-        Ok(Found { recipe, layers, cache, cells, to_do, is_here })
+        let (memory, seconds) = inputs.map_or(Ok((None, None)), |inputs| costs(&recipe, &inputs, &plan, &cache))?;
+        Ok(Found { recipe, layers, cache, cells, to_do, is_here, memory, seconds })
     }
 
     /// The recipe that workers read. Standard input is read once; what it had lies in the copy, whose relative paths start in
@@ -170,8 +181,10 @@ impl SubmitArgs {
             workers,
             needs: Needs {
                 threads: machinery.threads.map(NonZeroUsize::get),
+                memory: found.memory,
+                // Twice what is expected: another node may be slower, and what the limit ends is queued again.
+                seconds: found.seconds.map(|(all, longest)| 2.0 * (all / workers as f64 + longest) + LEAST_TIME),
                 gpus: found.recipe.model.device.gpus(),
-                ..Needs::default()
             },
             environment: environment(),
             variables: std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect(),
@@ -197,6 +210,20 @@ impl SubmitArgs {
         let status = quoted(&results.display().to_string());
         text + &format!("how far it is: calipr status {status}; to end it: {cancel}\n")
     }
+}
+
+/// Bytes that a worker should have, and the seconds that all cells and the longest take at the rates of this machine: on a
+/// processor. What cannot be done without is a lower bound, and what runs have held may be more for another calibration.
+fn costs(recipe: &Recipe, inputs: &Inputs, plan: &Plan, cache: &Cache) -> Result<(Option<u64>, Option<(f64, f64)>)> {
+    if recipe.model.device.kind()? != "cpu" {
+        return Ok((None, None));
+    }
+    let machine = Machine::here(&Device::Cpu, recipe.model.dtype.into());
+    let rates = Rates::remembered(cache, &machine, inputs.spec.hidden);
+    let costs = plan.costs(&rates);
+    let memory =
+        costs.all.memory.map(|least| (least + least / 2 + ROOM).max(rates.peak.map_or(0, |peak| peak + peak / 4)));
+    Ok((memory, costs.all.seconds.zip(costs.cell.seconds)))
 }
 
 /// Two submissions at once would make the tables twice.
