@@ -212,9 +212,12 @@ impl SubmitArgs {
     }
 }
 
+/// Bytes, and the seconds of all cells and of the longest.
+type Asks = (Option<u64>, Option<(f64, f64)>);
+
 /// Bytes that a worker should have, and the seconds that all cells and the longest take at the rates of this machine: on a
 /// processor. What cannot be done without is a lower bound, and what runs have held may be more for another calibration.
-fn costs(recipe: &Recipe, inputs: &Inputs, plan: &Plan, cache: &Cache) -> Result<(Option<u64>, Option<(f64, f64)>)> {
+fn costs(recipe: &Recipe, inputs: &Inputs, plan: &Plan, cache: &Cache) -> Result<Asks> {
     if recipe.model.device.kind()? != "cpu" {
         return Ok((None, None));
     }

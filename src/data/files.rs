@@ -297,7 +297,10 @@ impl Format {
     /// All rows of a file.
     pub fn all(self, path: &Path) -> Result<Vec<Row>> {
         let mut all = Vec::new();
-        self.each(path, json::Shape::default(), &Ok, &mut |rows| Ok(all.extend(rows)))?;
+        self.each(path, json::Shape::default(), &Ok, &mut |rows| {
+            all.extend(rows);
+            Ok(())
+        })?;
         Ok(all)
     }
 }

@@ -450,7 +450,10 @@ mod tests {
 
     fn read(text: &str, shape: Shape) -> Result<Vec<Row>> {
         let mut all = Vec::new();
-        each(text.as_bytes(), shape, &Ok, &mut |rows| Ok(all.extend(rows)))?;
+        each(text.as_bytes(), shape, &Ok, &mut |rows| {
+            all.extend(rows);
+            Ok(())
+        })?;
         Ok(all)
     }
 

@@ -287,7 +287,7 @@ mod tests {
             0 => json!({"text": "é\u{0}\"\n".repeat(i), "n": i}),
             1 => json!({"b": [1.5, -0.0, 1e16, 0.1 + 0.2, u64::MAX, i64::MIN, null, true], "a": {"z": 1, "b": {}}}),
             2 => json!({"text": "x".repeat(100 * i)}),
-            3 if i % 2 == 0 => json!({"deep": deep}),
+            3 if i.is_multiple_of(2) => json!({"deep": deep}),
             _ => json!({"t": i, "": ""}),
         };
         (0..900).map(row).map(object).collect()

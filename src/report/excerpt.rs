@@ -177,8 +177,11 @@ impl Excerpt {
     }
 }
 
+/// A sparsity, and its settings.
+type Ranked<'a> = (String, Vec<&'a Setting>);
+
 /// The settings of the grid by their sparsities, the best first, and by what; dense and checkpoints left out.
-fn ranking(report: &Report) -> Option<(String, Vec<(String, Vec<&Setting>)>)> {
+fn ranking(report: &Report) -> Option<(String, Vec<Ranked<'_>>)> {
     let decided = report.decision.as_ref().map(|decision| (decision.suite.as_str(), decision.metric.as_str()));
     let first = || Some((report.suites.first()?.suite.as_str(), report.suites.first()?.metrics.first()?.name.as_str()));
     let (name, metric) = decided.or_else(first)?;

@@ -330,7 +330,7 @@ mod tests {
             decision.rows.truncate(1);
             for i in 0..20 {
                 let mut row = row.clone();
-                row.setting.sparsity = Some(0.3 + 0.01 * f64::from(i));
+                (row.setting.pattern, row.setting.sparsity) = ("unstructured".into(), Some(0.3 + 0.01 * f64::from(i)));
                 row.setting.method = if i < 14 { "wanda".into() } else { "sparsegpt".into() };
                 row.value.value -= 0.1;
                 row.best = true;

@@ -246,7 +246,7 @@ mod tests {
             for (j, b) in done.iter().enumerate().skip(i + 1) {
                 let Some(axis) = axis(a, b) else { continue };
                 let (setting, other) = (a.setting().id(), b.setting().id());
-                match all.iter_mut().find(|(of, a, b, _)| (*of, &*a, &*b) == (axis, &setting, &other)) {
+                match all.iter_mut().find(|(of, a, b, _)| (*of, a, b) == (axis, &setting, &other)) {
                     Some((.., pairs)) => pairs.push([i, j]),
                     None => all.push((axis, setting, other, vec![[i, j]])),
                 }

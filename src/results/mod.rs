@@ -161,7 +161,7 @@ impl Results {
 
     fn write_layers(&self, study: &Study, finished: &[&Finished]) -> Result<()> {
         let batch = |cells: &[&Finished]| {
-            let read = |cell: &&'_ Finished| Ok(cell.pruning(study)?.map(|(pruned, errors)| (pruned, errors)));
+            let read = |cell: &&'_ Finished| cell.pruning(study);
             let read: Vec<_> = cells.par_iter().map(read).collect::<Result<_>>()?;
             let prunings: Vec<tables::Pruning> = cells
                 .iter()

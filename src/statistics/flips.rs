@@ -105,8 +105,8 @@ vectorized! {
         };
         let (chunks, rest) = values.as_chunks::<LANES>();
         for chunk in chunks {
-            for i in 0..LANES {
-                add(i, chunk[i]);
+            for (i, value) in chunk.iter().enumerate() {
+                add(i, *value);
             }
         }
         rest.iter().for_each(|value| add(0, *value));
@@ -125,8 +125,8 @@ vectorized! {
         };
         let (chunks, rest) = values.as_chunks::<LANES>();
         for chunk in chunks {
-            for i in 0..LANES {
-                add(i, chunk[i]);
+            for (i, value) in chunk.iter().enumerate() {
+                add(i, *value);
             }
         }
         rest.iter().for_each(|value| add(0, *value));

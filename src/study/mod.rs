@@ -222,7 +222,8 @@ impl Run<'_> {
         cells: &'a [Cell],
         patience: Patience,
     ) -> Vec<Working<'a>> {
-        let worker = |(study, watch): (_, &'a Box<dyn Watch>)| Working { study, watch: &**watch, cells, patience };
+        let watches = watches.iter().map(|watch| &**watch);
+        let worker = |(study, watch)| Working { study, watch, cells, patience };
         studies.iter().zip(watches).map(worker).collect()
     }
 }

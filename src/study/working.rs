@@ -29,7 +29,11 @@ impl Worker for Working<'_> {
 
     fn take(&self, cell: usize) -> Taking<Self::Claim> {
         let finished = || {
-            let outcome = finished(self.study, &self.cells[cell])?;
+            let mut outcome = finished(self.study, &self.cells[cell])?;
+            if self.patience == Patience::ForWork {
+                // Who works counts what was spent here.
+                outcome.spent = None;
+            }
             self.watch.cell_ends(cell + 1, self.cells.len(), &outcome, true);
             Some(Taking::Finished(Box::new(outcome)))
         };
