@@ -331,6 +331,7 @@ mod tests {
             for i in 0..20 {
                 let mut row = row.clone();
                 (row.setting.pattern, row.setting.sparsity) = ("unstructured".into(), Some(0.3 + 0.01 * f64::from(i)));
+                row.setting.calibration = Some("prose".into());
                 row.setting.method = if i < 14 { "wanda".into() } else { "sparsegpt".into() };
                 row.value.value -= 0.1;
                 row.best = true;

@@ -14,7 +14,7 @@ use super::machine::{Machine, day, now, versions};
 use super::place::seen_from;
 use crate::data::Library;
 use crate::metrics::Metric;
-use crate::pipeline::{InputCheckpoint, Study, peak_bytes};
+use crate::pipeline::{Compared, InputCheckpoint, Study, peak_bytes};
 use crate::recipe::{Recipe, Suite, cells, unsound};
 
 /// The content of `run.json`.
@@ -56,6 +56,9 @@ pub struct Manifest {
     pub peak_bytes: Option<u64>,
     /// The most memory of a device that a cell of this run held; None on the CPU.
     pub device_peak_bytes: Option<u64>,
+    /// What was expected of the cells that the run computed, and what they took; None where nothing was known beforehand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecast: Option<Compared>,
     pub cells: CellCounts,
 }
 
@@ -122,6 +125,7 @@ impl Manifest {
             seconds: 0.0,
             peak_bytes: None,
             device_peak_bytes: None,
+            forecast: None,
             cells: CellCounts { planned: cells(recipe).len(), ..CellCounts::default() },
         })
     }

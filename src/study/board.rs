@@ -65,8 +65,9 @@ impl Board<'_> {
             self.write_tables()?;
         }
         self.manifest.finish();
+        self.manifest.forecast = self.accounts.compared();
         self.write_manifest()?;
-        self.accounts.compared().iter().for_each(|compared| tracing::info!("{compared}"));
+        self.manifest.forecast.iter().for_each(|compared| tracing::info!("{compared}"));
         self.accounts.remember(self.study.cache());
         Ok(self.manifest)
     }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::super::cache::Cache;
 use super::super::cell::Spent;
@@ -32,7 +32,7 @@ struct Expected {
 }
 
 /// What was expected of the cells that a run computed, and what they took.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Compared {
     /// Of the cells of which something was expected.
     pub expected_seconds: f64,
