@@ -195,8 +195,12 @@ fn workers_of_slurm_come_to_the_tables_of_one_process() {
 
     // One of them dies in the middle of a cell.
     let jobs = shop.path(OUT).join("jobs");
-    let log = jobs.join(format!("{array}_1.log"));
-    wait_for("a cell of the second task", 60, || fs::read_to_string(&log).ok()?.contains("/13] ").then_some(()));
+    for task in [1, 2] {
+        let log = jobs.join(format!("{array}_{task}.log"));
+        wait_for("a task's first cell", 60, || fs::read_to_string(&log).ok()?.contains("/13] ").then_some(()));
+    }
+    // Another hears that its time is up, as Slurm itself says it to whoever is still at work when it looks.
+    slurm.ask("scancel", &["--batch", "--signal=USR1", &format!("{array}_2")]);
     let victim = wait_for("the second task's process", 20, || process("work", "SLURM_ARRAY_TASK_ID=1"));
     kill(victim);
 
@@ -218,10 +222,10 @@ fn workers_of_slurm_come_to_the_tables_of_one_process() {
     let told = all.matches("the time limit is near: queued again").count();
     assert!(told >= 1 && all.matches(", restart 1").count() >= told, "{all}");
     assert_nothing_is_computed_twice(&logs, 1 + told);
-    // Four shared the work.
+    // The two that nothing befell shared the work, and perhaps the others too.
     let workers =
         logs.iter().filter(|(name, text)| name.starts_with(&format!("{array}_")) && text.contains(": sparsity "));
-    assert!(workers.count() >= 3, "{all}");
+    assert!(workers.count() >= 2, "{all}");
 }
 
 #[test]

@@ -104,7 +104,8 @@ fn what_a_killed_worker_had_others_take_over() {
         assert!(outputs[2].status.success(), "{log}");
         assert!(matches!(outputs[1].status.code(), Some(0 | 130)), "{:?}", outputs[1]);
         let (_, log) = shop.succeeds(&["run", "recipe.toml"]);
-        assert!(!log.contains(": sparsity"), "one worker is left, and does all: {log}");
+        // One worker is left, and does all but what the others had when it found nothing else to take.
+        assert!(log.matches(": sparsity").count() <= 2, "{log}");
         assert_same_tables(&expected, &shop.tables("results/tiny"));
         for folder in ["cache", "results"] {
             std::fs::remove_dir_all(shop.path(folder)).unwrap();
