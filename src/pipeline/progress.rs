@@ -9,7 +9,6 @@ use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::Watch;
 use super::cache::{Cache, Key};
 use super::cell::{BlockRecord, ErrorsRecord, PrunedRecord};
 use super::errors::HeldOut;
@@ -97,18 +96,9 @@ impl<'a> Progress<'a> {
         self.cache.contains(key)
     }
 
-    /// What lies under a key: found, or made by whoever of all that share the cache comes first.
-    ///
-    /// # Errors
-    /// As of [`Cache::once`].
-    pub fn once<T>(
-        &self,
-        key: Key,
-        watch: &dyn Watch,
-        found: impl Fn() -> Result<Option<T>>,
-        make: impl FnOnce() -> Result<T>,
-    ) -> Result<T> {
-        self.cache.once(key, watch, found, make)
+    /// The cache that it lies in.
+    pub fn cache(&self) -> &Cache {
+        self.cache
     }
 
     /// Keeps a site's statistic, for other cells, and how many tokens were routed there, where it is an expert's.

@@ -400,7 +400,7 @@ impl BlockPruner<'_> {
         };
         let Some(key) = key else { return gather() };
         let known = || if progress.has_entry(key) { self.known(site).map(Some) } else { Ok(None) };
-        progress.once(key, self.walk.watch, known, || {
+        progress.cache().once(key, self.walk.watch, known, || {
             let observed = gather()?;
             if let Some(statistic) = observed.statistic.tensor() {
                 progress.save_statistic(key, statistic, observed.routed)?;
