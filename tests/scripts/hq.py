@@ -35,13 +35,17 @@ def submit(server: str | None, file: str) -> None:
         assert set(task) <= known and task["stdout"] == task["stderr"] == "none", task
         (request,) = task["request"]
         assert set(request) == {"resources"}, request
+        resources = request["resources"]
+        # Workers of `hq worker start` say how much memory they have; the package's do not, and would wait for ever.
+        memory = resources.pop("mem", None)
+        assert memory is None or memory > 0 and type(memory) is int, memory
         program = tasks[task["id"]] = job.program(
             task["command"],
             cwd=task["cwd"],
             stdout="/dev/null",
             stderr="/dev/null",
             deps=[tasks[id] for id in task.get("deps", [])],
-            resources=ResourceRequest(resources={}, **request["resources"]),
+            resources=ResourceRequest(cpus=resources.pop("cpus"), resources=resources),
         )
         # The package numbers tasks by itself, from 0.
         program.task_id = task["id"]
