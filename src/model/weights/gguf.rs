@@ -5,22 +5,19 @@ use std::fs::File;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Error, Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 use rayon::prelude::*;
 
 use super::gguf_header::unreadable_tensor;
-use super::{Form, StoredTensor, Weights, let_go, no_pointer};
+use super::{Form, StoredTensor, WEIGHTS_AT_ONCE, Weights, let_go, no_pointer};
 use crate::guard::guarded;
 use crate::linalg::bf16;
 use crate::model::arch::{self, Tensors};
 use crate::model::spec::{LinearSpec, Name, Spec, Stored};
 use crate::tensors;
-
-/// Weights that are dequantised at once.
-const WEIGHTS_AT_ONCE: usize = 1 << 20;
 
 /// A memory-mapped GGUF model.
 pub struct GgufFile {
@@ -207,6 +204,18 @@ impl GgufFile {
         self.info(name).with_context(|| format!("tensor `{name}` of {} is missing", self.path().display()))
     }
 
+    /// A tensor that is a matrix of rows; None where it is none.
+    fn matrix<'a>(&'a self, name: &'a Name) -> Result<Option<Matrix<'a>>> {
+        let (part, info) = self.there(&name.gguf)?;
+        let bytes = part.bytes_of(&name.gguf, info)?;
+        Ok(match *info.shape.dims() {
+            [rows, columns] if rows > 0 && columns > 0 && columns % info.ggml_dtype.block_size() == 0 => {
+                Some(Matrix { part, info, bytes, name: &name.gguf, rows, columns })
+            }
+            _ => None,
+        })
+    }
+
     fn read(&self, name: &str) -> Result<Tensor> {
         let (part, info) = self.there(name)?;
         let read = || {
@@ -215,6 +224,47 @@ impl GgufFile {
             Ok(stored.dequantize(&Device::Cpu)?)
         };
         guarded(read).with_context(|| format!("tensor `{name}` of {}", part.path.display()))
+    }
+}
+
+/// A tensor of rows, each of which can be read by itself.
+struct Matrix<'a> {
+    part: &'a Part,
+    info: &'a TensorInfo,
+    bytes: &'a [u8],
+    name: &'a str,
+    rows: usize,
+    columns: usize,
+}
+
+impl Matrix<'_> {
+    /// Rows that are read at once.
+    fn at_once(&self) -> usize {
+        (WEIGHTS_AT_ONCE / self.columns).max(1)
+    }
+
+    /// Some of its rows, in f32.
+    fn read(&self, start: usize, rows: usize) -> Result<Tensor> {
+        let Self { part, info, bytes, .. } = self;
+        let a_row = bytes.len() / self.rows;
+        let own = a_row * start..a_row * (start + rows);
+        let (shape, offset) = ((rows, self.columns).into(), info.offset + own.start as u64);
+        let one = TensorInfo { ggml_dtype: info.ggml_dtype, shape, offset };
+        let read = || {
+            let stored = one.read(&mut Cursor::new(&part.map[..]), part.content.tensor_data_offset, &Device::Cpu)?;
+            let_go(&bytes[own]);
+            Ok(stored.dequantize(&Device::Cpu)?)
+        };
+        guarded(read).with_context(|| format!("tensor `{}` of {}", self.name, part.path.display()))
+    }
+
+    /// Has `write` write all rows, some at a time.
+    fn write<T: Send>(&self, all: &mut [T], write: impl Fn(&[f32], &mut [T]) + Sync) -> Result<()> {
+        let (at_once, columns) = (self.at_once(), self.columns);
+        all.par_chunks_mut(at_once * columns).enumerate().try_for_each(|(i, to)| {
+            let rows = self.read(i * at_once, to.len() / columns)?;
+            Ok(tensors::with_values(&rows, |values| write(values, to))?)
+        })
     }
 }
 
@@ -243,42 +293,29 @@ impl Weights for GgufFile {
 
     /// A few rows at a time on all threads: a large one is never whole in f32, nor is what the file has of it copied whole.
     fn rounded(&self, name: &Name, dtype: DType) -> Result<Tensor> {
-        let (part, info) = self.there(&name.gguf)?;
-        let bytes = part.bytes_of(&name.gguf, info)?;
-        let (rows, columns) = match *info.shape.dims() {
-            [rows, columns] if columns > 0 && columns % info.ggml_dtype.block_size() == 0 => (rows, columns),
-            _ => return Ok(tensors::to_dtype(&self.tensor(name)?, dtype)?),
-        };
-        let at_once = (WEIGHTS_AT_ONCE / columns).max(1);
-        let piece = |start: usize, rows: usize| -> Result<Tensor> {
-            let own = bytes.len() / info.shape.dims()[0] * start..bytes.len() / info.shape.dims()[0] * (start + rows);
-            let (shape, offset) = ((rows, columns).into(), info.offset + own.start as u64);
-            let one = TensorInfo { ggml_dtype: info.ggml_dtype, shape, offset };
-            let stored = one.read(&mut Cursor::new(&part.map[..]), part.content.tensor_data_offset, &Device::Cpu)?;
-            let_go(&bytes[own]);
-            Ok(stored.dequantize(&Device::Cpu)?)
-        };
-        let read = || match dtype {
+        let Some(matrix) = self.matrix(name)? else { return Ok(tensors::to_dtype(&self.tensor(name)?, dtype)?) };
+        let tensor = match dtype {
             DType::F32 => {
-                let mut all = vec![0f32; rows * columns];
-                all.par_chunks_mut(at_once * columns).enumerate().try_for_each(|(i, to)| {
-                    let piece = piece(i * at_once, to.len() / columns)?;
-                    Ok::<_, Error>(tensors::with_values(&piece, |values| to.copy_from_slice(values))?)
-                })?;
-                Ok(Tensor::from_vec(all, (rows, columns), &Device::Cpu)?)
+                let mut all = vec![0f32; matrix.rows * matrix.columns];
+                matrix.write(&mut all, |values, to| to.copy_from_slice(values))?;
+                Tensor::from_vec(all, (matrix.rows, matrix.columns), &Device::Cpu)?
             }
             DType::BF16 => {
-                let mut all = vec![half::bf16::ZERO; rows * columns];
-                all.par_chunks_mut(at_once * columns).enumerate().try_for_each(|(i, to)| {
-                    let piece = piece(i * at_once, to.len() / columns)?;
-                    Ok::<_, Error>(tensors::with_values(&piece, |values| to.copy_from_slice(&bf16::rounded(values)))?)
-                })?;
-                Ok(Tensor::from_vec(all, (rows, columns), &Device::Cpu)?)
+                let mut all = vec![half::bf16::ZERO; matrix.rows * matrix.columns];
+                matrix.write(&mut all, |values, to| to.copy_from_slice(&bf16::rounded(values)))?;
+                Tensor::from_vec(all, (matrix.rows, matrix.columns), &Device::Cpu)?
             }
-            _ => Ok(tensors::to_dtype(&self.tensor(name)?, dtype)?),
+            _ => tensors::to_dtype(&self.tensor(name)?, dtype)?,
         };
-        let tensor = guarded(read).with_context(|| format!("tensor `{}` of {}", name.gguf, part.path.display()))?;
-        Ok(tensor.reshape(shape(info))?)
+        Ok(tensor.reshape(shape(matrix.info))?)
+    }
+
+    fn pieces(&self, name: &Name, look: &(dyn Fn(&Tensor) -> Result<()> + Sync)) -> Result<()> {
+        let Some(matrix) = self.matrix(name)? else { return look(&self.tensor(name)?) };
+        let starts: Vec<usize> = (0..matrix.rows).step_by(matrix.at_once()).collect();
+        starts
+            .into_par_iter()
+            .try_for_each(|start| look(&matrix.read(start, matrix.at_once().min(matrix.rows - start))?))
     }
 
     fn part(&self, name: &Name, index: usize, count: usize) -> Result<Tensor> {
@@ -364,6 +401,13 @@ mod tests {
             gguf_file::write(&mut File::create(&path).unwrap(), &[], &named).unwrap();
             let file = GgufFile::open(&path).unwrap();
             for name in ["matrix", "vector"].map(|name| Name::new("", name)) {
+                let shown = std::sync::Mutex::new(0);
+                file.pieces(&name, &|piece| {
+                    *shown.lock().unwrap() += piece.elem_count();
+                    Ok(())
+                })
+                .unwrap();
+                assert_eq!(*shown.lock().unwrap(), file.tensor(&name).unwrap().elem_count());
                 for dtype in [DType::F32, DType::BF16, DType::F16] {
                     let rounded = file.rounded(&name, dtype).unwrap();
                     let expected = tensors::to_dtype(&file.tensor(&name).unwrap(), dtype).unwrap();

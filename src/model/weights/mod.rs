@@ -14,6 +14,9 @@ pub use safetensors::SafetensorsDir;
 use super::spec::{LinearSpec, Name};
 use crate::tensors;
 
+/// Weights that are dequantised, or looked at, at once.
+const WEIGHTS_AT_ONCE: usize = 1 << 20;
+
 /// Lets go of the memory that the pages of a mapped file take, which was read and is not needed soon; read again, they
 /// come from the system's cache of files, as long as it has room.
 fn let_go(mapped: &[u8]) {
@@ -75,6 +78,19 @@ pub trait Weights: Send + Sync {
     /// As of [`Weights::tensor`].
     fn rounded(&self, name: &Name, dtype: DType) -> Result<Tensor> {
         Ok(tensors::to_dtype(&self.tensor(name)?, dtype)?)
+    }
+
+    /// Shows the tensor some rows at a time, as [`Weights::tensor`] has it, in any order and from several threads.
+    ///
+    /// # Errors
+    /// As of [`Weights::tensor`], and those of `look`.
+    fn pieces(&self, name: &Name, look: &(dyn Fn(&Tensor) -> Result<()> + Sync)) -> Result<()> {
+        let tensor = self.tensor(name)?;
+        let Some(rows) = tensor.dims().first().copied().filter(|_| tensor.is_contiguous()) else {
+            return look(&tensor);
+        };
+        let at_once = (WEIGHTS_AT_ONCE / (tensor.elem_count() / rows.max(1)).max(1)).max(1);
+        (0..rows).step_by(at_once).try_for_each(|start| look(&tensor.narrow(0, start, at_once.min(rows - start))?))
     }
 
     /// Part `index` of the `count` that a tensor's first dimension has: (count, rows, columns) → (rows, columns).
