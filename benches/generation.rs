@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use calipr::model::{Begun, Block, Continuing, Generator, Model, ModelFiles, Sampling};
+use calipr::internals::{Begun, Block, Continuing, Generator, Model, ModelFiles, Sampling};
 use candle_core::{DType, Device};
 
 fn main() {

@@ -3,12 +3,11 @@
 //! Each is timed on the batch that a walk gives it (2048 tokens). Throughput is in floating-point operations where
 //! products dominate, else in elements.
 
-use calipr::linalg::upper_inverse_factor;
-use calipr::metrics::{Prediction, score_positions};
-use calipr::model::{
-    Block, BlockNorms, Embedding, Flow, Generator, Head, Linear, LinearSpec, Norm, Ropes, Sampling, Span, Spec,
+use calipr::internals::{
+    Accumulator, Block, BlockNorms, Embedding, Flow, Generator, Head, Linear, LinearSpec, MethodName, MethodOptions,
+    Norm, Prediction, Ropes, Sampling, Span, Sparsity, Spec, Statistic, StatisticKind, score_positions,
+    upper_inverse_factor,
 };
-use calipr::prune::{Accumulator, MethodName, MethodOptions, Sparsity, Statistic, StatisticKind};
 use candle_core::{DType, Device, Tensor};
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
@@ -143,7 +142,7 @@ fn pack_gate(bencher: Bencher) {
     let weight = vec![half::bf16::ONE; FEED_FORWARD * HIDDEN];
     bencher
         .counter(ItemsCount::new(weight.len()))
-        .bench_local(|| calipr::linalg::bf16::Packed::new(black_box(&weight), FEED_FORWARD, HIDDEN));
+        .bench_local(|| calipr::internals::Packed::new(black_box(&weight), FEED_FORWARD, HIDDEN));
 }
 
 fn accumulate(kind: StatisticKind, columns: usize, dtype: DType, x: &Tensor) -> Statistic {
@@ -174,7 +173,7 @@ fn inverse_factor(bencher: Bencher, d: usize) {
     let Statistic::Gram(gram) = accumulate(StatisticKind::Gram, d, DType::F32, &random(TOKENS, d, 3)) else {
         unreachable!("a Gram matrix was asked for")
     };
-    let gram = calipr::tensors::values(&gram).unwrap();
+    let gram = calipr::internals::values(&gram).unwrap();
     let diagonal: Vec<f32> = (0..d).map(|i| gram[i * d + i]).collect();
     bencher
         .counter(ItemsCount::new(2 * d * d * d / 3))

@@ -9,18 +9,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use calipr::data::Library;
-use calipr::metrics::Scores;
-use calipr::pipeline::{
-    Accounts, BlockMasks, Cache, CellRecord, Doing, ErrorsRecord, Forecast, Inputs, LayerRecord, Limit, LimitBy,
-    LinearMask, Machine, MaskedLinear, Outcome, PrunedRecord, ScoresRecord, Seconds, Spent, Status, Study, SuiteRecord,
-    Watch, plan,
+use calipr::internals::{
+    Accounts, BlockMasks, Board, Cache, Cell, CellRecord, ErrorsRecord, Fetcher, Inputs, LayerRecord, Library, Limit,
+    LimitBy, LinearMask, Machine, Manifest, MaskedLinear, Outcome, PrunedRecord, Results, Scores, ScoresRecord,
+    Seconds, Size, Spent, Status, Study, SuiteRecord, Tenant, cells, plan,
 };
-use calipr::recipe::{Cell, Recipe, cells};
-use calipr::results::{Manifest, Results};
-use calipr::size::Size;
-use calipr::source::Fetcher;
-use calipr::study::{Board, Screen, Tenant};
+use calipr::{Recipe, Screen, Unseen};
 use candle_core::{DType, Device, Tensor};
 use indexmap::IndexMap;
 use rand::{Rng, RngExt, SeedableRng};
@@ -60,7 +54,7 @@ fn run(path: &Path) -> Result<serde_json::Value> {
     let (cache, library) = (Cache::in_dir(Path::new("cache")), Library::of_recipe(path));
     let fetcher = Fetcher { cache: "cache".into(), offline: true };
     let inputs = Inputs::resolve(&recipe, &layers, &library, &fetcher, "cpu")?;
-    let study = Study::open(&recipe, &inputs, &cache, Device::Cpu, &Quiet)?;
+    let study = Study::open(&recipe, &inputs, &cache, Device::Cpu, &Unseen)?;
     let out = Path::new("results");
     let (results, all) = (Results::create(out)?, cells(&recipe));
     let manifest = Manifest::new(&recipe, path, &library, &study, &[Device::Cpu], out)?;
@@ -71,7 +65,7 @@ fn run(path: &Path) -> Result<serde_json::Value> {
 
     let (started, mut spent, mut slowest) = (Instant::now(), Duration::ZERO, Duration::ZERO);
     let finished = all.iter().map(|_| None).collect();
-    let screen: &dyn Screen = &Quiet;
+    let screen: &dyn Screen = &Unseen;
     let machine = Machine::here(&Device::Cpu, recipe.model.dtype.into());
     let accounts = Accounts::open(&plan(&recipe, Some(&inputs), &cache), &cache, machine, inputs.spec.hidden);
     let (study_of, is_written) = (&study, false);
@@ -88,7 +82,7 @@ fn run(path: &Path) -> Result<serde_json::Value> {
     board.finish()?;
     let last = began.elapsed();
     spent += last;
-    let peak = calipr::pipeline::peak_bytes().unwrap_or(0);
+    let peak = calipr::internals::peak_bytes().unwrap_or(0);
     Ok(json!({
         "cells": all.len(),
         "milliseconds a cell": spent.as_secs_f64() * 1e3 / all.len() as f64,
@@ -238,26 +232,4 @@ fn write_model(folder: &Path) -> Result<()> {
     candle_core::safetensors::save(&tensors, folder.join("model.safetensors"))?;
     ensure!(folder.join("model.safetensors").is_file(), "the model was not written");
     Ok(())
-}
-
-/// Nobody looks on.
-struct Quiet;
-
-impl Screen for Quiet {
-    fn watch(&self) -> Box<dyn Watch> {
-        Box::new(Quiet)
-    }
-    fn expect(&self, _: Forecast) {}
-    fn warnings(&self) -> Vec<String> {
-        vec![]
-    }
-}
-
-impl Watch for Quiet {
-    fn cell_begins(&self, _: usize, _: usize, _: &str) {}
-    fn progress(&self, _: usize, _: usize, _: Doing) {}
-    fn cell_ends(&self, _: usize, _: usize, _: &Outcome, _: bool) {}
-    fn interrupted(&self) -> bool {
-        false
-    }
 }

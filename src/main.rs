@@ -2,15 +2,14 @@
 
 use std::process::ExitCode;
 
-use calipr::cli::{Command, arguments, exit_code};
-use calipr::memory::Told;
+use calipr::cli::{Command, Told, arguments, exit_code, settle, with_room};
 
 #[global_allocator]
 static ALLOCATOR: Told = Told;
 
 fn main() -> ExitCode {
-    calipr::cli::settle();
-    calipr::guard::with_room(calipr).unwrap_or_else(|error| exit_code(Err(error)))
+    settle();
+    with_room(calipr).unwrap_or_else(|error| exit_code(Err(error)))
 }
 
 fn calipr() -> ExitCode {

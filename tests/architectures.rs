@@ -3,7 +3,7 @@
 
 mod common;
 
-use calipr::model::{Block, Generator, Sampling};
+use calipr::internals::{Block, Generator, Sampling};
 use common::architectures::{GgufFixture, compare, each, fixtures, ids, loss_of, open};
 use common::{Tiny, Workshop, read_table};
 use rayon::prelude::*;
@@ -150,7 +150,7 @@ fn check_routed(layers: &[Value], log: &str) -> Result<(), String> {
 fn readme_lists_the_models_that_there_are() {
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let readme = words(&std::fs::read_to_string("README.md").unwrap());
-    let models = calipr::model::models();
+    let models = calipr::internals::models();
     assert!(readme.contains(&words(&models)), "README.md should have:\n{models}");
 }
 

@@ -485,7 +485,7 @@ fn the_schema_that_editors_read_is_current_and_every_recipe_loads() {
         if path.extension().is_some_and(|e| e == "toml") {
             let text = std::fs::read_to_string(&path).unwrap();
             assert!(text.starts_with("#:schema recipe.schema.json\n"), "{}", path.display());
-            calipr::recipe::Recipe::load(&path, &[]).unwrap_or_else(|e| panic!("{e}"));
+            calipr::Recipe::load(&path, &[]).unwrap_or_else(|e| panic!("{e}"));
             recipes += 1;
         }
     }

@@ -3,9 +3,10 @@
 
 mod common;
 
-use calipr::metrics::{Prediction, log_likelihoods, score_positions};
-use calipr::model::{Block, Generator, Head, Linear, Model, Sampling, device};
-use calipr::prune::{Accumulator, MethodName, MethodOptions, Sparsity, Statistic, StatisticKind};
+use calipr::internals::{
+    Accumulator, Block, Generator, Head, Linear, MethodName, MethodOptions, Model, Prediction, Sampling, Sparsity,
+    Statistic, StatisticKind, device, log_likelihoods, score_positions,
+};
 use candle_core::{DType, Device, Tensor};
 use common::{Tiny, Workshop};
 use serde_json::Value;

@@ -2,7 +2,7 @@
 
 mod common;
 
-use calipr::model::{Flow, Model, Span};
+use calipr::internals::{Flow, Model, Span};
 use candle_core::{DType, Device, Tensor};
 use common::{RECIPE, Tiny, Workshop, assert_same_tables, read_table};
 use serde_json::{Value, json};

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use calipr::model::{ModelFiles, Saving};
+use calipr::internals::{ModelFiles, Saving};
 use candle_core::quantized::{GgmlDType, gguf_file};
 use candle_core::{DType, Tensor};
 use common::architectures::{Fixture, GgufFixture, compare, fixtures, open};

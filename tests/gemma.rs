@@ -5,9 +5,7 @@ mod common;
 
 use std::path::PathBuf;
 
-use calipr::model::{Model, ModelFiles};
-use calipr::pipeline::Cache;
-use calipr::source::{Fetcher, Source};
+use calipr::internals::{Cache, Fetcher, Model, ModelFiles, Source};
 use candle_core::{DType, Device};
 use serde_json::Value;
 

@@ -2,7 +2,7 @@
 
 mod common;
 
-use calipr::model::{Begun, Block, Continuing, Generation, Generator, Model, ModelFiles, Sampling, Span, Written};
+use calipr::internals::{Begun, Block, Continuing, Generation, Generator, Model, ModelFiles, Sampling, Span, Written};
 use candle_core::{DType, Device};
 use common::Tiny;
 use serde_json::Value;

@@ -47,7 +47,7 @@ fn tree(folder: &Path) -> Vec<(String, String)> {
                 _ if own => {}
                 Ok(target) => found.push((name, target.display().to_string())),
                 Err(_) if path.is_dir() => walk(&path, root, found),
-                Err(_) => found.push((name, format!("{:?}", calipr::digest::Digest::of_file(&path).unwrap()))),
+                Err(_) => found.push((name, format!("{:?}", calipr::internals::Digest::of_file(&path).unwrap()))),
             }
         }
     }

@@ -5,7 +5,7 @@ mod common;
 
 use std::ops::Range;
 
-use calipr::model::{Conversation, Model, ModelFiles};
+use calipr::internals::{Conversation, Model, ModelFiles};
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 use candle_transformers::models::{llama, qwen2};

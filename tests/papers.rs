@@ -5,8 +5,8 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use calipr::data::Library;
-use calipr::recipe::Recipe;
+use calipr::Recipe;
+use calipr::internals::Library;
 use common::{RECIPE, Tiny, Workshop, read_table};
 use serde_json::{Value, json};
 
@@ -160,14 +160,14 @@ fn an_override_takes_figures_of_what_is_no_longer_run() {
 /// The recipes of papers, by name.
 fn papers() -> Vec<String> {
     let names: Vec<String> =
-        calipr::bundled::recipes().filter(|name| name.starts_with("papers/")).map(str::to_owned).collect();
+        calipr::internals::recipes().filter(|name| name.starts_with("papers/")).map(str::to_owned).collect();
     assert!(names.len() >= 6, "{names:?}");
     names
 }
 
 /// The arguments of the command in a recipe's head that runs it small, as a shell reads them.
 fn small(name: &str) -> Vec<String> {
-    let text = calipr::bundled::recipe_named(name).unwrap();
+    let text = calipr::internals::recipe_named(name).unwrap();
     let start = format!("# calipr run {name} ");
     let line = text.lines().find_map(|line| line.strip_prefix(&start)).unwrap_or_else(|| panic!("{name}: no {start}"));
     let (mut arguments, mut argument, mut is_quoted) = (vec![], String::new(), false);
@@ -186,7 +186,7 @@ fn small(name: &str) -> Vec<String> {
 fn every_recipe_of_a_paper_is_checked_as_it_stands_and_by_the_line_in_its_head() {
     for name in papers() {
         let recipe = |sets: &[String]| Recipe::load(Path::new(&name), sets).unwrap_or_else(|e| panic!("{name}: {e}")).0;
-        let text = calipr::bundled::recipe_named(&name).unwrap();
+        let text = calipr::internals::recipe_named(&name).unwrap();
         assert!(text.starts_with("#:schema ../recipe.schema.json\n# "), "{name}");
         let whole = recipe(&[]);
         assert!(whole.suite.values().flat_map(|suite| suite.metrics()).count() > 0);
@@ -208,7 +208,7 @@ fn every_recipe_of_a_paper_is_checked_as_it_stands_and_by_the_line_in_its_head()
 #[test]
 fn every_data_set_that_comes_with_calipr_is_read() {
     let library = Library::of_recipe(Path::new("quickstart"));
-    for name in calipr::bundled::datasets() {
+    for name in calipr::internals::datasets() {
         let dataset = library.get(name).unwrap_or_else(|e| panic!("{name}: {e:#}"));
         assert!(!dataset.description.is_empty() && dataset.part(None, "train").is_ok(), "{name}");
     }

@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use calipr::prune::{Accumulator, MethodName, MethodOptions, Sparsity};
+use calipr::internals::{Accumulator, MethodName, MethodOptions, Sparsity};
 use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use calipr::model::{Conversation, ModelFiles};
+use calipr::internals::{Conversation, ModelFiles};
 
 /// A model's folder without weights, with this chat template.
 fn folder(template: &str) -> tempfile::TempDir {

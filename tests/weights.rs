@@ -6,7 +6,7 @@ mod common;
 use std::collections::HashMap;
 use std::path::Path;
 
-use calipr::model::{Model, ModelFiles};
+use calipr::internals::{Model, ModelFiles};
 use candle_core::quantized::{GgmlDType, gguf_file};
 use candle_core::{DType, Device, Tensor};
 use common::{Tiny, Workshop, write_gguf};

@@ -23,7 +23,7 @@ mod work;
 
 use std::io::{self, ErrorKind, Write};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Error, Result};
@@ -33,11 +33,14 @@ use clap::{Args, Parser, Subcommand};
 pub use environment::settle;
 
 use crate::fault::Fault;
+pub use crate::guard::with_room;
 use crate::memory;
-use crate::pipeline::{Cache, Interrupted, Limit, Unwritable};
-use crate::recipe::{self, Layers, Problems, Recipe};
+pub use crate::memory::Told;
+use crate::pipeline::{Cache, Interrupted, Unwritable};
+use crate::recipe::{self, Problems, Recipe, inert};
 use crate::size::Size;
 use crate::source::{self, Fetcher, expanded};
+use crate::study::{Place, Run};
 use terminal::Terminal;
 use threads::Threads;
 
@@ -232,8 +235,8 @@ fn print(text: &str) -> Result<()> {
 }
 
 impl StudyArgs {
-    fn load(&self) -> Result<(Recipe, Layers), Problems> {
-        Recipe::load(&self.recipe, &self.set)
+    fn open(&self) -> Result<(Run, Terminal)> {
+        self.machinery.open(&self.recipe, &self.set, &self.cache_size)
     }
 
     fn results_dir(&self, recipe: &Recipe) -> PathBuf {
@@ -246,13 +249,16 @@ fn cache_in(dir: Option<&PathBuf>) -> Cache {
     Cache::in_dir(&dir.cloned().unwrap_or_else(Cache::default_dir))
 }
 
-impl CacheSize {
-    fn limit(&self, cache: &Cache) -> Result<Limit> {
-        cache.limit(self.cache_size)
-    }
-}
-
 impl Machinery {
+    /// A recipe's study, and what it is shown on; warns of what is set in vain.
+    fn open(&self, recipe: &Path, set: &[String], CacheSize { cache_size }: &CacheSize) -> Result<(Run, Terminal)> {
+        let cache = self.cache.clone().unwrap_or_else(Cache::default_dir);
+        let run = Run::of(recipe, set, &Place { cache, size: *cache_size, offline: self.offline })?;
+        let terminal = self.start()?;
+        inert(&run.recipe, &run.layers).iter().for_each(|problem| tracing::warn!("{problem}"));
+        Ok((run, terminal))
+    }
+
     fn cache(&self) -> Cache {
         cache_in(self.cache.as_ref())
     }

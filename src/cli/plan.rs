@@ -11,45 +11,28 @@ use super::{StudyArgs, print};
 use crate::data::Library;
 use crate::model::{ModelFiles, Spec, device};
 use crate::pipeline::{
-    Cache, Cost, Costs, Doing, Inputs, Judges, Left, Machine, Outcome, Plan, PlannedCell, PlannedStage, Rates, Room,
-    Watch, Work, check_data, check_export, measured, plan_of,
+    Cache, Cost, Costs, Doing, Left, Machine, Outcome, Plan, PlannedCell, PlannedStage, Rates, Room, Watch, Work,
+    measured, plan_of,
 };
-use crate::recipe::{Recipe, Setting, inert};
-use crate::results::Intended;
+use crate::recipe::{Recipe, Setting};
 use crate::size::Size;
 use crate::source::Fetcher;
-use crate::study::room;
+use crate::study::{Checked, Run, room};
 use crate::table::Table;
 
 impl StudyArgs {
     /// Prints what `run` would do.
     pub fn plan(&self) -> Result<()> {
-        let (recipe, layers) = self.load()?;
-        let terminal = self.machinery.start()?;
-        inert(&recipe, &layers).iter().for_each(|problem| tracing::warn!("{problem}"));
-        let cache = self.machinery.cache();
-        let limit = self.cache_size.limit(&cache)?;
-        let fetcher = self.machinery.fetcher(&cache);
-        let library = Library::of_recipe(&self.recipe);
-        let inputs = match Inputs::are_local(&recipe, &library, &fetcher)? {
-            true => {
-                // What was computed elsewhere is under another key: plan for the device that would run.
-                let kind = device::kind(&recipe.model.device.open_first()?);
-                Some(Inputs::resolve(&recipe, &layers, &library, &fetcher, kind)?)
-            }
-            false => None,
-        };
-        if !self.replace {
-            let intended = Intended { recipe: &recipe, library: &library, inputs: inputs.as_ref() };
-            intended.check(&self.results_dir(&recipe))?;
-        }
-        inputs.iter().try_for_each(|inputs| check_export(&recipe, &inputs.model))?;
-        inputs.iter().try_for_each(|inputs| check_data(&recipe, inputs, &cache))?;
-        let judges = Judges::open(&recipe, &cache, fetcher.offline)?;
-        let outline = if inputs.is_none() { outline(&recipe, &library, &fetcher) } else { None };
+        let (run, terminal) = self.open()?;
+        let Run { recipe, library, fetcher, cache, limit, .. } = &run;
+        let results = self.results_dir(recipe);
+        // What was computed elsewhere is under another key: plan for the device that would run.
+        let kind = || Ok(device::kind(&recipe.model.device.open_first()?));
+        let Checked { inputs, judges } = run.check((!self.replace).then_some(&*results), kind)?;
+        let outline = if inputs.is_none() { outline(recipe, library, fetcher) } else { None };
         let spec = inputs.as_ref().map(|inputs| &inputs.spec).or(outline.as_ref());
-        let plan = plan_of(&recipe, inputs.as_ref(), spec, &cache);
-        let rates = spec.map_or_else(Rates::default, |spec| rates(&recipe, spec, &plan, &cache, &terminal));
+        let plan = plan_of(recipe, inputs.as_ref(), spec, cache);
+        let rates = spec.map_or_else(Rates::default, |spec| rates(recipe, spec, &plan, cache, &terminal));
 
         let all = ToDo::of(plan.cells.iter());
         let costs = plan.costs(&rates);
@@ -58,7 +41,7 @@ impl StudyArgs {
         if let Some((dense, all)) = inputs.as_ref().map(|inputs| inputs.skip.count()).filter(|(dense, _)| *dense > 0) {
             text += &format!("{dense} of {all} linears stay dense (prune.skip)\n");
         }
-        judges.plan(&recipe, inputs.as_ref())?.iter().for_each(|judging| text += &judging.to_string());
+        judges.plan(recipe, inputs.as_ref())?.iter().for_each(|judging| text += &judging.to_string());
         text += &match inputs {
             Some(_) if all.stages == 0 => "all of it is done\n".into(),
             Some(_) => {
@@ -73,8 +56,8 @@ impl StudyArgs {
             }
         };
         text += &expected(&costs, &rates);
-        let room = Room::of(&plan, &cache, &limit, &self.results_dir(&recipe));
-        room::warn(&room, &cache);
+        let room = Room::of(&plan, cache, limit, &results);
+        room::warn(&room, cache);
         print(&(text + &room::lines(&room)))
     }
 }

@@ -87,7 +87,7 @@ impl ReproduceArgs {
         let terminal = self.machinery.start()?;
         // What is in the cache was perhaps computed by the very run that is to be reproduced.
         let users = self.machinery.cache();
-        let limit = self.cache_size.limit(&users)?;
+        let limit = users.limit(self.cache_size.cache_size)?;
         let cannot =
             || format!("cannot write to the cache {} (--cache or CALIPR_CACHE names another)", users.dir().display());
         let _hold = users.hold().with_context(cannot)?;
@@ -98,18 +98,16 @@ impl ReproduceArgs {
         let fetcher = self.machinery.fetcher(&users);
         Inputs::are_local(&before.recipe, &library, &fetcher)
             .at(|| "not everything is where it was; --folder DIR says where the recipe's data lies now".into())?;
-        let layers = Layers::nowhere(&self.results.join("run.json"));
         let ran = Run {
-            recipe: &before.recipe,
-            layers: &layers,
-            path: &before.recipe_path,
-            library: &library,
-            fetcher: &fetcher,
-            cache: &cache,
-            limit: &limit,
-            screen: &terminal,
+            recipe: before.recipe.clone(),
+            layers: Layers::nowhere(&self.results.join("run.json")),
+            path: before.recipe_path.clone(),
+            library,
+            fetcher,
+            cache,
+            limit,
         }
-        .to_tables(&out, self.replace);
+        .to_tables(&out, self.replace, &terminal);
         terminal.clear();
         let mut after = ran?;
 

@@ -13,11 +13,10 @@ use crate::bundled;
 use crate::cluster::{
     self, Asked, EngineName, Job, Needs, Record, is_of_one_machine, printed, quoted, submit, working_folder,
 };
-use crate::data::Library;
 use crate::fault::Fault;
-use crate::pipeline::{Cache, Inputs, Judges, Machine, Plan, Rates, check_data, check_export, plan};
-use crate::recipe::{Layers, Recipe, inert};
-use crate::results::Intended;
+use crate::pipeline::{Cache, Inputs, Machine, Plan, Rates, plan};
+use crate::recipe::Recipe;
+use crate::study::{Checked, Run};
 
 #[derive(Args)]
 pub struct SubmitArgs {
@@ -63,9 +62,7 @@ const PASSED_ON: [&str; 10] = [
 
 /// What is found of a study before it is submitted.
 struct Found {
-    recipe: Recipe,
-    layers: Layers,
-    cache: Cache,
+    run: Run,
     cells: usize,
     /// Cells with something to compute.
     to_do: usize,
@@ -80,7 +77,7 @@ impl SubmitArgs {
     pub fn submit(&self) -> Result<()> {
         let found = self.check()?;
         let folder = working_folder().context("the working folder")?;
-        let results = folder.join(self.study.results_dir(&found.recipe));
+        let results = folder.join(self.study.results_dir(&found.run.recipe));
         let jobs = results.join("jobs");
         if found.to_do == 0 {
             let recipe = self.study.recipe.display();
@@ -91,7 +88,7 @@ impl SubmitArgs {
             return print(&printed(self.to, &job)?);
         }
         nobody_works_on(&jobs)?;
-        for (folder, what, option) in [(found.cache.dir(), "cache", "--cache"), (&results, "results", "--out")] {
+        for (folder, what, option) in [(found.run.cache.dir(), "cache", "--cache"), (&results, "results", "--out")] {
             if is_of_one_machine(folder) {
                 let folder = folder.display();
                 tracing::warn!(
@@ -103,38 +100,25 @@ impl SubmitArgs {
             folder: job.folder.clone(),
             recipe: text(self.recipe_of_workers(&jobs))?,
             set: self.study.set.clone(),
-            cache: text(found.cache.dir())?,
+            cache: text(found.run.cache.dir())?,
         };
-        let record = submit(self.to, &job, found.layers.text(), asked)?;
+        let record = submit(self.to, &job, found.run.layers.text(), asked)?;
         print(&self.said(&found, &job, &record))
     }
 
     /// Refuses what `run` would refuse, as far as can be seen from here, where there may be no GPU.
     fn check(&self) -> Result<Found> {
-        let study = &self.study;
-        let (recipe, layers) = study.load()?;
-        let _terminal = study.machinery.start()?;
-        inert(&recipe, &layers).iter().for_each(|problem| tracing::warn!("{problem}"));
-        let cache = study.machinery.cache();
-        let fetcher = study.machinery.fetcher(&cache);
-        let library = Library::of_recipe(&study.recipe);
-        let is_here = Inputs::are_local(&recipe, &library, &fetcher)?;
-        let kind = recipe.model.device.kind()?;
-        let inputs = is_here.then(|| Inputs::resolve(&recipe, &layers, &library, &fetcher, kind)).transpose()?;
-        if !study.replace {
-            let intended = Intended { recipe: &recipe, library: &library, inputs: inputs.as_ref() };
-            intended.check(&study.results_dir(&recipe))?;
-        }
-        if let Some(inputs) = &inputs {
-            check_export(&recipe, &inputs.model)?;
-            check_data(&recipe, inputs, &cache)?;
-        }
-        Judges::open(&recipe, &cache, fetcher.offline)?;
-        let plan = plan(&recipe, inputs.as_ref(), &cache);
+        let (run, _terminal) = self.study.open()?;
+        let results = self.study.results_dir(&run.recipe);
+        let kind = || run.recipe.model.device.kind();
+        let Checked { inputs, .. } = run.check((!self.study.replace).then_some(&*results), kind)?;
+        let Run { recipe, cache, .. } = &run;
+        let is_here = inputs.is_some();
+        let plan = plan(recipe, inputs.as_ref(), cache);
         let to_do = plan.cells.iter().filter(|cell| cell.stages.iter().any(|stage| stage.is_to_do())).count();
         let cells = plan.cells.len();
-        let (memory, seconds) = inputs.map_or(Ok((None, None)), |inputs| costs(&recipe, &inputs, &plan, &cache))?;
-        Ok(Found { recipe, layers, cache, cells, to_do, is_here, memory, seconds })
+        let (memory, seconds) = inputs.map_or(Ok((None, None)), |inputs| costs(recipe, &inputs, &plan, cache))?;
+        Ok(Found { run, cells, to_do, is_here, memory, seconds })
     }
 
     /// The recipe that workers read. Standard input is read once; what it had lies in the copy, whose relative paths start in
@@ -156,7 +140,7 @@ impl SubmitArgs {
         let mut shared: Vec<String> = vec![text(&recipe)?];
         let mut add = |words: &[&str]| shared.extend(words.iter().map(|word| (*word).to_owned()));
         study.set.iter().for_each(|set| add(&["--set", set]));
-        add(&["--cache", &text(folder.join(found.cache.dir()))?]);
+        add(&["--cache", &text(folder.join(found.run.cache.dir()))?]);
         study.cache_size.cache_size.iter().for_each(|size| add(&["--cache-size", &size.to_string()]));
         machinery.offline.then(|| add(&["--offline"]));
         machinery.threads.iter().for_each(|threads| add(&["--threads", &threads.to_string()]));
@@ -171,7 +155,7 @@ impl SubmitArgs {
         // More workers than cells would find none to take.
         let workers = self.workers.map_or(WORKERS, NonZeroUsize::get).min(found.to_do);
         Ok(Job {
-            name: found.recipe.name.clone(),
+            name: found.run.recipe.name.clone(),
             program: text(&program)?,
             folder: text(folder)?,
             jobs: text(jobs)?,
@@ -184,7 +168,7 @@ impl SubmitArgs {
                 memory: found.memory,
                 // Twice what is expected: another node may be slower, and what the limit ends is queued again.
                 seconds: found.seconds.map(|(all, longest)| 2.0 * (all / workers as f64 + longest) + LEAST_TIME),
-                gpus: found.recipe.model.device.gpus(),
+                gpus: found.run.recipe.model.device.gpus(),
             },
             environment: environment(),
             variables: std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect(),
@@ -204,7 +188,7 @@ impl SubmitArgs {
         if !found.is_here {
             text += "the model or data are not all here yet: workers fetch them, or say how to\n";
         }
-        let results = self.study.results_dir(&found.recipe);
+        let results = self.study.results_dir(&found.run.recipe);
         let cancel = engine.cancel(&record.ids, &record.options).join(" ");
         text += &format!("logs: {}/jobs/{}\n", results.display(), engine.logs(&record.ids));
         let status = quoted(&results.display().to_string());

@@ -6,9 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::{CacheSize, CellsFailed, Machinery, print, recipe};
-use crate::data::Library;
-use crate::recipe::{Recipe, inert};
-use crate::study::{Run, Worked};
+use crate::study::Worked;
 
 #[derive(Args)]
 pub struct WorkArgs {
@@ -27,26 +25,12 @@ pub struct WorkArgs {
 impl WorkArgs {
     /// Runs cells of the study that nobody else has, into the cache.
     pub fn work(&self) -> Result<()> {
-        let (recipe, layers) = Recipe::load(&self.recipe, &self.set)?;
-        let terminal = self.machinery.start()?;
-        inert(&recipe, &layers).iter().for_each(|problem| tracing::warn!("{problem}"));
-        let cache = self.machinery.cache();
-        let limit = self.cache_size.limit(&cache)?;
-        let worked = Run {
-            recipe: &recipe,
-            layers: &layers,
-            path: &self.recipe,
-            library: &Library::of_recipe(&self.recipe),
-            fetcher: &self.machinery.fetcher(&cache),
-            cache: &cache,
-            limit: &limit,
-            screen: &terminal,
-        }
-        .to_cache();
+        let (run, terminal) = self.machinery.open(&self.recipe, &self.set, &self.cache_size)?;
+        let worked = run.to_cache(&terminal);
         terminal.clear();
         let Worked { ran, failed } = worked?;
         let cells = if ran == 1 { "cell" } else { "cells" };
-        print(&format!("{}: {ran} {cells} run here; none is left to take\n", recipe.name))?;
+        print(&format!("{}: {ran} {cells} run here; none is left to take\n", run.recipe.name))?;
         match failed {
             0 => Ok(()),
             failed => Err(CellsFailed(failed).into()),

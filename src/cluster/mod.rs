@@ -18,7 +18,7 @@ use clap::ValueEnum;
 pub use record::{Asked, Record};
 pub use shell::{is_of_one_machine, quoted, working_folder};
 pub use standing::{Holder, Standing, State, standing};
-pub use submission::{Failed, printed, submit, waiting};
+pub use submission::{printed, submit, waiting};
 
 /// A study's workers, and what is run after them.
 #[derive(Debug, Clone)]

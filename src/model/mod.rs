@@ -39,11 +39,15 @@ pub use head::Head;
 pub use linear::Linear;
 use parts::Experts;
 pub use parts::Norm;
-pub use rope::{Rope, RopeScaling, RopeSpec, Ropes};
+#[cfg(test)]
+pub use rope::Rope;
+pub use rope::Ropes;
 pub use sampling::Sampling;
 pub use save::Saving;
+#[cfg(test)]
+pub use spec::Heads;
 use spec::{AttentionSpec, FeedForwardSpec, Name, NormSpec, Over, PositionsSpec};
-pub use spec::{BlockSpec, Heads, LinearSpec, Place, Reach, SiteSpec, Spec};
+pub use spec::{BlockSpec, LinearSpec, SiteSpec, Spec};
 pub use stored::Stored;
 pub use tokenizer::{Conversation, Tokenizer};
 use weights::{GgufFile, SafetensorsDir, Weights};

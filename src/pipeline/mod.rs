@@ -34,12 +34,12 @@ pub use cell::{
     SuiteRecord,
 };
 pub use checkpoint::InputCheckpoint;
-pub use claims::{Claim, Claimant, Claims, Ended, Pause, Taken, done};
-pub use cost::{Accounts, Compared, Cost, Costs, Kind, Machine, Rates, measured};
+pub use claims::{Claim, Claimant, Ended, Pause, Taken, done};
+pub use cost::{Accounts, Compared, Cost, Costs, Machine, Rates, measured};
 pub use export::{check_export, export, saving};
 pub use inputs::{InputPart, Inputs};
 pub use judging::Judges;
-pub use keys::{CellKeys, Entry, Keys, Need, Of};
+pub use keys::{CellKeys, Keys};
 pub use masks::{BlockMasks, LinearMask, MaskedLinear};
 pub use material::Material;
 pub use memory::{peak_bytes, resident_bytes, total_bytes};

@@ -36,9 +36,9 @@ pub use layers::Layers;
 pub use problem::Problems;
 pub use published::Published;
 pub use reference::reference;
-pub use report::{Margin, ReportSpec};
+pub use report::ReportSpec;
 pub use skip::{Skip, Unskippable};
-pub use suite::{Decoding, RowUnit, Suite, Unit, WindowUnit};
+pub use suite::{RowUnit, Suite, Unit, WindowUnit};
 
 use crate::calibration::{Generate, InContext, Select};
 use crate::data::{Library, Packing};

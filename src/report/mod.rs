@@ -28,8 +28,8 @@ use serde::Serialize;
 
 pub use card::Card;
 pub use compare::SideBySide;
-pub use comparison::{Apart, Comparison, TOLERANCE};
-pub use published::{Found, PublishedRow};
+pub use comparison::{Comparison, TOLERANCE};
+pub use published::PublishedRow;
 pub use read::Wanted;
 pub use text::with_interval;
 

@@ -30,12 +30,8 @@ use rayon::prelude::*;
 
 pub use differences::Difference;
 pub use earlier::Intended;
-pub use entries::{
-    CalibrationEntry, DataEntry, DatasetEntry, DrawnEntry, MetricEntry, ModelEntry, SampleUnit, SuiteEntry,
-    TokenizerEntry,
-};
+pub use entries::{CalibrationEntry, DataEntry, MetricEntry, ModelEntry, SampleUnit, SuiteEntry};
 pub use finished::Finished;
-pub use machine::Machine;
 pub use manifest::{CellCounts, Manifest};
 
 use crate::lock::{Attempt, Lock};

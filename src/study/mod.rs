@@ -9,7 +9,7 @@ pub mod room;
 mod tenant;
 mod working;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -20,11 +20,12 @@ use rayon::prelude::*;
 use crate::data::Library;
 use crate::model::device;
 use crate::pipeline::{
-    Accounts, Cache, Forecast, Inputs, Interrupted, Judges, Limit, Machine, Outcome, Room, Status, Study, Watch,
-    check_export, plan,
+    Accounts, Cache, Doing, Forecast, Inputs, Interrupted, Judges, Limit, Machine, Outcome, Room, Status, Study, Watch,
+    check_data, check_export, plan,
 };
-use crate::recipe::{Cell, Layers, Recipe, cells};
+use crate::recipe::{Cell, Layers, Recipe, cells, found};
 use crate::results::{Intended, Manifest, Results};
+use crate::size::Size;
 use crate::source::Fetcher;
 pub use board::Board;
 use queue::Patience;
@@ -42,19 +43,70 @@ pub trait Screen: Sync {
     fn warnings(&self) -> Vec<String>;
 }
 
+/// Shows nothing: for programs that look at tables only.
+pub struct Unseen;
+
+impl Screen for Unseen {
+    fn watch(&self) -> Box<dyn Watch> {
+        Box::new(Unseen)
+    }
+
+    fn expect(&self, _: Forecast) {}
+
+    fn warnings(&self) -> Vec<String> {
+        vec![]
+    }
+}
+
+impl Watch for Unseen {
+    fn cell_begins(&self, _: usize, _: usize, _: &str) {}
+
+    fn progress(&self, _: usize, _: usize, _: Doing) {}
+
+    fn cell_ends(&self, _: usize, _: usize, _: &Outcome, _: bool) {}
+
+    fn interrupted(&self) -> bool {
+        false
+    }
+}
+
+/// Where a run keeps what it computes and fetches, and whether it fetches.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The folder of fetched models and cached stages.
+    pub cache: PathBuf,
+    /// What that folder may hold; where nothing is said, the environment, the cache's own file or a default does.
+    pub size: Option<Size>,
+    /// Never reach out to a network.
+    pub offline: bool,
+}
+
+impl Default for Place {
+    /// As `calipr run` has it, where nothing else is said.
+    fn default() -> Self {
+        Self { cache: Cache::default_dir(), size: None, offline: false }
+    }
+}
+
 /// A study to be run, and where all of it lies.
-pub struct Run<'a> {
-    pub recipe: &'a Recipe,
-    pub layers: &'a Layers,
+pub struct Run {
+    pub recipe: Recipe,
+    pub layers: Layers,
     /// The recipe's file.
-    pub path: &'a Path,
+    pub path: PathBuf,
     /// Where its data sets and relative paths are looked for.
-    pub library: &'a Library,
-    pub fetcher: &'a Fetcher,
-    pub cache: &'a Cache,
+    pub library: Library,
+    pub fetcher: Fetcher,
+    pub cache: Cache,
     /// What the cache may hold.
-    pub limit: &'a Limit,
-    pub screen: &'a dyn Screen,
+    pub limit: Limit,
+}
+
+/// What is found of a study before it is run.
+pub struct Checked<'a> {
+    /// None where the model or data are not all here yet.
+    pub inputs: Option<Inputs>,
+    pub judges: Judges<'a>,
 }
 
 /// What a worker has seen of a study's cells.
@@ -69,18 +121,53 @@ pub struct Worked {
 /// Cells whose results are read from the cache together.
 const TOGETHER: usize = 64;
 
-impl Run<'_> {
+impl Run {
+    /// The study of a recipe: a TOML file, or the name of one that comes with calipr. `set` are keys over the file's and the
+    /// environment's, as `--set` has them: `grid.sparsity=[0.7]`.
+    ///
+    /// # Errors
+    /// All that is wrong with the recipe, each with its place.
+    pub fn of(recipe: &Path, set: &[String], place: &Place) -> Result<Self> {
+        let path = found(recipe.to_owned());
+        let (recipe, layers) = Recipe::load(&path, set)?;
+        let cache = Cache::in_dir(&place.cache);
+        let limit = cache.limit(place.size)?;
+        let fetcher = Fetcher { cache: place.cache.clone(), offline: place.offline };
+        Ok(Self { recipe, layers, library: Library::of_recipe(&path), path, fetcher, cache, limit })
+    }
+
+    /// Refuses what running would refuse, as far as can be seen without fetching anything: `kind` asks for that of the
+    /// device. Results of another study in `out` are in the way, where a folder is given.
+    ///
+    /// # Errors
+    /// What is wrong with the inputs, or in the way.
+    pub fn check(&self, out: Option<&Path>, kind: impl FnOnce() -> Result<&'static str>) -> Result<Checked<'_>> {
+        let Self { recipe, layers, library, fetcher, cache, .. } = self;
+        let is_here = Inputs::are_local(recipe, library, fetcher)?;
+        let kind = kind()?;
+        let inputs = is_here.then(|| Inputs::resolve(recipe, layers, library, fetcher, kind)).transpose()?;
+        if let Some(out) = out {
+            Intended { recipe, library, inputs: inputs.as_ref() }.check(out)?;
+        }
+        if let Some(inputs) = &inputs {
+            check_export(recipe, &inputs.model)?;
+            check_data(recipe, inputs, cache)?;
+        }
+        let judges = Judges::open(recipe, cache, fetcher.offline)?;
+        Ok(Checked { inputs, judges })
+    }
+
     /// Runs what is not done, cell by cell, as many at once as there are devices, and writes the tables into `out` as often as that
     /// costs little: in a small study after each. Another study's results there are overwritten only where it `replaces` them. What
     /// workers have, it waits for.
     ///
     /// # Errors
     /// What is no fault of a cell. Cells that fail are counted in the manifest.
-    pub fn to_tables(&self, out: &Path, replaces: bool) -> Result<Manifest> {
-        let Self { recipe, library, cache, screen, .. } = *self;
+    pub fn to_tables(&self, out: &Path, replaces: bool, screen: &dyn Screen) -> Result<Manifest> {
+        let Self { recipe, library, cache, .. } = self;
         let started = Instant::now();
         let results = Results::create(out)?;
-        let mut tenant = Tenant::new(cache, self.limit);
+        let mut tenant = Tenant::new(cache, &self.limit);
         let devices = recipe.model.device.open()?;
         let inputs = self.inputs(&devices)?;
         let judges = Judges::open(recipe, cache, self.fetcher.offline)?;
@@ -91,11 +178,11 @@ impl Run<'_> {
         let watches: Vec<Box<dyn Watch>> = devices.iter().map(|_| screen.watch()).collect();
         let studies = self.studies(&inputs, &devices, &watches)?;
         let study = &studies[0];
-        let manifest = Manifest::new(recipe, self.path, library, study, &devices, out)?;
+        let manifest = Manifest::new(recipe, &self.path, library, study, &devices, out)?;
         results.begin(&manifest, replaces)?;
 
         let is_done: Vec<bool> = cells.iter().map(|cell| study.is_finished(cell)).collect();
-        let accounts = self.expect(&inputs, &is_done, &devices, out);
+        let accounts = self.expect(&inputs, &is_done, &devices, out, screen);
         tenant.enters(study, &cells, &is_done, Some(out))?;
         // Better now than when the first cell is computed; a study that is finished may have no questions left.
         if is_done.contains(&false) {
@@ -151,9 +238,9 @@ impl Run<'_> {
     ///
     /// # Errors
     /// What is no fault of a cell.
-    pub fn to_cache(&self) -> Result<Worked> {
-        let Self { recipe, cache, screen, .. } = *self;
-        let mut tenant = Tenant::new(cache, self.limit);
+    pub fn to_cache(&self, screen: &dyn Screen) -> Result<Worked> {
+        let Self { recipe, cache, .. } = self;
+        let mut tenant = Tenant::new(cache, &self.limit);
         let devices = recipe.model.device.open()?;
         let inputs = self.inputs(&devices)?;
         let cells = cells(recipe);
@@ -182,19 +269,26 @@ impl Run<'_> {
 
     /// The model and the data, which are all here then and fit together.
     fn inputs(&self, devices: &[Device]) -> Result<Inputs> {
-        let Self { recipe, layers, library, fetcher, .. } = *self;
+        let Self { recipe, layers, library, fetcher, .. } = self;
         let inputs = Inputs::resolve(recipe, layers, library, fetcher, device::kind(&devices[0]))?;
         check_export(recipe, &inputs.model)?;
         Ok(inputs)
     }
 
     /// Says what the study will take, and where it will not find room; what is known of that is compared with what it takes.
-    fn expect(&self, inputs: &Inputs, is_done: &[bool], devices: &[Device], out: &Path) -> Accounts {
-        let plan = plan(self.recipe, Some(inputs), self.cache);
-        room::warn(&Room::of(&plan, self.cache, self.limit, out), self.cache);
-        self.screen.expect(Forecast::new(&plan, is_done, devices.len()));
+    fn expect(
+        &self,
+        inputs: &Inputs,
+        is_done: &[bool],
+        devices: &[Device],
+        out: &Path,
+        screen: &dyn Screen,
+    ) -> Accounts {
+        let plan = plan(&self.recipe, Some(inputs), &self.cache);
+        room::warn(&Room::of(&plan, &self.cache, &self.limit, out), &self.cache);
+        screen.expect(Forecast::new(&plan, is_done, devices.len()));
         let machine = Machine::here(&devices[0], self.recipe.model.dtype.into());
-        Accounts::open(&plan, self.cache, machine, inputs.spec.hidden)
+        Accounts::open(&plan, &self.cache, machine, inputs.spec.hidden)
     }
 
     /// The study on each device: the first reads what all share.
@@ -207,7 +301,7 @@ impl Run<'_> {
         let mut studies: Vec<Study> = Vec::new();
         for (device, watch) in devices.iter().zip(watches) {
             let study = match studies.first() {
-                None => Study::open(self.recipe, inputs, self.cache, device.clone(), &**watch)?,
+                None => Study::open(&self.recipe, inputs, &self.cache, device.clone(), &**watch)?,
                 Some(first) => first.on(device.clone(), &**watch)?,
             };
             studies.push(study);

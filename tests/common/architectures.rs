@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use calipr::model::{Model, ModelFiles};
+use calipr::internals::{Model, ModelFiles};
 use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;

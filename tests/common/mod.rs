@@ -9,9 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-use calipr::model::ModelFiles;
-use calipr::pipeline::Cache;
-use calipr::source::{Fetcher, Source};
+use calipr::internals::{Cache, Fetcher, ModelFiles, Source};
 use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 use candle_core::{Device, Tensor};
 use rand::{RngExt, SeedableRng};

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use calipr::model::{Conversation, Model, ModelFiles, device};
+use calipr::internals::{Conversation, Model, ModelFiles, device};
 
 /// Reads all of a model that a study would.
 pub fn read_model(path: &Path) {
@@ -12,7 +12,7 @@ pub fn read_model(path: &Path) {
         let messages = vec![serde_json::json!({"role": "user", "content": "hi"})];
         let _ = tokenizer.chat(&Conversation { messages, ..Conversation::default() }, true);
     }
-    let Ok(model) = device::open("cpu").and_then(|cpu| Model::open(&files, calipr::recipe::Dtype::F32.into(), cpu))
+    let Ok(model) = device::open("cpu").and_then(|cpu| Model::open(&files, calipr::internals::Dtype::F32.into(), cpu))
     else {
         return;
     };

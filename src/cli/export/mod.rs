@@ -22,6 +22,7 @@ use crate::report::{Card, DecisionRow as Row, Report, Wanted, with_interval};
 use crate::results::{Difference, Manifest};
 use crate::size::Size;
 use crate::source::Fetcher;
+use crate::study::Run;
 use target::Target;
 use verify::Verification;
 
@@ -152,13 +153,8 @@ impl Exporter<'_> {
 
 /// Exports what the recipe of a study that is done has exported, into `models` in its folder of results. What is there
 /// already stays.
-pub fn at_the_end(
-    results: &Path,
-    library: &Library,
-    fetcher: &Fetcher,
-    cache: &Cache,
-    terminal: &Terminal,
-) -> Result<()> {
+pub fn at_the_end(results: &Path, run: &Run, terminal: &Terminal) -> Result<()> {
+    let Run { library, fetcher, cache, .. } = run;
     let manifest = Manifest::read(results)?;
     let Some(ExportSpec { cells: exported, format, dtype }) = &manifest.recipe.export else { return Ok(()) };
     let report = Report::read(results, &Wanted::default())?;

@@ -62,16 +62,15 @@ impl Verification<'_> {
         let scratch = scratch.context("cannot make a folder for the check")?;
         let out = scratch.path().join("results");
         let ran = Run {
-            recipe: &recipe,
-            layers: &Layers::nowhere(&self.results.join("run.json")),
-            path: &self.manifest.recipe_path,
-            library: self.library,
-            fetcher: self.fetcher,
-            cache: &Cache::in_dir(&scratch.path().join("cache")),
-            limit: self.limit,
-            screen: self.terminal,
+            recipe,
+            layers: Layers::nowhere(&self.results.join("run.json")),
+            path: self.manifest.recipe_path.clone(),
+            library: self.library.clone(),
+            fetcher: self.fetcher.clone(),
+            cache: Cache::in_dir(&scratch.path().join("cache")),
+            limit: self.limit.clone(),
         }
-        .to_tables(&out, false);
+        .to_tables(&out, false, self.terminal);
         self.terminal.clear();
         ran?;
         let now = Report::read(&out, &Wanted::default())?;

@@ -172,7 +172,7 @@ impl Attention {
 mod tests {
     use super::*;
     use crate::model::parts::elementwise::tests::{close, random};
-    use crate::model::{RopeScaling, RopeSpec};
+    use crate::model::rope::{RopeScaling, RopeSpec};
 
     const HEADS: Heads = Heads { query: 6, key_value: 2, dim: 16 };
 

@@ -1,7 +1,7 @@
 //! A file of rows; its first byte says of which format.
 #![no_main]
 
-use calipr::data::{Format, Shape};
+use calipr::internals::{Format, Shape};
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Some((&kind, bytes)) = bytes.split_first() else { return };
@@ -19,6 +19,6 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let path = dir.path().join(name);
     std::fs::write(&path, bytes).unwrap();
     for row in format.read(&path, Shape::default()).unwrap_or_default() {
-        let _ = calipr::data::Content::of(&row, None);
+        let _ = calipr::internals::Content::of(&row, None);
     }
 });

