@@ -12,7 +12,7 @@
 //! let study = Run::of(Path::new("quickstart"), &set, &Place::default())?;
 //! let out = Path::new("results/quickstart");
 //! let manifest = study.to_tables(out, false, &Unseen)?;
-//! println!("{} of {} cells failed", manifest.cells.failed, manifest.cells.total);
+//! println!("{} of {} cells failed", manifest.cells.failed, manifest.cells.planned);
 //! let report = Report::read(out, &Wanted::default())?;
 //! for suite in &report.suites {
 //!     println!("{}: {} metrics", suite.suite, suite.metrics.len());

@@ -8,5 +8,5 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     for name in ["metrics", "samples", "cells", "layers", "masks", "contrasts"] {
         std::fs::write(dir.path().join(format!("{name}.parquet")), bytes).unwrap();
     }
-    let _ = calipr::Report::read(dir.path());
+    let _ = calipr::Report::read(dir.path(), &calipr::Wanted::default());
 });
