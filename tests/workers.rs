@@ -137,3 +137,25 @@ fn a_cell_that_fails_is_left_by_other_workers_and_tried_again_by_a_run() {
     let run = shop.calipr(&["run", "recipe.toml"]);
     assert_eq!(run.status.code(), Some(3), "{}", texts(&run).1);
 }
+
+#[test]
+fn a_folder_of_results_says_how_far_its_study_is() {
+    let shop = Workshop::new(&Tiny::default());
+    let nothing = shop.calipr(&["status", "."]);
+    assert_eq!(nothing.status.code(), Some(2));
+    assert!(texts(&nothing).1.contains("neither jobs/submitted.json nor run.json"), "{}", texts(&nothing).1);
+    shop.succeeds(&["run", "recipe.toml", "--set", "grid.sparsity=[0.5]"]);
+    let cells = cells(&shop);
+    let (by_results, _) = shop.succeeds(&["status", "results/tiny"]);
+    assert!(by_results.starts_with(&format!("tiny: {cells} of {cells} cells done\n")), "{by_results}");
+    let (by_recipe, _) = shop.succeeds(&["status", "recipe.toml", "--set", "grid.sparsity=[0.5]"]);
+    assert_eq!(by_recipe, by_results);
+    // Of the recipe as it is, more is to come.
+    assert!(shop.succeeds(&["status", "recipe.toml"]).0.contains(" to come\n"));
+    let set = shop.calipr(&["status", "results/tiny", "--set", "grid.sparsity=[0.5]"]);
+    assert!(
+        texts(&set).1.contains("--set: the recipe in results/tiny/run.json has all of its keys"),
+        "{}",
+        texts(&set).1
+    );
+}

@@ -1,5 +1,8 @@
 //! What a person probably meant by a command line that is wrong.
 
+use std::error::Error;
+use std::num::{IntErrorKind, ParseIntError};
+
 use clap::CommandFactory;
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -22,7 +25,8 @@ pub fn explained(mut error: clap::Error, arguments: &[String]) -> clap::Error {
         }
         ErrorKind::InvalidSubcommand => invalid(ContextKind::InvalidSubcommand).and_then(|word| of_command(&word)),
         ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
-            invalid(ContextKind::InvalidArg).and_then(|argument| of_variable(&argument, arguments))
+            let variable = invalid(ContextKind::InvalidArg).and_then(|argument| of_variable(&argument, arguments));
+            variable.or_else(|| of_zero(&error))
         }
         _ => None,
     };
@@ -54,6 +58,12 @@ fn of_variable(option: &str, arguments: &[String]) -> Option<String> {
     let variable = format!("CALIPR_{}", name.to_uppercase());
     let is_given = arguments.iter().any(|a| a.strip_prefix("--").and_then(|a| a.split('=').next()) == Some(name));
     (!is_given && std::env::var_os(&variable).is_some()).then(|| format!("the variable {variable} says so"))
+}
+
+/// What is counted begins at 1.
+fn of_zero(error: &clap::Error) -> Option<String> {
+    let why = error.source()?.downcast_ref::<ParseIntError>()?;
+    (*why.kind() == IntErrorKind::Zero).then(|| "the least is 1".into())
 }
 
 /// What the command line gives the option.
@@ -139,6 +149,7 @@ mod tests {
             ("calipr Plan a.toml", "did you mean `calipr plan`?"),
             ("calipr repport a", "report"),
             ("calipr run a.toml --quite", "--quiet"),
+            ("calipr run a.toml --threads 0", "the least is 1"),
         ] {
             assert!(said(line).contains(tip), "{line}: {}", said(line));
         }

@@ -1,6 +1,6 @@
 //! `calipr status`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
@@ -12,12 +12,13 @@ use crate::cluster::{Holder, Record, Standing, State, standing, waiting};
 use crate::data::Library;
 use crate::fault::Fault;
 use crate::pipeline::{Cache, CellKeys, Claimant, Ended, Inputs, Keys, Spent};
-use crate::recipe::{self, Cell, Recipe, cells};
+use crate::recipe::{self, Cell, Layers, Recipe, cells};
+use crate::results::Manifest;
 use crate::source::{Fetcher, expanded};
 
 #[derive(Args)]
 pub struct StatusArgs {
-    /// The folder of results of a study that was submitted; or a recipe, as its workers have it.
+    /// The folder of results of a study that was submitted, or that `calipr run` has begun; or a recipe, as its workers have it.
     study: PathBuf,
     /// Keys of the recipe that the workers' --set sets.
     #[arg(long, value_name = "KEY=VALUE")]
@@ -26,10 +27,11 @@ pub struct StatusArgs {
     machinery: Machinery,
 }
 
-/// A study, as its workers have it.
+/// A study, as those have it that work on it.
 struct Studied {
-    recipe: PathBuf,
-    set: Vec<String>,
+    recipe: Recipe,
+    layers: Layers,
+    library: Library,
     cache: Cache,
     /// What was submitted; None of workers that others have started.
     record: Option<Record>,
@@ -38,10 +40,8 @@ struct Studied {
 impl StatusArgs {
     /// Says what is done, what runs where, what failed, and how long it will take.
     pub fn status(&self) -> Result<()> {
-        let Studied { recipe: path, set, cache, record } = self.studied()?;
-        let (recipe, layers) = Recipe::load(&path, &set)?;
+        let Studied { recipe, layers, library, cache, record } = self.studied()?;
         let _terminal = self.machinery.start()?;
-        let library = Library::of_recipe(&path);
         let fetcher = Fetcher { cache: cache.dir().to_owned(), offline: true };
         ensure!(
             Inputs::are_local(&recipe, &library, &fetcher)?,
@@ -61,19 +61,37 @@ impl StatusArgs {
 
     fn studied(&self) -> Result<Studied> {
         if !self.study.is_dir() {
-            let recipe = recipe::found(self.study.clone());
-            return Ok(Studied { recipe, set: self.set.clone(), cache: self.machinery.cache(), record: None });
+            return Studied::of(&recipe::found(self.study.clone()), &self.set, self.machinery.cache(), None);
         }
-        let shown = self.study.display();
-        let Some(record) = Record::read(&self.study.join("jobs"))? else {
-            let said = format!("{shown} has no jobs/submitted.json: nothing was submitted to it");
+        if let Some(record) = Record::read(&self.study.join("jobs"))? {
+            let asked = &record.asked;
+            // Its relative paths start where it was submitted.
+            std::env::set_current_dir(&asked.folder).with_context(|| format!("the folder {}", asked.folder))?;
+            let cache = Cache::in_dir(&expanded(asked.cache.as_ref()));
+            let (path, set) = (PathBuf::from(&asked.recipe), asked.set.clone());
+            return Studied::of(&path, &set, cache, Some(record));
+        }
+        let (shown, run) = (self.study.display(), self.study.join("run.json"));
+        if !run.is_file() {
+            let said =
+                format!("{shown} has neither jobs/submitted.json nor run.json: nothing was submitted or run into it");
             return Err(Fault(format!("{said}\n       = `calipr status RECIPE` asks for what other workers do")).into());
-        };
-        let asked = &record.asked;
-        // Its relative paths start where it was submitted.
-        std::env::set_current_dir(&asked.folder).with_context(|| format!("the folder {}", asked.folder))?;
-        let cache = Cache::in_dir(&expanded(asked.cache.as_ref()));
-        Ok(Studied { recipe: asked.recipe.clone().into(), set: asked.set.clone(), cache, record: Some(record) })
+        }
+        ensure!(
+            self.set.is_empty(),
+            Fault(format!("--set: the recipe in {} has all of its keys; leave it out", run.display()))
+        );
+        let manifest = Manifest::read(&self.study)?;
+        let library = manifest.library(&self.study, None);
+        let (layers, cache) = (Layers::nowhere(&run), self.machinery.cache());
+        Ok(Studied { recipe: manifest.recipe, layers, library, cache, record: None })
+    }
+}
+
+impl Studied {
+    fn of(path: &Path, set: &[String], cache: Cache, record: Option<Record>) -> Result<Self> {
+        let (recipe, layers) = Recipe::load(path, set)?;
+        Ok(Self { recipe, layers, library: Library::of_recipe(path), cache, record })
     }
 }
 
