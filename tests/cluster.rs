@@ -220,7 +220,7 @@ fn workers_of_slurm_come_to_the_tables_of_one_process() {
     let killed = slurm.ask("scontrol", &["show", "job", &format!("{array}_1")]);
     assert!(killed.contains("JobState=FAILED") && killed.contains("ExitCode=137"), "{killed}{all}");
     let told = all.matches("the time limit is near: queued again").count();
-    assert!(told >= 1 && all.matches(", restart 1").count() >= told, "{all}");
+    assert!(told >= 1 && all.matches(", restart ").count() >= told, "{all}");
     assert_nothing_is_computed_twice(&logs, 1 + told);
     // The two that nothing befell shared the work, and perhaps the others too.
     let workers =

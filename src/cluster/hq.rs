@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::shell::{begin, check, quoted};
+use super::shell::{WAIT, begin, check, quoted};
 use super::{Engine, Job, Waiting, Written};
 
 pub struct HyperQueue;
@@ -157,7 +157,7 @@ fn script(job: &Job, says: &str, arguments: &[String], ends: &str) -> String {
     let mut text = format!("#!/bin/bash\n# {says}\nexec >>{}\"$HQ_JOB_ID-$HQ_TASK_ID.log\" 2>&1\n", quoted(&log));
     text += "echo \"job $HQ_JOB_ID, task $HQ_TASK_ID on $(hostname), $(date -u +%FT%TZ), try $HQ_INSTANCE_ID\"\n";
     text += &begin(job, arguments);
-    text + include_str!("hq.sh") + ends
+    text + include_str!("hq.sh") + WAIT + ends
 }
 
 #[cfg(test)]

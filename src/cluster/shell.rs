@@ -47,6 +47,9 @@ pub fn begin(job: &Job, arguments: &[String]) -> String {
     text + &format!("main() {{ exec {}; }}\n", line(&command))
 }
 
+/// Runs `main` and waits for it, whatever signals come meanwhile; leaves its exit code in `code`.
+pub const WAIT: &str = include_str!("wait.sh");
+
 /// Refuses what no line of a script can have.
 ///
 /// # Errors

@@ -5,7 +5,7 @@
 
 use anyhow::Result;
 
-use super::shell::{begin, check};
+use super::shell::{WAIT, begin, check};
 use super::{Engine, Job, Waiting, Written};
 use crate::fault::Fault;
 
@@ -212,6 +212,13 @@ fn asked(job: &Job) -> Vec<String> {
     all.into_iter().filter(|(rivals, _)| rivals.given(job).is_none()).filter_map(|(_, option)| option).collect()
 }
 
+const ENDS: &str = "\
+if [ \"$told\" = limit ] && [ \"$code\" -eq 130 ] && requeue; then
+    exit 0
+fi
+exit \"$code\"
+";
+
 /// `named` ends the names of the job and of its log.
 fn script(job: &Job, says: &str, named: (&str, &str), array: &str, arguments: &[String]) -> String {
     let (ending, log) = named;
@@ -224,7 +231,7 @@ fn script(job: &Job, says: &str, named: (&str, &str), array: &str, arguments: &[
     text += "\n";
     text += "echo \"job $SLURM_JOB_ID on $(hostname), $(date -u +%FT%TZ)${SLURM_RESTART_COUNT:+, restart $SLURM_RESTART_COUNT}\"\n";
     text += &begin(job, arguments);
-    text + include_str!("slurm.sh")
+    text + include_str!("slurm.sh") + WAIT + ENDS
 }
 
 #[cfg(test)]

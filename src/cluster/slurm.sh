@@ -23,17 +23,3 @@ requeue() {
 trap on_usr1 USR1
 trap on_term TERM
 
-main &
-program=$!
-# A signal that is trapped ends `wait`, not the program.
-again=1
-while [ -n "$again" ]; do
-    again=
-    wait "$program"
-    ended=$?
-    [ "$ended" -eq 127 ] || code=$ended
-done
-if [ "$told" = limit ] && [ "$code" -eq 130 ] && requeue; then
-    exit 0
-fi
-exit "$code"
