@@ -1,6 +1,7 @@
 //! From a recipe to scores: inputs and their digests, cached stages, and the walk over the blocks.
 
 mod answers;
+mod author;
 pub mod bench;
 mod cache;
 mod cell;
@@ -28,6 +29,7 @@ mod walk;
 mod work;
 mod writing;
 
+pub use author::Author;
 pub use cache::{Cache, Hold, Key, KnownStudy, Limit, LimitBy, Stage, Trimmed, Unwritable, Usage, remove_unfinished};
 pub use cell::{
     AnswersRecord, CellRecord, ErrorsRecord, LayerRecord, PrunedRecord, ScoresRecord, Seconds, Spent, Status,
@@ -43,7 +45,7 @@ pub use keys::{CellKeys, Entry, Keys, Need, Of};
 pub use masks::{BlockMasks, LinearMask, MaskedLinear};
 pub use material::Material;
 pub use memory::{peak_bytes, resident_bytes, total_bytes};
-pub use plan::{Plan, PlannedCell, PlannedStage, Planner, Work, check_data, plan, plan_of};
+pub use plan::{Plan, PlannedCell, PlannedStage, Planner, Work, check_data, plan, plan_of, work_of_texts};
 pub use room::Room;
 pub use study::{DrawnWindows, Outcome, Study};
 pub use time_left::{Doing, Forecast, Left};
