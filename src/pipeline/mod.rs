@@ -40,7 +40,7 @@ pub use claims::{Claim, Claimant, Claims, Ended, Pause, Taken, done};
 pub use cost::{Accounts, Compared, Cost, Costs, Kind, Machine, Rates, measured};
 pub use export::{check_export, export, saving};
 pub use inputs::{InputPart, Inputs};
-pub use judging::Judges;
+pub use judging::{Judges, JudgingPlan};
 pub use keys::{CellKeys, Entry, Keys, Need, Of};
 pub use masks::{BlockMasks, LinearMask, MaskedLinear};
 pub use material::Material;
@@ -48,7 +48,7 @@ pub use memory::{peak_bytes, resident_bytes, total_bytes};
 pub use plan::{Plan, PlannedCell, PlannedStage, Planner, Work, check_data, plan, plan_of, work_of_texts};
 pub use room::Room;
 pub use study::{DrawnWindows, Outcome, Study};
-pub use time_left::{Doing, Forecast, Left};
+pub use time_left::{Doing, Forecast, Judging, Left};
 pub use writing::Writer;
 
 /// Who follows a run: told what happens, asked whether to stop.
@@ -63,6 +63,11 @@ pub trait Watch: Sync {
     fn texts_begin(&self, _name: &str) {}
     /// They are written, or the run ends.
     fn texts_end(&self) {}
+    /// So many questions about a cell that has ended, that number of so many, begin to be put to judges. [`Watch::progress`] tells
+    /// how many are answered.
+    fn judging_begins(&self, _number: usize, _of: usize, _id: &str, _questions: usize) {}
+    /// They are answered, or will not be.
+    fn judging_ends(&self) {}
     /// Whether the run should end now.
     fn interrupted(&self) -> bool;
 }

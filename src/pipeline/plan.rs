@@ -127,6 +127,21 @@ fn check_prompts(recipe: &Recipe, name: &str, inputs: &Inputs, tokenizer: &Token
 /// Bytes of files whose rows a plan makes into tokens only to count them.
 const LITTLE: u64 = 8 << 20;
 
+/// The prompts of a suite, where its data is little.
+pub(super) fn make_prompts(recipe: &Recipe, inputs: &Inputs, name: &str) -> Option<Vec<Prompt>> {
+    let tokenizer = of_little_data(recipe, inputs, name)?;
+    let how = inputs.prompting(recipe, name)?;
+    prompts(inputs.asked(name, &how, &tokenizer).ok()?, &tokenizer, &how).ok()
+}
+
+/// What makes tokens of a suite that is made into tokens in no time.
+fn of_little_data(recipe: &Recipe, inputs: &Inputs, name: &str) -> Option<Tokenizer> {
+    let shots = inputs.shots.get(name).into_iter().flat_map(|shots| &shots.files);
+    let bytes: u64 =
+        inputs.suites[name].files.iter().chain(shots).filter_map(|file| Some(file.metadata().ok()?.len())).sum();
+    (bytes <= LITTLE).then_some(inputs.model.tokenizer().ok()?.on(recipe.model.date))
+}
+
 /// So many tokens of texts that a model writes, of `length` at most.
 pub fn work_of_texts(model: &Spec, tokens: usize, length: usize) -> Work {
     let heads = tokens as f64 * (2 * model.vocabulary * model.hidden) as f64;
@@ -233,7 +248,8 @@ impl Planner<'_> {
                 Size { tokens: tokens.or(asked).or_else(|| self.count_windows(name, unit)), rows: None }
             }
             Unit::Rows(unit) => {
-                let prompts: Option<Vec<Prompt>> = self.cached(name).or_else(|| self.make_prompts(name));
+                let prompts: Option<Vec<Prompt>> =
+                    self.cached(name).or_else(|| make_prompts(self.recipe, self.inputs?, name));
                 let tokens = |p: &Prompt| p.passage().map_or(p.ids.len(), |passage| passage.ids.len());
                 Size {
                     tokens: prompts.as_ref().map(|prompts| prompts.iter().map(tokens).sum()),
@@ -245,28 +261,12 @@ impl Planner<'_> {
 
     /// The tokens of a suite that goes through the model whole, where its data is little.
     fn count_windows(&self, name: &str, unit: WindowUnit) -> Option<usize> {
-        let (inputs, tokenizer) = self.of_little_data(name)?;
-        let input = &inputs.suites[name];
+        let inputs = self.inputs?;
+        let (input, tokenizer) = (&inputs.suites[name], of_little_data(self.recipe, inputs, name)?);
         let (rows, WindowUnit { packing, length, windows }) = (input.part.read(&input.files).ok()?, unit);
         let cut = (packing, length, windows);
         let windows = data::cut(&rows, &input.part, &tokenizer, inputs.spec.vocabulary, cut, Order::Given).ok()?;
         Some(windows.ids().len())
-    }
-
-    /// The prompts of a suite, where its data is little.
-    fn make_prompts(&self, name: &str) -> Option<Vec<Prompt>> {
-        let (inputs, tokenizer) = self.of_little_data(name)?;
-        let how = inputs.prompting(self.recipe, name)?;
-        prompts(inputs.asked(name, &how, &tokenizer).ok()?, &tokenizer, &how).ok()
-    }
-
-    /// What makes tokens of a suite that is here, and is made into tokens in no time.
-    fn of_little_data(&self, name: &str) -> Option<(&Inputs, Tokenizer)> {
-        let inputs = self.inputs?;
-        let files =
-            inputs.suites[name].files.iter().chain(inputs.shots.get(name).into_iter().flat_map(|shots| &shots.files));
-        let bytes: u64 = files.filter_map(|file| Some(file.metadata().ok()?.len())).sum();
-        (bytes <= LITTLE).then_some((inputs, inputs.model.tokenizer().ok()?.on(self.recipe.model.date)))
     }
 
     /// A suite's windows or prompts.
