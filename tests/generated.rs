@@ -237,6 +237,204 @@ fn what_cannot_be_written_is_refused_with_its_place() {
     }
     // The folder's settings that calipr does not follow are refused as for suites.
     std::fs::write(shop.path("model/generation_config.json"), r#"{"no_repeat_ngram_size": 2}"#).unwrap();
-    let (_, stderr) = texts(&shop.calipr(&["plan", "recipe.toml"]));
-    assert!(stderr.contains("[calibration.self]") && stderr.contains("`no_repeat_ngram_size` is 2"), "{stderr}");
+    for command in ["plan", "run"] {
+        let output = shop.calipr(&[command, "recipe.toml"]);
+        let (_, stderr) = texts(&output);
+        assert!(stderr.contains("[calibration.self]") && stderr.contains("`no_repeat_ngram_size` is 2"), "{stderr}");
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+    }
+}
+
+/// The shop with a second model beside the study's: of another width, with fewer tokens, which are pairs of letters too.
+fn shop_with_another() -> Workshop {
+    let shop = shop();
+    let other = Tiny { hidden: 48, feed_forward: 64, blocks: 2, vocabulary: 258, context: 96, ..Tiny::default() };
+    other.write(&shop.path("other"));
+    let path = shop.path("other/tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    tokenizer["model"]["vocab"].as_object_mut().unwrap().extend([("ro".into(), 256.into()), ("ay".into(), 257.into())]);
+    tokenizer["model"]["merges"] = serde_json::json!(["r o", "a y"]);
+    std::fs::write(path, tokenizer.to_string()).unwrap();
+    std::fs::write(shop.path("other/generation_config.json"), r#"{"eos_token_id": [9, 33]}"#).unwrap();
+    let recipe = std::fs::read_to_string(shop.path("recipe.toml")).unwrap();
+    let named = GENERATE.replace("{ from", "{ model = \"path:other\", from");
+    std::fs::write(shop.path("by_another.toml"), recipe.replace(GENERATE, &named)).unwrap();
+    std::fs::write(shop.path("of_the_other.toml"), recipe.replace("path:model", "path:other")).unwrap();
+    shop
+}
+
+#[test]
+fn another_model_writes_what_it_writes_in_a_study_of_its_own_and_its_texts_become_tokens_of_the_pruned_model() {
+    let shop = shop_with_another();
+    shop.succeeds(&["run", "by_another.toml", "--out", "by", "--cache", "first", "--threads", "1"]);
+    let by_another = written(&shop, "by", "first");
+    shop.succeeds(&["run", "of_the_other.toml", "--out", "of", "--cache", "second", "--threads", "2"]);
+    assert_eq!(by_another, written(&shop, "of", "second"));
+    // Four of its own tokens, of which one is two letters: "row 0".
+    assert!(by_another.iter().all(|text| text["prefix"].as_str().unwrap().len() == 5), "{by_another:?}");
+    assert!(by_another.iter().any(|text| text["tokens"] == 44));
+    // The windows are the pruned model's tokens, of which each is a byte: those of a data set that has the texts.
+    let kept = by_another.iter().filter(|text| text["kept"] == true);
+    let rows: String = kept.map(|text| serde_json::json!({"text": text["text"]}).to_string() + "\n").collect();
+    std::fs::write(shop.path("texts.jsonl"), rows).unwrap();
+    std::fs::write(shop.path("texts.toml"), "source = \"path:texts.jsonl\"\nseparator = \" \"\n").unwrap();
+    let recipe = std::fs::read_to_string(shop.path("recipe.toml")).unwrap();
+    let of_a_data_set = recipe.replace(&format!("generate = {GENERATE}"), "dataset = \"path:texts.toml\"");
+    std::fs::write(shop.path("texts_recipe.toml"), of_a_data_set).unwrap();
+    shop.succeeds(&["run", "texts_recipe.toml", "--out", "set"]);
+    let digests = |results: &str| drawn(&shop, results).iter().map(|d| d["digest"].clone()).collect::<Vec<_>>();
+    assert_eq!(digests("by"), digests("set"));
+    assert_ne!(digests("by"), digests("of"));
+    assert_same_tables(&shop.tables("by")[1..3], &shop.tables("set")[1..3]);
+    // run.json says who wrote.
+    let manifest: Value = serde_json::from_str(&std::fs::read_to_string(shop.path("by/run.json")).unwrap()).unwrap();
+    let of: Value = serde_json::from_str(&std::fs::read_to_string(shop.path("of/run.json")).unwrap()).unwrap();
+    assert_eq!(manifest["authors"]["path:other"]["digest"], of["model"]["digest"]);
+    assert_ne!(manifest["model"]["digest"], of["model"]["digest"]);
+    assert!(of["authors"].is_null());
+    let report = shop.succeeds(&["report", "by"]).0;
+    assert!(!report.is_empty());
+    shop.succeeds(&["reproduce", "by"]);
+}
+
+#[test]
+fn texts_of_another_model_are_shared_with_its_own_studies_and_asked_for_again_where_it_has_changed() {
+    let shop = shop_with_another();
+    let line = |recipe: &str| {
+        let plan = shop.succeeds(&["plan", recipe]).0;
+        plan.lines().find(|line| line.contains("texts of calibration self")).map(str::to_owned).unwrap_or_default()
+    };
+    let before = line("by_another.toml");
+    assert!(before.contains("14 texts of calibration self by path:other, up to 44 tokens each"), "{before}");
+    shop.succeeds(&["run", "of_the_other.toml", "--out", "of"]);
+    let there = entries(&shop);
+    assert_ne!(line("by_another.toml"), before, "they are there");
+    shop.succeeds(&["run", "by_another.toml"]);
+    assert_eq!(entries(&shop), there);
+    shop.succeeds(&["run", "by_another.toml"]);
+    assert_eq!(entries(&shop), there);
+    // Where the study's own model writes, other texts come of it.
+    let refused = shop.calipr(&["run", "recipe.toml"]);
+    let said = texts(&refused).1;
+    assert!(said.contains("calibration.self.generate.model is the study's own, not path:other"), "{said}");
+    // The same files under another name are the same model; changed ones are not.
+    std::fs::rename(shop.path("other"), shop.path("moved")).unwrap();
+    let recipe = std::fs::read_to_string(shop.path("by_another.toml")).unwrap();
+    std::fs::write(shop.path("by_another.toml"), recipe.replace("path:other", "path:moved")).unwrap();
+    shop.succeeds(&["run", "by_another.toml"]);
+    assert_eq!(entries(&shop), there);
+    Tiny { hidden: 48, feed_forward: 64, blocks: 1, vocabulary: 258, context: 96, ..Tiny::default() }
+        .write(&shop.path("moved"));
+    let said = texts(&shop.calipr(&["run", "by_another.toml"])).1;
+    assert!(said.contains("the files of path:moved have changed"), "{said}");
+    shop.succeeds(&["run", "by_another.toml", "--replace"]);
+    assert_eq!(entries(&shop).len(), 28);
+}
+
+#[test]
+fn another_model_that_cannot_write_is_refused_with_its_place() {
+    let shop = shop_with_another();
+    let refused = |sets: &[&str], says: &str, code: i32| {
+        for command in ["plan", "run", "submit"] {
+            let mut arguments = vec![command, "by_another.toml"];
+            arguments.extend(sets);
+            if command == "submit" {
+                arguments.extend(["--to", "slurm", "--print"]);
+            }
+            let output = shop.calipr(&arguments);
+            let (_, stderr) = texts(&output);
+            assert_eq!(output.status.code(), Some(code), "{command} {sets:?}: {stderr}");
+            assert!(stderr.contains(says), "{command} {sets:?}: {stderr}");
+            assert!(!shop.path("results").exists() && !shop.path("cache/texts").exists(), "{command} {sets:?}");
+        }
+    };
+    let model = |value: &str| format!("calibration.self.generate.model={value}");
+    refused(&["--set", &model("path:none")], "calibration.self.generate.model", 2);
+    refused(&["--set", &model("other")], "expected path:", 2);
+    refused(&["--set", &model("hf:datasets/a/b")], "it names a data set; expected a model", 2);
+    refused(&["--set", &model("path:rows.jsonl")], "is neither a .gguf file nor a model directory", 2);
+    // The study's own model has a context of 128.
+    let prefix = "calibration.self.generate.prefix=96";
+    refused(&["--set", prefix], "96 tokens leave no room in path:other's context of 96", 2);
+    refused(&["--set", "calibration.self.generate.prefix=90"], "none of 40 rows has 90 tokens", 2);
+    std::fs::write(shop.path("other/generation_config.json"), r#"{"no_repeat_ngram_size": 2}"#).unwrap();
+    refused(&[], "`no_repeat_ngram_size` is 2", 2);
+    refused(&[], "[calibration.self], texts by path:other, begun as rows of data set \"path:rows.jsonl\"", 2);
+    std::fs::remove_file(shop.path("other/tokenizer.json")).unwrap();
+    refused(&[], "[calibration.self], generate.model", 2);
+    // One that is not here is fetched by a run; a plan says that it is missing.
+    let absent = model("hf:nobody/nothing");
+    let (plan, _) = shop.succeeds(&["plan", "by_another.toml", "--offline", "--set", &absent]);
+    assert!(
+        plan.contains("texts of calibration self by hf:nobody/nothing") && plan.contains("not all here yet"),
+        "{plan}"
+    );
+    let said = texts(&shop.calipr(&["run", "by_another.toml", "--offline", "--set", &absent])).1;
+    assert!(said.contains("[calibration.self] generate.model") && said.contains("--offline"), "{said}");
+    // What no cell draws from is not asked for.
+    let unused =
+        "[calibration.own]\ndataset = \"path:rows.jsonl\"\nwindows = 2\nlength = 24\n[grid]\ncalibration = [\"own\"]\n";
+    let recipe = std::fs::read_to_string(shop.path("by_another.toml")).unwrap();
+    std::fs::write(shop.path("by_another.toml"), recipe.replace("[grid]\n", unused)).unwrap();
+    shop.succeeds(&["run", "by_another.toml", "--offline", "--set", &absent]);
+}
+
+#[test]
+fn texts_are_packed_whole_and_those_that_are_longer_than_a_window_are_passed_over() {
+    let shop = shop();
+    let pack = ["--set", "calibration.self.packing=pack", "--set", "calibration.self.length=60"];
+    let run = |more: &[&str], results: &str| {
+        shop.succeeds(&[&["run", "recipe.toml", "--out", results], &pack[..], more].concat()).1
+    };
+    let said = run(&["--set", "calibration.self.windows=3"], "packed");
+    assert!(!said.contains("calibration.self"), "packing changes how texts are cut: {said}");
+    let texts: Vec<String> = written(&shop, "packed", "cache")
+        .iter()
+        .filter(|text| text["kept"] == true)
+        .map(|text| text["text"].as_str().unwrap().to_owned())
+        .collect();
+    // Each window is some of the texts, joined by spaces; a byte is a token, and what is no text counts three.
+    let rows: String = texts.iter().map(|text| serde_json::json!({"text": text}).to_string() + "\n").collect();
+    std::fs::write(shop.path("texts.jsonl"), rows).unwrap();
+    std::fs::write(shop.path("texts.toml"), "source = \"path:texts.jsonl\"\nseparator = \" \"\n").unwrap();
+    let recipe = std::fs::read_to_string(shop.path("recipe.toml")).unwrap();
+    let of_a_data_set = recipe.replace(&format!("generate = {GENERATE}"), "dataset = \"path:texts.toml\"");
+    std::fs::write(shop.path("set.toml"), of_a_data_set).unwrap();
+    shop.succeeds(&[&["run", "set.toml", "--out", "set", "--set", "calibration.self.windows=3"], &pack[..]].concat());
+    let of = |results: &str| {
+        let told = |d: &Value| (d["digest"].clone(), d["windows"].clone(), d["tokens"].clone());
+        drawn(&shop, results).iter().map(told).collect::<Vec<_>>()
+    };
+    assert_eq!(of("packed"), of("set"));
+    assert!(of("packed").iter().all(|(_, windows, tokens)| *windows == 3 && tokens.as_u64().unwrap() <= 180));
+    // A window that a text may not fit into: said before, and of the texts when they are there.
+    let short = ["--set", "calibration.self.length=40"];
+    let before = shop.succeeds(&[&["plan", "recipe.toml"], &pack[..2], &short[..]].concat()).1;
+    assert!(before.contains("`calibration.self.generate.max_new_tokens`: texts may have up to 44 tokens"), "{before}");
+    assert!(said.contains("texts of calibration self: ") && said.contains("were passed over"), "{said}");
+    let none = ["--set", "calibration.self.length=8", "--set", "calibration.self.windows=9"];
+    let output = shop.calipr(&[&["run", "recipe.toml", "--out", "none"], &pack[..2], &none[..]].concat());
+    let said = common::texts(&output).1;
+    assert!(!output.status.success() && said.contains("or lower `drop` or `max_new_tokens`"), "{said}");
+}
+
+#[test]
+fn several_workers_share_the_texts_of_another_model_and_write_each_once() {
+    let shop = shop_with_another();
+    let more = "calibration.self.generate.texts=30";
+    shop.succeeds(&["run", "by_another.toml", "--set", more, "--out", "alone", "--cache", "alone_cache"]);
+    let spawn = || {
+        let mut command = shop.command(&["work", "by_another.toml", "--set", more, "--threads", "1"]);
+        command.stderr(std::process::Stdio::null()).stdout(std::process::Stdio::null()).spawn().unwrap()
+    };
+    let workers: Vec<_> = (0..3).map(|_| spawn()).collect();
+    for mut worker in workers {
+        assert!(worker.wait().unwrap().success());
+    }
+    let before = entries(&shop);
+    assert_eq!(before.len(), 30);
+    shop.succeeds(&["run", "by_another.toml", "--set", more, "--out", "together"]);
+    assert_eq!(entries(&shop), before);
+    assert_eq!(written(&shop, "together", "cache"), written(&shop, "alone", "alone_cache"));
+    assert_same_tables(&shop.tables("together"), &shop.tables("alone"));
 }

@@ -472,3 +472,58 @@ fn plan_says_what_judging_takes_and_finds_what_run_would_refuse() {
     let (done, (_, stderr)) = plan(&[]);
     assert!(!done && stderr.contains("judge_score needs a judge"), "{stderr}");
 }
+
+#[cfg(unix)]
+#[test]
+fn a_terminal_shows_how_many_questions_are_answered_and_the_time_that_is_left() {
+    let court = Court::new();
+    court.set(json!({ "seconds": 0.3 }));
+    let shown = common::on_terminal(&mut court.command(&["run", "judged.toml"]), 140);
+    for said in ["[1/2] dense: 6 questions to judges", "5/6 judge", "[2/2] magnitude-0.5: ", " questions to judges"] {
+        assert!(shown.contains(said), "{said}: {shown}");
+    }
+    // While the last question about the dense model is out, others of the study are to come.
+    let of_dense = shown.split("\r").filter(|line| line.contains("[1/2] dense") && line.contains("5/6 judge"));
+    assert!(of_dense.filter(|line| line.contains(" s left")).count() > 0, "{shown}");
+    // Nothing but judging is to be done where cells are finished.
+    std::fs::remove_dir_all(court.shop.path("cache/replies")).unwrap();
+    let shown = common::on_terminal(&mut court.command(&["run", "judged.toml"]), 140);
+    assert!(
+        shown.contains("dense: finished before") && shown.contains("[1/2] dense: 6 questions to judges"),
+        "{shown}"
+    );
+    let first = shown.split("\r").find(|line| line.contains("0/6 judge")).unwrap_or_default();
+    assert!(first.contains(" s left") && !first.contains("~"), "the pace of the first run is remembered: {first}");
+}
+
+#[test]
+fn a_plan_says_how_long_judging_takes_once_the_judge_was_asked_within_the_same_limits() {
+    let court = Court::new();
+    let plan = |more: &[&str]| {
+        let output = court.command(&[&["plan", "judged.toml"], more].concat()).output().unwrap();
+        texts(&output).0
+    };
+    let before = plan(&[]);
+    assert!(before.contains("and a time that is known once it was asked"), "{before}");
+    assert!(before.contains("; judges are not counted"), "{before}");
+    court.set(json!({ "seconds": 0.5 }));
+    court.succeeds(&[]);
+    assert!(!plan(&[]).contains("a time"), "all are answered");
+    let asked = questions(&court.log()).len();
+    court.forget("cache/replies");
+    let rates: Value = serde_json::from_slice(&std::fs::read(court.shop.path("cache/rates.json")).unwrap()).unwrap();
+    let place = format!("judge judge at {}/v1, 1 at once", court.address);
+    let seen = &rates[&place]["1"]["seen"]["judge"];
+    assert_eq!(seen["work"].as_f64(), Some(asked as f64), "{rates}");
+    let each = seen["seconds"].as_f64().unwrap() / asked as f64;
+    assert!((0.5..1.5).contains(&each), "{each}");
+    // Both cells are finished, and their questions known.
+    let (again, seconds) = (plan(&[]), each * asked as f64);
+    let line = again.lines().find(|line| line.starts_with("judge of suite task")).unwrap();
+    let told: f64 = line.rsplit_once(" and ").unwrap().1.trim_end_matches(" s").parse().unwrap();
+    assert!((told - seconds).abs() <= 5.0, "{line}: {seconds}");
+    // Within other limits it may answer at another pace, and never faster than it may be asked.
+    assert!(plan(&["--set", "suite.task.judge.concurrency=8"]).contains("a time that is known once"));
+    let slow = ["--set", "suite.task.judge.requests_per_minute=1"];
+    assert!(plan(&slow).contains("a time that is known once"));
+}

@@ -1,10 +1,12 @@
-//! Windows of texts that the dense model wrote itself.
+//! Windows of texts that the dense model wrote itself, or another model.
 //!
 //! Ji et al. 2024, "Beware of Calibration Data for Pruning Large Language Models" (arXiv 2410.17711), and their code
 //! (ShiningSord/calibration_data): generate_data.py continues the first tokens of texts, sample_ppl.py leaves out those of
 //! the highest perplexity, and `get_selfgen` in lib/data.py joins the rest with spaces. There a text's perplexity is that of
 //! its decoded form made into tokens again; here it is that of the tokens that were drawn. The defaults are what these
-//! scripts have, but for the prefix, of which the one that was published takes two tokens.
+//! scripts have, but for the prefix, of which the one that was published takes two tokens. Nothing in these scripts asks that the model which writes be
+//! the one that is pruned (Dereck0602/calibration_data is the same code); where it is another, its own tokens begin and end a
+//! text and count its perplexity, and the text is then made into tokens of the pruned model as a data set's would be.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -18,12 +20,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Ask, Checking, Made, Making, Origin, planned};
-use crate::data::{Content, Library, Order, Part, Row, Rows, cut, tokens, within};
+use crate::data::{Content, Library, Order, Packing, Part, Row, Rows, cut, tokens, within};
 use crate::digest::Digest;
 use crate::fault::At;
-use crate::model::{Sampling, Settled, Spec, Written};
-use crate::pipeline::{Claim, Inputs, Key, Pause, PlannedStage, Planner, Stage, Taken, Writer, done};
+use crate::model::{Model, Sampling, Settled, Spec, Tokenizer, Written};
+use crate::pipeline::{
+    Author, Claim, Inputs, Key, Pause, PlannedStage, Planner, Stage, Taken, Writer, done, work_of_texts,
+};
 use crate::recipe::{Calibration, Recipe};
+use crate::source::Source;
 
 /// How a calibration's texts are written. The defaults are those of Ji et al.'s scripts, but for the prefix.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -31,6 +36,10 @@ use crate::recipe::{Calibration, Recipe};
 pub struct Generate {
     /// A data set, named as `dataset` names one, whose rows the texts begin as.
     pub from: String,
+    /// The model that writes the texts, where that is not the recipe's: in the recipe's precision and on its device, with its
+    /// own tokenizer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<Source>,
     /// Tokens of a row that a text begins with; shorter rows are passed over.
     #[serde(default = "usual_prefix")]
     #[schemars(range(min = 1))]
@@ -154,10 +163,39 @@ fn kept(perplexities: &[f64], drop: f64) -> Vec<bool> {
     kept
 }
 
+/// Who writes.
+#[derive(Clone, Copy)]
+struct Pen<'a> {
+    /// None is the recipe's model.
+    author: Option<&'a Author>,
+    spec: &'a Spec,
+    tokenizer: &'a Tokenizer,
+}
+
 impl Generated<'_> {
+    /// The model that writes, where that is not the recipe's.
+    fn author<'i>(&self, inputs: &'i Inputs) -> Option<&'i Author> {
+        self.how.model.as_ref().map(|source| &inputs.authors[source])
+    }
+
+    /// Who writes, where the recipe's model has this tokenizer.
+    fn pen<'i>(&self, inputs: &'i Inputs, tokenizer: &'i Tokenizer) -> Pen<'i> {
+        match self.author(inputs) {
+            Some(author) => Pen { author: Some(author), spec: &author.spec, tokenizer: &author.tokenizer },
+            None => Pen { author: None, spec: &inputs.spec, tokenizer },
+        }
+    }
+
+    /// An error where the folder of who writes wants texts to be drawn as they are not drawn here.
+    fn check_settings(&self, inputs: &Inputs) -> Result<()> {
+        let settled = Settled { drawn: self.how.temperature > 0.0, top_k: true, repetition_penalty: true };
+        self.author(inputs).map_or(&inputs.model, |author| &author.files).generation()?.check(settled)
+    }
+
     fn sampling(&self, inputs: &Inputs, end: &[u32]) -> Sampling {
+        let spec = self.author(inputs).map_or(&inputs.spec, |author| &author.spec);
         Sampling {
-            max_new_tokens: self.how.new_tokens(&inputs.spec),
+            max_new_tokens: self.how.new_tokens(spec),
             temperature: self.how.temperature,
             top_k: Some(self.how.top_k),
             top_p: self.how.top_p,
@@ -170,9 +208,10 @@ impl Generated<'_> {
     /// All that a text depends on but for its number.
     fn writing(&self, inputs: &Inputs) -> Digest {
         let sampling = self.sampling(inputs, &[]);
+        let model = self.author(inputs).map_or(inputs.model_digest, |author| author.digest);
         Digest::of(&(
-            inputs.model_key(self.recipe),
-            inputs.tokenizer_key(self.recipe),
+            inputs.key_of_model(self.recipe, model),
+            inputs.key_of_tokenizer(self.recipe, model),
             inputs.calibrations[self.name].digest,
             (self.how.prefix, sampling.max_new_tokens, sampling.seed),
             (sampling.temperature, sampling.top_k, sampling.top_p, sampling.repetition_penalty),
@@ -186,9 +225,12 @@ impl Generated<'_> {
 
     /// How texts are begun: as rows in an order that the recipe's seed decides, one after the other, and where there are
     /// fewer than texts from the first again.
-    fn beginnings(&self, making: &Making, count: usize) -> Result<Vec<Beginning>> {
-        let (rows, study, prefix) = (making.rows(self.name)?, making.study, self.how.prefix);
-        let part = &study.inputs().calibrations[self.name].part;
+    fn beginnings(&self, making: &Making, pen: Pen, count: usize) -> Result<Vec<Beginning>> {
+        let (input, prefix) = (&making.study.inputs().calibrations[self.name], self.how.prefix);
+        let rows = match pen.author {
+            Some(_) => input.checked(pen.tokenizer, pen.spec.vocabulary)?,
+            None => making.rows(self.name)?,
+        };
         let mut order: Vec<usize> = (0..rows.len()).collect();
         order.shuffle(&mut ChaCha8Rng::seed_from_u64(self.recipe.seed));
         let mut found: Vec<Beginning> = Vec::new();
@@ -196,8 +238,8 @@ impl Generated<'_> {
             if found.len() == count {
                 break;
             }
-            let ids = beginning(&rows, index, part, study.tokenizer(), prefix)
-                .and_then(|ids| within(&ids, study.inputs().spec.vocabulary).map(|()| ids))
+            let ids = beginning(&rows, index, &input.part, pen.tokenizer, prefix)
+                .and_then(|ids| within(&ids, pen.spec.vocabulary).map(|()| ids))
                 .with_context(|| format!("row {}", rows.number(index)))?;
             if ids.len() == prefix {
                 found.push((rows.number(index), ids));
@@ -217,7 +259,7 @@ impl Generated<'_> {
     /// shares the cache is at is left to it, and waited for at the end.
     fn written(&self, making: &Making, ask: Ask) -> Result<Vec<Text>> {
         let (study, cache) = (making.study, making.study.cache());
-        let keys = self.text_keys(study.inputs(), ask);
+        let (keys, pen) = (self.text_keys(study.inputs(), ask), self.pen(study.inputs(), study.tokenizer()));
         let mut texts: Vec<Option<Text>> = vec![None; keys.len()];
         let mut pause = Pause::default();
         let mut ready: Option<(Vec<Beginning>, Writer)> = None;
@@ -229,16 +271,25 @@ impl Generated<'_> {
             if missing.is_empty() {
                 break;
             }
-            let sampling = self.sampling(study.inputs(), study.tokenizer().end());
+            let sampling = self.sampling(study.inputs(), pen.tokenizer.end());
             let (beginnings, writer) = match &mut ready {
                 Some(ready) => ready,
                 None => {
-                    let beginnings = self.beginnings(making, texts.len()).at(|| "what texts begin with".into())?;
+                    self.check_settings(study.inputs()).at(|| "how texts are drawn".into())?;
+                    let beginnings = self.beginnings(making, pen, texts.len()).at(|| "what texts begin with".into())?;
                     let tokens = self.how.prefix + sampling.max_new_tokens;
-                    ready.insert((beginnings, Writer::open(study.model(), study.watch(), tokens)?))
+                    let open = |model: &Model| Writer::open(model, study.watch(), tokens);
+                    let writer = match pen.author {
+                        // Held no longer than the texts take: the recipe's model is still to be walked.
+                        Some(author) => {
+                            open(&Model::open(&author.files, study.model().dtype, study.model().device.clone())?)?
+                        }
+                        None => open(study.model())?,
+                    };
+                    ready.insert((beginnings, writer))
                 }
             };
-            if !self.write(making, (&keys, &missing), (beginnings, writer), &sampling, &mut texts)? {
+            if !self.write(making, (&keys, &missing), (beginnings, writer, pen.tokenizer), &sampling, &mut texts)? {
                 pause.wait(study.watch())?;
             }
         }
@@ -250,11 +301,11 @@ impl Generated<'_> {
         &self,
         making: &Making,
         (keys, missing): (&[Key], &[usize]),
-        (beginnings, writer): (&[Beginning], &Writer),
+        (beginnings, writer, tokenizer): (&[Beginning], &Writer, &Tokenizer),
         sampling: &Sampling,
         texts: &mut [Option<Text>],
     ) -> Result<bool> {
-        let (cache, tokenizer) = (making.study.cache(), making.study.tokenizer());
+        let cache = making.study.cache();
         let begun: Vec<(u64, &[u32])> = missing.iter().map(|&i| (i as u64, beginnings[i].1.as_slice())).collect();
         let claims: Mutex<BTreeMap<usize, Option<Claim>>> = Mutex::default();
         // Nothing that holds them leaves them half changed.
@@ -291,13 +342,7 @@ impl Generated<'_> {
 }
 
 /// The tokens of a row, `prefix` of them at most.
-fn beginning(
-    rows: &Rows,
-    index: usize,
-    part: &Part,
-    tokenizer: &crate::model::Tokenizer,
-    prefix: usize,
-) -> Result<Vec<u32>> {
+fn beginning(rows: &Rows, index: usize, part: &Part, tokenizer: &Tokenizer, prefix: usize) -> Result<Vec<u32>> {
     let mut ids = tokens(&Content::of(&rows.row(index)?, part.templates.as_ref())?, tokenizer, true)?;
     ids.truncate(prefix);
     Ok(ids)
@@ -309,7 +354,8 @@ fn too_short(rows: usize, prefix: usize) -> String {
 
 impl Origin for Generated<'_> {
     fn what(&self) -> String {
-        format!("texts begun as rows of data set \"{}\"", self.how.from)
+        let by = self.how.model.as_ref().map_or(String::new(), |source| format!(" by {source},"));
+        format!("texts{by} begun as rows of data set \"{}\"", self.how.from)
     }
 
     fn part(&self, library: &Library) -> Result<Option<Part>> {
@@ -323,7 +369,11 @@ impl Origin for Generated<'_> {
     fn key(&self, inputs: &Inputs, ask: Ask) -> Key {
         let texts = (self.writing(inputs), self.how.texts(ask), self.how.drop);
         let packing = (self.calibration.packing, ask.length, ask.windows);
-        Stage::Windows.key(&("generate", texts, packing, ask.seed))
+        match &self.how.model {
+            None => Stage::Windows.key(&("generate", texts, packing, ask.seed)),
+            // The texts say nothing of who cuts them.
+            Some(_) => Stage::Windows.key(&("generate", texts, packing, ask.seed, inputs.tokenizer_key(self.recipe))),
+        }
     }
 
     fn entries(&self, inputs: &Inputs, ask: Ask) -> Vec<Key> {
@@ -334,12 +384,12 @@ impl Origin for Generated<'_> {
 
     fn check(&self, checking: &Checking, _ask: Ask) -> Result<()> {
         let Checking { inputs, tokenizer, .. } = checking;
-        let settled = Settled { drawn: self.how.temperature > 0.0, top_k: true, repetition_penalty: true };
-        inputs.model.generation()?.check(settled)?;
+        let pen = self.pen(inputs, tokenizer);
+        self.check_settings(inputs)?;
         let input = &inputs.calibrations[self.name];
-        let rows = input.checked(tokenizer, inputs.spec.vocabulary)?;
+        let rows = input.checked(pen.tokenizer, pen.spec.vocabulary)?;
         for index in 0..rows.len() {
-            let ids = beginning(&rows, index, &input.part, tokenizer, self.how.prefix);
+            let ids = beginning(&rows, index, &input.part, pen.tokenizer, self.how.prefix);
             if ids.with_context(|| format!("row {}", rows.number(index)))?.len() == self.how.prefix {
                 return Ok(());
             }
@@ -366,11 +416,14 @@ impl Origin for Generated<'_> {
         let left: Vec<&Text> =
             texts.iter().zip(&kept).filter(|(t, kept)| **kept && !t.text.is_empty()).map(|t| t.0).collect();
         let rows: Rows = left.iter().map(|text| row(text)).collect::<Vec<_>>().try_into()?;
-        let mut part = inputs.calibrations[self.name].part.clone();
-        (part.templates, part.separator) = (None, " ".into());
+        let called = format!("texts of calibration {}", self.name);
+        let part = inputs.calibrations[self.name].part.of_texts(called, " ");
         let packing = (self.calibration.packing, ask.length, Some(ask.windows));
         let windows = cut(&rows, &part, study.tokenizer(), inputs.spec.vocabulary, packing, Order::Random(ask.seed))
-            .at(|| format!("{} of {} texts are left; raise `texts`, or lower `drop`", left.len(), texts.len()))?;
+            .at(|| {
+                let or = if packing.0 == Packing::Pack { " or `max_new_tokens`" } else { "" };
+                format!("{} of {} texts are left; raise `texts`, or lower `drop`{or}", left.len(), texts.len())
+            })?;
         let highest = perplexities.iter().zip(&kept).filter(|(_, kept)| **kept).map(|p| *p.0).fold(0.0, f64::max);
         let details = json!({"generate": {
             "texts": texts.len(),
@@ -384,7 +437,14 @@ impl Origin for Generated<'_> {
 
     fn stages(&self, planner: &Planner, ask: Ask) -> Vec<PlannedStage> {
         let own = planned(self.name, self, planner, ask, "");
-        let (count, spec) = (self.how.texts(ask), planner.inputs.map(|inputs| &inputs.spec));
+        let (count, author) = (self.how.texts(ask), planner.inputs.and_then(|inputs| self.author(inputs)));
+        let spec = match &self.how.model {
+            Some(_) => author.map(|author| &author.spec),
+            None => planner.inputs.map(|inputs| &inputs.spec),
+        };
+        // Of a model that is still to be fetched the plan may know what it computes.
+        let computes = if self.how.model.is_some() { spec } else { planner.model() };
+        let by = self.how.model.as_ref().map_or(String::new(), |source| format!(" by {source}"));
         let new = spec.map_or(self.how.max_new_tokens, |spec| self.how.new_tokens(spec));
         let length = self.how.prefix.saturating_add(new);
         let there = planner
@@ -396,12 +456,12 @@ impl Origin for Generated<'_> {
             _ => String::new(),
         };
         let texts = PlannedStage {
-            name: format!("{count} texts of calibration {}, up to {length} tokens each{cached}", self.name),
+            name: format!("{count} texts of calibration {}{by}, up to {length} tokens each{cached}", self.name),
             stage: Stage::Texts,
             cached: there.map(|there| there == count),
             // Text in letters, about as many as cost six bytes a token.
             bytes: Some(6u64.saturating_mul((count as u64).saturating_mul(length as u64))),
-            work: planner.work_of_texts(left.saturating_mul(length), length),
+            work: computes.map(|model| work_of_texts(model, left.saturating_mul(length), length)),
         };
         // Whoever has the windows needs no texts.
         match own.is_to_do() || !texts.is_to_do() {

@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -29,6 +30,7 @@ use crate::fault::At;
 use crate::model::Tokenizer;
 use crate::pipeline::{Cache, Inputs, Interrupted, Key, PlannedStage, Planner, Stage, Study, Unwritable, Work};
 use crate::recipe::{Calibration, Cell, Recipe, cells};
+use crate::source::Source;
 use dataset::DataSet;
 pub use generated::Generate;
 use generated::Generated;
@@ -165,6 +167,18 @@ pub fn used(recipe: &Recipe) -> Vec<String> {
         }
     }
     recipe.calibration.keys().filter(|name| used.contains(*name)).cloned().collect()
+}
+
+/// The models that write texts for calibrations of cells, but for the recipe's, each with the first calibration that names
+/// it; in the order of the recipe.
+pub fn authors(recipe: &Recipe) -> IndexMap<&Source, String> {
+    let mut authors = IndexMap::new();
+    for name in used(recipe) {
+        if let Some(source) = recipe.calibration[&name].generate.as_ref().and_then(|how| how.model.as_ref()) {
+            authors.entry(source).or_insert(name);
+        }
+    }
+    authors
 }
 
 /// The suites that calibrations of cells look at, in the order of the recipe.

@@ -151,6 +151,20 @@ impl Line {
         }
     }
 
+    /// A cell, or what comes behind it, begins.
+    fn begins(&self, number: usize, name: String) {
+        let now = self.expected.now();
+        let rhythm = Rhythm { last: now, ..Rhythm::default() };
+        *locked(&self.cell) = Current { number, name: name.clone(), began: now, rhythm };
+        let Some(styles) = &self.styles else { return tracing::info!("{name}") };
+        let style = styles.fitting(name.chars().count(), columns_of(&io::stderr()));
+        let bar = self.lines.add(ProgressBar::no_length().with_style(style.clone()));
+        tracing::debug!("{name} begins");
+        bar.set_prefix(name);
+        bar.enable_steady_tick(Duration::from_millis(200));
+        *locked(&self.bar) = bar;
+    }
+
     /// What a log says of a cell on its way.
     fn said(&self, cell: &Current, (done, of): (usize, usize), doing: Doing) -> String {
         let memory = resident_bytes().map_or(String::new(), |bytes| format!(", {} of memory", Size(bytes)));
@@ -167,17 +181,20 @@ impl Line {
 
 impl Watch for Line {
     fn cell_begins(&self, number: usize, of: usize, id: &str) {
-        let (name, now) = (format!("[{number}/{of}] {id}"), self.expected.now());
         self.expected.tell(|forecast, now| forecast.begins(number - 1, now));
-        let rhythm = Rhythm { last: now, ..Rhythm::default() };
-        *locked(&self.cell) = Current { number, name: name.clone(), began: now, rhythm };
-        let Some(styles) = &self.styles else { return tracing::info!("{name}") };
-        let style = styles.fitting(name.chars().count(), columns_of(&io::stderr()));
-        let bar = self.lines.add(ProgressBar::no_length().with_style(style.clone()));
-        tracing::debug!("{name} begins");
-        bar.set_prefix(name);
-        bar.enable_steady_tick(Duration::from_millis(200));
-        *locked(&self.bar) = bar;
+        self.begins(number, format!("[{number}/{of}] {id}"));
+    }
+
+    fn judging_begins(&self, number: usize, of: usize, id: &str, questions: usize) {
+        self.expected.tell(|forecast, now| forecast.judging_begins(number - 1, questions, now));
+        self.begins(number, format!("[{number}/{of}] {id}: {questions} questions to judges"));
+        self.progress(0, questions, Doing::Judge);
+    }
+
+    fn judging_ends(&self) {
+        let number = locked(&self.cell).number;
+        self.expected.tell(|forecast, now| forecast.judging_ends(number.wrapping_sub(1), now));
+        locked(&self.bar).finish_and_clear();
     }
 
     fn progress(&self, done: usize, of: usize, doing: Doing) {

@@ -11,8 +11,8 @@ use super::{StudyArgs, print};
 use crate::data::Library;
 use crate::model::{ModelFiles, Spec, device};
 use crate::pipeline::{
-    Cache, Cost, Costs, Doing, Left, Machine, Outcome, Plan, PlannedCell, PlannedStage, Rates, Room, Watch, Work,
-    measured, plan_of,
+    Cache, Cost, Costs, Doing, JudgingPlan, Left, Machine, Outcome, Plan, PlannedCell, PlannedStage, Rates, Room,
+    Watch, Work, measured, plan_of,
 };
 use crate::recipe::{Recipe, Setting};
 use crate::size::Size;
@@ -41,7 +41,8 @@ impl StudyArgs {
         if let Some((dense, all)) = inputs.as_ref().map(|inputs| inputs.skip.count()).filter(|(dense, _)| *dense > 0) {
             text += &format!("{dense} of {all} linears stay dense (prune.skip)\n");
         }
-        judges.plan(recipe, inputs.as_ref())?.iter().for_each(|judging| text += &judging.to_string());
+        let judging = judges.plan(recipe, inputs.as_ref())?;
+        judging.iter().for_each(|judging| text += &judging.to_string());
         text += &match inputs {
             Some(_) if all.stages == 0 => "all of it is done\n".into(),
             Some(_) => {
@@ -55,7 +56,7 @@ impl StudyArgs {
                 )
             }
         };
-        text += &expected(&costs, &rates);
+        text += &expected(&costs, &rates, &judging);
         let room = Room::of(&plan, cache, limit, &results);
         room::warn(&room, cache);
         print(&(text + &room::lines(&room)))
@@ -120,13 +121,21 @@ impl Watch for Quiet {
 }
 
 /// Time and memory in all, where something is to be done.
-fn expected(costs: &Costs, rates: &Rates) -> String {
+fn expected(costs: &Costs, rates: &Rates, judging: &[JudgingPlan]) -> String {
     if costs.all.seconds == Some(0.0) {
         return String::new();
     }
     let how = if rates.are_of_another_width { "roughly" } else { "about" };
     let time = match (costs.all.seconds, costs.cell.seconds) {
-        (Some(all), Some(cell)) => format!("{how} {} on one device, a cell at most {}", time(all), time(cell)),
+        (Some(all), Some(cell)) => {
+            let judges = judging.iter().map(|judging| judging.seconds).sum::<Option<f64>>();
+            let more = match judges {
+                Some(0.0) => String::new(),
+                Some(seconds) => format!("; judges about {} more", time(seconds)),
+                None => "; judges are not counted".into(),
+            };
+            format!("{how} {} on one device, a cell at most {}{more}", time(all), time(cell))
+        }
         _ => "? (some of the work, or the machine's rate for it, is not known)".into(),
     };
     let least = costs.all.memory.map_or("?".into(), |bytes| format!("at least {} for the largest cell", Size(bytes)));

@@ -195,6 +195,7 @@ impl Dataset {
             separator: self.separator.clone(),
             folders: self.folders.clone(),
             bundled: self.bundled,
+            called: None,
         })
     }
 }

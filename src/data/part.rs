@@ -33,12 +33,25 @@ pub struct Part {
     pub(super) folders: Vec<PathBuf>,
     #[serde(skip)]
     pub(super) bundled: bool,
+    /// What its rows are, where they are no longer those of its files.
+    #[serde(skip)]
+    pub(super) called: Option<String>,
 }
 
 impl Part {
     /// The source, as tables and logs name it.
     pub fn source(&self) -> &Source {
         &self.source
+    }
+
+    /// The part as texts that were made of it, which are joined by `separator`.
+    pub fn of_texts(&self, called: String, separator: &str) -> Self {
+        Self { templates: None, separator: separator.into(), called: Some(called), ..self.clone() }
+    }
+
+    /// What its rows are, in warnings: by default its source.
+    pub fn called(&self) -> String {
+        self.called.clone().unwrap_or_else(|| self.source.to_string())
     }
 
     /// The source in full, with the split of one that has splits.

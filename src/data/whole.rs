@@ -248,7 +248,7 @@ fn finished(whole: Whole, rows: &Rows, part: &Part, (length, count): (usize, Opt
         tracing::warn!(
             "{}: {too_long} rows are longer than a window of {length} tokens and were passed over: packing = \"pack\" \
              cuts none in two",
-            part.source()
+            part.called()
         );
     }
     Ok(whole)

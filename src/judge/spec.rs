@@ -133,6 +133,18 @@ impl JudgeSpec {
         format!("{}/chat/completions", self.endpoint.trim_end_matches('/'))
     }
 
+    /// What tells how fast it answers: the model, the server, and the limits within which it is asked.
+    pub fn pace(&self) -> String {
+        let Self { model, endpoint, concurrency, requests_per_minute, .. } = self;
+        let paced = requests_per_minute.map_or(String::new(), |requests| format!(", {requests} a minute"));
+        format!("judge {model} at {}, {concurrency} at once{paced}", shown(endpoint.trim_end_matches('/')))
+    }
+
+    /// The least time between two answers, in seconds, that the recipe's limit leaves; 0 where it sets none.
+    pub fn least_seconds(&self) -> f64 {
+        self.requests_per_minute.map_or(0.0, |requests| 60.0 / requests.max(1) as f64)
+    }
+
     /// What decides what is said of an answer: studies that differ in it have other scores.
     pub fn asks(&self) -> Value {
         let Self { model, criteria, prompt, pairwise_prompt, max_tokens, limit, .. } = self;

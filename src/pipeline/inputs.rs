@@ -8,6 +8,7 @@ use candle_core::{DType, Device};
 use indexmap::IndexMap;
 
 use super::Interrupted;
+use super::author::{Author, UncheckedAuthor};
 use super::cache::{Key, Stage};
 use super::checkpoint::{InputCheckpoint, UncheckedCheckpoint};
 use super::shelf::Shelf;
@@ -17,7 +18,7 @@ use crate::digest::{self, Digest};
 use crate::fault::{At, Fault};
 use crate::model::{Model, ModelFiles, Settled, Spec, Tokenizer};
 use crate::recipe::{Cell, Layers, Problems, Recipe, Skip, Suite, Unit, WindowUnit, check_against_model};
-use crate::source::{self, Fetcher};
+use crate::source::{self, Fetcher, Source};
 use crate::warnings::LEAK;
 
 /// A model and data sets that are all here.
@@ -32,6 +33,8 @@ pub struct Inputs {
     /// What the model's folder wants: the logits of tokens that are there already are divided by it.
     pub repetition_penalty: f32,
     pub checkpoints: IndexMap<String, InputCheckpoint>,
+    /// Models that only write texts to calibrate on, where cells draw from these.
+    pub authors: IndexMap<Source, Author>,
     /// The rows of the calibrations that read some and that cells draw from, directly or through others.
     pub calibrations: IndexMap<String, InputPart>,
     pub suites: IndexMap<String, InputPart>,
@@ -274,7 +277,7 @@ impl Inputs {
         if is_late && !lacking.is_something() {
             model = lacking.have("the model".into(), whole())?.flatten().map(read).transpose()?;
         }
-        let mut others = Vec::new();
+        let (mut others, mut writers) = (Vec::new(), Vec::new());
         if let Some((_, spec, _)) = model.as_ref().filter(|_| !lacking.is_something()) {
             for (name, checkpoint) in &recipe.checkpoint {
                 let what = || format!("[checkpoint.{name}]");
@@ -283,6 +286,15 @@ impl Inputs {
                 }
                 if let Some(path) = lacking.have(what(), checkpoint.source.resolve(&library.bases(), fetcher))? {
                     others.push(UncheckedCheckpoint::at(recipe, name, &path, layers)?);
+                }
+            }
+            for (source, name) in calibration::authors(recipe) {
+                let (what, named) = (|| format!("[calibration.{name}] generate.model"), (name.as_str(), source));
+                if let Some(dir) = lacking.have(what(), source.outline(fetcher))?.flatten() {
+                    UncheckedAuthor::check_outline(recipe, named, &dir, layers)?;
+                }
+                if let Some(path) = lacking.have(what(), source.resolve(&library.bases(), fetcher))? {
+                    writers.push((source, name.clone(), UncheckedAuthor::at(recipe, named, &path, layers)?));
                 }
             }
         }
@@ -307,6 +319,10 @@ impl Inputs {
                 checkpoints.insert(name, other.checked(recipe, (&spec, &tokenizer), layers, fetcher)?);
             }
         }
+        let author = |(source, name, author): (&Source, String, UncheckedAuthor)| {
+            Ok((source.clone(), author.checked(recipe, &name, fetcher)?))
+        };
+        let authors = writers.into_iter().map(author).collect::<Result<_>>()?;
         let (mut calibrations, mut suites, mut shots) = (IndexMap::new(), IndexMap::new(), IndexMap::new());
         for (axis, name, part, found) in files {
             let mut input = InputPart::new(part, found)?;
@@ -334,6 +350,7 @@ impl Inputs {
             skip,
             repetition_penalty,
             checkpoints,
+            authors,
             calibrations,
             suites,
             shots,
@@ -352,6 +369,9 @@ impl Inputs {
         let mut local = recipe.model.source.local(&library.bases(), fetcher)?.is_some();
         for checkpoint in recipe.checkpoint.values() {
             local &= checkpoint.source.local(&library.bases(), fetcher)?.is_some();
+        }
+        for source in calibration::authors(recipe).keys() {
+            local &= source.local(&library.bases(), fetcher)?.is_some();
         }
         for (.., part) in parts(recipe, library)? {
             local &= part.is_here(fetcher)?;
@@ -405,15 +425,20 @@ impl Inputs {
 
     /// What makes tokens of rows: the tokenizer, which is among the model's files, and a day, where there is one.
     pub fn tokenizer_key(&self, recipe: &Recipe) -> Digest {
-        recipe.model.date.as_ref().map_or(self.model_digest, |date| Digest::of(&(self.model_digest, date)))
+        self.key_of_tokenizer(recipe, self.model_digest)
     }
 
     pub fn model_key(&self, recipe: &Recipe) -> Digest {
         self.key_of_model(recipe, self.model_digest)
     }
 
+    /// As [`Inputs::tokenizer_key`], of a model with this digest.
+    pub fn key_of_tokenizer(&self, recipe: &Recipe, digest: Digest) -> Digest {
+        recipe.model.date.as_ref().map_or(digest, |date| Digest::of(&(digest, date)))
+    }
+
     /// A model as it is computed here.
-    pub(super) fn key_of_model(&self, recipe: &Recipe, digest: Digest) -> Digest {
+    pub fn key_of_model(&self, recipe: &Recipe, digest: Digest) -> Digest {
         Digest::of(&(digest, recipe.model.dtype, self.device))
     }
 }

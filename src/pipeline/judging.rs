@@ -4,16 +4,20 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 use indexmap::{IndexMap, IndexSet};
 
 use super::cache::{Cache, Key, Stage};
 use super::cell::AnswersRecord;
+use super::cost::{Kind, Machine, Rates};
 use super::inputs::Inputs;
 use super::keys::Keys;
 use super::material::Material;
-use super::{Interrupted, Outcome};
+use super::plan::make_prompts;
+use super::time_left::{Judging, Left};
+use super::{Doing, Interrupted, Outcome, Watch};
 use crate::data::Prompt;
 use crate::judge::{Answered, Failed, Judge, Question, Reply, Verdict, Winner};
 use crate::metrics::JudgeScores;
@@ -25,6 +29,8 @@ pub struct Judges<'a> {
     judges: IndexMap<String, Bench>,
     /// What the dense model answers, by suite.
     dense: OnceLock<BTreeMap<String, Vec<String>>>,
+    /// Whoever has it asks about a cell: what a budget has room for does not depend on which is faster.
+    turn: Mutex<()>,
 }
 
 /// A suite's judge, who hears one cell after the other.
@@ -32,10 +38,28 @@ struct Bench {
     judge: Judge,
     /// The replies whose tokens are counted.
     counted: Mutex<HashSet<Key>>,
+    /// What this run has seen of its pace.
+    seen: Mutex<Rates>,
 }
 
+impl Bench {
+    /// What its pace is remembered by.
+    fn place(&self) -> Machine {
+        Machine::elsewhere(self.judge.spec().pace())
+    }
+
+    /// Seconds for an answer, as they are remembered; None where it was never asked.
+    fn seconds_each(&self, cache: &Cache) -> Option<f64> {
+        let remembered = Rates::remembered(cache, &self.place(), WIDTH).each(Kind::Judge)?;
+        Some(remembered.max(self.judge.spec().least_seconds()))
+    }
+}
+
+/// Rates are remembered by the width of a model, which that of a judge is not known.
+const WIDTH: usize = 1;
+
 /// What judging a suite would take.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct JudgingPlan {
     pub suite: String,
     pub model: String,
@@ -46,14 +70,24 @@ pub struct JudgingPlan {
     pub cached: usize,
     /// About how many tokens the others take; None where the rows are not known.
     pub tokens: Option<u64>,
+    /// What they take in seconds, at the pace that is remembered; None where the judge was never asked.
+    pub seconds: Option<f64>,
 }
 
 impl fmt::Display for JudgingPlan {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Self { suite, model, endpoint, questions, cached, tokens } = self;
+        let Self { suite, model, endpoint, questions, cached, tokens, seconds } = self;
+        if *questions == 0 && tokens.is_none() {
+            let said = "how many questions there are, the rows say that are not read yet";
+            return writeln!(f, "judge of suite {suite}, {model} at {endpoint}: {said}");
+        }
+        let time = match seconds {
+            Some(seconds) => format!("{}", Left { seconds: *seconds, is_rough: false }),
+            None => "a time that is known once it was asked".into(),
+        };
         let tokens = match tokens {
-            Some(0) => String::new(),
-            Some(tokens) => format!("; the others take about {tokens} tokens"),
+            Some(_) if cached == questions => String::new(),
+            Some(tokens) => format!("; the others take about {tokens} tokens and {time}"),
             None => "; how many tokens they take, the rows say that are not read yet".into(),
         };
         let cached = if *cached == *questions { "all".into() } else { cached.to_string() };
@@ -90,9 +124,10 @@ impl<'a> Judges<'a> {
     pub fn open(recipe: &Recipe, cache: &'a Cache, offline: bool) -> Result<Self> {
         let bench = |(name, spec): (&str, _)| {
             let judge = Judge::open(name, spec, offline)?;
-            Ok((name.to_owned(), Bench { judge, counted: Mutex::default() }))
+            Ok((name.to_owned(), Bench { judge, counted: Mutex::default(), seen: Mutex::default() }))
         };
-        Ok(Self { cache, judges: judged(recipe).map(bench).collect::<Result<_>>()?, dense: OnceLock::new() })
+        let judges = judged(recipe).map(bench).collect::<Result<_>>()?;
+        Ok(Self { cache, judges, dense: OnceLock::new(), turn: Mutex::default() })
     }
 
     /// Sees whether the judges are there, take the keys and have the models, each once.
@@ -110,11 +145,18 @@ impl<'a> Judges<'a> {
         Ok(())
     }
 
-    /// Has the answers of a cell judged. The dense cell comes first: others are compared with it.
+    /// Has the answers of a cell judged, that number of so many. The dense cell comes first: others are compared with it.
     ///
     /// # Errors
     /// Where a judge will answer nothing, or its replies cannot be kept, or the user wants an end.
-    pub fn judge(&self, materials: &BTreeMap<String, Material>, outcome: &mut Outcome) -> Result<()> {
+    pub fn judge(
+        &self,
+        materials: &BTreeMap<String, Material>,
+        outcome: &mut Outcome,
+        (number, of): (usize, usize),
+        watch: &dyn Watch,
+    ) -> Result<()> {
+        let _turn = locked(&self.turn);
         let cell = &outcome.record.cell;
         if *cell == Cell::Dense {
             let answers = outcome
@@ -123,23 +165,57 @@ impl<'a> Judges<'a> {
                 .filter_map(|(name, suite)| Some((name.clone(), suite.answers.as_ref()?.texts.clone())));
             let _ = self.dense.set(answers.collect());
         }
+        let mut heard = vec![];
         for (name, bench) in &self.judges {
-            let Some(suite) = outcome.suites.get_mut(name) else { continue };
-            let Some(answers) = &suite.answers else { continue };
+            let Some(answers) = outcome.suites.get(name).and_then(|suite| suite.answers.as_ref()) else { continue };
             let prompts = &materials[name].prompts;
             let dense = self.dense.get().and_then(|dense| dense.get(name)).filter(|_| bench.judge.spec().pairwise);
             let is_dense = *cell == Cell::Dense;
             let questions = Questions::of(&bench.judge, prompts, &answers.texts, dense.map(Vec::as_slice), is_dense)?;
-            let replies = self.replies(name, bench, &questions, &cell.id())?;
-            suite.judged = Some(questions.scores(&bench.judge, &replies, prompts.len()));
+            heard.push((name, bench, questions));
         }
-        Ok(())
+        let online = heard.iter().filter(|(_, bench, _)| bench.judge.is_online());
+        let missing = online.map(|(_, bench, questions)| self.open_of(&bench.judge, &questions.all).count()).sum();
+        let (id, mut before) = (cell.id(), 0);
+        if missing > 0 {
+            watch.judging_begins(number, of, &id, missing);
+        }
+        let judged = heard.into_iter().try_for_each(|(name, bench, questions)| {
+            let answered = |done: usize| watch.progress(before + done, missing, Doing::Judge);
+            let (replies, came) = self.replies(name, bench, &questions, &id, &answered)?;
+            before += came;
+            if let Some(suite) = outcome.suites.get_mut(name) {
+                suite.judged = Some(questions.scores(&bench.judge, &replies, materials[name].prompts.len()));
+            }
+            anyhow::Ok(())
+        });
+        if missing > 0 {
+            watch.judging_ends();
+        }
+        judged
     }
 
-    /// The replies to questions, by their numbers: those of the cache, and the others asked for.
-    fn replies(&self, name: &str, bench: &Bench, questions: &Questions, cell: &str) -> Result<HashMap<usize, Reply>> {
-        let Bench { judge, .. } = bench;
-        // One cell after the other: what a budget has room for does not depend on which is faster.
+    /// Those of a judge's questions that the cache does not answer.
+    fn open_of<'q>(
+        &self,
+        judge: &'q Judge,
+        questions: &'q IndexSet<Question>,
+    ) -> impl Iterator<Item = &'q Question> + use<'q, '_> {
+        let is_open = |question: &&Question| !self.cache.contains(Stage::Replies.key(&judge.identity(question)));
+        questions.iter().filter(is_open)
+    }
+
+    /// The replies to questions, by their numbers: those of the cache, and the others asked for; and how many of these came, which
+    /// `answered` hears while they do.
+    fn replies(
+        &self,
+        name: &str,
+        bench: &Bench,
+        questions: &Questions,
+        cell: &str,
+        answered: &(dyn Fn(usize) + Sync),
+    ) -> Result<(HashMap<usize, Reply>, usize)> {
+        let Bench { judge, seen, .. } = bench;
         let mut counted = locked(&bench.counted);
         let key = |question: &Question| Stage::Replies.key(&judge.identity(question));
         let mut replies = HashMap::new();
@@ -162,11 +238,17 @@ impl<'a> Judges<'a> {
         let came = Mutex::new(vec![]);
         let keep = |i: usize, reply: &Reply| {
             self.cache.write_json(key(asked[i]), reply)?;
-            locked(&came).push((i, reply.clone()));
+            let mut came = locked(&came);
+            came.push((i, reply.clone()));
+            answered(came.len());
             Ok(())
         };
+        let began = Instant::now();
         let outcome = judge.ask(&asked, &keep).map_err(|failed| told(name, failed))?;
-        for (i, reply) in came.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        let came = came.into_inner().unwrap_or_else(PoisonError::into_inner);
+        locked(seen).add(Kind::Judge, outcome.answered as f64, began.elapsed().as_secs_f64());
+        let answers_that_came = came.len();
+        for (i, reply) in came {
             counted.insert(key(asked[i]));
             replies.insert(missing[i].0, reply);
         }
@@ -187,7 +269,27 @@ impl<'a> Judges<'a> {
         if !judge.is_online() {
             warn(asked.len(), "the cache does not have them, and --offline forbids asking".into());
         }
-        Ok(replies)
+        Ok((replies, answers_that_came))
+    }
+
+    /// What is to be asked about each cell, and how long that takes.
+    ///
+    /// # Errors
+    /// As of [`Judges::plan`].
+    pub fn expected(&self, recipe: &Recipe, inputs: &Inputs) -> Result<Judging> {
+        let online = self.judges.iter().filter(|(_, bench)| bench.judge.is_online());
+        let each = online.map(|(name, bench)| {
+            let open = self.questions(recipe, Some(inputs), name, bench)?.open_of_cells;
+            Ok((open, bench.seconds_each(self.cache)))
+        });
+        let mut questions = vec![0; cells(recipe).len()];
+        let mut seconds = Some(0.0);
+        for (open, each) in each.collect::<Result<Vec<_>>>()? {
+            seconds = seconds.zip(each).map(|(sum, each)| sum + each * open.iter().sum::<usize>() as f64);
+            questions.iter_mut().zip(open).for_each(|(all, open)| *all += open);
+        }
+        let all: usize = questions.iter().sum();
+        Ok(Judging::of(questions, seconds.filter(|_| all > 0).map(|seconds| seconds / all as f64)))
     }
 
     /// What judging would take, as far as it is known.
@@ -196,10 +298,32 @@ impl<'a> Judges<'a> {
     }
 
     fn plan_suite(&self, recipe: &Recipe, inputs: Option<&Inputs>, name: &str, bench: &Bench) -> Result<JudgingPlan> {
+        let (spec, planned) = (bench.judge.spec(), self.questions(recipe, inputs, name, bench)?);
+        let open: usize = planned.open_of_cells.iter().sum();
+        Ok(JudgingPlan {
+            suite: name.to_owned(),
+            model: spec.model.clone(),
+            endpoint: spec.endpoint.clone(),
+            questions: planned.all,
+            cached: planned.all - open,
+            tokens: planned.tokens,
+            seconds: bench.seconds_each(self.cache).map(|each| each * open as f64),
+        })
+    }
+
+    /// The questions of a suite, as far as they are known; where answers are not, as many as there can be.
+    fn questions(
+        &self,
+        recipe: &Recipe,
+        inputs: Option<&Inputs>,
+        name: &str,
+        bench: &Bench,
+    ) -> Result<PlannedQuestions> {
         let (judge, spec) = (&bench.judge, bench.judge.spec());
         let suite = &recipe.suite[name];
         let prompts: Option<Vec<Prompt>> =
             inputs.and_then(|inputs| self.cache.read_json(inputs.suite_key(recipe, name)));
+        let prompts = prompts.or_else(|| make_prompts(recipe, inputs?, name));
         let rows = prompts.as_ref().map(Vec::len).or(suite.limit);
         let rows = rows.map(|rows| rows.min(spec.limit.unwrap_or(rows))).or(spec.limit);
         let keys = inputs.map(|inputs| Keys::of(recipe, inputs));
@@ -208,15 +332,22 @@ impl<'a> Judges<'a> {
         };
         let dense = answers_of(&Cell::Dense);
         let mut known: IndexSet<Question> = IndexSet::new();
+        let (mut open_of_cells, mut of_open) = (vec![], 0);
         let (mut unknown, mut unknown_bytes) = (0, 0);
         for cell in cells(recipe) {
             let is_dense = cell == Cell::Dense;
             if let (Some(prompts), Some(answers), Some(dense)) = (&prompts, answers_of(&cell), &dense) {
                 let dense = spec.pairwise.then_some(dense.texts.as_slice());
-                known.extend(Questions::of(judge, prompts, &answers.texts, dense, is_dense)?.all);
+                let own = Questions::of(judge, prompts, &answers.texts, dense, is_dense)?.all;
+                let open = self.open_of(judge, &own).filter(|question| !known.contains(*question));
+                let tokens: Vec<u64> = open.map(|question| judge.estimate(question.text.len())).collect();
+                open_of_cells.push(tokens.len());
+                of_open += tokens.iter().sum::<u64>();
+                known.extend(own);
                 continue;
             }
             let of_row = if spec.pairwise && !is_dense { 3 } else { 1 };
+            open_of_cells.push(of_row * rows.unwrap_or(0));
             unknown += of_row * rows.unwrap_or(0);
             for prompt in prompts.iter().flatten().take(rows.unwrap_or(0)) {
                 let references = prompt.references.first().map_or(0, String::len);
@@ -225,19 +356,34 @@ impl<'a> Judges<'a> {
                     of_row * (prompt.text.len() + references + 4 * suite.max_new_tokens.unwrap_or(128) + 1000);
             }
         }
-        let is_cached = |question: &&Question| self.cache.contains(Stage::Replies.key(&judge.identity(question)));
-        let (cached, open): (Vec<&Question>, Vec<&Question>) = known.iter().partition(is_cached);
-        let of_open: u64 = open.iter().map(|question| judge.estimate(question.text.len())).sum();
         let of_unknown = judge.estimate(0) * unknown as u64 + unknown_bytes as u64 / 4;
-        Ok(JudgingPlan {
-            suite: name.to_owned(),
-            model: spec.model.clone(),
-            endpoint: spec.endpoint.clone(),
-            questions: known.len() + unknown,
-            cached: cached.len(),
+        Ok(PlannedQuestions {
+            all: known.len() + unknown,
+            open_of_cells,
             tokens: (prompts.is_some() || unknown == 0).then_some(of_open + of_unknown),
         })
     }
+}
+
+impl Drop for Judges<'_> {
+    /// Remembers how fast judges answered, however the run ended. Where that cannot be written down, the next forecast is as good
+    /// as this one.
+    fn drop(&mut self) {
+        for bench in self.judges.values() {
+            let seen = std::mem::take(&mut *locked(&bench.seen));
+            let kept = seen.remember(self.cache, &bench.place(), WIDTH);
+            let _ = kept.inspect_err(|e| tracing::debug!("the pace of a judge is not kept: {e:#}"));
+        }
+    }
+}
+
+/// What is asked of a judge.
+struct PlannedQuestions {
+    all: usize,
+    /// Those about each cell that the cache does not answer, each counted with the first cell that has it.
+    open_of_cells: Vec<usize>,
+    /// About how many tokens they take; None where the rows are not known.
+    tokens: Option<u64>,
 }
 
 impl Questions {

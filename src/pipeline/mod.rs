@@ -1,6 +1,7 @@
 //! From a recipe to scores: inputs and their digests, cached stages, and the walk over the blocks.
 
 mod answers;
+mod author;
 pub mod bench;
 mod cache;
 mod cell;
@@ -28,6 +29,7 @@ mod walk;
 mod work;
 mod writing;
 
+pub use author::Author;
 pub use cache::{Cache, Hold, Key, KnownStudy, Limit, LimitBy, Stage, Trimmed, Unwritable, Usage, remove_unfinished};
 pub use cell::{
     AnswersRecord, CellRecord, ErrorsRecord, LayerRecord, PrunedRecord, ScoresRecord, Seconds, Spent, Status,
@@ -38,12 +40,12 @@ pub use claims::{Claim, Claimant, Ended, Pause, Taken, done};
 pub use cost::{Accounts, Compared, Cost, Costs, Machine, Rates, measured};
 pub use export::{check_export, export, saving};
 pub use inputs::{InputPart, Inputs};
-pub use judging::Judges;
+pub use judging::{Judges, JudgingPlan};
 pub use keys::{CellKeys, Keys};
 pub use masks::{BlockMasks, LinearMask, MaskedLinear};
 pub use material::Material;
 pub use memory::{peak_bytes, resident_bytes, total_bytes};
-pub use plan::{Plan, PlannedCell, PlannedStage, Planner, Work, check_data, plan, plan_of};
+pub use plan::{Plan, PlannedCell, PlannedStage, Planner, Work, check_data, plan, plan_of, work_of_texts};
 pub use room::Room;
 pub use study::{DrawnWindows, Outcome, Study};
 pub use time_left::{Doing, Forecast, Left};
@@ -61,6 +63,11 @@ pub trait Watch: Sync {
     fn texts_begin(&self, _name: &str) {}
     /// They are written, or the run ends.
     fn texts_end(&self) {}
+    /// So many questions about a cell that has ended, that number of so many, begin to be put to judges. [`Watch::progress`] tells
+    /// how many are answered.
+    fn judging_begins(&self, _number: usize, _of: usize, _id: &str, _questions: usize) {}
+    /// They are answered, or will not be.
+    fn judging_ends(&self) {}
     /// Whether the run should end now.
     fn interrupted(&self) -> bool;
 }

@@ -11,7 +11,7 @@ use super::errors::{ERROR_TOKENS, ERROR_TOKENS_OF_PASSAGE};
 use super::inputs::Inputs;
 use super::keys::{CellKeys, Entry, Keys, Need, Of, Shape, entries};
 use super::memory::{self, Load};
-use super::{masks, material, work};
+use super::{masks, material, work, writing};
 use crate::calibration::{self, Ask, Checking};
 use crate::data::{self, Asked, Order, Prompt, prompts};
 use crate::fault::At;
@@ -127,6 +127,27 @@ fn check_prompts(recipe: &Recipe, name: &str, inputs: &Inputs, tokenizer: &Token
 /// Bytes of files whose rows a plan makes into tokens only to count them.
 const LITTLE: u64 = 8 << 20;
 
+/// The prompts of a suite, where its data is little.
+pub(super) fn make_prompts(recipe: &Recipe, inputs: &Inputs, name: &str) -> Option<Vec<Prompt>> {
+    let tokenizer = of_little_data(recipe, inputs, name)?;
+    let how = inputs.prompting(recipe, name)?;
+    prompts(inputs.asked(name, &how, &tokenizer).ok()?, &tokenizer, &how).ok()
+}
+
+/// What makes tokens of a suite that is made into tokens in no time.
+fn of_little_data(recipe: &Recipe, inputs: &Inputs, name: &str) -> Option<Tokenizer> {
+    let shots = inputs.shots.get(name).into_iter().flat_map(|shots| &shots.files);
+    let bytes: u64 =
+        inputs.suites[name].files.iter().chain(shots).filter_map(|file| Some(file.metadata().ok()?.len())).sum();
+    (bytes <= LITTLE).then_some(inputs.model.tokenizer().ok()?.on(recipe.model.date))
+}
+
+/// So many tokens of texts that a model writes, of `length` at most.
+pub fn work_of_texts(model: &Spec, tokens: usize, length: usize) -> Work {
+    let heads = tokens as f64 * (2 * model.vocabulary * model.hidden) as f64;
+    Work { generating: work::forward(model, tokens, length) + heads, ..Work::default() }
+}
+
 /// What stages are planned with.
 pub struct Planner<'a> {
     pub recipe: &'a Recipe,
@@ -181,11 +202,20 @@ impl Planner<'_> {
         self.present.has(key)
     }
 
-    /// So many tokens of texts that the dense model writes, of `length` at most.
-    pub fn work_of_texts(&self, tokens: usize, length: usize) -> Option<Work> {
-        let heads = |model: &Spec| tokens as f64 * (2 * model.vocabulary * model.hidden) as f64;
+    /// The memory of the largest model that writes texts before cells are walked, as far as these are known.
+    fn writing_bytes(&self) -> Option<u64> {
+        let used = calibration::used(self.recipe);
+        let how = used.iter().filter_map(|name| self.recipe.calibration[name].generate.as_ref());
+        let spec = how.filter_map(|how| match &how.model {
+            Some(source) => self.inputs.and_then(|inputs| inputs.authors.get(source)).map(|author| &author.spec),
+            None => self.spec,
+        });
+        spec.map(|spec| writing::whole_bytes(spec, self.recipe.model.dtype.into())).max()
+    }
+
+    /// What the recipe's model computes, where that is known.
+    pub fn model(&self) -> Option<&Spec> {
         self.spec
-            .map(|model| Work { generating: work::forward(model, tokens, length) + heads(model), ..Work::default() })
     }
 
     /// The losses of the dense model on so many tokens of windows of `length`.
@@ -218,7 +248,8 @@ impl Planner<'_> {
                 Size { tokens: tokens.or(asked).or_else(|| self.count_windows(name, unit)), rows: None }
             }
             Unit::Rows(unit) => {
-                let prompts: Option<Vec<Prompt>> = self.cached(name).or_else(|| self.make_prompts(name));
+                let prompts: Option<Vec<Prompt>> =
+                    self.cached(name).or_else(|| make_prompts(self.recipe, self.inputs?, name));
                 let tokens = |p: &Prompt| p.passage().map_or(p.ids.len(), |passage| passage.ids.len());
                 Size {
                     tokens: prompts.as_ref().map(|prompts| prompts.iter().map(tokens).sum()),
@@ -230,28 +261,12 @@ impl Planner<'_> {
 
     /// The tokens of a suite that goes through the model whole, where its data is little.
     fn count_windows(&self, name: &str, unit: WindowUnit) -> Option<usize> {
-        let (inputs, tokenizer) = self.of_little_data(name)?;
-        let input = &inputs.suites[name];
+        let inputs = self.inputs?;
+        let (input, tokenizer) = (&inputs.suites[name], of_little_data(self.recipe, inputs, name)?);
         let (rows, WindowUnit { packing, length, windows }) = (input.part.read(&input.files).ok()?, unit);
         let cut = (packing, length, windows);
         let windows = data::cut(&rows, &input.part, &tokenizer, inputs.spec.vocabulary, cut, Order::Given).ok()?;
         Some(windows.ids().len())
-    }
-
-    /// The prompts of a suite, where its data is little.
-    fn make_prompts(&self, name: &str) -> Option<Vec<Prompt>> {
-        let (inputs, tokenizer) = self.of_little_data(name)?;
-        let how = inputs.prompting(self.recipe, name)?;
-        prompts(inputs.asked(name, &how, &tokenizer).ok()?, &tokenizer, &how).ok()
-    }
-
-    /// What makes tokens of a suite that is here, and is made into tokens in no time.
-    fn of_little_data(&self, name: &str) -> Option<(&Inputs, Tokenizer)> {
-        let inputs = self.inputs?;
-        let files =
-            inputs.suites[name].files.iter().chain(inputs.shots.get(name).into_iter().flat_map(|shots| &shots.files));
-        let bytes: u64 = files.filter_map(|file| Some(file.metadata().ok()?.len())).sum();
-        (bytes <= LITTLE).then_some((inputs, inputs.model.tokenizer().ok()?.on(self.recipe.model.date)))
     }
 
     /// A suite's windows or prompts.
@@ -321,10 +336,11 @@ impl OfCell<'_> {
             suites: suites.sum::<Option<usize>>()?,
             keeps_blocks: is_to_do(Stage::Answers),
         };
+        let texts = is_to_do(Stage::Texts).then(|| self.planner.writing_bytes()).flatten().unwrap_or(0);
         // The embedding is there as long as anything is computed, and so is the head, where that is another matrix.
         let ends = spec.vocabulary * spec.hidden * if spec.head.tied { 1 } else { 2 };
         let width = candle_core::DType::from(recipe.model.dtype).size_in_bytes();
-        Some(memory::needed_bytes(spec, &load).saturating_add((ends * width) as u64))
+        Some(memory::needed_bytes(spec, &load).saturating_add((ends * width) as u64).max(texts))
     }
 
     fn calibration(&self) -> Vec<PlannedStage> {

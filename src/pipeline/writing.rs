@@ -1,10 +1,19 @@
 //! Texts that a model writes by itself: the whole of it in memory, as many at once as there is room for.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use candle_core::DType;
 
 use super::answers::within_memory;
-use super::{Doing, Watch, stop_if_interrupted};
-use crate::model::{Begun, Block, Continuing, Embedding, Generator, Head, Model, Ropes, Sampling, Written};
+use super::{Doing, Watch, memory, stop_if_interrupted};
+use crate::model::{Begun, Block, Continuing, Embedding, Generator, Head, Model, Ropes, Sampling, Spec, Written};
+use crate::size::Size;
+
+/// Bytes that a whole model takes on the CPU, where only bf16 is held as it is; those of keys and values are beside it.
+pub fn whole_bytes(model: &Spec, dtype: DType) -> u64 {
+    let width = if dtype == DType::BF16 { 2 } else { 4 };
+    let ends = model.vocabulary * model.hidden * if model.head.tied { 1 } else { 2 };
+    (width as u64).saturating_mul((model.linear_parameters() + ends) as u64)
+}
 
 /// A model that is ready to write.
 pub struct Writer<'a> {
@@ -17,7 +26,20 @@ pub struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     /// Reads a model for texts of up to so many tokens.
+    ///
+    /// # Errors
+    /// Where it surely does not fit into memory, or cannot be read.
     pub fn open(model: &Model, watch: &'a dyn Watch, tokens: usize) -> Result<Self> {
+        if let Some(available) = memory::available_bytes().filter(|_| model.device.is_cpu()) {
+            let needed = whole_bytes(&model.spec, model.dtype);
+            ensure!(
+                needed <= available,
+                "the model that writes has to be in memory whole, which takes {} and more, and {} are free; a smaller model, \
+                 or dtype = \"bf16\", needs less",
+                Size(needed),
+                Size(available)
+            );
+        }
         let embedding = model.embedding()?;
         let (head, ropes) = (model.head(&embedding)?, model.ropes(tokens)?);
         let blocks = (0..model.spec.blocks.len()).map(|index| model.block(index)).collect::<Result<_>>()?;

@@ -183,14 +183,26 @@ fn way(recipe: &Recipe, from: &str, to: &str) -> Option<Vec<String>> {
     None
 }
 
-/// Keys that change nothing beside the source of a calibration.
+/// Keys that change nothing beside the source of a calibration, and texts that would be written for nothing.
 pub(super) fn inert(recipe: &Recipe, layers: &Layers) -> Vec<Problem> {
     let mut inert = Vec::new();
-    for (name, set) in recipe.calibration.iter().filter(|(_, set)| set.dataset.is_none()) {
+    for (name, set) in recipe.calibration.iter().filter(|(_, set)| set.rows_of().is_none()) {
         let keys = [("split", set.split.is_some()), ("packing", set.packing != Packing::Concat)];
         for (key, _) in keys.into_iter().filter(|(_, is_set)| *is_set) {
             let why = "it is for a data set's rows, and this calibration draws from others, which have their own";
             inert.push(layers.problem(&["calibration", name, key], why.into(), None));
+        }
+    }
+    let packed = recipe.calibration.iter().filter(|(_, set)| set.packing == Packing::Pack);
+    for (name, set, how) in packed.filter_map(|(name, set)| Some((name, set, set.generate.as_ref()?))) {
+        let most = how.prefix.saturating_add(how.max_new_tokens);
+        if most > set.length {
+            let why = format!(
+                "texts may have up to {most} tokens, and packing = \"pack\" passes over those that are longer than a window of \
+                 {}; lower it, and fewer are written in vain",
+                set.length
+            );
+            inert.push(layers.problem(&["calibration", name, "generate", "max_new_tokens"], why, None));
         }
     }
     inert

@@ -86,7 +86,7 @@ pub fn check_against_model(recipe: &Recipe, model: &Spec, layers: &Layers) -> Re
         }
     }
     let sites = model.blocks.iter().flat_map(|block| &block.sites);
-    checker.generate_in_context(recipe, model);
+    checker.generate_in_context(recipe, None, model);
     let columns: IndexSet<(&str, usize)> = sites.map(|site| (site.place.of_columns(), site.columns)).collect();
     for (i, sparsity) in recipe.grid.sparsity.iter().enumerate() {
         if let Sparsity::NOfM { m, .. } = sparsity {
@@ -133,6 +133,13 @@ pub fn check_against_checkpoint(recipe: &Recipe, name: &str, spec: &Spec, layers
         };
         refusal.into_iter().for_each(|said| checker.add(&["checkpoint", name, "source"], said, None));
     }
+    checker.finish()
+}
+
+/// Checks that a model which only writes texts to calibrate on has room in its context for what these begin with.
+pub fn check_against_author(recipe: &Recipe, source: &Source, spec: &Spec, layers: &Layers) -> Result<(), Problems> {
+    let mut checker = Checker { layers, problems: vec![] };
+    checker.generate_in_context(recipe, Some(source), spec);
     checker.finish()
 }
 
@@ -196,7 +203,7 @@ impl Checker<'_> {
     }
 
     /// The source of a model.
-    fn source(&mut self, key: &[&str], source: &Source, library: &Library) {
+    pub(super) fn source(&mut self, key: &[&str], source: &Source, library: &Library) {
         if let Source::Path(_) = source {
             let fetcher = Fetcher { cache: PathBuf::new(), offline: true };
             if let Err(e) = source.local(&library.bases(), &fetcher) {

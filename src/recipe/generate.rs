@@ -4,6 +4,7 @@ use super::check::Checker;
 use super::{Calibration, Recipe};
 use crate::data::Library;
 use crate::model::Spec;
+use crate::source::Source;
 
 impl Checker<'_> {
     /// Keys that say how texts are written.
@@ -11,6 +12,7 @@ impl Checker<'_> {
         let Some(how) = &set.generate else { return };
         let key = |key| ["calibration", name, "generate", key];
         self.part(&["calibration", name], &["generate", "from"], library, (&how.from, set.split.as_deref(), "train"));
+        how.model.iter().for_each(|source| self.source(&key("model"), source, library));
         for (option, value) in [("prefix", how.prefix), ("max_new_tokens", how.max_new_tokens), ("top_k", how.top_k)] {
             self.at_least(&key(option), value, 1);
         }
@@ -23,12 +25,14 @@ impl Checker<'_> {
         }
     }
 
-    /// The model's context has room for what texts begin with, and for a token behind it.
-    pub(super) fn generate_in_context(&mut self, recipe: &Recipe, model: &Spec) {
+    /// The context of the model that writes, the recipe's or another (`author`), has room for what texts begin with, and for
+    /// a token behind it.
+    pub(super) fn generate_in_context(&mut self, recipe: &Recipe, author: Option<&Source>, model: &Spec) {
+        let whose = author.map_or("the model".into(), ToString::to_string);
         for (name, set) in &recipe.calibration {
-            if let Some(how) = set.generate.as_ref().filter(|how| how.prefix >= model.context) {
-                let message =
-                    format!("{} tokens leave no room in the model's context of {}", how.prefix, model.context);
+            let of_it = set.generate.as_ref().filter(|how| how.model.as_ref() == author);
+            if let Some(how) = of_it.filter(|how| how.prefix >= model.context) {
+                let message = format!("{} tokens leave no room in {whose}'s context of {}", how.prefix, model.context);
                 self.add(&["calibration", name, "generate", "prefix"], message, None);
             }
         }

@@ -26,7 +26,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use calibrations::unsound;
-pub use check::{check_against_checkpoint, check_against_model, inert};
+pub use check::{check_against_author, check_against_checkpoint, check_against_model, inert};
 pub use devices::Devices;
 pub use export::{ExportSpec, Exported, ModelFormat};
 pub use file::found;
@@ -143,7 +143,7 @@ pub struct Calibration {
     /// A name in datasets/, `path:` to such a TOML, or a source of rows (`path:my.jsonl`, `hf:datasets/OWNER/NAME`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dataset: Option<String>,
-    /// Texts that the dense model writes itself: it continues the first tokens of a data set's rows.
+    /// Texts that the dense model writes itself, or another model: it continues the first tokens of a data set's rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generate: Option<Generate>,
     /// By default `train`, where the data set has it.

@@ -20,8 +20,9 @@ pub fn facts(manifest: &Manifest, achieved: &Achieved) -> Vec<Fact> {
         fact("weights", weights(&manifest.model)),
         fact("tokenizer", tokenizer(&manifest.model)),
     ];
-    let checkpoint = |(name, entry): (&String, &ModelEntry)| fact(&format!("checkpoint {name}"), checkpoint(entry));
-    facts.extend(manifest.checkpoints.iter().map(checkpoint));
+    let judged = |(name, entry): (&String, &ModelEntry)| fact(&format!("checkpoint {name}"), checkpoint(entry));
+    facts.extend(manifest.checkpoints.iter().map(judged));
+    facts.extend(manifest.authors.values().map(|entry| fact("writes texts", checkpoint(entry))));
     let grid = &manifest.recipe.grid;
     if !grid.method.is_empty() {
         facts.push(fact("pruning", said(&plain(&manifest.recipe.prune))));

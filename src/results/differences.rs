@@ -49,6 +49,11 @@ impl Manifest {
                 facts.push((format!("{file} of checkpoint.{name}"), digest.clone()));
             }
         }
+        for (source, author) in &self.authors {
+            for (file, digest) in &author.files {
+                facts.push((format!("{file} of {source}, which writes texts"), digest.clone()));
+            }
+        }
         for (name, entry) in &self.datasets {
             facts.push((format!("the definition of the data set {name}"), entry.definition.digest().to_string()));
         }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use indexmap::IndexMap;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
+use serde_json::Value;
 
 use super::changes::{Reading, changed, shown};
 use super::{Manifest, TABLES};
@@ -17,6 +18,7 @@ use crate::fault::{Fault, is_of_the_machine};
 use crate::pipeline::{InputPart, Inputs};
 use crate::prune::StatisticKind;
 use crate::recipe::{Calibration, Cell, Pruning, Recipe, Suite, cells};
+use crate::source::Source;
 
 /// A study that is about to be written to a folder.
 #[derive(Clone, Copy)]
@@ -158,11 +160,15 @@ impl Intended<'_> {
             let apart = ["dataset", "split"].into_iter().chain(["windows", "length"].into_iter().filter(|_| !to_cells));
             if let Some(keys) = keys.as_object_mut() {
                 apart.for_each(|key| drop(keys.remove(key)));
+                keys.get_mut("generate").and_then(Value::as_object_mut).map(|how| how.remove("model"));
             }
             keys
         };
         let key = format!("calibration.{name}");
         if let Some(said) = changed(&key, &how(a), &how(b)) {
+            return Some(said);
+        }
+        if let Some(said) = self.author(earlier, name) {
             return Some(said);
         }
         if let Some(said) = origin(is, name).uses().into_iter().find_map(|name| self.calibration(earlier, name, false))
@@ -181,6 +187,24 @@ impl Intended<'_> {
         };
         let new = self.reading(|inputs| inputs.calibrations.get(name), to, |dataset| part(dataset, &b.split));
         old.changed(&new).map(|said| format!("[{key}]: {said}"))
+    }
+
+    /// Why another model writes the texts of a calibration.
+    fn author(&self, earlier: &Manifest, name: &str) -> Option<String> {
+        let of = |recipe: &Recipe| recipe.calibration.get(name)?.generate.as_ref().map(|how| how.model.clone());
+        let (from, to) = (of(&earlier.recipe)?, of(self.recipe)?);
+        let key = format!("calibration.{name}.generate.model");
+        let called = |source: &Option<Source>| source.as_ref().map_or("the study's own".into(), ToString::to_string);
+        // The same files under another name are the same model.
+        let now = self.inputs.zip(to.as_ref()).and_then(|(inputs, to)| inputs.authors.get(to));
+        let now = now.map(|author| author.digest.to_string());
+        let was = from.as_ref().and_then(|from| earlier.authors.get(&from.to_string())).map(|entry| &entry.digest);
+        match (now, was) {
+            (Some(now), Some(was)) if now == *was => None,
+            _ if from != to => Some(format!("{key} is {}, not {}", called(&to), called(&from))),
+            (Some(_), Some(_)) => Some(format!("the files of {} have changed", called(&to))),
+            _ => None,
+        }
     }
 
     /// What of a suite would be lost.

@@ -12,12 +12,12 @@ use crate::data::{Dataset, Packing};
 use crate::digest::Digest;
 use crate::metrics::{Kind, Metric};
 use crate::model::{ModelFiles, Spec, Stored, Tokenizer};
-use crate::pipeline::{DrawnWindows, InputCheckpoint, InputPart, Study};
+use crate::pipeline::{Author, DrawnWindows, InputCheckpoint, InputPart, Study};
 use crate::recipe::{Calibration, Dtype, Recipe, Suite, Unit};
 use crate::source::{Source, commit_of};
 use crate::statistics::{Link, Quantity};
 
-/// The model that was pruned, or a checkpoint that is judged beside it.
+/// The model that was pruned, a checkpoint that is judged beside it, or one that wrote texts to calibrate on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelEntry {
     /// As the recipe spells it.
@@ -209,6 +209,15 @@ impl ModelEntry {
     pub fn of_checkpoint(source: &Source, input: &InputCheckpoint, study: &Study) -> Result<Self> {
         let files = (&input.files, input.file_digests.as_slice(), input.digest);
         Self::of_files(source, files, &input.spec, &input.tokenizer, study)
+    }
+
+    /// A model that writes texts for a study that is open.
+    ///
+    /// # Errors
+    /// Where its files cannot be read again.
+    pub fn of_author(source: &Source, author: &Author, study: &Study) -> Result<Self> {
+        let files = (&author.files, author.file_digests.as_slice(), author.digest);
+        Self::of_files(source, files, &author.spec, &author.tokenizer, study)
     }
 
     fn of_files(

@@ -14,8 +14,9 @@ use super::machine::{Machine, day, now, versions};
 use super::place::seen_from;
 use crate::data::Library;
 use crate::metrics::Metric;
-use crate::pipeline::{Compared, InputCheckpoint, Study, peak_bytes};
+use crate::pipeline::{Author, Compared, InputCheckpoint, Study, peak_bytes};
 use crate::recipe::{Recipe, Suite, cells, unsound};
+use crate::source::Source;
 
 /// The content of `run.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,6 +32,9 @@ pub struct Manifest {
     /// The models that others made of it, in the order of the recipe.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub checkpoints: IndexMap<String, ModelEntry>,
+    /// The models that only wrote texts to calibrate on, as the recipe spells them.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub authors: IndexMap<String, ModelEntry>,
     /// The data sets' definitions, as the recipe calls them.
     pub datasets: IndexMap<String, DatasetEntry>,
     /// Those that cells draw from, directly or through others, in the order of the recipe.
@@ -101,6 +105,9 @@ impl Manifest {
             let source = &recipe.checkpoint[name].source;
             Ok((name.clone(), ModelEntry::of_checkpoint(source, input, study)?))
         };
+        let author = |(source, author): (&Source, &Author)| {
+            Ok((source.to_string(), ModelEntry::of_author(source, author, study)?))
+        };
         let calibration =
             |(name, calibration)| Some((String::clone(name), CalibrationEntry::of(name, calibration, study)?));
         let suite = |(name, suite)| (String::clone(name), SuiteEntry::of(name, suite, study));
@@ -112,6 +119,7 @@ impl Manifest {
             folders: library.bases().into_iter().map(|base| seen_from(results, base)).collect(),
             model: ModelEntry::of(recipe, study)?,
             checkpoints: study.inputs().checkpoints.iter().map(checkpoint).collect::<Result<_>>()?,
+            authors: study.inputs().authors.iter().map(author).collect::<Result<_>>()?,
             datasets,
             calibrations: recipe.calibration.iter().filter_map(calibration).collect(),
             suites: recipe.suite.iter().map(suite).collect(),

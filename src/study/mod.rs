@@ -182,7 +182,8 @@ impl Run {
         results.begin(&manifest, replaces)?;
 
         let is_done: Vec<bool> = cells.iter().map(|cell| study.is_finished(cell)).collect();
-        let accounts = self.expect(&inputs, &is_done, &devices, out, screen);
+        let accounts = self.expect(&inputs, &judges, &is_done, &devices, out, screen)?;
+        let hearing = screen.watch();
         tenant.enters(study, &cells, &is_done, Some(out))?;
         // Better now than when the first cell is computed; a study that is finished may have no questions left.
         if is_done.contains(&false) {
@@ -202,7 +203,7 @@ impl Run {
             for (i, outcome) in found.into_iter().enumerate() {
                 let Some(mut outcome) = outcome else { continue };
                 watches[0].cell_ends(first + i + 1, cells.len(), &outcome, true);
-                judges.judge(study.materials(), &mut outcome)?;
+                judges.judge(study.materials(), &mut outcome, (first + i + 1, cells.len()), &*hearing)?;
                 board.note(first + i, outcome);
             }
         }
@@ -215,7 +216,7 @@ impl Run {
         let board_now = || board.lock().unwrap_or_else(PoisonError::into_inner);
         let workers = self.workers(&studies, &watches, &cells, Patience::ForAll);
         let ran = queue::run(&workers, waiting, Patience::ForAll, |i, mut outcome| {
-            judges.judge(study.materials(), &mut outcome)?;
+            judges.judge(study.materials(), &mut outcome, (i + 1, cells.len()), &*hearing)?;
             board_now().add(i, outcome)
         });
         let board = board.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -279,16 +280,18 @@ impl Run {
     fn expect(
         &self,
         inputs: &Inputs,
+        judges: &Judges,
         is_done: &[bool],
         devices: &[Device],
         out: &Path,
         screen: &dyn Screen,
-    ) -> Accounts {
+    ) -> Result<Accounts> {
         let plan = plan(&self.recipe, Some(inputs), &self.cache);
         room::warn(&Room::of(&plan, &self.cache, &self.limit, out), &self.cache);
-        screen.expect(Forecast::new(&plan, is_done, devices.len()));
+        let judging = judges.expected(&self.recipe, inputs)?;
+        screen.expect(Forecast::new(&plan, is_done, devices.len()).with_judges(judging));
         let machine = Machine::here(&devices[0], self.recipe.model.dtype.into());
-        Accounts::open(&plan, &self.cache, machine, inputs.spec.hidden)
+        Ok(Accounts::open(&plan, &self.cache, machine, inputs.spec.hidden))
     }
 
     /// The study on each device: the first reads what all share.

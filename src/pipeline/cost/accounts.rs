@@ -67,6 +67,8 @@ impl Accounts {
                 Kind::Pass => spent.seconds.forward,
                 Kind::Score => spent.seconds.score,
                 Kind::Generate => spent.seconds.generate,
+                // No work of a cell.
+                Kind::Judge => 0.0,
             };
             self.learnt.add(kind, amount, took);
         }

@@ -187,6 +187,7 @@ mod tests {
             Kind::Pass => Work { passing: 1.0, ..Work::default() },
             Kind::Score => Work { scoring: 1.0, ..Work::default() },
             Kind::Generate => Work { generating: 1.0, ..Work::default() },
+            Kind::Judge => Work::default(),
         };
         for method in [MethodName::Wanda, MethodName::SparseGpt] {
             for kind in [Kind::Calibrate(method), Kind::Prune(method), Kind::Pass, Kind::Score, Kind::Generate] {

@@ -78,6 +78,8 @@ pub enum Kind {
     Pass,
     Score,
     Generate,
+    /// A judge's answers, one by one.
+    Judge,
 }
 
 impl fmt::Display for Kind {
@@ -89,6 +91,7 @@ impl fmt::Display for Kind {
             Self::Pass => f.write_str("pass"),
             Self::Score => f.write_str("score"),
             Self::Generate => f.write_str("generate"),
+            Self::Judge => f.write_str("judge"),
         }
     }
 }

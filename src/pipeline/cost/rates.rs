@@ -26,6 +26,11 @@ const FILE: &str = "rates.json";
 pub struct Machine(String);
 
 impl Machine {
+    /// A server that is asked, as far as it says how fast it answers.
+    pub fn elsewhere(name: String) -> Self {
+        Self(name)
+    }
+
     /// This one, where a device computes in a precision.
     pub fn here(device: &Device, dtype: DType) -> Self {
         let computes = match device::own_name(device) {
@@ -80,6 +85,11 @@ impl Rates {
         let of =
             |kind: Kind, amount: f64| self.seen.get(&kind.to_string()).map(|seen| seen.seconds / seen.work * amount);
         work.parts(method).try_fold(0.0, |sum, (kind, amount)| Some(sum + of(kind, amount)?))
+    }
+
+    /// Seconds for one of a kind; None where it was never seen.
+    pub fn each(&self, kind: Kind) -> Option<f64> {
+        self.seen.get(&kind.to_string()).map(|seen| seen.seconds / seen.work)
     }
 
     pub fn is_empty(&self) -> bool {

@@ -3,91 +3,21 @@
 //! A cell goes through up to three legs: the walk over the blocks, scores, and answers. A leg to come takes as long for its
 //! work as legs like it took in this run; a walk on its way as long for each block that is left as for those behind it.
 //! As long as nothing like it was seen, its work is taken to go at the pace of other walks, and the whole is said to be
-//! rough. Cells that the cache had are no part of this; cells on several devices run side by side.
+//! rough. Cells that the cache had are no part of this, but for what judges are still asked about them (`judging.rs`); cells on
+//! several devices run side by side.
+
+mod judging;
+mod left;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::ops::Add;
 
 use super::cache::Stage;
 use super::plan::{Plan, PlannedCell, PlannedStage};
 use crate::prune::MethodName;
 use crate::recipe::Cell;
-
-/// What a cell is at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Doing {
-    Read,
-    Prune,
-    Evaluate,
-    Score,
-    Generate,
-}
-
-impl Doing {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Prune => "prune",
-            Self::Evaluate => "evaluate",
-            Self::Score => "score",
-            Self::Generate => "generate",
-        }
-    }
-
-    /// What is counted meanwhile.
-    pub fn counts(self) -> &'static str {
-        match self {
-            Self::Read | Self::Prune | Self::Evaluate => "block",
-            Self::Score => "suite",
-            Self::Generate => "prompt",
-        }
-    }
-}
-
-/// Time that is left, in seconds.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Left {
-    pub seconds: f64,
-    /// Whether it rests on something unlike what is to come, or on nothing.
-    pub is_rough: bool,
-}
-
-impl Left {
-    pub const NOTHING: Self = Self { seconds: 0.0, is_rough: false };
-    const UNKNOWN: Self = Self { seconds: 0.0, is_rough: true };
-
-    fn about(seconds: f64) -> Self {
-        Self { seconds: seconds.max(0.0), is_rough: false }
-    }
-}
-
-impl Add for Left {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self { seconds: self.seconds + other.seconds, is_rough: self.is_rough || other.is_rough }
-    }
-}
-
-impl fmt::Display for Left {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        if self.is_rough && self.seconds < 1.0 {
-            return f.write_str("?");
-        }
-        if self.is_rough {
-            f.write_str("~")?;
-        }
-        let (seconds, minutes) = (self.seconds.ceil() as u64, (self.seconds / 60.0).round() as u64);
-        match minutes {
-            _ if seconds < 10 => write!(f, "{seconds} s"),
-            _ if seconds <= 90 => write!(f, "{} s", seconds.next_multiple_of(5)),
-            0..60 => write!(f, "{minutes} min"),
-            60..1440 => write!(f, "{} h {} min", minutes / 60, minutes % 60),
-            _ => write!(f, "{} d {} h", minutes / 1440, minutes % 1440 / 60),
-        }
-    }
-}
+pub use judging::Judging;
+pub use left::{Doing, Left};
 
 /// Legs of a kind are expected to keep the same pace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,6 +41,7 @@ impl Kind {
             Doing::Read | Doing::Prune | Doing::Evaluate => matches!(self, Self::Walk { .. }),
             Doing::Score => matches!(self, Self::Score { .. }),
             Doing::Generate => self == Self::Generate,
+            Doing::Judge => false,
         }
     }
 }
@@ -189,6 +120,7 @@ pub struct Forecast {
     cells: Vec<Tracked>,
     devices: usize,
     seen: BTreeMap<Kind, Pace>,
+    judging: Judging,
 }
 
 impl Forecast {
@@ -199,13 +131,19 @@ impl Forecast {
             state: if finished.get(i) == Some(&true) { State::Done } else { State::Waiting },
         };
         let cells = plan.cells.iter().enumerate().map(tracked).collect();
-        Self { cells, devices: devices.max(1), seen: BTreeMap::new() }
+        Self { cells, devices: devices.max(1), seen: BTreeMap::new(), judging: Judging::default() }
+    }
+
+    /// The same, where judges are asked about cells, those that are finished among them.
+    pub fn with_judges(self, judging: Judging) -> Self {
+        Self { judging, ..self }
     }
 
     /// Of texts that are written before the cells of a study, as if they were the answers of one cell.
     pub fn of_texts() -> Self {
         let legs = vec![Leg { kind: Kind::Generate, work: None }];
-        Self { cells: vec![Tracked { legs, state: State::Waiting }], devices: 1, seen: BTreeMap::new() }
+        let cells = vec![Tracked { legs, state: State::Waiting }];
+        Self { cells, devices: 1, seen: BTreeMap::new(), judging: Judging::default() }
     }
 
     /// A cell begins.
@@ -217,6 +155,9 @@ impl Forecast {
 
     /// A cell has got so far with what it is at.
     pub fn progress(&mut self, cell: usize, doing: Doing, (done, of): (usize, usize), now: f64) {
+        if doing == Doing::Judge {
+            return self.judging.progress(cell, done, now);
+        }
         let Some(Tracked { legs, state: State::Running(running) }) = self.cells.get_mut(cell) else { return };
         // A leg that is over may be taken anew, where the cache lost what came of it.
         let Some(leg) = legs.iter().position(|leg| leg.kind.is_of(doing)).filter(|&leg| leg >= running.leg) else {
@@ -248,24 +189,42 @@ impl Forecast {
         }
     }
 
-    /// What is left of a cell that runs.
+    /// So many questions about a cell that has ended begin to be put to judges.
+    pub fn judging_begins(&mut self, cell: usize, questions: usize, now: f64) {
+        self.judging.begins(cell, questions, now);
+    }
+
+    /// They are answered, or will not be.
+    pub fn judging_ends(&mut self, cell: usize, now: f64) {
+        self.judging.ends(cell, now);
+    }
+
+    /// What is left of a cell that runs, or about which judges are asked.
     pub fn left_of(&self, cell: usize, now: f64) -> Left {
-        let Some(Tracked { legs, state: State::Running(running) }) = self.cells.get(cell) else { return Left::UNKNOWN };
+        let judging = self.judging.left_of(cell, now);
+        let (legs, running) = match self.cells.get(cell) {
+            Some(Tracked { legs, state: State::Running(running) }) => (legs, running),
+            Some(Tracked { state: State::Done, .. }) => return judging,
+            _ => return Left::UNKNOWN,
+        };
         let to_come = legs.iter().skip(running.leg + 1).map(|leg| self.of_leg(leg));
-        to_come.fold(legs.get(running.leg).map_or(Left::NOTHING, |leg| self.of_running(leg, running, now)), Add::add)
+        let first = legs.get(running.leg).map_or(Left::NOTHING, |leg| self.of_running(leg, running, now));
+        to_come.fold(first + judging, Add::add)
     }
 
     /// What is left of the study: the dense cell alone, then the others, each on the device that is free first.
     pub fn left(&self, now: f64) -> Left {
-        let to_come = |cell: &Tracked| cell.legs.iter().map(|leg| self.of_leg(leg)).fold(Left::NOTHING, Add::add);
+        let to_come = |i: usize, cell: &Tracked| {
+            cell.legs.iter().map(|leg| self.of_leg(leg)).fold(self.judging.left_of(i, now), Add::add)
+        };
         let (mut running, mut waiting, mut dense) = (vec![], vec![], Left::NOTHING);
         for (i, cell) in self.cells.iter().enumerate() {
             match cell.state {
-                State::Running(_) if i == 0 => dense = self.left_of(0, now),
-                State::Waiting if i == 0 => dense = to_come(cell),
-                State::Running(_) => running.push(self.left_of(i, now)),
-                State::Waiting => waiting.push(to_come(cell)),
-                State::Done => {}
+                State::Running(_) | State::Done if i == 0 => dense = self.left_of(0, now),
+                State::Waiting if i == 0 => dense = to_come(i, cell),
+                // What is done may still be judged.
+                State::Running(_) | State::Done => running.push(self.left_of(i, now)),
+                State::Waiting => waiting.push(to_come(i, cell)),
             }
         }
         let mut devices = vec![dense; self.devices];
