@@ -255,6 +255,53 @@ fn choices_of_the_real_model_are_scored_as_lm_evaluation_harness_scores_them() {
 }
 
 #[test]
+fn choices_that_end_the_prompt_are_judged_by_how_likely_the_rest_is() {
+    let shop = Workshop::new(&Tiny::default());
+    let sentences =
+        [("Ann gave ", "Bea", "Cy", "a ship."), ("So ", "one", "another one", "went home"), ("", "A", "I", "am.")];
+    let row = |(i, (prompt, a, b, then)): (usize, &(&str, &str, &str, &str))| serde_json::json!({"sentence": format!("{prompt}_ {then}"), "option1": a, "option2": b, "answer": format!("{}", i % 2 + 1)});
+    let rows: String = sentences.iter().enumerate().map(row).map(|row| format!("{row}\n")).collect();
+    std::fs::write(shop.path("blanks.jsonl"), rows).unwrap();
+    let winogrande = std::fs::read_to_string("datasets/winogrande.toml").unwrap();
+    let template = &winogrande[winogrande.find("[template]").unwrap()..winogrande.find("[split").unwrap()];
+    std::fs::write(shop.path("blanks.toml"), format!("source = \"path:blanks.jsonl\"\n{template}")).unwrap();
+    // The same texts as prompts of their own, each with the rest for its answer.
+    let pair = |prompt: String, then: &str| {
+        serde_json::json!({"prompt": prompt, "completion": format!(" {then}")}).to_string()
+    };
+    let pairs =
+        sentences.iter().flat_map(|(prompt, a, b, then)| [a, b].map(|x| pair(format!("{prompt}{x}"), then) + "\n"));
+    std::fs::write(shop.path("pairs.jsonl"), pairs.collect::<String>()).unwrap();
+    let recipe = "name = \"blanks\"\n[model]\nsource = \"path:model\"\n[grid]\nmethod = [\"magnitude\"]\nsparsity = [0.5]\n\
+        [suite.blanks]\ndataset = \"path:blanks.toml\"\nmetrics = [\"acc\", \"loss\"]\n\
+        [suite.pairs]\ndataset = \"path:pairs.jsonl\"\nlimit = 6\nmetrics = [\"loss\"]\n";
+    std::fs::write(shop.path("recipe.toml"), recipe).unwrap();
+    shop.succeeds(&["run", "recipe.toml"]);
+    let samples = read_table(&shop.path("results/blanks/samples.parquet"));
+    for cell in ["dense", "magnitude-0.5"] {
+        let of = |suite: &str| samples.iter().filter(|r| r["cell"] == cell && r["suite"] == suite).collect::<Vec<_>>();
+        let likelihood = |row: &Value| -row["loss"].as_f64().unwrap() * row["positions"].as_f64().unwrap();
+        let (blanks, pairs) = (of("blanks"), of("pairs"));
+        assert_eq!((blanks.len(), pairs.len()), (3, 6));
+        for (i, blank) in blanks.iter().enumerate() {
+            let theirs = [likelihood(pairs[2 * i]), likelihood(pairs[2 * i + 1])];
+            let ours: Vec<f64> = serde_json::from_value(blank["log_likelihoods"].clone()).unwrap();
+            assert!(ours.iter().zip(theirs).all(|(a, b)| (a - b).abs() < 1e-4), "{ours:?} {theirs:?}");
+            let right = i % 2;
+            assert_eq!(blank["acc"].as_f64(), Some(f64::from(u8::from(theirs[right] > theirs[1 - right]))));
+            assert!(
+                (likelihood(blank) - theirs[right]).abs() < 1e-4,
+                "the loss is that of the rest behind the right one"
+            );
+            let (prompt, a, b, _) = sentences[i];
+            assert_eq!(blank["choices"], serde_json::json!([format!("{prompt}{a}"), format!("{prompt}{b}")]));
+        }
+    }
+    let shown = shop.succeeds(&["datasets", "winogrande"]).0;
+    assert!(shown.contains("WinoGrande"), "{shown}");
+}
+
+#[test]
 fn a_report_answers_in_every_format() {
     let shop = shop();
     shop.succeeds(&["run", "recipe.toml"]);

@@ -130,7 +130,7 @@ fn texts_of(suite: &str, study: &Study) -> Result<Vec<String>> {
     };
     let text = |content: Content| match content {
         Content::Text { prompt, target, references, .. } => Ok([vec![prompt, target], references].concat().join("\n")),
-        Content::Choice { prompt, choices, answer, .. } => Ok(format!("{prompt} {}", choices[answer])),
+        choice @ Content::Choice { .. } => choice.parts().map(|(prompt, target)| prompt + &target),
         Content::Chat(chat) => {
             let turns = chat.messages.iter().filter_map(|message| message["content"].as_str());
             Ok(turns.collect::<Vec<_>>().join("\n"))

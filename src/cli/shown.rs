@@ -14,9 +14,10 @@ pub fn shown(content: &Content) -> String {
             let others: String = others.map(|other| part("or", other)).collect();
             part("prompt", prompt) + &part("answer", target) + &others
         }
-        Content::Choice { prompt, choices, answer, .. } => {
+        Content::Choice { prompt, choices, answer, continuation, .. } => {
             let choice = |(i, text): (usize, &String)| part(if i == *answer { "right" } else { "wrong" }, text);
-            part("prompt", prompt) + &choices.iter().enumerate().map(choice).collect::<String>()
+            let then = continuation.as_ref().map_or(String::new(), |text| part("then", text));
+            part("prompt", prompt) + &choices.iter().enumerate().map(choice).collect::<String>() + &then
         }
         Content::Chat(chat) => {
             let turn = |turn: &serde_json::Value| {
@@ -53,6 +54,7 @@ mod tests {
             choices: vec!["b".into(), "c".into()],
             answer: 1,
             other: None,
+            continuation: None,
         };
         let expected = "  prompt    |Question: a\n            |Answer:\n  wrong     |b\n  right     |c\n";
         assert_eq!(shown(&content), expected);

@@ -38,6 +38,9 @@ pub struct Dataset {
     /// What stands between two rows when windows are cut from many.
     #[serde(default = "blank_line")]
     pub separator: String,
+    /// Which rows a suite shows as solved examples.
+    #[serde(default, skip_serializing_if = "Shown::is_usual")]
+    pub shots: Shown,
     /// The splits, by name.
     #[serde(default, rename = "split")]
     pub splits: BTreeMap<String, Split>,
@@ -47,6 +50,27 @@ pub struct Dataset {
     /// Whether it comes with calipr, and its files with it.
     #[serde(skip)]
     bundled: bool,
+}
+
+/// Which rows a suite shows as solved examples.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Shown {
+    /// The split that they are of, where the suite names none; by default `train`, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
+    /// Only rows that have the same in this field as the row that is asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alike: Option<String>,
+    /// The first of them in the order of the file, instead of a draw for each row.
+    #[serde(default)]
+    pub first: bool,
+}
+
+impl Shown {
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// One split of a data set.
@@ -144,6 +168,7 @@ impl Dataset {
             field: None,
             template: None,
             separator: blank_line(),
+            shots: Shown::default(),
             splits: BTreeMap::new(),
             folders,
             bundled: false,
@@ -156,8 +181,8 @@ impl Dataset {
     /// # Errors
     /// Where the data set has no such split.
     pub fn shots(&self, split: Option<&str>, shots: Option<&str>) -> Result<Part> {
-        match shots {
-            Some(_) => self.part(shots, "train"),
+        match shots.or(self.shots.split.as_deref()) {
+            Some(named) => self.part(Some(named), "train"),
             None if self.splits.contains_key("train") => self.part(None, "train"),
             None => self.part(split, "test"),
         }
@@ -196,6 +221,7 @@ impl Dataset {
             folders: self.folders.clone(),
             bundled: self.bundled,
             called: None,
+            shown: self.shots.clone(),
         })
     }
 }
@@ -299,6 +325,45 @@ mod tests {
                 panic!()
             };
             assert_eq!(choices, texts.iter().map(|(_, cleaned)| cleaned.as_str()).collect::<Vec<_>>());
+        }
+    }
+
+    /// lib/data.py of abx393/llm-pruning-calibration-data: the prompts of get_esnli, get_mawps and get_race, with the answer.
+    #[test]
+    fn rows_of_bandari_et_al_are_asked_in_the_words_of_their_code() {
+        let esnli = serde_json::json!({
+            "premise": "A woman smiles.", "hypothesis": "A woman is present.", "label": 0,
+            "explanation_1": "a", "explanation_2": "b", "explanation_3": "c",
+        });
+        let mawps = serde_json::json!({
+            "id": "mawps__1", "question": "Ann has 3 ships, and Bea 4. How many have they?", "chain": "", "result": "7",
+            "result_float": 7.0, "equation": "x = 3 + 4", "expression": "3 + 4",
+        });
+        let race = serde_json::json!({
+            "example_id": "high1.txt", "article": "It rains.", "answer": "C", "question": "What falls?",
+            "options": ["snow", "hail", "rain", "nothing"],
+        });
+        for (text, row, says) in [
+            (
+                include_str!("../../datasets/e_snli.toml"),
+                esnli,
+                "Premise: A woman smiles.\nHypothesis: A woman is present.\nLabel: entailment",
+            ),
+            (
+                include_str!("../../datasets/mawps.toml"),
+                mawps,
+                "Question: Ann has 3 ships, and Bea 4. How many have they?\nAnswer: 7",
+            ),
+            (
+                include_str!("../../datasets/race.toml"),
+                race,
+                "Article: It rains.\nQuestion: What falls?\nOptions:\nA. snow\nB. hail\nC. rain\nD. nothing\n\nAnswer: C",
+            ),
+        ] {
+            let dataset: Dataset = toml::from_str(text).unwrap();
+            let content = Content::of(row.as_object().unwrap(), dataset.template.as_ref()).unwrap();
+            let (prompt, target) = content.parts().unwrap();
+            assert_eq!(prompt + &target, says);
         }
     }
 

@@ -14,6 +14,7 @@ mod prompts;
 mod row;
 mod rows;
 mod shape;
+mod shots;
 mod value;
 mod whole;
 mod windows;

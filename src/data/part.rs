@@ -7,6 +7,7 @@ use anyhow::{Result, bail, ensure};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::dataset::Shown;
 use super::files::Packed;
 use super::rows::{Bundle, Gathered, Rows};
 use super::value::{called, date, same};
@@ -36,6 +37,9 @@ pub struct Part {
     /// What its rows are, where they are no longer those of its files.
     #[serde(skip)]
     pub(super) called: Option<String>,
+    /// Which of its rows stand as solved examples in front of another.
+    #[serde(skip)]
+    pub(super) shown: Shown,
 }
 
 impl Part {
@@ -131,10 +135,12 @@ impl Part {
         let read_as = (&self.rows, &self.templates, &self.separator);
         let of_file = |(file, content)| Ok(((self.format_of(file)?, Packed::of(file), &self.field), content));
         let contents = files.iter().map(|(file, content)| of_file((file, content))).collect::<Result<Vec<_>>>()?;
-        Ok(match contents.as_slice() {
+        let digest = match contents.as_slice() {
             [(how, content)] => Digest::of(&(how, read_as, content)),
             several => Digest::of(&(read_as, several)),
-        })
+        };
+        let Shown { alike, first, .. } = &self.shown;
+        Ok(if alike.is_some() || *first { Digest::of(&(digest, alike, first)) } else { digest })
     }
 
     /// The split's rows.

@@ -44,7 +44,10 @@ impl Passage {
     /// has of it what it has room for, as in lm-evaluation-harness, which scores one at a time.
     pub fn choices(prompt: &[u32], choices: &[&[u32]], answer: usize, most: usize) -> Self {
         let all_fit = choices.iter().all(|choice| prompt.len() + choice.len() <= most);
-        let mut passage = if all_fit { Self::sharing(prompt, choices) } else { Self::apart(prompt, choices, most) };
+        let mut passage = match all_fit {
+            true => Self::sharing(prompt, choices),
+            false => Self::apart(&choices.iter().map(|choice| (prompt, *choice)).collect::<Vec<_>>(), most),
+        };
         passage.scored = passage.choices[answer].clone();
         passage
     }
@@ -63,9 +66,16 @@ impl Passage {
         passage
     }
 
-    fn apart(prompt: &[u32], choices: &[&[u32]], most: usize) -> Self {
+    /// Several texts, each behind a prompt of its own; the one numbered `answer` is scored.
+    pub fn pairs(pairs: &[(&[u32], &[u32])], answer: usize, most: usize) -> Self {
+        let mut passage = Self::apart(pairs, most);
+        passage.scored = passage.choices[answer].clone();
+        passage
+    }
+
+    fn apart(pairs: &[(&[u32], &[u32])], most: usize) -> Self {
         let mut passage = Self::default();
-        for choice in choices {
+        for (prompt, choice) in pairs {
             let (ids, scored) = fitted(prompt, choice, most);
             let start = passage.ids.len();
             passage.spans.push(Span::window(start..start + ids.len()));
@@ -163,6 +173,15 @@ mod tests {
         assert_eq!(passage.choices, [targets(&[(2, 7)]), targets(&[(6, 8), (7, 9)])]);
         assert_eq!(passage.spans, [Span::window(0..4), Span::window(4..8)]);
         assert_eq!((passage.scored.clone(), passage.longest()), (passage.choices[0].clone(), 4));
+    }
+
+    #[test]
+    fn what_follows_each_of_several_prompts_sees_its_own() {
+        let passage = Passage::pairs(&[(&[1, 2], &[7, 8]), (&[3], &[7, 8])], 1, 9);
+        assert_eq!(passage.ids, [1, 2, 7, 8, 3, 7, 8]);
+        assert_eq!(passage.choices, [targets(&[(1, 7), (2, 8)]), targets(&[(4, 7), (5, 8)])]);
+        assert_eq!((&passage.scored, passage.longest()), (&passage.choices[1], 4));
+        assert_eq!(passage.spans, [Span::window(0..4), Span::window(4..7)]);
     }
 
     #[test]

@@ -1,15 +1,14 @@
 //! Rows as prompts: what the model reads, what it should answer, and the passage that both make.
 
-use std::collections::HashSet;
-
 use anyhow::{Context, Result, ensure};
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::check::{contents_of, each};
+use super::shots::{About, Shots, about};
 use super::value::{is_python_space, shortened};
 use super::windows::within;
 use super::{Content, Part, Passage, Rows};
@@ -40,6 +39,8 @@ pub struct Asked {
     target: String,
     content: Content,
     chat: bool,
+    /// Where choices end the text: the text with each of them.
+    endings: Vec<String>,
 }
 
 /// What a row has that metrics compare with.
@@ -79,8 +80,13 @@ pub struct Prompt {
 /// One of several answers to choose from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
+    /// Of a choice that ends the prompt, the row's prompt with it.
     pub text: String,
+    /// What is scored of it: the choice, or what follows one that ends the prompt.
     ids: Vec<u32>,
+    /// What stands in front of that, where it is not the prompt alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    context: Option<Vec<u32>>,
 }
 
 impl Prompt {
@@ -100,11 +106,19 @@ impl Prompt {
         self.choices.iter().map(|choice| choice.text.as_str()).collect()
     }
 
-    /// What is to be scored: each text, by its name, with its tokens.
-    fn scored(&self) -> impl Iterator<Item = (String, &[u32])> {
+    /// What is to be scored: each text, by its name, with its tokens, and those before it.
+    fn scored(&self) -> impl Iterator<Item = (String, &[u32], &[u32])> {
         let target = self.choices.is_empty() && !self.target.is_empty();
-        let choices = self.choices.iter().map(|c| (format!("the choice \"{}\"", shortened(&c.text)), c.ids.as_slice()));
-        choices.chain(target.then(|| ("the target".to_owned(), self.target.as_slice())))
+        let choices = self.choices.iter().map(|c| {
+            let behind = if c.context.is_some() { "what follows " } else { "" };
+            (format!("{behind}the choice \"{}\"", shortened(&c.text)), c.ids.as_slice(), self.context_of(c))
+        });
+        choices.chain(target.then(|| ("the target".to_owned(), self.target.as_slice(), self.context.as_slice())))
+    }
+
+    /// What stands in front of what is scored of a choice.
+    fn context_of<'a>(&'a self, choice: &'a Choice) -> &'a [u32] {
+        choice.context.as_ref().unwrap_or(&self.context)
     }
 
     /// # Errors
@@ -112,7 +126,7 @@ impl Prompt {
     /// before it, or tokens that an embedding of `vocabulary` rows lacks.
     pub fn check_scored(&self, vocabulary: usize) -> Result<()> {
         let row = self.row;
-        for (name, ids) in self.scored() {
+        for (name, ids, context) in self.scored() {
             let (tokens, most) = (ids.len(), self.most);
             ensure!(tokens > 0, "row {row}: {name} has no tokens");
             ensure!(
@@ -121,12 +135,12 @@ impl Prompt {
                  context of {most}"
             );
             ensure!(
-                !self.context.is_empty(),
+                !context.is_empty(),
                 "row {row}: nothing stands before {name}: the prompt is empty or white space, and the model's tokenizer \
                  has no token for a text's beginning or end to stand there"
             );
             within(ids, vocabulary).with_context(|| format!("row {row}: {name}"))?;
-            within(&self.context, vocabulary).with_context(|| format!("row {row}: the prompt"))?;
+            within(context, vocabulary).with_context(|| format!("row {row}: the prompt"))?;
         }
         Ok(())
     }
@@ -142,12 +156,16 @@ impl Prompt {
     /// be scored.
     pub fn passage(&self) -> Option<Passage> {
         let fits = |ids: &[u32]| (1..=self.most).contains(&ids.len());
-        if self.context.is_empty() || !self.scored().all(|(_, ids)| fits(ids)) {
+        if !self.scored().all(|(_, ids, context)| fits(ids) && !context.is_empty()) {
             return None;
         }
         if self.choices.is_empty() {
             let target = (!self.target.is_empty()).then_some(&self.target)?;
             return Some(Passage::continued(&self.context, target, self.most));
+        }
+        if self.choices.iter().any(|choice| choice.context.is_some()) {
+            let pairs: Vec<_> = self.choices.iter().map(|c| (self.context_of(c), c.ids.as_slice())).collect();
+            return Some(Passage::pairs(&pairs, self.answer, self.most));
         }
         let choices: Vec<&[u32]> = self.choices.iter().map(|c| c.ids.as_slice()).collect();
         Some(Passage::choices(&self.context, &choices, self.answer, self.most))
@@ -176,12 +194,14 @@ impl Asked {
 
     /// The most tokens that a sequence of it may have.
     pub fn most_tokens(&self) -> usize {
-        self.text.len() + self.continuations().iter().map(String::len).max().unwrap_or(0) + 2
+        let longest = |texts: &[String]| texts.iter().map(String::len).max().unwrap_or(0);
+        self.text.len().max(longest(&self.endings)) + longest(self.continuations()) + 2
     }
 
     /// What is scored behind the text.
     fn continuations(&self) -> &[String] {
         match &self.content {
+            Content::Choice { continuation: Some(continuation), .. } => std::slice::from_ref(continuation),
             Content::Choice { choices, .. } => choices,
             _ => std::slice::from_ref(&self.target),
         }
@@ -215,22 +235,35 @@ pub fn asked(
 ) -> Result<Vec<Asked>> {
     let count = how.limit.unwrap_or(rows.len()).min(rows.len());
     let contents = contents(rows, count, part)?;
-    let examples = match how.shots {
-        0 => vec![],
-        _ => contents_of_shots(shots, shots_part)?,
+    let shots = match how.shots {
+        0 => Shots::none(),
+        _ => Shots::of(shots, shots_part)?,
     };
     tell_ambiguous(&contents, rows, part);
+    let about = about(rows, count, part, shots.alike())?;
     let prompter = Prompter { tokenizer, separator: &part.separator };
     let may_fail = tokenizer.may_fail();
     let read = |i: usize, content: Content| -> Result<Asked> {
         let mut rng = ChaCha8Rng::seed_from_u64(how.seed.wrapping_add(i as u64));
-        let examples = draw(&examples, &content, how.shots, &mut rng)?;
+        let About { preamble, group } = &about[i];
+        let examples = shots.before(&content, group, how.shots, &mut rng)?;
         let chat = how.chat || matches!(content, Content::Chat(_));
-        let (text, target) =
-            if chat { prompter.chat(&content, &examples)? } else { prompter.plain(&content, &examples)? };
-        let asked = Asked { row: rows.number(i), text, target, content, chat };
+        let asks = |content: &Content| match chat {
+            true => prompter.chat(preamble, content, &examples),
+            false => prompter.plain(preamble, content, &examples),
+        };
+        let (mut endings, begun) = (vec![], content.endings());
+        let (text, target) = match (&content, begun) {
+            (Content::Choice { prompt, .. }, Some((prompts, _))) => {
+                let ended = prompts.into_iter().map(|prompt| Ok(asks(&Content::alone(prompt))?.0));
+                endings = ended.collect::<Result<_>>()?;
+                asks(&Content::alone(prompt.clone()))?
+            }
+            (content, _) => asks(content)?,
+        };
+        let asked = Asked { row: rows.number(i), text, target, content, chat, endings };
         if may_fail {
-            let texts = std::iter::once(&asked.text).chain(asked.continuations());
+            let texts = std::iter::once(&asked.text).chain(&asked.endings).chain(asked.continuations());
             texts.map(|text| tokenizer.encode(text, false)).try_for_each(|ids| ids.map(|_| ()))?;
         }
         Ok(asked)
@@ -264,42 +297,12 @@ pub fn contents(rows: &Rows, count: usize, part: &Part) -> Result<Vec<Content>> 
     each(contents_of(rows, count.min(rows.len()), part), rows)
 }
 
-fn contents_of_shots(rows: &Rows, part: &Part) -> Result<Vec<Content>> {
-    let contents = contents(rows, rows.len(), part).context("the shots")?;
-    for (i, content) in contents.iter().enumerate() {
-        ensure!(
-            is_answered(content)?,
-            "the shots: row {} has no answer to show; give the data set a template with a `target` for such rows, or ask \
-             for no shots",
-            rows.number(i)
-        );
-    }
-    Ok(contents)
-}
-
 /// Whether a row has an answer to show.
 pub(super) fn is_answered(content: &Content) -> Result<bool> {
     match content {
         Content::Chat(_) => Ok(!turns(content)?.1.is_empty()),
         content => Ok(!content.parts()?.1.is_empty()),
     }
-}
-
-/// `count` solved examples, none of which asks what `content` asks: with the answer in front, the question is none.
-fn draw<'a>(rows: &'a [Content], content: &Content, count: usize, rng: &mut ChaCha8Rng) -> Result<Vec<&'a Content>> {
-    let (mut examples, mut seen) = (Vec::new(), HashSet::new());
-    while examples.len() < count {
-        ensure!(
-            seen.len() < rows.len(),
-            "too little data: shots = {count}, but only {} other rows ask something else; ask for fewer shots",
-            examples.len()
-        );
-        let row = rng.random_range(0..rows.len());
-        if seen.insert(row) && rows[row].asks() != content.asks() {
-            examples.push(&rows[row]);
-        }
-    }
-    Ok(examples)
 }
 
 /// Makes prompts of rows that were read.
@@ -316,7 +319,8 @@ pub fn prompts(asked: Vec<Asked>, tokenizer: &Tokenizer, how: &Prompting) -> Res
 fn prompt(asked: Asked, tokenizer: &Tokenizer, how: &Prompting) -> Result<Prompt> {
     let divider = Divider { tokenizer, chat: asked.chat };
     let (references, answerable) = (asked.references(), asked.answerable());
-    let Asked { row, text, target, content, chat } = asked;
+    let Asked { row, text, target, content, chat, endings } = asked;
+    let ended = content.endings().map(|(prompts, continuation)| (prompts, continuation.to_owned()));
     let mut ids = divider.encode(&text)?;
     let (references, choices, answer) = match content {
         Content::Choice { choices, answer, .. } => (vec![choices[answer].clone()], choices, answer),
@@ -325,20 +329,34 @@ fn prompt(asked: Asked, tokenizer: &Tokenizer, how: &Prompting) -> Result<Prompt
     let space = if chat { "" } else { " " };
     let mut context = ids.clone();
     let mut continued = Vec::new();
-    for choice in &choices {
-        let (before, after) = divider.continuation(&text, &format!("{space}{choice}"))?;
-        context = before;
-        continued.push(Choice { text: choice.clone(), ids: after });
+    match ended {
+        Some((prompts, continuation)) => {
+            for (ending, text) in endings.iter().zip(prompts) {
+                let (before, after) = divider.continuation(ending, &format!("{space}{continuation}"))?;
+                continued.push(Choice { text, ids: after, context: Some(before) });
+            }
+        }
+        None => {
+            for choice in &choices {
+                let (before, after) = divider.continuation(&text, &format!("{space}{choice}"))?;
+                context = before;
+                continued.push(Choice { text: choice.clone(), ids: after, context: None });
+            }
+        }
     }
     let mut target_ids = Vec::new();
     if choices.is_empty() && !target.is_empty() {
         (context, target_ids) = divider.target(&text, &target, &ids)?;
     }
 
-    let lengths = || continued.iter().map(|c| c.ids.len()).chain((!target_ids.is_empty()).then_some(target_ids.len()));
+    let lengths: Vec<usize> =
+        continued.iter().map(|c| c.ids.len()).chain((!target_ids.is_empty()).then_some(target_ids.len())).collect();
     let room = |length: usize| (how.context + 1).saturating_sub(length).min(how.context);
-    let mut cut = lengths().max().is_some_and(|longest| context.len() > room(longest));
-    keep_end(&mut context, lengths().min().map_or(how.context, room));
+    let mut cut = lengths.iter().max().is_some_and(|&longest| context.len() > room(longest));
+    keep_end(&mut context, lengths.iter().min().map_or(how.context, |&least| room(least)));
+    for Choice { ids, context, .. } in &mut continued {
+        cut |= context.as_mut().is_some_and(|context| keep_end(context, room(ids.len())));
+    }
     cut |= keep_end(&mut ids, how.context.saturating_sub(how.new_tokens).max(1));
     // People are shown what the model reads.
     let read = if how.new_tokens > 0 || context.is_empty() { &ids } else { &context };
@@ -366,8 +384,8 @@ struct Prompter<'a> {
 
 impl Prompter<'_> {
     /// Examples and prompt one after the other, and the target.
-    fn plain(&self, content: &Content, examples: &[&Content]) -> Result<(String, String)> {
-        let mut text = String::new();
+    fn plain(&self, preamble: &str, content: &Content, examples: &[&Content]) -> Result<(String, String)> {
+        let mut text = preamble.to_owned();
         for example in examples {
             let (prompt, target) = example.parts()?;
             text += &format!("{prompt}{target}{}", self.separator);
@@ -377,12 +395,15 @@ impl Prompter<'_> {
     }
 
     /// Examples as earlier turns of a conversation, and the prompt as its last.
-    fn chat(&self, content: &Content, examples: &[&Content]) -> Result<(String, String)> {
+    fn chat(&self, preamble: &str, content: &Content, examples: &[&Content]) -> Result<(String, String)> {
         // Tools and the like are those of the row that is asked, not of its examples.
         let mut chat = match content {
             Content::Chat(own) => Conversation { messages: vec![], ..own.clone() },
             _ => Conversation::default(),
         };
+        if !preamble.is_empty() {
+            chat.messages.push(json!({"role": "system", "content": preamble}));
+        }
         for example in examples {
             let (prompt, target) = turns(example)?;
             chat.messages.extend(prompt);
@@ -479,4 +500,56 @@ fn keep_end(ids: &mut Vec<u32>, most: usize) -> bool {
     let over = ids.len().saturating_sub(most);
     ids.drain(..over);
     over > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::{Dataset, Row};
+    use super::*;
+    use crate::model::ModelFiles;
+
+    fn rows(rows: &[Value]) -> Rows {
+        rows.iter().map(|row| row.as_object().unwrap().clone()).collect::<Vec<Row>>().try_into().unwrap()
+    }
+
+    /// Every request of lm-evaluation-harness for rows of its tasks (tests/scripts/tasks.py): what stands in front, what is
+    /// scored behind it, and which is right.
+    #[test]
+    fn the_harness_asks_the_same_of_the_same_rows() {
+        let tasks: Vec<Value> = serde_json::from_str(include_str!("../../tests/fixtures/tasks.json")).unwrap();
+        let tokenizer = ModelFiles::at(Path::new("tests/fixtures/harness/bos")).unwrap().tokenizer().unwrap();
+        for task in &tasks {
+            let name = task["task"].as_str().unwrap();
+            let name = if name.starts_with("mmlu") { "mmlu" } else { name };
+            let dataset: Dataset = toml::from_str(crate::bundled::dataset(name).unwrap()).unwrap();
+            let (part, shown) = (dataset.part(None, "test").unwrap(), dataset.shots(None, None).unwrap());
+            let own = task["shots"].as_array().unwrap();
+            // Those of another subject are none of them, wherever they stand.
+            let mut shots = own.clone();
+            if let Some(first) = own.first() {
+                let mut other = first.clone();
+                other["subject"] = "anatomy".into();
+                shots.insert(0, other);
+            }
+            let how =
+                Prompting { limit: None, shots: own.len(), seed: 0, chat: false, context: 1 << 20, new_tokens: 0 };
+            let shots = if own.is_empty() { Rows::default() } else { rows(&shots) };
+            let all = rows(task["rows"].as_array().unwrap());
+            let asked = asked((&all, &part), (&shots, &shown), &tokenizer, &how).unwrap();
+            let theirs = task["asked"].as_array().unwrap();
+            assert_eq!(asked.len(), theirs.len());
+            for (asked, theirs) in asked.iter().zip(theirs) {
+                let Content::Choice { choices, answer, .. } = &asked.content else { panic!("{name}") };
+                let pairs: Vec<[String; 2]> = match asked.content.endings() {
+                    Some((_, then)) => asked.endings.iter().map(|text| [text.clone(), format!(" {then}")]).collect(),
+                    None => choices.iter().map(|choice| [asked.text.clone(), format!(" {choice}")]).collect(),
+                };
+                assert_eq!(serde_json::to_value(&pairs).unwrap(), theirs["requests"], "{name}");
+                assert_eq!(theirs["gold"], *answer, "{name}");
+            }
+            assert!(prompts(asked, &tokenizer, &how).unwrap().iter().all(|prompt| prompt.passage().is_some()));
+        }
+    }
 }

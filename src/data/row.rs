@@ -21,6 +21,10 @@ use crate::templates;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Templates {
+    /// What stands once in front of all that a suite asks: before the solved examples, where there are some, and before the
+    /// prompt; as the conversation's system message, where the chat template is put around it. Calibrations do without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preamble: Option<String>,
     /// What the model reads.
     pub prompt: String,
     /// What it should answer.
@@ -31,6 +35,10 @@ pub struct Templates {
     pub choices: Option<Choices>,
     /// Which choice is right: its number from 0, its letter, or its text.
     pub answer: Option<String>,
+    /// Where choices are ends of the prompt: what follows whichever of them, after a space, and is scored in their place, as
+    /// lm-evaluation-harness scores WinoGrande.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continuation: Option<String>,
     /// The field that holds a list of right answers, where any one will do, such as `answers.text`.
     pub references: Option<String>,
 }
@@ -49,8 +57,9 @@ pub enum Content {
     /// A text in two parts; plain text has no target. `references` has other right answers, where the row has; a question
     /// that its passage does not answer has none and is not `answerable` (SQuAD 2).
     Text { prompt: String, target: String, references: Vec<String>, answerable: bool },
-    /// A question with several answers, of which one is right; `other` is one that the row could also mean.
-    Choice { prompt: String, choices: Vec<String>, answer: usize, other: Option<usize> },
+    /// A question with several answers, of which one is right; `other` is one that the row could also mean. With a
+    /// `continuation` choices end the prompt, and this is what is scored behind each.
+    Choice { prompt: String, choices: Vec<String>, answer: usize, other: Option<usize>, continuation: Option<String> },
     /// A conversation for the model's chat template.
     Chat(Conversation),
     /// Token ids as they are.
@@ -86,10 +95,28 @@ impl Content {
     pub fn parts(&self) -> Result<(String, String)> {
         match self {
             Self::Text { prompt, target, .. } => Ok((prompt.clone(), target.clone())),
+            Self::Choice { prompt, choices, answer, continuation: Some(continuation), .. } => {
+                Ok((format!("{prompt}{}", choices[*answer]), format!(" {continuation}")))
+            }
             Self::Choice { prompt, choices, answer, .. } => Ok((prompt.clone(), format!(" {}", choices[*answer]))),
             Self::Chat(_) => bail!("the row is a conversation where a prompt and a target are expected"),
             Self::Tokens(_) => bail!("the row has `input_ids`, which are no prompt; give it text"),
         }
+    }
+
+    /// Where choices end the prompt: the prompt with each of them, and what follows.
+    pub fn endings(&self) -> Option<(Vec<String>, &str)> {
+        match self {
+            Self::Choice { prompt, choices, continuation: Some(continuation), .. } => {
+                Some((choices.iter().map(|choice| format!("{prompt}{choice}")).collect(), continuation))
+            }
+            _ => None,
+        }
+    }
+
+    /// A text without an answer.
+    pub fn alone(prompt: String) -> Self {
+        Self::Text { prompt, target: String::new(), references: vec![], answerable: true }
     }
 
     /// What is asked, without the answer.
@@ -115,7 +142,13 @@ impl Templates {
             Some(Choices::Templates(templates)) => templates.as_slice(),
             _ => &[],
         };
-        for template in [&self.prompt, &self.target].into_iter().chain(choices).chain(&self.answer) {
+        for template in [&self.prompt, &self.target]
+            .into_iter()
+            .chain(choices)
+            .chain(&self.answer)
+            .chain(&self.continuation)
+            .chain(&self.preamble)
+        {
             templates::check(template)?;
             environment()
                 .template_from_str(template)
@@ -141,7 +174,29 @@ impl Templates {
             self.choices.is_some() == self.answer.is_some(),
             "`choices` and `answer` belong together, but the template has only one of them"
         );
+        ensure!(
+            self.continuation.is_none() || (self.choices.is_some() && self.target.is_empty()),
+            "`continuation` follows choices that end the prompt, and takes the place of a `target`; expected `choices` and \
+             `answer` beside it, and no `target`"
+        );
         Ok(())
+    }
+
+    /// What stands in front of what each row asks.
+    ///
+    /// # Errors
+    /// Where the template fails on a row.
+    pub fn preambles(&self, rows: &[Row]) -> Result<Vec<String>> {
+        let Some(text) = self.preamble.clone() else { return Ok(vec![String::new(); rows.len()]) };
+        let several = rows.to_vec();
+        let render = move || -> Result<Vec<String>> {
+            let environment = environment();
+            let literal = literal_names(&text);
+            let template = environment.template_from_str(&text)?;
+            let rendered = Rendered { key: "preamble", text: &text, literal, template };
+            several.iter().map(|row| rendered.on(row)).collect()
+        };
+        templates::in_time(render).and_then(|rendered| rendered).context(FAILS)
     }
 
     /// What rows say, by the templates.
@@ -163,6 +218,7 @@ struct Compiled<'a> {
     choices: Vec<Rendered<'a>>,
     choices_field: Option<Field<'a>>,
     answer: Option<Rendered<'a>>,
+    continuation: Option<Rendered<'a>>,
     references: Option<Field<'a>>,
 }
 
@@ -198,6 +254,7 @@ impl<'a> Compiled<'a> {
             choices: choices.iter().map(|text| template("choices", text)).collect::<Result<_>>()?,
             choices_field,
             answer: templates.answer.as_ref().map(|text| template("answer", text)).transpose()?,
+            continuation: templates.continuation.as_ref().map(|text| template("continuation", text)).transpose()?,
             references: templates.references.as_ref().map(field).transpose()?,
         })
     }
@@ -211,7 +268,8 @@ impl<'a> Compiled<'a> {
             };
             let answer = answer.on(row).context("`answer`")?;
             let Chosen { texts: choices, right: answer, other } = chosen(&choices, &Answer::Printed(answer))?;
-            return Ok(Content::Choice { prompt, choices, answer, other });
+            let continuation = self.continuation.as_ref().map(|text| text.on(row)).transpose()?;
+            return Ok(Content::Choice { prompt, choices, answer, other, continuation });
         }
         let references = match &self.references {
             None => None,
@@ -354,6 +412,7 @@ mod tests {
             choices: vec!["red".into(), "blue".into()],
             answer: 1,
             other: None,
+            continuation: None,
         };
         for choices in [r#"["{{ a }}", "{{ b }}"]"#, r#""options.text""#] {
             let templates =

@@ -126,7 +126,8 @@ pub fn content(row: &Row) -> Result<Content> {
             let question = field("question")?;
             let chosen = chosen(&row["choices"], &Answer::Field(answer, &row[answer]))?;
             let Chosen { texts: choices, right: answer, other } = chosen;
-            Content::Choice { prompt: format!("Question: {question}\nAnswer:"), choices, answer, other }
+            let prompt = format!("Question: {question}\nAnswer:");
+            Content::Choice { prompt, choices, answer, other, continuation: None }
         }
         Usual::Pair => pair(field("prompt")?, field("completion")?),
         Usual::Text => pair(field("text")?, String::new()),
