@@ -5,6 +5,7 @@
 
 pub mod bf16;
 pub mod cholesky;
+pub mod elimination;
 pub mod rows;
 pub mod simd;
 pub mod squares;
