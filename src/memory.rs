@@ -5,37 +5,64 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::fmt::{self, Write};
 use std::{fs, io};
 
+use kept::Kept;
+
+mod kept;
+
 /// The system's allocator, which ends the program with words where memory runs out, and not by a signal.
 pub struct Told;
 
 /// More bytes than any machine has: whoever asks for so many was told so by a damaged file, and has to cope.
 const ABSURD: usize = 1 << 44;
 
-// SAFETY: the system's allocator does all of it; what is done beside it does not allocate.
+/// Large blocks that were freed.
+static KEPT: Kept = Kept::new();
+
+// SAFETY: the system's allocator does all of it, and blocks wait only between being freed and being allocated; what is done
+// beside it does not allocate.
 unsafe impl GlobalAlloc for Told {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let kept = KEPT.take(layout);
+        if !kept.is_null() {
+            return kept;
+        }
         // SAFETY: the caller keeps the contract of this very function.
-        had(unsafe { System.alloc(layout) }, layout.size())
+        had(layout.size(), || unsafe { System.alloc(layout) })
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        let kept = KEPT.take(layout);
+        if !kept.is_null() {
+            // SAFETY: it is of this size.
+            unsafe { kept.write_bytes(0, layout.size()) };
+            return kept;
+        }
         // SAFETY: as above.
-        had(unsafe { System.alloc_zeroed(layout) }, layout.size())
+        had(layout.size(), || unsafe { System.alloc_zeroed(layout) })
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: as above.
-        had(unsafe { System.realloc(block, layout, size) }, size)
+        had(size, || unsafe { System.realloc(block, layout, size) })
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(block, layout) }
+        // SAFETY: as above; the block is the system's.
+        unsafe {
+            if !KEPT.keep(block, layout) {
+                System.dealloc(block, layout);
+            }
+        }
     }
 }
 
+/// The block that `ask` gets; what waits is given back before memory has run out.
 #[inline]
-fn had(block: *mut u8, bytes: usize) -> *mut u8 {
+fn had(bytes: usize, ask: impl Fn() -> *mut u8) -> *mut u8 {
+    let mut block = ask();
+    if block.is_null() && KEPT.give_back() {
+        block = ask();
+    }
     if block.is_null() && bytes < ABSURD {
         run_out(bytes);
     }
