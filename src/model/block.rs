@@ -14,7 +14,6 @@ use super::linear::Linear;
 use super::parts::{Experts, Norm, Routed, Routing, elementwise};
 use super::rope::Ropes;
 use super::spec::{BlockSpec, Feed, FeedForwardSpec, FeedInputs, Heads, Inputs, Over, Place, Residual};
-use crate::linalg::in_pool;
 
 /// The weights of one block.
 #[derive(Clone)]
@@ -124,13 +123,6 @@ impl Block {
 
     /// Takes a batch from the site before `site` to it.
     pub fn advance(&self, site: usize, flow: &mut Flow, ropes: &Ropes) -> Result<()> {
-        match flow.hidden.device().is_cpu() {
-            true => in_pool(|| self.advance_here(site, flow, ropes)),
-            false => self.advance_here(site, flow, ropes),
-        }
-    }
-
-    fn advance_here(&self, site: usize, flow: &mut Flow, ropes: &Ropes) -> Result<()> {
         let (spans, attention) = (flow.spans.clone(), self.attention(ropes));
         self.advance_by(site, flow, |q, k, v| attention.within(q, k, v, &spans))
     }
@@ -211,14 +203,7 @@ impl Block {
     }
 
     /// The block's output, from a batch at the last site.
-    pub fn finish(&self, flow: Flow) -> Result<Tensor> {
-        match flow.hidden.device().is_cpu() {
-            true => in_pool(|| self.finish_here(flow)),
-            false => self.finish_here(flow),
-        }
-    }
-
-    fn finish_here(&self, mut flow: Flow) -> Result<Tensor> {
+    pub fn finish(&self, mut flow: Flow) -> Result<Tensor> {
         let made = match &self.spec.feed_forward {
             FeedForwardSpec::One(feed) => self.linears[feed.down].forward(&flow.input)?,
             FeedForwardSpec::Experts(_) => {
@@ -236,15 +221,11 @@ impl Block {
 
     /// The whole block: (tokens, hidden) → (tokens, hidden).
     pub fn forward(&self, hidden: Tensor, spans: &[Span], ropes: &Ropes) -> Result<Tensor> {
-        let is_on_host = hidden.device().is_cpu();
-        let through = || {
-            let mut flow = Flow::new(hidden, spans.to_vec());
-            for site in 0..self.spec.sites.len() {
-                self.advance(site, &mut flow, ropes)?;
-            }
-            self.finish(flow)
-        };
-        if is_on_host { in_pool(through) } else { through() }
+        let mut flow = Flow::new(hidden, spans.to_vec());
+        for site in 0..self.spec.sites.len() {
+            self.advance(site, &mut flow, ropes)?;
+        }
+        self.finish(flow)
     }
 
     /// The whole block for the next tokens of sequences: the rows `own` of sequence i follow what
@@ -256,17 +237,13 @@ impl Block {
         caches: &mut [KvCache],
         ropes: &Ropes,
     ) -> Result<Tensor> {
-        let is_on_host = hidden.device().is_cpu();
-        let through = || {
-            let mut flow = Flow::new(hidden, vec![]);
-            let attention = self.attention(ropes);
-            for site in 0..self.spec.sites.len() {
-                let here = (own, &mut *caches);
-                self.advance_by(site, &mut flow, |q, k, v| attention.after(q, k, v, here))?;
-            }
-            self.finish(flow)
-        };
-        if is_on_host { in_pool(through) } else { through() }
+        let mut flow = Flow::new(hidden, vec![]);
+        let attention = self.attention(ropes);
+        for site in 0..self.spec.sites.len() {
+            let here = (own, &mut *caches);
+            self.advance_by(site, &mut flow, |q, k, v| attention.after(q, k, v, here))?;
+        }
+        self.finish(flow)
     }
 
     /// q (tokens × query·dim), k and v (tokens × key_value·dim), normed where they are, and not turned yet.

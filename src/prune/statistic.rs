@@ -5,7 +5,7 @@ use std::ops::Range;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-use crate::linalg::{add_gram, bf16, in_pool, mirror_upper, simd};
+use crate::linalg::{add_gram, bf16, mirror_upper, simd};
 use crate::tensors;
 
 /// Which statistic a method wants.
@@ -96,9 +96,9 @@ impl Accumulator {
         match &mut self.sums {
             Sums::Nothing => {}
             Sums::Squares(mean) => tensors::with_values(inputs, |x| {
-                in_pool(|| windows.iter().for_each(|w| mean.add(&x[w.start * d..w.end * d])));
+                windows.iter().for_each(|w| mean.add(&x[w.start * d..w.end * d]));
             })?,
-            Sums::Products(sums, add) => tensors::with_values(inputs, |x| in_pool(|| add(sums, x, d)))?,
+            Sums::Products(sums, add) => tensors::with_values(inputs, |x| add(sums, x, d))?,
             Sums::DeviceSquares(sums) => {
                 add_squares_on_device(sums, inputs)?;
                 self.windows += windows.len();
