@@ -5,14 +5,16 @@
 //! same: with J the reversal of the order of the columns and J·H·J = L·Lᵀ, we have
 //! H = (J·L·J)·(J·L·J)ᵀ where J·L·J is upper triangular, hence H⁻¹ = Uᵀ·U with U = J·L⁻¹·J.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::mem::swap;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Mat, MatMut, Threads, new_product, product, simd};
-
-/// Columns handled by the unblocked loops; the rest of the work is matrix products.
-const PANEL: usize = 64;
+use super::squares::{self, SIDE};
+use super::tiles::{self, PANEL, Sum, TILE};
+use super::{CHUNK, Mat, in_pool, simd};
 
 /// A pivot was zero, negative or not a number: the matrix is not positive definite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,57 +35,118 @@ impl std::error::Error for NotPositiveDefinite {}
 ///
 /// `h` (d × d) is symmetric and has this diagonal in place of its own; only its upper triangle is read.
 pub fn upper_inverse_factor(h: &[f32], diagonal: &[f32]) -> Result<Vec<f32>, NotPositiveDefinite> {
+    in_pool(|| factor(h, diagonal))
+}
+
+fn factor(h: &[f32], diagonal: &[f32]) -> Result<Vec<f32>, NotPositiveDefinite> {
     let d = diagonal.len();
     assert_eq!(h.len(), d * d);
     // Lower triangle of J·H·J: element (i, j), i ≥ j, is H[d-1-i, d-1-j], in H's upper triangle.
-    let mut l = vec![0f32; d * d];
-    l.par_chunks_mut(d.max(1)).enumerate().for_each(|(i, row)| {
-        for (j, x) in row[..i].iter_mut().enumerate() {
-            *x = h[(d - 1 - i) * d + (d - 1 - j)];
-        }
+    let mut a = vec![0f32; d * d];
+    a.par_chunks_mut(d.max(1)).enumerate().for_each(|(i, row)| {
+        let from = h[(d - 1 - i) * d..][d - i..d].iter().rev();
+        row[..i].iter_mut().zip(from).for_each(|(to, from)| *to = *from);
         row[i] = diagonal[d - 1 - i];
     });
-    factorize(&mut l, d).map_err(|e| NotPositiveDefinite { column: d - 1 - e.column })?;
-    invert_lower(&mut l, d);
-    // J·L⁻¹·J: rows and columns from the last to the first.
-    l.reverse();
-    Ok(l)
+    factorize_and_invert(&mut a, d).map_err(|e| NotPositiveDefinite { column: d - 1 - e.column })?;
+    // J·L⁻¹·J: rows and columns of the transpose of what is in the upper triangle, from the last to the first.
+    mirror_upper(&mut a, d);
+    a.par_chunks_mut(d.max(1)).enumerate().for_each(|(i, row)| row[i + 1..].fill(0.0));
+    reverse(&mut a);
+    Ok(a)
 }
 
-/// Cholesky: the lower triangle of `a` (d × d) becomes L with L·Lᵀ = A; the upper triangle becomes zero.
+/// Cholesky and the inverse of its factor at once: of the lower triangle of `a` (d × d), which is overwritten, the upper
+/// one and the diagonal become (L⁻¹)ᵀ with L·Lᵀ = A.
 ///
-/// Right-looking and blocked: factor a diagonal panel, solve the panel below it, subtract its product
-/// from what remains (only the lower triangle, block row by block row).
-pub fn factorize(a: &mut [f32], d: usize) -> Result<(), NotPositiveDefinite> {
+/// Both go from left to right, [`PANEL`] columns at a time, and read what was made before and no more, which is when
+/// sums take long and what they are added to is at hand: with L₁ the rows of a panel left of its diagonal block L₁₁,
+/// and L₂ those below it,
+///
+/// L₂₁ = (A₂₁ − L₂·L₁ᵀ)·L₁₁⁻ᵀ, and of Y = (L⁻¹)ᵀ the columns above it are −(Y·L₁ᵀ)·L₁₁⁻ᵀ.
+fn factorize_and_invert(a: &mut [f32], d: usize) -> Result<(), NotPositiveDefinite> {
+    let (mut left, mut inverse_panel) = (vec![], vec![]);
     for k in (0..d).step_by(PANEL) {
         let b = PANEL.min(d - k);
+        let here = k..k + b;
+        tiles::pack(Mat::strided(&a[k * d..], b, k, d).t(), 0..b, &mut left); // L₁ᵀ
+        a[k * d..(k + b) * d]
+            .par_chunks_mut(TILE * d)
+            .for_each(|rows| tiles::within_rows(rows, d, (0..k, here.clone()), &left, PANEL, Sum::Subtract));
         factorize_diagonal(a, d, k, b)?;
-        let (above, below) = a.split_at_mut((k + b) * d);
-        let inverse = invert_diagonal(&above[k * d + k..], d, b);
-        // L21 = A21·L11⁻ᵀ
-        let rest = d - k - b;
-        let mut panel = vec![0f32; rest * b];
-        if rest > 0 {
-            let (a21, l11) = (Mat::strided(&below[k..], rest, b, d), Mat::new(&inverse, b, b).t());
-            product(MatMut::new(&mut panel, rest, b), 0.0, 1.0, a21, l11, Threads::All);
-        }
-        below.par_chunks_mut(d).zip(panel.par_chunks(b)).for_each(|(to, from)| to[k..k + b].copy_from_slice(from));
-        // A22 -= L21·L21ᵀ, lower triangle only.
-        for (i, rows) in below.chunks_mut(4 * PANEL * d).enumerate() {
-            let first = i * 4 * PANEL;
-            let count = rows.len() / d;
-            product(
-                MatMut::strided(&mut rows[k + b..], count, first + count, d),
-                1.0,
-                -1.0,
-                Mat::new(&panel[first * b..], count, b),
-                Mat::new(&panel, first + count, b).t(),
-                Threads::All,
-            );
+        let inverse = invert_diagonal(&a[k * d + k..], d, b);
+        tiles::pack(Mat::new(&inverse, b, b).t(), 0..b, &mut inverse_panel);
+        let (left, inverse_panel) = (left.as_slice(), inverse_panel.as_slice());
+        a.par_chunks_mut(PANEL * d).enumerate().for_each(|(block, rows)| {
+            let first = block * PANEL;
+            let by_inverse = |rows: &mut [f32], sum: Sum| {
+                tiles::within_rows(rows, d, (here.clone(), here.clone()), inverse_panel, PANEL, sum);
+            };
+            match first.cmp(&k) {
+                Ordering::Less => {
+                    for (i, part) in parts(first..k, k).enumerate() {
+                        let (panel, sum) = (&left[part.clone()], if i == 0 { Sum::Set } else { Sum::Add });
+                        tiles::within_rows(rows, d, (part, here.clone()), panel, DEPTH, sum);
+                    }
+                    by_inverse(rows, Sum::SetNegative);
+                }
+                Ordering::Equal => {
+                    for (i, row) in rows.chunks_exact_mut(d).enumerate() {
+                        row[here.clone()].iter_mut().enumerate().for_each(|(j, x)| *x = inverse[j * b + i]);
+                    }
+                }
+                Ordering::Greater => {
+                    tiles::within_rows(rows, d, (0..k, here.clone()), left, PANEL, Sum::Subtract);
+                    by_inverse(rows, Sum::Set);
+                }
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Products that are summed at once; sums of so many are added to each other.
+const DEPTH: usize = 512;
+
+/// The columns `columns`, which end where a sum over the first `all` does, cut where that sum is: in equal parts of at
+/// most [`DEPTH`] but for the last.
+fn parts(columns: Range<usize>, all: usize) -> impl Iterator<Item = Range<usize>> {
+    let width = all.div_ceil(all.div_ceil(DEPTH).max(1)).max(1);
+    let cuts = (columns.start / width * width..columns.end).step_by(width);
+    cuts.map(move |cut| cut.max(columns.start)..(cut + width).min(columns.end))
+}
+
+/// Below the diagonal of `a` (d × d) comes what is above it.
+pub fn mirror_upper(a: &mut [f32], d: usize) {
+    /// Rows that are made of finished ones above them.
+    const BAND: usize = 256;
+    for first in (0..d).step_by(BAND) {
+        let count = BAND.min(d - first);
+        let (above, below) = a.split_at_mut(first * d);
+        let band = &mut below[..count * d];
+        // As many rows at once as the values of a line of the cache.
+        band.par_chunks_mut(SIDE * d).enumerate().for_each(|(chunk, rows)| {
+            let (start, count) = (first + chunk * SIDE, rows.len() / d);
+            for (j, above) in above.chunks(SIDE * d).enumerate() {
+                let columns = above.len() / d;
+                squares::columns_of(&above[start..], d, columns, count, |i, column| {
+                    rows[i * d + j * SIDE..][..columns].copy_from_slice(&column[..columns]);
+                });
+            }
+        });
+        for i in 0..count {
+            (0..i).for_each(|j| band[i * d + first + j] = band[j * d + first + i]);
         }
     }
-    a.par_chunks_mut(d.max(1)).enumerate().for_each(|(i, row)| row[i + 1..].fill(0.0));
-    Ok(())
+}
+
+/// The values from the last to the first.
+fn reverse(values: &mut [f32]) {
+    let (first, rest) = values.split_at_mut(values.len() / 2);
+    let middle = rest.len() - first.len(); // 1 of an odd number
+    let last = &mut rest[middle..];
+    let pairs = first.par_chunks_mut(CHUNK).zip(last.par_rchunks_mut(CHUNK));
+    pairs.for_each(|(first, last)| first.iter_mut().zip(last.iter_mut().rev()).for_each(|(a, b)| swap(a, b)));
 }
 
 /// The textbook loop on the `b × b` diagonal panel that starts at `k`.
@@ -148,26 +211,10 @@ simd::vectorized! {
     }
 }
 
-/// A lower triangular L (d × d) with a nonzero diagonal, and zeros above it, becomes X = L⁻¹, block row by block row:
-/// X[i, :] = L[i,i]⁻¹ · (I[i, :] − L[i, :i]·X[:i, :]), which reads no row of L above.
-pub fn invert_lower(l: &mut [f32], d: usize) {
-    for k in (0..d).step_by(PANEL) {
-        let b = PANEL.min(d - k);
-        let (done, rest) = l.split_at_mut(k * d);
-        let rows = &mut rest[..b * d];
-        let inverse = invert_diagonal(&rows[k..], d, b);
-        if k > 0 {
-            let below = new_product(Mat::strided(rows, b, k, d), Mat::strided(done, k, k, d)); // (b, k)
-            let (inverse, below) = (Mat::new(&inverse, b, b), Mat::new(&below, b, k));
-            product(MatMut::strided(rows, b, k, d), 0.0, -1.0, inverse, below, Threads::All);
-        }
-        rows.chunks_exact_mut(d).zip(inverse.chunks_exact(b)).for_each(|(to, from)| to[k..k + b].copy_from_slice(from));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::linalg::{MatMut, Threads, product};
 
     /// A well-conditioned symmetric matrix: Xᵀ·X of pseudo-random rows plus a ridge.
     fn gram(d: usize) -> Vec<f32> {

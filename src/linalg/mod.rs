@@ -5,14 +5,17 @@
 
 pub mod bf16;
 pub mod cholesky;
+pub mod elimination;
 pub mod rows;
 pub mod simd;
+pub mod squares;
+pub mod tiles;
 
 use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-pub use cholesky::{NotPositiveDefinite, upper_inverse_factor};
+pub use cholesky::{NotPositiveDefinite, mirror_upper, upper_inverse_factor};
 
 /// A read-only matrix over a slice, with arbitrary strides (so a transpose or a column stripe is free).
 #[derive(Clone, Copy)]
@@ -135,6 +138,12 @@ pub fn new_product(a: Mat, b: Mat) -> Vec<f32> {
     // SAFETY: a product writes every element of its destination.
     unsafe { values.set_len(len) };
     values
+}
+
+/// What `f` makes on a thread of the pool. A loop in it that all threads share then begins where it is called, and wakes
+/// none for what this one does itself; of many short loops that is much of the time. `f` must not wait for other work.
+pub fn in_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| f())
 }
 
 /// Values that one task of an elementwise loop takes: enough to be worth a task, and within a core's cache.

@@ -15,7 +15,7 @@ use super::cuda;
 use super::{Method, Pruned, Pruner, Sparsity, Statistic, StatisticKind, select};
 #[cfg(feature = "cuda")]
 use crate::gpu;
-use crate::linalg::copied;
+use crate::linalg::{CHUNK, copied, in_chunks, simd};
 use crate::tensors;
 
 /// Options of magnitude pruning: none.
@@ -53,9 +53,11 @@ impl CustomOp1 for Smallest {
         let mut pruned = copied(w);
         match self.0 {
             Sparsity::Ratio(ratio) => {
-                let scores: Vec<f32> = w.par_iter().map(|x| x.abs()).collect();
+                let scores = in_chunks(w.len(), CHUNK, |i, scores| {
+                    scores.iter_mut().zip(&w[i * CHUNK..]).for_each(|(score, x)| *score = x.abs());
+                });
                 let threshold = select::threshold(&scores, ratio);
-                pruned.par_iter_mut().filter(|x| x.abs() <= threshold).for_each(|x| *x = 0.0);
+                pruned.par_chunks_mut(CHUNK).for_each(|pruned| zero_up_to(pruned, threshold));
             }
             Sparsity::NOfM { n, m } => pruned.par_chunks_mut(layout.dims()[1]).for_each(|row| {
                 let (mut pairs, mut scores) = (vec![], vec![0.0; m]);
@@ -79,6 +81,12 @@ impl CustomOp1 for Smallest {
             Sparsity::NOfM { n, m } => cuda::prune_groups(device, &mut pruned, columns, None, (m, m - n))?,
         }
         Ok((CudaStorage::wrap_cuda_slice(pruned, device.clone()), layout.shape().clone()))
+    }
+}
+
+simd::vectorized! {
+    fn zero_up_to(weights: &mut [f32], threshold: f32) {
+        weights.iter_mut().for_each(|x| *x = if x.abs() <= threshold { 0.0 } else { *x });
     }
 }
 

@@ -4,6 +4,7 @@
 //! and which implements [`Method`]. To add one, write the file and add its line to `methods!` below;
 //! the recipe, its schema and its error messages follow.
 
+mod columns;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod factor;

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use candle_core::{D, DType, Device, Tensor};
 use rayon::prelude::*;
 
-use crate::linalg::CHUNK;
+use crate::linalg::{CHUNK, in_chunks, simd};
 use crate::tensors;
 
 /// A pruned weight, beside the dense one that it was made of. Both tensors are on the host.
@@ -23,8 +23,9 @@ impl Packed {
         if !weight.device().is_cpu() {
             return Self::on_device(weight, changed, dtype);
         }
-        let byte = |eight: &[f32]| eight.iter().rev().fold(0, |byte, x| byte << 1 | u8::from(is_left(x)));
-        let left = tensors::with_values(weight, |values| values.par_chunks(8).map(byte).collect::<Vec<u8>>())?;
+        let left = tensors::with_values(weight, |values| {
+            in_chunks(values.len().div_ceil(8), CHUNK / 8, |i, bytes| flag_left(&values[i * CHUNK..], bytes))
+        })?;
         let left = Tensor::new(left, &Device::Cpu)?;
         Ok(Self { left, values: changed.then(|| values_left(weight, dtype)).transpose()? })
     }
@@ -73,16 +74,28 @@ impl Packed {
     }
 }
 
-fn is_left(x: &f32) -> bool {
-    *x != 0.0
+simd::vectorized! {
+    /// Which of the first values are left: a bit each.
+    fn flag_left(values: &[f32], bytes: &mut [u8]) {
+        for (byte, eight) in bytes.iter_mut().zip(values.chunks(8)) {
+            *byte = eight.iter().rev().fold(0, |byte, x| byte << 1 | u8::from(*x != 0.0));
+        }
+    }
 }
 
 /// The values of a weight that are left.
 fn values_left(weight: &Tensor, dtype: DType) -> Result<Tensor> {
-    let left = tensors::with_values(weight, |weight| {
-        let left = weight.par_chunks(CHUNK).map(|chunk| chunk.iter().copied().filter(is_left).collect::<Vec<f32>>());
-        left.collect::<Vec<_>>().concat()
-    })?;
+    let left = |chunk: &[f32]| {
+        // Written wherever they belong if they are left, and counted if they are: half of them are, which no processor guesses.
+        let (mut left, mut count) = (vec![0f32; chunk.len()], 0);
+        for &x in chunk {
+            left[count] = x;
+            count += usize::from(x != 0.0);
+        }
+        left.truncate(count);
+        left
+    };
+    let left = tensors::with_values(weight, |weight| weight.par_chunks(CHUNK).map(left).collect::<Vec<_>>().concat())?;
     Ok(tensors::to_dtype(&Tensor::new(left, &Device::Cpu)?, dtype)?)
 }
 

@@ -1,5 +1,7 @@
 //! Which scores are the smallest: the selections that methods share.
 
+use std::sync::LazyLock;
+
 use rayon::prelude::*;
 
 /// Calls `prune` with the columns of the `count` smallest scores (≥ 0), ties to the lower column, as a
@@ -22,12 +24,44 @@ pub fn smallest(scores: &[f32], count: usize, keys: &mut Vec<u64>, mut prune: im
 /// not a small one where weights were quantised and every group has ties: on a 4-bit SmolLM2-135M at
 /// 2:4, magnitude pruning's perplexity differs by a third between this rule and the lowest column first.
 pub fn smallest_of_group(scores: &[f32], count: usize, pairs: &mut Vec<(f32, usize)>, mut prune: impl FnMut(usize)) {
+    if let (Ok(scores), 1..4) = (scores.try_into(), count) {
+        let gone = SMALLEST_OF_FOUR[count - 1][orders(scores)];
+        return (0..4).filter(|j| gone >> j & 1 == 1).for_each(prune);
+    }
+    select(scores, count, pairs);
+    pairs.iter().take(count).for_each(|&(_, j)| prune(j));
+}
+
+/// Of four scores, which are smaller than which: a bit for each of the twelve ordered pairs. All else that
+/// [`smallest_of_group`] does depends on.
+fn orders([a, b, c, d]: &[f32; 4]) -> usize {
+    let pairs = [(a, b), (a, c), (a, d), (b, c), (b, d), (c, d)];
+    pairs.iter().fold(0, |bits, (x, y)| bits << 2 | usize::from(x < y) << 1 | usize::from(y < x))
+}
+
+/// What goes of four scores by their [`orders`], a bit each, where one, two or three do. Groups of four are the most
+/// common ones, of which a weight has millions.
+static SMALLEST_OF_FOUR: LazyLock<[[u8; 1 << 12]; 3]> = LazyLock::new(|| {
+    let mut gone = [[0; 1 << 12]; 3];
+    // Every order of four, ties included, is one of four numbers up to three.
+    for code in 0..4u32.pow(4) {
+        let scores = [0, 1, 2, 3].map(|i| (code >> (2 * i) & 3) as f32);
+        for (i, gone) in gone.iter_mut().enumerate() {
+            let mut pairs = vec![];
+            select(&scores, i + 1, &mut pairs);
+            gone[orders(&scores)] = pairs[..=i].iter().fold(0, |bits, &(_, j)| bits | 1 << j);
+        }
+    }
+    gone
+});
+
+/// Makes pairs of scores and their columns, of which the first `count` are the smallest.
+fn select(scores: &[f32], count: usize, pairs: &mut Vec<(f32, usize)>) {
     pairs.clear();
     pairs.extend(scores.iter().copied().zip(0..));
     if count > 0 && count < pairs.len() {
         introselect(pairs, count - 1);
     }
-    pairs.iter().take(count).for_each(|&(_, j)| prune(j));
 }
 
 /// libstdc++'s `nth_element`, step by step (Musser 1997, "Introspective Sorting and Selection
@@ -110,7 +144,8 @@ pub fn threshold(scores: &[f32], ratio: f64) -> f32 {
         below += counts[at];
         at += 1;
     }
-    let mut candidates: Vec<f32> = scores.par_iter().copied().filter(|score| bin(score) == at).collect();
+    let of_bin = |chunk: &[f32]| chunk.iter().copied().filter(|score| bin(score) == at).collect::<Vec<f32>>();
+    let mut candidates = scores.par_chunks(1 << 16).map(of_bin).collect::<Vec<_>>().concat();
     *candidates.select_nth_unstable_by(index - below, f32::total_cmp).1
 }
 
@@ -143,6 +178,25 @@ mod tests {
         for ratio in [0.0, 1e-6, 0.3, 0.5, 0.999_999, 1.0] {
             let expected = sorted[((sorted.len() as f64 * ratio) as usize).min(sorted.len() - 1)];
             assert_eq!(threshold(&scores, ratio), expected, "{ratio}");
+        }
+    }
+
+    #[test]
+    fn of_four_goes_what_the_selection_step_by_step_takes() {
+        let values = [0.0, 1e-40, 0.5, 0.500_000_06, 7.0, f32::MAX];
+        for code in 0..6usize.pow(4) {
+            let scores: [f32; 4] = std::array::from_fn(|i| values[code / 6usize.pow(i as u32) % 6]);
+            for count in 0..=4 {
+                let (mut gone, mut pairs) = (vec![], vec![]);
+                smallest_of_group(&scores, count, &mut vec![], |j| gone.push(j));
+                select(&scores, count, &mut pairs);
+                let mut expected: Vec<usize> = pairs[..count].iter().map(|&(_, j)| j).collect();
+                expected.sort();
+                assert_eq!(
+                    gone.iter().copied().collect::<std::collections::BTreeSet<_>>(),
+                    expected.into_iter().collect()
+                );
+            }
         }
     }
 

@@ -6,22 +6,21 @@
 //! a weight w in column j scores w²/u_jj², the lowest scores go, and the error (w − q)/u_jj of each
 //! removed weight is made up for by the columns to its right, through row j of U.
 
-use std::ops::Range;
-
 use anyhow::{Context, bail};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "cuda")]
 use super::cuda::{self, Removal};
-use super::{Method, Pruned, Pruner, Sparsity, Statistic, StatisticKind, factor, select};
+#[cfg(feature = "cuda")]
+use super::select;
+use super::{Method, Pruned, Pruner, Sparsity, Statistic, StatisticKind, columns, factor};
 #[cfg(feature = "cuda")]
 use crate::gpu;
-use crate::linalg::{Mat, MatMut, Threads, copied, product, simd};
+use crate::linalg::copied;
 use crate::tensors;
 
 /// Options of SparseGPT; the defaults are the published ones.
@@ -143,12 +142,9 @@ impl CustomOp3 for Solve {
     ) -> Result<(CpuStorage, Shape)> {
         let (w, u) = (tensors::slice(weight, wl)?, tensors::slice(u, ul)?);
         let inverse_diagonal = tensors::slice(inverse_diagonal, il)?;
-        let (rows, d) = wl.shape().dims2()?;
+        let (_, d) = wl.shape().dims2()?;
         let mut solved = copied(w);
-        for start in (0..d).step_by(self.width) {
-            let block = Block::new(u, d, start, self.width.min(d - start), &inverse_diagonal[start..]);
-            block.solve(&mut solved, rows, self.sparsity);
-        }
+        columns::solve(&mut solved, d, u, inverse_diagonal, self.width, self.sparsity);
         Ok((CpuStorage::F32(solved), wl.shape().clone()))
     }
 
@@ -173,96 +169,6 @@ impl CustomOp3 for Solve {
             Sparsity::NOfM { n, m } => solve(&Removal::OfGroups { size: m, gone: m - n })?,
         }
         Ok((CudaStorage::wrap_cuda_slice(solved, device.clone()), wl.shape().clone()))
-    }
-}
-
-/// One block of columns `start .. start + b` of the solver.
-struct Block<'a> {
-    u: &'a [f32], // (d, d)
-    d: usize,
-    start: usize,
-    b: usize,
-    /// The block's own part of U, without gaps, (b, b).
-    u1: Vec<f32>,
-    /// 1/u_jj of the block's columns.
-    inverse_diagonal: &'a [f32],
-}
-
-impl<'a> Block<'a> {
-    fn new(u: &'a [f32], d: usize, start: usize, b: usize, inverse_diagonal: &'a [f32]) -> Self {
-        let u1: Vec<f32> = (start..start + b).flat_map(|i| u[i * d + start..i * d + start + b].to_vec()).collect();
-        Self { u, d, start, b, u1, inverse_diagonal: &inverse_diagonal[..b] }
-    }
-
-    /// Prunes the block's columns of `w` (rows, d) and compensates all columns to their right.
-    fn solve(&self, w: &mut [f32], rows: usize, sparsity: Sparsity) {
-        let &Self { d, start, b, .. } = self;
-        let (threshold, group) = match sparsity {
-            Sparsity::Ratio(ratio) => {
-                let mut scores = vec![0f32; rows * b];
-                scores.par_chunks_mut(b).zip(w.par_chunks(d)).for_each(|(scores, row)| {
-                    let weights = row[start..start + b].iter().zip(self.inverse_diagonal);
-                    scores.iter_mut().zip(weights).for_each(|(s, (w, k))| *s = w.abs() * k);
-                });
-                (select::threshold(&scores, ratio), 0)
-            }
-            Sparsity::NOfM { m, .. } => (0.0, m), // groups decide as they are reached
-        };
-
-        let mut errors = vec![0f32; rows * b]; // (rows, b)
-        w.par_chunks_mut(d).zip(errors.par_chunks_mut(b)).for_each_init(
-            || (vec![false; b], vec![0f32; group], vec![]),
-            |(gone, scores, pairs), (row, errors)| {
-                let row = &mut row[start..start + b];
-                match sparsity {
-                    Sparsity::Ratio(_) => {
-                        for (gone, (w, k)) in gone.iter_mut().zip(row.iter().zip(self.inverse_diagonal)) {
-                            *gone = w.abs() * k <= threshold;
-                        }
-                        solve_columns(self, row, errors, 0..b, gone);
-                    }
-                    Sparsity::NOfM { n, m } => {
-                        gone.fill(false);
-                        for j in (0..b).step_by(m) {
-                            let weights = row[j..j + m].iter().zip(&self.inverse_diagonal[j..]);
-                            scores.iter_mut().zip(weights).for_each(|(s, (w, k))| *s = w.abs() * k);
-                            select::smallest_of_group(scores, m - n, pairs, |i| gone[j + i] = true);
-                            solve_columns(self, row, errors, j..j + m, gone);
-                        }
-                    }
-                }
-            },
-        );
-
-        // W[:, end..] -= E · U[block, end..]
-        let end = start + b;
-        if end < d {
-            product(
-                MatMut::strided(&mut w[end..], rows, d - end, d),
-                1.0,
-                -1.0,
-                Mat::new(&errors, rows, b),
-                Mat::strided(&self.u[start * d + end..], b, d - end, d),
-                Threads::All,
-            );
-        }
-    }
-}
-
-simd::vectorized! {
-    /// Removes the weights marked `gone` among `columns` of one row of a block, from left to right.
-    fn solve_columns(block: &Block, row: &mut [f32], errors: &mut [f32], columns: Range<usize>, gone: &[bool]) {
-        let b = block.b;
-        for j in columns {
-            if !gone[j] {
-                continue;
-            }
-            let u_row = &block.u1[j * b + j..(j + 1) * b]; // u_jj, then what lies to the right
-            let error = row[j] / u_row[0];
-            errors[j] = error;
-            row[j] = 0.0;
-            row[j + 1..].iter_mut().zip(&u_row[1..]).for_each(|(w, u)| *w -= error * u);
-        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-use crate::linalg::{add_gram, bf16, simd};
+use crate::linalg::{add_gram, bf16, mirror_upper, simd};
 use crate::tensors;
 
 /// Which statistic a method wants.
@@ -197,25 +197,8 @@ const COLUMNS: usize = 64;
 /// The symmetric matrix with this upper triangle, times `scale`: in its place, since of wide layers it is hundreds of
 /// megabytes.
 fn whole_of_upper(mut upper: Vec<f32>, d: usize, scale: f32) -> Vec<f32> {
-    /// Rows that are made of finished ones above them.
-    const BAND: usize = 256;
-    /// Rows written together, so that what is read column by column comes in whole lines of the cache.
-    const ROWS: usize = 16;
     upper.par_chunks_mut(d.max(1)).enumerate().for_each(|(i, row)| row[i..].iter_mut().for_each(|x| *x *= scale));
-    for first in (0..d).step_by(BAND) {
-        let count = BAND.min(d - first);
-        let (above, below) = upper.split_at_mut(first * d);
-        let band = &mut below[..count * d];
-        band.par_chunks_mut(ROWS * d).enumerate().for_each(|(chunk, rows)| {
-            let (start, count) = (first + chunk * ROWS, rows.len() / d);
-            for (j, row) in above.chunks_exact(d).enumerate() {
-                row[start..start + count].iter().enumerate().for_each(|(i, &x)| rows[i * d + j] = x);
-            }
-        });
-        for i in 0..count {
-            (0..i).for_each(|j| band[i * d + first + j] = band[j * d + first + i]);
-        }
-    }
+    mirror_upper(&mut upper, d);
     upper
 }
 
