@@ -24,7 +24,10 @@ pub fn smallest(scores: &[f32], count: usize, keys: &mut Vec<u64>, mut prune: im
 /// not a small one where weights were quantised and every group has ties: on a 4-bit SmolLM2-135M at
 /// 2:4, magnitude pruning's perplexity differs by a third between this rule and the lowest column first.
 pub fn smallest_of_group(scores: &[f32], count: usize, pairs: &mut Vec<(f32, usize)>, mut prune: impl FnMut(usize)) {
-    if let (Ok(scores), 1..4) = (scores.try_into(), count) {
+    // What is not a number compares with none, and goes last all the same.
+    if let (Ok(scores), 1..4) = (<&[f32; 4]>::try_from(scores), count)
+        && !scores.iter().any(|score| score.is_nan())
+    {
         let gone = SMALLEST_OF_FOUR[count - 1][orders(scores)];
         return (0..4).filter(|j| gone >> j & 1 == 1).for_each(prune);
     }
@@ -183,9 +186,9 @@ mod tests {
 
     #[test]
     fn of_four_goes_what_the_selection_step_by_step_takes() {
-        let values = [0.0, 1e-40, 0.5, 0.500_000_06, 7.0, f32::MAX];
-        for code in 0..6usize.pow(4) {
-            let scores: [f32; 4] = std::array::from_fn(|i| values[code / 6usize.pow(i as u32) % 6]);
+        let values = [0.0, 1e-40, 0.5, 0.500_000_06, 7.0, f32::MAX, f32::NAN];
+        for code in 0..7usize.pow(4) {
+            let scores: [f32; 4] = std::array::from_fn(|i| values[code / 7usize.pow(i as u32) % 7]);
             for count in 0..=4 {
                 let (mut gone, mut pairs) = (vec![], vec![]);
                 smallest_of_group(&scores, count, &mut vec![], |j| gone.push(j));
