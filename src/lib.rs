@@ -61,9 +61,10 @@ mod tensors;
 mod warnings;
 mod words;
 
+pub use pipeline::Unseen;
 pub use recipe::Recipe;
 pub use report::{Report, Wanted};
-pub use study::{Place, Run, Screen, Unseen};
+pub use study::{Place, Run, Screen};
 
 /// What calipr's own tests and benches reach into; it may change with any version.
 #[doc(hidden)]

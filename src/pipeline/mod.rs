@@ -72,6 +72,21 @@ pub trait Watch: Sync {
     fn interrupted(&self) -> bool;
 }
 
+/// Shows nothing, and never stops: for programs that look at tables only.
+pub struct Unseen;
+
+impl Watch for Unseen {
+    fn cell_begins(&self, _: usize, _: usize, _: &str) {}
+
+    fn progress(&self, _: usize, _: usize, _: Doing) {}
+
+    fn cell_ends(&self, _: usize, _: usize, _: &Outcome, _: bool) {}
+
+    fn interrupted(&self) -> bool {
+        false
+    }
+}
+
 /// The run was asked to end; what was finished is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Interrupted;

@@ -211,19 +211,9 @@ impl Batch {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Unseen;
     use super::*;
     use anyhow::bail;
-
-    struct Nobody;
-
-    impl Watch for Nobody {
-        fn cell_begins(&self, _: usize, _: usize, _: &str) {}
-        fn progress(&self, _: usize, _: usize, _: super::super::Doing) {}
-        fn cell_ends(&self, _: usize, _: usize, _: &super::super::Outcome, _: bool) {}
-        fn interrupted(&self) -> bool {
-            false
-        }
-    }
 
     fn stream(lengths: &[usize]) -> Stream {
         let embedding = Tensor::arange(0f32, 8.0, &Device::Cpu).unwrap().reshape((4, 2)).unwrap();
@@ -249,7 +239,7 @@ mod tests {
         let (mut halved, whole) = (stream(&lengths), stream(&lengths));
         let mut asked = Vec::new();
         halved
-            .each(&Nobody, |flow| {
+            .each(&Unseen, |flow| {
                 let tokens = flow.hidden.dims()[0];
                 asked.push(tokens);
                 if tokens > 1100 {
@@ -280,7 +270,7 @@ mod tests {
     #[test]
     fn a_passage_that_exceeds_memory_is_an_error_that_says_how_long_it_is() {
         let mut stream = stream(&[700, 900]);
-        let error = stream.each(&Nobody, |_| bail!("out of memory")).unwrap_err();
+        let error = stream.each(&Unseen, |_| bail!("out of memory")).unwrap_err();
         assert_eq!(format!("{error:#}"), "700 tokens in a block: out of memory");
     }
 }

@@ -20,8 +20,8 @@ use rayon::prelude::*;
 use crate::data::Library;
 use crate::model::device;
 use crate::pipeline::{
-    Accounts, Cache, Doing, Forecast, Inputs, Interrupted, Judges, Limit, Machine, Outcome, Room, Status, Study, Watch,
-    check_data, check_export, plan,
+    Accounts, Cache, Forecast, Inputs, Interrupted, Judges, Limit, Machine, Outcome, Room, Status, Study, Unseen,
+    Watch, check_data, check_export, plan,
 };
 use crate::recipe::{Cell, Layers, Recipe, cells, found};
 use crate::results::{Intended, Manifest, Results};
@@ -43,9 +43,6 @@ pub trait Screen: Sync {
     fn warnings(&self) -> Vec<String>;
 }
 
-/// Shows nothing: for programs that look at tables only.
-pub struct Unseen;
-
 impl Screen for Unseen {
     fn watch(&self) -> Box<dyn Watch> {
         Box::new(Unseen)
@@ -55,18 +52,6 @@ impl Screen for Unseen {
 
     fn warnings(&self) -> Vec<String> {
         vec![]
-    }
-}
-
-impl Watch for Unseen {
-    fn cell_begins(&self, _: usize, _: usize, _: &str) {}
-
-    fn progress(&self, _: usize, _: usize, _: Doing) {}
-
-    fn cell_ends(&self, _: usize, _: usize, _: &Outcome, _: bool) {}
-
-    fn interrupted(&self) -> bool {
-        false
     }
 }
 

@@ -135,22 +135,10 @@ impl Shape {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::Doing;
+    use super::super::super::Unseen;
     use super::super::{Kind, Work};
     use super::*;
-    use crate::pipeline::Outcome;
     use crate::prune::MethodName;
-
-    struct Nobody;
-
-    impl Watch for Nobody {
-        fn cell_begins(&self, _: usize, _: usize, _: &str) {}
-        fn progress(&self, _: usize, _: usize, _: Doing) {}
-        fn cell_ends(&self, _: usize, _: usize, _: &Outcome, _: bool) {}
-        fn interrupted(&self) -> bool {
-            false
-        }
-    }
 
     fn spec(hidden: usize, feed_forward: usize, heads: (usize, usize)) -> Spec {
         let config = json!({
@@ -179,7 +167,7 @@ mod tests {
              suite.text = { dataset = \"c4\", length = 64 }\n",
         )
         .unwrap();
-        let rates = measured(&recipe, &spec(32, 48, (4, 2)), &Device::Cpu, &Nobody).unwrap();
+        let rates = measured(&recipe, &spec(32, 48, (4, 2)), &Device::Cpu, &Unseen).unwrap();
         let work = |kind: Kind| match kind {
             Kind::Read => Work { reading: 1.0, ..Work::default() },
             Kind::Calibrate(_) => Work { calibrating: 1.0, ..Work::default() },
