@@ -6,10 +6,15 @@
 use std::path::Path;
 use std::time::Instant;
 
+use calipr::cli::{Told, settle};
 use calipr::internals::{Begun, Block, Continuing, Generator, Model, ModelFiles, Sampling};
 use candle_core::{DType, Device};
 
+#[global_allocator]
+static ALLOCATOR: Told = Told;
+
 fn main() {
+    settle();
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let [model, dtype, new_tokens, file] = arguments.as_slice() else {
         // As `cargo bench` calls all of them.

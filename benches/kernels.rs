@@ -3,6 +3,7 @@
 //! Each is timed on the batch that a walk gives it (2048 tokens). Throughput is in floating-point operations where
 //! products dominate, else in elements.
 
+use calipr::cli::{Told, settle};
 use calipr::internals::{
     Accumulator, Block, BlockNorms, Embedding, Flow, Generator, Head, Linear, LinearSpec, MethodName, MethodOptions,
     Norm, Prediction, Ropes, Sampling, Span, Sparsity, Spec, Statistic, StatisticKind, score_positions,
@@ -12,10 +13,11 @@ use candle_core::{DType, Device, Tensor};
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 
+#[global_allocator]
+static ALLOCATOR: Told = Told;
+
 fn main() {
-    // As in a study, where activations of this size come and go: the system's allocator keeps freed memory from here
-    // on, where it would give it back and have every page of it mapped anew.
-    drop(black_box(vec![0u8; 31 << 20]));
+    settle();
     divan::main();
 }
 

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use calipr::cli::{Told, settle};
 use calipr::internals::{
     Accounts, BlockMasks, Board, Cache, Cell, CellRecord, ErrorsRecord, Fetcher, Inputs, LayerRecord, Library, Limit,
     LimitBy, LinearMask, Machine, Manifest, MaskedLinear, Outcome, PrunedRecord, Results, Scores, ScoresRecord,
@@ -27,7 +28,11 @@ const SEEDS: usize = 10;
 const BLOCKS: usize = 2;
 const HIDDEN: usize = 32;
 
+#[global_allocator]
+static ALLOCATOR: Told = Told;
+
 fn main() -> Result<()> {
+    settle();
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let [wanted, folder] = arguments.as_slice() else {
         // As `cargo bench` calls all of them.

@@ -1,36 +1,38 @@
 //! What happens where memory cannot be had: an address space that `ulimit -v` limits, or a system that promises no more
 //! than it has.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use std::alloc::{GlobalAlloc, Layout};
 use std::fmt::{self, Write};
 use std::{fs, io};
 
-/// The system's allocator, which ends the program with words where memory runs out, and not by a signal.
+use mimalloc::MiMalloc;
+
+/// mimalloc, which ends the program with words where memory runs out, and not by a signal.
 pub struct Told;
 
 /// More bytes than any machine has: whoever asks for so many was told so by a damaged file, and has to cope.
 const ABSURD: usize = 1 << 44;
 
-// SAFETY: the system's allocator does all of it; what is done beside it does not allocate.
+// SAFETY: mimalloc does all of it; what is done beside it does not allocate.
 unsafe impl GlobalAlloc for Told {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller keeps the contract of this very function.
-        had(unsafe { System.alloc(layout) }, layout.size())
+        had(unsafe { MiMalloc.alloc(layout) }, layout.size())
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as above.
-        had(unsafe { System.alloc_zeroed(layout) }, layout.size())
+        had(unsafe { MiMalloc.alloc_zeroed(layout) }, layout.size())
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: as above.
-        had(unsafe { System.realloc(block, layout, size) }, size)
+        had(unsafe { MiMalloc.realloc(block, layout, size) }, size)
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         // SAFETY: as above.
-        unsafe { System.dealloc(block, layout) }
+        unsafe { MiMalloc.dealloc(block, layout) }
     }
 }
 
@@ -133,8 +135,18 @@ pub fn ensure_room_for_threads(count: usize, stack: usize) -> io::Result<()> {
     ensure_room((count as u64).saturating_mul((stack + BEGINNING) as u64))
 }
 
-/// Where the address space is limited: has all threads share one arena of glibc's allocator, which otherwise sets 64 MB
-/// aside for each.
+/// The place of the delay, in milliseconds, among mimalloc's options (mimalloc.h), which the crate does not name.
+const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+
+/// Has the allocator give freed memory back to the system only when nothing has needed it for ten seconds: longer than
+/// a block takes, whose activations are as large as those of the next one.
+pub fn keep_what_is_freed() {
+    // SAFETY: it only sets a number of the allocator's.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 10_000) };
+}
+
+/// Where the address space is limited: has all threads share one arena of glibc's allocator, which libraries in C
+/// use, and which otherwise sets 64 MB aside for each.
 pub fn save_address_space() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     if limit().is_some() {
@@ -146,6 +158,15 @@ pub fn save_address_space() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_option_that_is_set_is_the_delay() {
+        // SAFETY: it only reads a number of the allocator's.
+        let now = || unsafe { libmimalloc_sys::mi_option_get(PURGE_DELAY) };
+        assert_eq!(now(), 1000, "mimalloc's own; another option has another");
+        keep_what_is_freed();
+        assert_eq!(now(), 10_000);
+    }
 
     #[test]
     fn a_line_takes_what_it_has_room_for() {

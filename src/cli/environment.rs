@@ -7,6 +7,7 @@ use crate::memory;
 /// Settles what other programs' settings would change. Called before the first thread is started.
 pub fn settle() {
     memory::save_address_space();
+    memory::keep_what_is_freed();
     // SAFETY: no other thread has been started yet that could read the environment.
     unsafe {
         // Libraries put a backtrace into their errors' texts where RUST_BACKTRACE is set, and texts go into tables.
