@@ -14,7 +14,7 @@ use half::bf16;
 use half::vec::HalfBitsVecExt;
 use rayon::prelude::*;
 
-use super::{Mat, MatMut, Threads, in_chunks, simd};
+use super::{Mat, MatMut, PIECE, Threads, in_chunks, simd};
 
 /// Columns of the result that one panel holds: four registers of 16.
 const PANEL: usize = 64;
@@ -111,18 +111,14 @@ fn pair_of(first: bf16, second: Option<bf16>) -> u32 {
 
 /// Values rounded to the nearest, ties to even.
 pub fn rounded(values: &[f32]) -> Vec<bf16> {
-    let bits = in_chunks(values.len(), super::CHUNK, |i, to: &mut [u16]| {
-        round_slice(&values[i * super::CHUNK..][..to.len()], to)
-    });
+    let bits = in_chunks(values.len(), PIECE, |i, to: &mut [u16]| round_slice(&values[i * PIECE..][..to.len()], to));
     bits.reinterpret_into()
 }
 
 /// Values in f32, which loses nothing.
 pub fn widened(values: &[bf16]) -> Vec<f32> {
-    in_chunks(values.len(), super::CHUNK, |i, to| {
-        to.iter_mut()
-            .zip(&values[i * super::CHUNK..])
-            .for_each(|(to, x)| *to = f32::from_bits(u32::from(x.to_bits()) << 16));
+    in_chunks(values.len(), PIECE, |i, to| {
+        to.iter_mut().zip(&values[i * PIECE..]).for_each(|(to, x)| *to = f32::from_bits(u32::from(x.to_bits()) << 16));
     })
 }
 

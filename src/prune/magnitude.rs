@@ -15,7 +15,7 @@ use super::cuda;
 use super::{Method, Pruned, Pruner, Sparsity, Statistic, StatisticKind, select};
 #[cfg(feature = "cuda")]
 use crate::gpu;
-use crate::linalg::{CHUNK, copied, in_chunks, simd};
+use crate::linalg::{CHUNK, PIECE, copied, in_chunks, simd};
 use crate::tensors;
 
 /// Options of magnitude pruning: none.
@@ -53,8 +53,8 @@ impl CustomOp1 for Smallest {
         let mut pruned = copied(w);
         match self.0 {
             Sparsity::Ratio(ratio) => {
-                let scores = in_chunks(w.len(), CHUNK, |i, scores| {
-                    scores.iter_mut().zip(&w[i * CHUNK..]).for_each(|(score, x)| *score = x.abs());
+                let scores = in_chunks(w.len(), PIECE, |i, scores| {
+                    scores.iter_mut().zip(&w[i * PIECE..]).for_each(|(score, x)| *score = x.abs());
                 });
                 let threshold = select::threshold(&scores, ratio);
                 pruned.par_chunks_mut(CHUNK).for_each(|pruned| zero_up_to(pruned, threshold));

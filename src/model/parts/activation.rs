@@ -3,7 +3,7 @@
 use candle_core::cpu::erf::erf_f32;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result, Shape, Tensor};
 
-use crate::linalg::{CHUNK, in_chunks, simd};
+use crate::linalg::{PIECE, in_chunks, simd};
 use crate::model::spec::Activation;
 use crate::tensors::slice;
 
@@ -106,7 +106,7 @@ impl CustomOp1 for Activation {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = slice(x, layout)?;
-        let out = in_chunks(x.len(), CHUNK, |chunk, out| self.apply(&x[chunk * CHUNK..][..out.len()], out));
+        let out = in_chunks(x.len(), PIECE, |chunk, out| self.apply(&x[chunk * PIECE..][..out.len()], out));
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 }
@@ -118,8 +118,8 @@ impl CustomOp2 for Activation {
 
     fn cpu_fwd(&self, gate: &CpuStorage, gl: &Layout, up: &CpuStorage, ul: &Layout) -> Result<(CpuStorage, Shape)> {
         let (gate, up) = (slice(gate, gl)?, slice(up, ul)?);
-        let out = in_chunks(gate.len(), CHUNK, |chunk, out| {
-            let here = chunk * CHUNK..chunk * CHUNK + out.len();
+        let out = in_chunks(gate.len(), PIECE, |chunk, out| {
+            let here = chunk * PIECE..chunk * PIECE + out.len();
             let (gate, up) = (&gate[here.clone()], &up[here]);
             if *self == Self::Silu {
                 return swiglu(gate, up, out);

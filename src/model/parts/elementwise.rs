@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor};
 
-use crate::linalg::{CHUNK, in_chunks, simd};
+use crate::linalg::{PIECE, in_chunks, simd};
 use crate::tensors::slice;
 
 /// x + y.
@@ -22,8 +22,8 @@ impl CustomOp2 for Add {
 
     fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, y: &CpuStorage, yl: &Layout) -> Result<(CpuStorage, Shape)> {
         let (x, y) = (slice(x, xl)?, slice(y, yl)?);
-        let out = in_chunks(x.len(), CHUNK, |chunk, out| {
-            let here = chunk * CHUNK..chunk * CHUNK + out.len();
+        let out = in_chunks(x.len(), PIECE, |chunk, out| {
+            let here = chunk * PIECE..chunk * PIECE + out.len();
             add_slice(&x[here.clone()], &y[here], out);
         });
         Ok((CpuStorage::F32(out), xl.shape().clone()))
