@@ -1,5 +1,6 @@
 //! Attention on the CPU, in loops of our own.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
@@ -56,7 +57,7 @@ struct Within<'a> {
     spans: &'a [Span],
 }
 
-/// Rows of queries whose scores are held at once.
+/// Rows of queries whose scores are held at once, and that are one task.
 const QUERY_ROWS: usize = 60;
 
 /// Rows from which on packing keys and values for products in bf16 pays.
@@ -78,23 +79,75 @@ impl CustomOp3 for Within<'_> {
     ) -> Result<(CpuStorage, Shape)> {
         let (q, k, v) = (tensors::slice(q, ql)?, tensors::slice(k, kl)?, tensors::slice(v, vl)?);
         let heads = self.how.heads;
-        // One task a span and key-value head; each returns the columns of its group of query heads.
-        let tasks: Vec<(&Span, usize)> =
+        let group = |span: &Span| Group::of(self.how, self.how.precision, span.seen());
+        let of_heads: Vec<(&Span, usize)> =
             self.spans.iter().flat_map(|span| (0..heads.key_value).map(move |h| (span, h))).collect();
-        let parts: Vec<Vec<f32>> = tasks
-            .par_iter()
-            .map(|&(span, h)| {
-                let Span { prefix, own } = span;
-                let group = Group::of(self.how, self.how.precision, span.seen());
-                let (mut keys, mut values) = (vec![], vec![]);
-                group.append(k, v, prefix, h, 0, &mut keys, &mut values);
-                group.append(k, v, own, h, prefix.len(), &mut keys, &mut values);
-                group.attend(q, own, h, prefix.len(), &keys, &values)
-            })
-            .collect();
-        let out = side_by_side(self.spans.iter().map(|s| &s.own), &parts, heads, q.len());
+        let seen: Vec<Seen> = of_heads.par_iter().map(|&(span, h)| group(span).seen(k, v, span, h)).collect();
+
+        let width = heads.query * heads.dim;
+        let mut out = Vec::with_capacity(q.len());
+        let stripes = stripes(self.spans, &mut out.spare_capacity_mut()[..q.len()], width);
+        // Later stripes see more, so that what a thread takes at once must not be much.
+        let at_once = (stripes.len() / (8 * rayon::current_num_threads())).max(1);
+        stripes.into_par_iter().with_max_len(at_once).for_each_init(
+            Scratch::default,
+            |scratch, (span, start, rows)| {
+                rows.fill(MaybeUninit::new(0.0));
+                let Some(span) = span else { return };
+                // SAFETY: it was just filled.
+                let rows = unsafe { std::slice::from_raw_parts_mut(rows.as_mut_ptr().cast(), rows.len()) };
+                let group = group(&self.spans[span]);
+                for (h, seen) in seen[span * heads.key_value..][..heads.key_value].iter().enumerate() {
+                    group.attend(q, &self.spans[span], (start, h), seen, scratch, rows);
+                }
+            },
+        );
+        // SAFETY: the stripes are all of it, and each was filled.
+        unsafe { out.set_len(q.len()) };
         Ok((CpuStorage::F32(out), ql.shape().clone()))
     }
+}
+
+/// The rows of the result (tokens × `width`), a stripe after the other: which span they are of, None where of none, where
+/// they begin in it, and their values.
+fn stripes<'a>(
+    spans: &[Span],
+    out: &'a mut [MaybeUninit<f32>],
+    width: usize,
+) -> Vec<(Option<usize>, usize, &'a mut [MaybeUninit<f32>])> {
+    let (mut stripes, mut rest, mut at) = (Vec::new(), out, 0);
+    for (i, Span { own, .. }) in spans.iter().enumerate() {
+        let (before, after) = rest.split_at_mut((own.start - at) * width);
+        let (here, after) = after.split_at_mut(own.len() * width);
+        stripes.push((None, 0, before));
+        let here = here.chunks_mut((QUERY_ROWS * width).max(1)).enumerate();
+        stripes.extend(here.map(|(stripe, rows)| (Some(i), stripe * QUERY_ROWS, rows)));
+        (rest, at) = (after, own.end);
+    }
+    stripes.push((None, 0, rest));
+    stripes
+}
+
+/// The keys and values of one key-value head that the queries of a span are multiplied with.
+enum Seen {
+    /// (positions × dim) each.
+    Plain(Vec<f32>, Vec<f32>),
+    Packed(Packed, Packed),
+}
+
+/// What a thread uses anew for every stripe and head.
+#[derive(Default)]
+struct Scratch {
+    queries: Vec<f32>,
+    scores: Vec<f32>,
+}
+
+/// The first `len` values of a vector that is as long as it was ever asked to be.
+fn first_of(values: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if values.len() < len {
+        values.resize(len, 0.0);
+    }
+    &mut values[..len]
 }
 
 /// Puts the parts of each span, one a key-value head, side by side: (tokens × query·dim), `size` values.
@@ -160,44 +213,57 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// The output (len × group·dim) of the query heads that share key-value head `h`, for the rows `own`,
-    /// which stand at the positions from `first` on; `keys` and `values` reach from 0 to their last.
-    fn attend(&self, q: &[f32], own: &Range<usize>, h: usize, first: usize, keys: &[f32], values: &[f32]) -> Vec<f32> {
+    /// What the queries of a span are multiplied with at key-value head `h`.
+    fn seen(&self, k: &[f32], v: &[f32], Span { prefix, own }: &Span, h: usize) -> Seen {
+        let (mut keys, mut values) = (vec![], vec![]);
+        self.append(k, v, prefix, h, 0, &mut keys, &mut values);
+        self.append(k, v, own, h, prefix.len(), &mut keys, &mut values);
+        let (all, dim) = (prefix.len() + own.len(), self.how.heads.dim);
+        match self.precision == Precision::Bf16 && own.len() >= PACKED_ROWS {
+            true => Seen::Packed(Packed::rounded(&keys, all, dim), Packed::transposed(&values, dim, all)),
+            false => Seen::Plain(keys, values),
+        }
+    }
+
+    /// The output of the query heads that share key-value head `h` in a stripe of a span's rows, from `start` on:
+    /// into their columns of `out` (rows × query·dim).
+    fn attend(
+        &self,
+        q: &[f32],
+        span: &Span,
+        (start, h): (usize, usize),
+        seen: &Seen,
+        scratch: &mut Scratch,
+        out: &mut [f32],
+    ) {
         let Heads { query, key_value, dim } = self.how.heads;
-        let group = query / key_value;
-        let (len, width) = (own.len(), query * dim);
-        let mut out = vec![0f32; len * group * dim];
-        let mut queries = vec![0f32; len * dim];
-        let mut scores = vec![0f32; QUERY_ROWS.min(len) * (first + len)];
-        let all = first + len;
-        let packed = (self.precision == Precision::Bf16 && len >= PACKED_ROWS)
-            .then(|| (Packed::rounded(keys, all, dim), Packed::transposed(values, dim, all)));
-        for g in 0..group {
-            self.rotate(&q[own.start * width + (h * group + g) * dim..], width, first, self.how.scale, &mut queries);
-            for start in (0..len).step_by(QUERY_ROWS) {
-                let rows = QUERY_ROWS.min(len - start);
-                let seen = first + start + rows; // no row of this stripe looks further
-                let queries = &queries[start * dim..(start + rows) * dim];
-                let out = &mut out[(start * group + g) * dim..];
-                if let Some((keys, values)) = &packed {
-                    let scores = &mut scores[..rows * seen];
-                    bf16::product_of_part(scores, seen, &Rounded::new(queries, rows, dim), keys, seen);
-                    self.weigh(scores, 0..seen, first + start, h * group + g);
-                    bf16::product_of_part(out, group * dim, &Rounded::new(scores, rows, seen), values, dim);
-                    continue;
+        let (group, width) = (query / key_value, query * dim);
+        let (rows, first) = (out.len() / width, span.prefix.len() + start);
+        let all = first + rows; // no row of this stripe looks further
+        let low = self.first_seen(first); // nor further back
+        let q = &q[(span.own.start + start) * width..][..rows * width];
+        let queries = first_of(&mut scratch.queries, rows * dim);
+        for head in h * group..(h + 1) * group {
+            self.rotate(&q[head * dim..], width, first, self.how.scale, queries);
+            let out = &mut out[head * dim..];
+            match seen {
+                Seen::Packed(keys, values) => {
+                    let scores = first_of(&mut scratch.scores, rows * all);
+                    bf16::product_of_part(scores, all, &Rounded::new(queries, rows, dim), keys, all);
+                    self.weigh(scores, 0..all, first, head);
+                    bf16::product_of_part(out, width, &Rounded::new(scores, rows, all), values, dim);
                 }
-                let low = self.first_seen(first + start); // nor further back
-                let (keys, values) = (&keys[low * dim..], &values[low * dim..]);
-                let scores = &mut scores[..rows * (seen - low)];
-                let (queries, keys) = (Mat::new(queries, rows, dim), Mat::new(keys, seen - low, dim).t());
-                product(MatMut::new(scores, rows, seen - low), 0.0, 1.0, queries, keys, Threads::One);
-                self.weigh(scores, low..seen, first + start, h * group + g);
-                let out = MatMut::strided(out, rows, dim, group * dim);
-                let values = Mat::new(values, seen - low, dim);
-                product(out, 0.0, 1.0, Mat::new(scores, rows, seen - low), values, Threads::One);
+                Seen::Plain(keys, values) => {
+                    let (keys, values) = (&keys[low * dim..all * dim], &values[low * dim..all * dim]);
+                    let scores = first_of(&mut scratch.scores, rows * (all - low));
+                    let (queries, keys) = (Mat::new(queries, rows, dim), Mat::new(keys, all - low, dim).t());
+                    product(MatMut::new(scores, rows, all - low), 0.0, 1.0, queries, keys, Threads::One);
+                    self.weigh(scores, low..all, first, head);
+                    let (scores, values) = (Mat::new(scores, rows, all - low), Mat::new(values, all - low, dim));
+                    product(MatMut::strided(out, rows, dim, width), 0.0, 1.0, scores, values, Threads::One);
+                }
             }
         }
-        out
     }
 
     /// The same row by row, for few rows: what a token sees comes to the same whatever goes through with it.

@@ -1,7 +1,7 @@
 //! Causal attention within spans of a batch, and after cached keys and values.
 //!
-//! What is computed is said once, by [`Attention`]; there is a body for the CPU ([`host`]: one task a span and key-value
-//! head, in loops of our own), one for CUDA devices ([`cuda`]), and one composed of candle's operations ([`composed`]) for
+//! What is computed is said once, by [`Attention`]; there is a body for the CPU ([`host`]: one task a stripe of a span's
+//! rows, in loops of our own), one for CUDA devices ([`cuda`]), and one composed of candle's operations ([`composed`]) for
 //! other devices and for what the kernels lack. They are tested against each other.
 
 mod composed;
