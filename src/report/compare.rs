@@ -42,7 +42,7 @@ pub struct Compared {
     /// Whether each study's samples are the first one's tokens: what is counted by the token is not compared where they are
     /// another tokenizer's.
     pub same_tokens: Vec<bool>,
-    /// How many differences their p-values are adjusted for.
+    /// How many differences their p-values are adjusted for, of the metric that has most.
     pub comparisons: u64,
     pub rows: Vec<ComparedRow>,
 }
