@@ -13,6 +13,7 @@ use super::entries::{CalibrationEntry, DatasetEntry, MetricEntry, ModelEntry, Su
 use super::machine::{Machine, day, now, versions};
 use super::place::seen_from;
 use crate::data::Library;
+use crate::fault::Fault;
 use crate::metrics::Metric;
 use crate::pipeline::{Author, Compared, InputCheckpoint, Study, peak_bytes};
 use crate::recipe::{Recipe, Suite, cells, unsound};
@@ -66,6 +67,21 @@ pub struct Manifest {
     pub cells: CellCounts,
 }
 
+/// An error where `run.json` cannot name a path.
+///
+/// # Errors
+/// Where it is not UTF-8.
+pub fn ensure_can_be_named(path: &Path) -> Result<()> {
+    match path.to_str() {
+        Some(_) => Ok(()),
+        None => {
+            let said =
+                format!("the path {} is not UTF-8, and run.json, which names it, is; give it another", path.display());
+            Err(Fault(said).into())
+        }
+    }
+}
+
 /// How many cells ended how.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CellCounts {
@@ -113,10 +129,12 @@ impl Manifest {
         let suite = |(name, suite)| (String::clone(name), SuiteEntry::of(name, suite, study));
         let metric = |metric: Metric| (metric.as_str().to_owned(), MetricEntry::of(metric));
         let started = now();
+        let folders: Vec<PathBuf> = library.bases().into_iter().map(|base| seen_from(results, base)).collect();
+        [path].into_iter().chain(folders.iter().map(PathBuf::as_path)).try_for_each(ensure_can_be_named)?;
         Ok(Self {
             recipe: recipe.clone(),
             recipe_path: path.to_owned(),
-            folders: library.bases().into_iter().map(|base| seen_from(results, base)).collect(),
+            folders,
             model: ModelEntry::of(recipe, study)?,
             checkpoints: study.inputs().checkpoints.iter().map(checkpoint).collect::<Result<_>>()?,
             authors: study.inputs().authors.iter().map(author).collect::<Result<_>>()?,

@@ -32,7 +32,7 @@ pub use differences::Difference;
 pub use earlier::Intended;
 pub use entries::{CalibrationEntry, DataEntry, MetricEntry, ModelEntry, SampleUnit, SuiteEntry};
 pub use finished::Finished;
-pub use manifest::{CellCounts, Manifest};
+pub use manifest::{CellCounts, Manifest, ensure_can_be_named};
 
 use crate::lock::{Attempt, Lock};
 use crate::pace::Pace;
