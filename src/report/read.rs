@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, bail};
 use arrow::array::Array;
 use indexmap::IndexMap;
 use polars::prelude::*;
@@ -17,7 +17,7 @@ use super::{
     SuiteReport, Value, facts, published, sentences, text,
 };
 use crate::memory;
-use crate::results::{CellCounts, Manifest, MetricEntry};
+use crate::results::{CellCounts, Manifest, MetricEntry, ensure_has_results};
 use crate::statistics::Verdict;
 
 /// Bytes of address space for the threads of polars, which waits for ever for those that cannot be started.
@@ -46,16 +46,7 @@ impl Report {
     /// # Errors
     /// Where a table is missing, damaged, or of another version of calipr; where something unknown is wanted.
     pub fn read(dir: &Path, wanted: &Wanted) -> Result<Self> {
-        ensure!(
-            dir.is_dir(),
-            "there is no folder {}; expected one of results, such as results/quickstart",
-            dir.display()
-        );
-        ensure!(
-            dir.join("run.json").is_file(),
-            "{} has no run.json; expected a folder of results, such as results/quickstart",
-            dir.display()
-        );
+        ensure_has_results(dir)?;
         let manifest = Manifest::read(dir)?;
         memory::ensure_room(POLARS)?;
         let tables = Tables { dir };
