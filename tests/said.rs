@@ -7,6 +7,20 @@ use std::fs;
 
 use common::{Tiny, Workshop, texts};
 
+#[test]
+fn what_a_key_within_a_value_breaks_is_said_at_that_key() {
+    let shop = Workshop::new(&Tiny { blocks: 1, ..Tiny::default() });
+    for (set, says) in [
+        ("grid.sparsity.x=3", "error: --set grid.sparsity.x=3: `grid.sparsity`: expected a list, found a table\n"),
+        ("grid.method.0=wanda", "error: --set grid.method.0=wanda: `grid.method`: expected a list, found a table\n"),
+        ("suite.text.windows=1e9", "expected a whole number, 0 or more, found 1000000000.0\n"),
+    ] {
+        let output = shop.calipr(&["plan", "recipe.toml", "--set", set]);
+        let (_, said) = texts(&output);
+        assert!(output.status.code() == Some(2) && said.ends_with(says), "{said}");
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_path_that_is_no_text_is_no_panic() {

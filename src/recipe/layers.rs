@@ -206,7 +206,7 @@ impl Layers {
     fn explain(&self, error: Error) -> Problem {
         let mut path = error.path.clone();
         let key = path.join(".");
-        let mut hint = None;
+        let (mut hint, mut place) = (None, None);
         let message = match error.kind {
             Kind::UnknownField(field, expected) => {
                 path.pop_if(|last| *last == field);
@@ -230,15 +230,21 @@ impl Layers {
             }
             Kind::MissingField(field) => format!("{} lacks the key `{field}`", table(&path)),
             Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
+                let is_table = found == Actual::Map;
                 let found = in_toml(&found);
-                if expected == "a sequence" {
+                if expected == "a sequence" && !is_table {
                     hint = Some(format!("a list is written [{found}]"));
+                }
+                // A key within what the file has as a value makes a table of it.
+                if is_table {
+                    let within = |set: &KeyPath| set.len() > path.len() && set.starts_with(&path);
+                    place = self.overrides.iter().rev().find(|(set, _)| within(set)).map(|(_, place)| place.clone());
                 }
                 format!("`{key}`: expected {}, found {found}", in_words(&expected))
             }
             other => format!("`{key}`: {other}"),
         };
-        Problem { place: self.place(&path), message, hint }
+        Problem { place: place.unwrap_or_else(|| self.place(&path)), message, hint }
     }
 }
 
@@ -273,7 +279,8 @@ fn in_toml(found: &Actual) -> String {
         Actual::Bool(v) => v.to_string(),
         Actual::Unsigned(v) => v.to_string(),
         Actual::Signed(v) => v.to_string(),
-        Actual::Float(v) => v.to_string(),
+        // With its point: 1e9 is no whole number.
+        Actual::Float(v) => format!("{v:?}"),
         Actual::Str(v) => format!("{v:?}"),
         Actual::Seq => "a list".into(),
         Actual::Map => "a table".into(),
