@@ -4,8 +4,82 @@
 mod common;
 
 use std::fs;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use common::{Tiny, Workshop, texts};
+use serde_json::{Value, json};
+
+/// Cells that are planned and done, by run.json.
+fn cells(shop: &Workshop, results: &str) -> [u64; 2] {
+    let Ok(text) = fs::read_to_string(shop.path(results).join("run.json")) else { return [0, 0] };
+    let manifest: Value = serde_json::from_str(&text).unwrap();
+    ["planned", "done"].map(|key| manifest["cells"][key].as_u64().unwrap())
+}
+
+#[test]
+fn a_study_that_is_not_finished_is_not_spoken_of_as_if_it_were() {
+    let shop = Workshop::new(&Tiny { hidden: 192, feed_forward: 384, blocks: 6, ..Tiny::default() });
+    let recipe = common::RECIPE.replace("sparsity = [0.5, \"2:4\"]", "sparsity = [0.4, 0.5, 0.6, 0.7]");
+    fs::write(shop.path("recipe.toml"), recipe).unwrap();
+    let mut run = shop.command(&["run", "recipe.toml"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let started = Instant::now();
+    while cells(&shop, "results/tiny")[1] < 3 {
+        assert!(started.elapsed() < Duration::from_secs(60), "no cell is done");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    run.kill().unwrap();
+    run.wait().unwrap();
+    let [planned, done] = cells(&shop, "results/tiny");
+    assert!(done < planned, "it was faster than the kill");
+    let so_far = format!("{done} of {planned} done");
+
+    let (exported, _) = shop.succeeds(&["export", "results/tiny", "--to", "best"]);
+    assert!(exported.contains(&format!(" of the cells that are done ({so_far}), ")), "{exported}");
+    let (printed, _) = shop.succeeds(&["reproduce", "results/tiny"]);
+    assert!(printed.contains(", 0 apart\n"), "{printed}");
+    let new = planned - done;
+    let were = if new == 1 { "1 cell was".to_owned() } else { format!("{new} cells were") };
+    assert!(printed.contains(&format!("{were} not done when it was recorded")), "{printed}");
+    shop.succeeds(&["run", "recipe.toml", "--out", "whole"]);
+    let (compared, _) = shop.succeeds(&["compare", "results/tiny", "whole", "--format", "csv"]);
+    assert!(!compared.is_empty());
+    let (compared, _) = shop.succeeds(&["compare", "results/tiny", "whole"]);
+    let row = compared.lines().find(|line| line.starts_with("cells ")).unwrap_or_else(|| panic!("{compared}"));
+    assert!(row.contains(&so_far) && row.contains(&format!("{planned} of {planned} done")), "{row}");
+
+    let (exported, _) = shop.succeeds(&["export", "whole", "--to", "best-of-all"]);
+    assert!(exported.contains(" of all sparsities, "), "{exported}");
+    let (compared, _) = shop.succeeds(&["compare", "whole", "whole"]);
+    assert!(!compared.contains(&format!("of {planned} done")), "{compared}");
+}
+
+/// A study of two methods whose answers are all wrong.
+fn all_wrong() -> Workshop {
+    let shop = Workshop::new(&Tiny { blocks: 1, ..Tiny::default() });
+    let recipe = common::RECIPE.replace("[0.5, \"2:4\"]", "[0.5]").replace("\"sparsegpt\"", "")
+        + "\n[suite.rows]\ndataset = \"path:pairs.jsonl\"\nmax_new_tokens = 4\nmetrics = [\"exact_match\", \"js_divergence\"]\n";
+    fs::write(shop.path("recipe.toml"), recipe).unwrap();
+    let row = |i: usize| json!({"prompt": format!("{i} and"), "completion": format!(" number {}", i + 1)}).to_string();
+    fs::write(shop.path("pairs.jsonl"), (0..8).map(|i| row(i) + "\n").collect::<String>()).unwrap();
+    shop.succeeds(&["run", "recipe.toml"]);
+    shop
+}
+
+#[test]
+fn of_settings_that_are_alike_none_is_said_to_be_the_best_and_families_have_their_own_size() {
+    let shop = all_wrong();
+    let (exported, _) = shop.succeeds(&["export", "results/tiny", "--to", "best"]);
+    let expected =
+        "magnitude-0.5: the first of 3 settings with the highest exact_match on rows of all sparsities, 0.00";
+    assert!(exported.starts_with(expected), "{exported}");
+    // Dense has no divergence from itself: 4 differences by exact_match, 3 by js_divergence.
+    let (compared, _) = shop.succeeds(&["compare", "results/tiny", "results/tiny"]);
+    let words = compared.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("adjusted for the 3 to 4 comparisons of each metric"), "{compared}");
+    assert!(shop.succeeds(&["export", "results/tiny", "--to", "best.GGUF"]).0.contains("best.GGUF"));
+    assert!(shop.path("best.GGUF").is_file());
+}
 
 #[test]
 fn what_a_key_within_a_value_breaks_is_said_at_that_key() {

@@ -1,6 +1,7 @@
 //! `run.json`: all that a study depends on and what is to be said of its run, to run it again and compare.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -94,6 +95,14 @@ impl CellCounts {
     pub fn of(finished: &[&Finished], planned: usize) -> Self {
         let done = finished.iter().filter(|cell| cell.is_done()).count();
         Self { planned, done, failed: finished.len() - done }
+    }
+}
+
+impl fmt::Display for CellCounts {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self { planned, done, failed } = self;
+        write!(f, "{done} of {planned} done")?;
+        if *failed > 0 { write!(f, ", {failed} failed") } else { Ok(()) }
     }
 }
 

@@ -206,13 +206,22 @@ fn named(name: &str, recipe: &Recipe, report: &Report) -> Result<(Cell, String)>
 fn best(recipe: &Recipe, report: &Report) -> Result<(Cell, String)> {
     let decision = report.decision.as_ref().context("nothing was evaluated; name a cell")?;
     let is_pruned = |row: &&Row| !row.setting.is_dense() && !row.setting.is_checkpoint();
-    let best = decision.best(decision.rows.iter().filter(is_pruned));
-    let best = best.context("no pruned cell is done; name one, or run the study")?;
+    let pruned = || decision.rows.iter().filter(is_pruned);
+    let best = decision.best(pruned()).context("no pruned cell is done; name one, or run the study")?;
     let (cell, _) = named(&best.setting.name, recipe, report)?;
     let seeds = if best.value.seeds > 1 { ", of whose seeds it is the first" } else { "" };
     let way = if decision.higher_is_better { "highest" } else { "lowest" };
     let value = with_interval(best.value.value, best.value.low, best.value.high);
-    let why = format!("the {way} {} on {} of all sparsities, {value}{seeds}", decision.metric, decision.suite);
+    // Of equal ones the first is taken, and not said to be better than the others.
+    let first = match pruned().filter(|row| row.value.value == best.value.value).count() {
+        1 => String::new(),
+        alike => format!("the first of {alike} settings with "),
+    };
+    let of = match report.unfinished {
+        None => "all sparsities".to_owned(),
+        Some(_) => format!("the cells that are done ({})", report.cells),
+    };
+    let why = format!("{first}the {way} {} on {} of {of}, {value}{seeds}", decision.metric, decision.suite);
     Ok((cell, why))
 }
 
