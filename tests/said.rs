@@ -82,6 +82,43 @@ fn of_settings_that_are_alike_none_is_said_to_be_the_best_and_families_have_thei
 }
 
 #[test]
+fn whoever_asks_how_far_a_submitted_study_is_need_not_have_its_environment() {
+    let shop = Workshop::new(&Tiny { blocks: 1, ..Tiny::default() });
+    let programs = shop.path("programs");
+    fs::create_dir(&programs).unwrap();
+    // Slurm, as far as it answers here: jobs 7 and 8 are taken, and wait no more.
+    for (name, says) in [("sbatch", "echo 7"), ("squeue", "true")] {
+        let program = programs.join(name);
+        fs::write(&program, format!("#!/bin/sh\n{says}\n")).unwrap();
+        #[cfg(unix)]
+        fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let calipr = |arguments: &[&str], sparsity: Option<&str>| {
+        let mut command = shop.command(arguments);
+        command.env("PATH", &path).envs(sparsity.map(|sparsity| ("CALIPR_GRID__SPARSITY", sparsity)));
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", texts(&output).1);
+        texts(&output).0
+    };
+    let submit = ["submit", "recipe.toml", "--to", "slurm"];
+    let cell = "magnitude-0.7";
+    let said = calipr(&submit, Some("[0.7]"));
+    assert!(said.contains("logs: results/tiny/jobs/7_*.log, 7.log\n"), "{said}");
+    let status = || calipr(&["status", "results/tiny"], None);
+    assert!(status().contains(cell) && !status().contains("magnitude-0.5"), "{}", status());
+    assert!(!status().contains("was changed"), "{}", status());
+    // --set goes before the environment, as it does for the workers.
+    calipr(&[&submit[..], &["--set", "grid.sparsity=[0.3]", "--", "--output=x.txt"]].concat(), Some("[0.7]"));
+    assert!(status().contains("magnitude-0.3") && !status().contains(cell), "{}", status());
+
+    let recipe = fs::read_to_string(shop.path("recipe.toml")).unwrap();
+    fs::write(shop.path("recipe.toml"), recipe.replace("\"wanda\", ", "")).unwrap();
+    let changed = "recipe.toml was changed since it was submitted: this is of what it says now, and workers end\n";
+    assert!(status().ends_with(changed), "{}", status());
+}
+
+#[test]
 fn what_a_key_within_a_value_breaks_is_said_at_that_key() {
     let shop = Workshop::new(&Tiny { blocks: 1, ..Tiny::default() });
     for (set, says) in [
@@ -93,6 +130,36 @@ fn what_a_key_within_a_value_breaks_is_said_at_that_key() {
         let (_, said) = texts(&output);
         assert!(output.status.code() == Some(2) && said.ends_with(says), "{said}");
     }
+}
+
+#[test]
+fn a_command_line_that_names_no_results_is_wrong_and_says_what_may_have_been_meant() {
+    let shop = Workshop::new(&Tiny { blocks: 1, ..Tiny::default() });
+    shop.succeeds(&["run", "recipe.toml", "--set", "grid.sparsity=[0.5]", "--set", "grid.method=['magnitude']"]);
+    let refused = |arguments: &[&str], says: &str| {
+        let output = shop.calipr(arguments);
+        let (_, said) = texts(&output);
+        assert!(output.status.code() == Some(2) && said.contains(says), "{arguments:?}: {said}");
+    };
+    for command in ["report", "reproduce", "status"] {
+        refused(&[command, "results/tini"], "there is no folder results/tini; expected a folder of results");
+    }
+    let meant = "\n       = did you mean results/tiny?";
+    refused(&["report", "tiny"], meant);
+    refused(&["report", "tiny.toml"], meant);
+    refused(&["report", "results/tiny/run.json"], meant);
+    refused(&["report", "results"], meant);
+    refused(&["compare", "results/tiny", "tiny"], meant);
+    refused(&["export", "tiny", "--to", "x"], meant);
+    refused(&["report", "results/tiny", "--samples", "dense", "wanda"], "there is no setting \"wanda\"");
+    let none = "no suite has answers or choices: there are no samples";
+    refused(&["report", "results/tiny", "--samples", "dense", "magnitude-0.5"], none);
+    refused(&["report", "results/tiny", "--suite", "txet"], "there is no suite \"txet\"; did you mean \"text\"?");
+    let (said, _) = shop.succeeds(&["status", "results/tiny"]);
+    assert!(said.ends_with("\nall cells are done, and the tables are in results/tiny\n"), "{said}");
+    // A study without a grid's calibrated cells has no seeds to speak of.
+    let (said, _) = shop.succeeds(&["report", "results/tiny"]);
+    assert!(!said.contains("seeds"), "{said}");
 }
 
 #[cfg(target_os = "linux")]

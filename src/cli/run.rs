@@ -22,7 +22,7 @@ impl StudyArgs {
         export::at_the_end(&out, &run, &terminal)?;
         match manifest.cells.failed {
             0 => Ok(()),
-            failed => Err(CellsFailed(failed).into()),
+            cells => Err(CellsFailed { cells, again: "the same command" }.into()),
         }
     }
 }

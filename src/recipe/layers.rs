@@ -151,6 +151,15 @@ impl Layers {
         Ok(recipe)
     }
 
+    /// The keys that variables of the environment set, as --set has them: what is computed elsewhere has them without these.
+    pub fn of_environment(&self) -> Vec<String> {
+        let set = |(key, place): &(KeyPath, Place)| match place {
+            Place::Variable(name) => Some(format!("{}={}", key.join("."), std::env::var(name).ok()?)),
+            _ => None,
+        };
+        self.overrides.iter().filter_map(set).collect()
+    }
+
     /// The recipe that the file is by itself; None where it is none without what overrides it.
     pub fn of_file(&self) -> Option<Recipe> {
         self.alone.extract().ok()
