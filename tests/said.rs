@@ -82,6 +82,23 @@ fn of_settings_that_are_alike_none_is_said_to_be_the_best_and_families_have_thei
 }
 
 #[test]
+fn rows_with_choices_are_not_judged_by_written_answers_without_a_word() {
+    let shop = Workshop::new(&Tiny { blocks: 1, ..Tiny::default() });
+    let suite = "\n[suite.rows]\ndataset = \"path:choices.jsonl\"\nlimit = 8\nmax_new_tokens = 4\n";
+    let recipe = common::RECIPE.replace("[0.5, \"2:4\"]", "[0.5]").replace("\"wanda\", \"sparsegpt\"", "") + suite;
+    let row = |i: usize| json!({"question": format!("{i}?"), "choices": ["one", "two"], "answer": i % 2}).to_string();
+    fs::write(shop.path("choices.jsonl"), (0..8).map(|i| row(i) + "\n").collect::<String>()).unwrap();
+    let says =
+        "[suite.rows]: its rows have choices, and without `metrics` it is judged by answers that the model writes";
+    for (metrics, warned) in [("", true), ("metrics = [\"f1\"]\n", false), ("metrics = [\"acc\"]\n", false)] {
+        fs::write(shop.path("recipe.toml"), format!("{recipe}{metrics}")).unwrap();
+        let output = shop.calipr(&["run", "recipe.toml", "--out", if warned { "a" } else { "b" }, "--replace"]);
+        assert!(output.status.success(), "{}", texts(&output).1);
+        assert_eq!(texts(&output).1.contains(says), warned, "{metrics}: {}", texts(&output).1);
+    }
+}
+
+#[test]
 fn whoever_asks_how_far_a_submitted_study_is_need_not_have_its_environment() {
     let shop = Workshop::new(&Tiny { blocks: 1, ..Tiny::default() });
     let programs = shop.path("programs");
