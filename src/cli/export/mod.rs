@@ -101,7 +101,11 @@ impl Exporter<'_> {
         let device = recipe.model.device.open_first()?;
         let layers = Layers::nowhere(&results.join("run.json"));
         let inputs = Inputs::resolve(&recipe, &layers, library, fetcher, device::kind(&device));
-        let inputs = inputs.at(|| "the study's model, and what the cell was calibrated on, are needed again".into())?;
+        let inputs = inputs.at(|| {
+            "the study's model, and what the cell was calibrated on, are needed again; --folder DIR says where relative paths \
+             start now"
+                .into()
+        })?;
         let line = terminal.line();
         let study = Study::open(&recipe, &inputs, cache, device.clone(), &line)?;
         let now = Manifest::new(&recipe, &manifest.recipe_path, library, &study, &[device], results)?;
