@@ -172,11 +172,17 @@ fn a_command_line_that_names_no_results_is_wrong_and_says_what_may_have_been_mea
     let none = "no suite has answers or choices: there are no samples";
     refused(&["report", "results/tiny", "--samples", "dense", "magnitude-0.5"], none);
     refused(&["report", "results/tiny", "--suite", "txet"], "there is no suite \"txet\"; did you mean \"text\"?");
+    // As a run leaves it that has just begun.
+    fs::create_dir(shop.path("results/begun")).unwrap();
+    fs::copy(shop.path("results/tiny/run.json"), shop.path("results/begun/run.json")).unwrap();
+    let begun = shop.calipr(&["report", "results/begun"]);
+    let says = "results/begun has no tables yet: no cell of the study is done; `calipr status results/begun` says";
+    assert!(begun.status.code() == Some(1) && texts(&begun).1.contains(says), "{}", texts(&begun).1);
     let (said, _) = shop.succeeds(&["status", "results/tiny"]);
     assert!(said.ends_with("\nall cells are done, and the tables are in results/tiny\n"), "{said}");
     // A study without a grid's calibrated cells has no seeds to speak of.
     let (said, _) = shop.succeeds(&["report", "results/tiny"]);
-    assert!(!said.contains("seeds"), "{said}");
+    assert!(!said.contains("samples and seeds"), "{said}");
 }
 
 #[cfg(target_os = "linux")]

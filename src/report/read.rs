@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use arrow::array::Array;
 use indexmap::IndexMap;
 use polars::prelude::*;
@@ -17,7 +17,7 @@ use super::{
     SuiteReport, Value, facts, published, sentences, text,
 };
 use crate::memory;
-use crate::results::{CellCounts, Manifest, MetricEntry, ensure_has_results};
+use crate::results::{CellCounts, Manifest, MetricEntry, ensure_has_results, has_tables};
 use crate::statistics::Verdict;
 
 /// Bytes of address space for the threads of polars, which waits for ever for those that cannot be started.
@@ -47,6 +47,11 @@ impl Report {
     /// Where a table is missing, damaged, or of another version of calipr; where something unknown is wanted.
     pub fn read(dir: &Path, wanted: &Wanted) -> Result<Self> {
         ensure_has_results(dir)?;
+        ensure!(
+            has_tables(dir),
+            "{0} has no tables yet: no cell of the study is done; `calipr status {0}` says how far it is",
+            dir.display()
+        );
         let manifest = Manifest::read(dir)?;
         memory::ensure_room(POLARS)?;
         let tables = Tables { dir };

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use super::TABLES;
 use crate::fault::Fault;
 
 /// Names that a hint has room for.
@@ -25,6 +26,11 @@ pub fn ensure_has_results(dir: &Path) -> Result<()> {
         _ => format!("there is no folder {shown}; {expected}"),
     };
     Err(Fault(said + &meant(dir)).into())
+}
+
+/// Whether a folder has any of a study's tables: there are none before the first cell is done.
+pub fn has_tables(dir: &Path) -> bool {
+    TABLES.iter().any(|name| dir.join(format!("{name}.parquet")).exists())
 }
 
 fn has_results(dir: &Path) -> bool {

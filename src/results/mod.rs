@@ -33,7 +33,7 @@ pub use differences::Difference;
 pub use earlier::Intended;
 pub use entries::{CalibrationEntry, DataEntry, MetricEntry, ModelEntry, SampleUnit, SuiteEntry};
 pub use finished::Finished;
-pub use folder::ensure_has_results;
+pub use folder::{ensure_has_results, has_tables};
 pub use manifest::{CellCounts, Manifest, ensure_can_be_named};
 
 use crate::lock::{Attempt, Lock};
