@@ -150,6 +150,24 @@ fn what_a_key_within_a_value_breaks_is_said_at_that_key() {
 }
 
 #[test]
+fn a_name_with_a_dot_is_set_in_quotes_as_toml_has_it() {
+    let shop = Workshop::new(&Tiny { blocks: 1, ..Tiny::default() });
+    let recipe = common::RECIPE.replace("[suite.text]", "[suite.\"te.xt\"]");
+    fs::write(shop.path("recipe.toml"), recipe).unwrap();
+    let json = |set: &str| {
+        let set = ["--set", "grid.sparsity=[0.5]", "--set", "grid.method=['magnitude']", "--set", set];
+        shop.succeeds(&[&["run", "recipe.toml", "--replace"], &set[..]].concat());
+        let manifest: Value =
+            serde_json::from_str(&fs::read_to_string(shop.path("results/tiny/run.json")).unwrap()).unwrap();
+        manifest["suites"]["te.xt"]["samples"].as_u64()
+    };
+    assert_eq!(json("suite.\"te.xt\".windows=3"), Some(3));
+    assert_eq!(json("suite.'te.xt'.windows=2"), Some(2));
+    let output = shop.calipr(&["plan", "recipe.toml", "--set", "suite.\"te.xt.windows=3"]);
+    assert!(texts(&output).1.contains("has a quote that is not closed"), "{}", texts(&output).1);
+}
+
+#[test]
 fn a_command_line_that_names_no_results_is_wrong_and_says_what_may_have_been_meant() {
     let shop = Workshop::new(&Tiny { blocks: 1, ..Tiny::default() });
     shop.succeeds(&["run", "recipe.toml", "--set", "grid.sparsity=[0.5]", "--set", "grid.method=['magnitude']"]);

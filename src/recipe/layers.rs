@@ -97,7 +97,11 @@ impl Layers {
 
     /// Sets a key over all that was set before. The value is TOML; a bare word is a string.
     fn override_with(&mut self, key: &str, value: &str, place: Place) -> Result<(), Problems> {
-        let depth = key.split('.').count();
+        let Some(path) = key_path(key) else {
+            let message = format!("`{key}` has a quote that is not closed");
+            return Err(Problems(vec![Problem { place, message, hint: None }]));
+        };
+        let depth = path.len();
         if depth > DEEPEST {
             let message = format!("a key of {depth} parts; the deepest of a recipe have {DEEPEST}");
             return Err(Problems(vec![Problem { place, message, hint: None }]));
@@ -119,8 +123,10 @@ impl Layers {
             }
             _ => toml::Value::String(value.into()),
         };
-        self.overrides.push((key_path(key), place));
-        self.figment = std::mem::take(&mut self.figment).merge(Serialized::global(key, value));
+        let within = |value, part: &String| toml::Value::Table(toml::Table::from_iter([(part.clone(), value)]));
+        let layer = path.iter().rev().fold(value, within);
+        self.overrides.push((path, place));
+        self.figment = std::mem::take(&mut self.figment).merge(Serialized::globals(layer));
         Ok(())
     }
 
@@ -309,8 +315,18 @@ fn recipe_variables() -> Vec<(String, String)> {
     variables
 }
 
-fn key_path(dotted: &str) -> KeyPath {
-    dotted.split('.').map(str::to_owned).collect()
+/// The parts of a key as TOML writes it: one in quotes may have dots. None where a quote is not closed.
+fn key_path(dotted: &str) -> Option<KeyPath> {
+    let (mut path, mut quote) = (vec![String::new()], None);
+    for c in dotted.chars() {
+        match quote {
+            Some(open) if c == open => quote = None,
+            None if c == '"' || c == '\'' => quote = Some(c),
+            None if c == '.' => path.push(String::new()),
+            _ => path.last_mut().expect("there is one from the start").push(c),
+        }
+    }
+    quote.is_none().then_some(path)
 }
 
 fn collect_spans(table: &DeTable, path: &mut KeyPath, spans: &mut BTreeMap<KeyPath, Range<usize>>) {
