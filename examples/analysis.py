@@ -266,7 +266,7 @@ def draw(out: Path, metrics: pl.DataFrame, layers: pl.DataFrame) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for file, figure, needs in [
         ("sparsity.png", draw_sparsity(metrics), "a pruned cell"),
-        ("divergence.png", draw_divergence(metrics), "scores of four pruned cells beside perplexity or divergence"),
+        ("divergence.png", draw_divergence(metrics), "scores that are not all alike of four pruned cells, beside perplexity or divergence"),
         ("calibration.png", draw_calibration(metrics), "two calibration sets"),
         ("blocks.png", draw_blocks(layers), "a pruned cell"),
     ]:

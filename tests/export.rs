@@ -382,6 +382,20 @@ fn a_recipe_may_have_models_exported_when_its_cells_are_done() {
     assert_eq!(fs::read_dir(&models).unwrap().count(), 3, "{log}");
     let (_, log) = shop.succeeds(&["run", "recipe.toml"]);
     assert_eq!(log.matches("is there already").count(), 2, "{log}");
+    // A model of another study under the same name does not pass for this one's.
+    let weights = || fs::read(models.join("wanda-2of4-other-s0/model.safetensors")).unwrap();
+    let (before, other) = (weights(), ["run", "recipe.toml", "--set", "calibration.other.windows=5"]);
+    let (_, log) = shop.succeeds(&["run", "recipe.toml", "--set", "export.dtype=f32"]);
+    assert_eq!(log.matches("nothing says that it is this study's model of").count(), 2, "{log}");
+    assert!(weights() == before);
+    let (_, log) = shop.succeeds(&[&other[..], &["--replace"]].concat());
+    assert!(weights() != before && log.matches("is there already, and stays").count() == 1, "{log}");
+    let after = weights();
+    let (_, log) = shop.succeeds(&[&other[..], &["--replace"]].concat());
+    assert!(weights() == after && log.matches("is there already, and stays").count() == 2, "{log}");
+    fs::remove_file(shop.path("results/tiny/models.json")).unwrap();
+    let (_, log) = shop.succeeds(&other);
+    assert_eq!(log.matches("nothing says that it is this study's model of").count(), 2, "{log}");
     for (cells, says) in [
         ("[\"wanda-0.5-genral\"]", "did you mean \"wanda-0.5-general\"?"),
         ("\"worst\"", "expected \"best\", \"all\", or a list of cells"),

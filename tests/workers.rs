@@ -131,11 +131,17 @@ fn a_cell_that_fails_is_left_by_other_workers_and_tried_again_by_a_run() {
     let shop = Workshop::new(&Tiny { feed_forward_scale: 1e25, ..Tiny::default() });
     let first = shop.calipr(&["work", "recipe.toml"]);
     assert_eq!(first.status.code(), Some(3), "{}", texts(&first).1);
+    assert!(texts(&first).1.ends_with(" of the cells failed; `calipr run` tries them again\n"), "{}", texts(&first).1);
     let second = shop.calipr(&["work", "recipe.toml"]);
     assert!(second.status.success(), "{}", texts(&second).1);
     assert!(!texts(&second).1.contains("failed"), "{}", texts(&second).1);
     let run = shop.calipr(&["run", "recipe.toml"]);
     assert_eq!(run.status.code(), Some(3), "{}", texts(&run).1);
+    assert!(texts(&run).1.ends_with(" of the cells failed; the same command tries them again\n"), "{}", texts(&run).1);
+    // What failed in the run that is over does not wait.
+    let (status, _) = shop.succeeds(&["status", "results/tiny"]);
+    assert!(status.contains(" failed: block 0: ") && !status.contains("to come"), "{status}");
+    assert!(status.ends_with("nothing is left but what failed, which `calipr run` tries again\n"), "{status}");
 }
 
 #[test]
@@ -149,7 +155,11 @@ fn a_folder_of_results_says_how_far_its_study_is() {
     let (by_results, _) = shop.succeeds(&["status", "results/tiny"]);
     assert!(by_results.starts_with(&format!("tiny: {cells} of {cells} cells done\n")), "{by_results}");
     let (by_recipe, _) = shop.succeeds(&["status", "recipe.toml", "--set", "grid.sparsity=[0.5]"]);
-    assert_eq!(by_recipe, by_results);
+    // A recipe alone does not say where its tables are.
+    let table = |said: &str| said.rsplit_once("\n\n").unwrap().0.to_owned();
+    assert_eq!(table(&by_recipe), table(&by_results));
+    assert!(by_recipe.ends_with("`calipr run` makes the tables, where they are not made yet\n"), "{by_recipe}");
+    assert!(by_results.ends_with("and the tables are in results/tiny\n"), "{by_results}");
     // Of the recipe as it is, more is to come.
     assert!(shop.succeeds(&["status", "recipe.toml"]).0.contains(" to come\n"));
     let set = shop.calipr(&["status", "results/tiny", "--set", "grid.sparsity=[0.5]"]);

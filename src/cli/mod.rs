@@ -179,11 +179,15 @@ pub fn arguments() -> Command {
 
 /// Some cells of a study failed; the rest is done.
 #[derive(Debug)]
-struct CellsFailed(usize);
+struct CellsFailed {
+    cells: usize,
+    /// The command that tries them again: workers leave what has failed.
+    again: &'static str,
+}
 
 impl std::fmt::Display for CellsFailed {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        write!(f, "{} of the cells failed; the same command tries them again", self.0)
+        write!(f, "{} of the cells failed; {} tries them again", self.cells, self.again)
     }
 }
 

@@ -156,6 +156,13 @@ fn text(differences: &[Difference], comparison: &Comparison, tolerance: Option<f
         tolerance.unwrap_or(TOLERANCE),
         comparison.apart.len()
     );
+    if !comparison.new.is_empty() {
+        let were = match comparison.new.len() {
+            1 => "1 cell was".into(),
+            n => format!("{n} cells were"),
+        };
+        text += &format!("{were} not done when it was recorded: there is nothing to compare with\n");
+    }
     if differences.is_empty() && comparison.equal < comparison.values() {
         text += "on the same machine all of them should be equal to the last bit\n";
     }

@@ -19,10 +19,10 @@ impl StudyArgs {
         print(&summary(&Report::read(&out, &Wanted::default())?, columns()))?;
         let dir = out.display();
         print(&format!("\ntables: {dir}\nplots, samples and comparisons: calipr report {dir} --to report.html\n"))?;
-        export::at_the_end(&out, &run, &terminal)?;
+        export::at_the_end(&out, &run, self.replace, &terminal)?;
         match manifest.cells.failed {
             0 => Ok(()),
-            failed => Err(CellsFailed(failed).into()),
+            cells => Err(CellsFailed { cells, again: "the same command" }.into()),
         }
     }
 }

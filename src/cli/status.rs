@@ -8,12 +8,14 @@ use clap::Args;
 
 use super::terminal::columns;
 use super::{Machinery, print};
+use crate::bundled;
 use crate::cluster::{Holder, Record, Standing, State, standing, waiting};
 use crate::data::Library;
-use crate::fault::Fault;
+use crate::fault::{At, Fault};
 use crate::pipeline::{Cache, CellKeys, Claimant, Ended, Inputs, Keys, Spent};
 use crate::recipe::{self, Cell, Layers, Recipe, cells};
-use crate::results::Manifest;
+use crate::report::{Report, Wanted};
+use crate::results::{Manifest, ensure_has_results};
 use crate::source::{Fetcher, expanded};
 
 #[derive(Args)]
@@ -35,41 +37,69 @@ struct Studied {
     cache: Cache,
     /// What was submitted; None of workers that others have started.
     record: Option<Record>,
+    /// The folder of results, where it was named.
+    results: Option<PathBuf>,
 }
 
 impl StatusArgs {
     /// Says what is done, what runs where, what failed, and how long it will take.
     pub fn status(&self) -> Result<()> {
-        let Studied { recipe, layers, library, cache, record } = self.studied()?;
+        let Studied { recipe, layers, library, cache, record, results } = self.studied()?;
         let _terminal = self.machinery.start()?;
         let fetcher = Fetcher { cache: cache.dir().to_owned(), offline: true };
+        let are_local = Inputs::are_local(&recipe, &library, &fetcher).at(|| {
+            "the model and the data tell what cells are called in the cache; `calipr status RECIPE` looks for them from the \
+             recipe's folder"
+                .into()
+        })?;
         ensure!(
-            Inputs::are_local(&recipe, &library, &fetcher)?,
+            are_local,
             "the model or data are not here, without which nobody knows what the study's cells are called in the cache"
         );
         let kind = recipe.model.device.kind()?;
         let inputs = Inputs::resolve(&recipe, &layers, &library, &fetcher, kind)?;
         let (keys, me) = (Keys::of(&recipe, &inputs), Claimant::this());
         let of = |cell: &Cell| stands(cell, &keys.of_cell(cell), &cache, &me);
-        let standings: Vec<Standing> = cells(&recipe).iter().map(of).collect();
-        let mut text = standing(&recipe.name, &standings, columns());
+        let mut standings: Vec<Standing> = cells(&recipe).iter().map(of).collect();
+        for (cell, why) in results.iter().flat_map(|results| failed(results, &recipe)) {
+            let free = |standing: &&mut Standing| standing.cell == cell && standing.state == State::Free;
+            if let Some(standing) = standings.iter_mut().find(free) {
+                standing.state = State::Failed(why);
+            }
+        }
+        let tables =
+            results.as_ref().filter(|results| has_tables(results, &recipe)).map(|_| self.study.display().to_string());
+        let mut text = standing(&recipe.name, &standings, tables.as_deref(), columns());
         if let Some(record) = record {
             text += &in_queue(&record);
+            if results.is_some_and(|results| record.is_changed(&results.join("jobs"))) {
+                let recipe = &record.asked.recipe;
+                text += &format!(
+                    "{recipe} was changed since it was submitted: this is of what it says now, and workers end\n"
+                );
+            }
         }
         print(&text)
     }
 
     fn studied(&self) -> Result<Studied> {
         if !self.study.is_dir() {
+            // No recipe has such a name; one that is not there is searched for by its own.
+            let is_of_results = self.study.extension().is_none() && self.study.components().count() > 1;
+            if is_of_results && !self.study.exists() && bundled::recipe(&self.study).is_none() {
+                ensure_has_results(&self.study)?;
+            }
             return Studied::of(&recipe::found(self.study.clone()), &self.set, self.machinery.cache(), None);
         }
         if let Some(record) = Record::read(&self.study.join("jobs"))? {
             let asked = &record.asked;
+            let results = self.study.canonicalize().with_context(|| format!("the folder {}", self.study.display()))?;
             // Its relative paths start where it was submitted.
             std::env::set_current_dir(&asked.folder).with_context(|| format!("the folder {}", asked.folder))?;
             let cache = Cache::in_dir(&expanded(asked.cache.as_ref()));
             let (path, set) = (PathBuf::from(&asked.recipe), asked.set.clone());
-            return Studied::of(&path, &set, cache, Some(record));
+            let studied = Studied::of(&path, &set, cache, Some(record))?;
+            return Ok(Studied { results: Some(results), ..studied });
         }
         let (shown, run) = (self.study.display(), self.study.join("run.json"));
         if !run.is_file() {
@@ -84,14 +114,15 @@ impl StatusArgs {
         let manifest = Manifest::read(&self.study)?;
         let library = manifest.library(&self.study, None);
         let (layers, cache) = (Layers::nowhere(&run), self.machinery.cache());
-        Ok(Studied { recipe: manifest.recipe, layers, library, cache, record: None })
+        let results = Some(self.study.clone());
+        Ok(Studied { recipe: manifest.recipe, layers, library, cache, record: None, results })
     }
 }
 
 impl Studied {
     fn of(path: &Path, set: &[String], cache: Cache, record: Option<Record>) -> Result<Self> {
         let (recipe, layers) = Recipe::load(path, set)?;
-        Ok(Self { recipe, layers, library: Library::of_recipe(path), cache, record })
+        Ok(Self { recipe, layers, library: Library::of_recipe(path), cache, record, results: None })
     }
 }
 
@@ -124,6 +155,22 @@ fn holder(by: &Claimant) -> Holder {
 fn since(by: &Claimant) -> f64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     now.saturating_sub(by.since) as f64
+}
+
+/// Whether a folder has the tables of all cells of the study.
+fn has_tables(results: &Path, recipe: &Recipe) -> bool {
+    let is_whole = |manifest: Manifest| manifest.recipe == *recipe && manifest.cells.done == manifest.cells.planned;
+    Manifest::read(results).is_ok_and(is_whole)
+}
+
+/// The cells that failed in the run that wrote the tables in a folder, and why: it keeps no claim on them.
+fn failed(results: &Path, recipe: &Recipe) -> Vec<(String, String)> {
+    let is_of_it = |manifest: &Manifest| manifest.recipe == *recipe && manifest.cells.failed > 0;
+    if !Manifest::read(results).is_ok_and(|manifest| is_of_it(&manifest)) {
+        return vec![];
+    }
+    let report = Report::read(results, &Wanted { count: 0, ..Wanted::default() });
+    report.map_or(vec![], |report| report.failed.into_iter().map(|failed| (failed.cell, failed.error)).collect())
 }
 
 /// What the engine says of the jobs.

@@ -99,7 +99,8 @@ impl SubmitArgs {
         let asked = Asked {
             folder: job.folder.clone(),
             recipe: text(self.recipe_of_workers(&jobs))?,
-            set: self.study.set.clone(),
+            // Whoever asks how far it is has another environment.
+            set: found.run.layers.of_environment().into_iter().chain(self.study.set.iter().cloned()).collect(),
             cache: text(found.run.cache.dir())?,
         };
         let record = submit(self.to, &job, found.run.layers.text(), asked)?;
@@ -190,7 +191,10 @@ impl SubmitArgs {
         }
         let results = self.study.results_dir(&found.run.recipe);
         let cancel = engine.cancel(&record.ids, &record.options).join(" ");
-        text += &format!("logs: {}/jobs/{}\n", results.display(), engine.logs(&record.ids));
+        text += &match engine.logs(job, &record.ids) {
+            Some(names) => format!("logs: {}/jobs/{names}\n", results.display()),
+            None => "logs: where your own option says\n".into(),
+        };
         let status = quoted(&results.display().to_string());
         text + &format!("how far it is: calipr status {status}; to end it: {cancel}\n")
     }

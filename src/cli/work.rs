@@ -33,7 +33,7 @@ impl WorkArgs {
         print(&format!("{}: {ran} {cells} run here; none is left to take\n", run.recipe.name))?;
         match failed {
             0 => Ok(()),
-            failed => Err(CellsFailed(failed).into()),
+            cells => Err(CellsFailed { cells, again: "`calipr run`" }.into()),
         }
     }
 }

@@ -94,8 +94,8 @@ impl Engine for HyperQueue {
         &["workers and tables"]
     }
 
-    fn logs(&self, ids: &[String]) -> String {
-        ids.iter().map(|id| format!("hq-{id}-*.log")).collect::<Vec<_>>().join(", ")
+    fn logs(&self, _: &Job, ids: &[String]) -> Option<String> {
+        Some(ids.iter().map(|id| format!("hq-{id}-*.log")).collect::<Vec<_>>().join(", "))
     }
 
     fn cancel(&self, ids: &[String], options: &[String]) -> Vec<String> {

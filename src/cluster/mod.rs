@@ -93,8 +93,8 @@ pub trait Engine: Sync {
     /// What each id is of.
     fn parts(&self) -> &'static [&'static str];
 
-    /// What logs are called, in `jobs`.
-    fn logs(&self, ids: &[String]) -> String;
+    /// What logs are called, in `jobs`; None where an option of the user's has them elsewhere.
+    fn logs(&self, job: &Job, ids: &[String]) -> Option<String>;
 
     /// The command that ends these jobs.
     fn cancel(&self, ids: &[String], options: &[String]) -> Vec<String>;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::EngineName;
+use super::shell::RECIPE;
 
 const FILE: &str = "submitted.json";
 
@@ -44,6 +45,15 @@ impl Record {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(read),
         }
+    }
+
+    /// Whether the recipe is another than its copy in `jobs`, where workers find it so, too, and end. One of the program's is no
+    /// file, and does not change.
+    pub fn is_changed(&self, jobs: &Path) -> bool {
+        let read = |path: &Path| fs::read_to_string(path).ok();
+        let both = read(Path::new(&self.asked.recipe)).zip(read(&jobs.join(RECIPE)));
+        // As the scripts compare them: a shell drops line breaks at the end.
+        both.is_some_and(|(now, then)| now.trim_end_matches('\n') != then.trim_end_matches('\n'))
     }
 
     /// # Errors

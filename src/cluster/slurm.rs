@@ -50,6 +50,8 @@ const GPUS: Rivals = Rivals {
         "SBATCH_GPUS_PER_SOCKET",
     ],
 };
+/// The variable since 23.02.
+const OUTPUT: Rivals = Rivals { long: &["--output"], short: Some('o'), variables: &["SBATCH_OUTPUT"] };
 const ARRAY: Rivals = Rivals { long: &["--array"], short: Some('a'), variables: &[] };
 
 impl Rivals {
@@ -115,9 +117,10 @@ impl Engine for Slurm {
         &["workers", "tables"]
     }
 
-    fn logs(&self, ids: &[String]) -> String {
+    fn logs(&self, job: &Job, ids: &[String]) -> Option<String> {
         let names = ids.iter().map(|id| parts(id).0).zip(["_*.log", ".log"]);
-        names.map(|(id, ending)| format!("{id}{ending}")).collect::<Vec<_>>().join(", ")
+        let names = || names.map(|(id, ending)| format!("{id}{ending}")).collect::<Vec<_>>().join(", ");
+        OUTPUT.given(job).is_none().then(names)
     }
 
     fn cancel(&self, ids: &[String], _: &[String]) -> Vec<String> {
@@ -318,7 +321,17 @@ mod tests {
             Slurm.queue(&ids[..1], &[]).join(" "),
             "squeue --clusters=alpha --noheader --array --format=%F %T %r --jobs=12"
         );
-        assert_eq!(Slurm.logs(&ids), "12_*.log, 13.log");
+        assert_eq!(Slurm.logs(&job(), &ids).as_deref(), Some("12_*.log, 13.log"));
+    }
+
+    #[test]
+    fn where_logs_go_by_an_option_of_the_users_is_not_said_to_be_elsewhere() {
+        let ids = ["12".to_owned(), "13".to_owned()];
+        for options in [vec!["--output=%j.txt".into()], vec!["-o".into(), "a.txt".into()], vec!["-oa.txt".into()]] {
+            assert_eq!(Slurm.logs(&Job { options, ..job() }, &ids), None);
+        }
+        let job = Job { options: vec!["--open-mode=append".into(), "--oversubscribe".into()], ..job() };
+        assert!(Slurm.logs(&job, &ids).is_some());
     }
 
     #[test]

@@ -52,8 +52,8 @@ fn counted(n: usize, unit: &str) -> String {
     format!("{n} {unit}{}", if n == 1 { "" } else { "s" })
 }
 
-/// What a person is told of a study's cells.
-pub fn standing(name: &str, cells: &[Standing], columns: Option<usize>) -> String {
+/// What a person is told of a study's cells; `tables` is the folder that has the tables of all of them.
+pub fn standing(name: &str, cells: &[Standing], tables: Option<&str>, columns: Option<usize>) -> String {
     let count = |is: fn(&State) -> bool| cells.iter().filter(|cell| is(&cell.state)).count();
     let [done, running, failed, free] = [
         count(|state| matches!(state, State::Done)),
@@ -84,17 +84,18 @@ pub fn standing(name: &str, cells: &[Standing], columns: Option<usize>) -> Strin
             text += &format!("\n{} failed: {why}\n", cell.cell);
         }
     }
-    text + &format!("\n{}\n", outlook(cells))
+    text + &format!("\n{}\n", outlook(cells, tables))
 }
 
 /// What is to be expected of what is not done.
-fn outlook(cells: &[Standing]) -> String {
+fn outlook(cells: &[Standing], tables: Option<&str>) -> String {
     let is_left = |cell: &&Standing| matches!(cell.state, State::Free | State::Held(_));
     let failed = cells.iter().filter(|cell| matches!(cell.state, State::Failed(_))).count();
     if !cells.iter().any(|cell| is_left(&cell)) {
-        return match failed {
-            0 => "all cells are done; `calipr run` makes the tables, where they are not made yet".into(),
-            _ => "nothing is left but what failed, which another run or worker tries again".into(),
+        return match (failed, tables) {
+            (0, Some(folder)) => format!("all cells are done, and the tables are in {folder}"),
+            (0, None) => "all cells are done; `calipr run` makes the tables, where they are not made yet".into(),
+            _ => "nothing is left but what failed, which `calipr run` tries again".into(),
         };
     }
     let mut workers: Vec<(&str, u32)> = cells
@@ -178,7 +179,7 @@ wanda-0.8-a-s0 failed: not positive definite
             text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
         };
         // 60 of what runs, 100 of what runs for nobody knows how long, 100 of what is to come: 260 for two.
-        assert_eq!(squeezed(&standing("tiny", &cells, None)), squeezed(expected));
+        assert_eq!(squeezed(&standing("tiny", &cells, None, None)), squeezed(expected));
     }
 
     #[test]
@@ -201,13 +202,15 @@ wanda-0.8-a-s0 failed: not positive definite
     #[test]
     fn a_study_that_nobody_works_on_says_so() {
         let done = cell("a", "wanda", State::Done, Some(30.0));
-        let last = |cells: &[Standing]| standing("s", cells, None).lines().last().unwrap().to_owned();
+        let last = |cells: &[Standing]| standing("s", cells, None, None).lines().last().unwrap().to_owned();
         assert_eq!(
             last(&[done.clone(), cell("b", "wanda", State::Free, None)]),
             "nobody works on it; one worker would take about 30 s"
         );
         assert_eq!(last(&[cell("b", "wanda", State::Free, None)]), "nobody works on it");
-        assert!(last(std::slice::from_ref(&done)).starts_with("all cells are done"));
+        assert!(last(std::slice::from_ref(&done)).starts_with("all cells are done; `calipr run` makes the tables"));
+        let said = standing("s", std::slice::from_ref(&done), Some("results/s"), None);
+        assert!(said.ends_with("\nall cells are done, and the tables are in results/s\n"), "{said}");
         assert!(
             last(&[done, cell("b", "wanda", State::Failed("x".into()), None)])
                 .starts_with("nothing is left but what failed")

@@ -110,8 +110,16 @@ impl Library {
                     Some(repo) if !repo.starts_with("datasets/") => format!("hf:datasets/{repo}"),
                     _ => source,
                 });
-                let hint = meant.filter(|_| name.contains(['/', '.'])).or(nearest.map(str::to_owned));
+                // A file that is not there is not what was meant.
+                let looks_like_file = name.contains(['/', '.']);
+                let is_there = |source: &String| match source.strip_prefix("path:") {
+                    Some(path) => self.base.iter().any(|base| base.join(path).is_file()),
+                    None => true,
+                };
+                let no_file = looks_like_file && meant.as_ref().is_some_and(|source| !is_there(source));
+                let hint = meant.filter(|source| looks_like_file && is_there(source)).or(nearest.map(str::to_owned));
                 let hint = hint.map_or(String::new(), |n| format!("; did you mean \"{n}\"?"));
+                let hint = if no_file { format!(", and no such file{hint}") } else { hint };
                 let known = names.join(", ");
                 bail!("there is no data set \"{name}\"{hint} (known: {known}; a file of your own is \"path:my.jsonl\")")
             }

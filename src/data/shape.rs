@@ -301,6 +301,9 @@ fn unusual(row: &Row) -> String {
         None if has(&["question", "answers"]) => {
             "; the template's `references` names the field of right answers".into()
         }
+        None if has(&["question", "answer"]) => {
+            "; `calipr init FILE` writes a template, from the names of the fields".into()
+        }
         None if has(&["instruction"]) => "; it has no `output`".into(),
         None if has(&["prompt"]) => "; it has no `completion`".into(),
         None => String::new(),
@@ -461,6 +464,7 @@ mod tests {
             (json!({"input_ids": [1.0]}), "`input_ids` has 1.0 in place 1"),
             (json!({"input_ids": "1 2"}), "`input_ids` is \"1 2\", no list"),
             (json!({"title": "x", "body": null}), "`title`, `body` needs a template"),
+            (json!({"id": 1, "question": "x", "answer": "y"}), "`calipr init FILE` writes a template"),
             (json!({}), "a row without fields needs a template"),
         ] {
             let error = format!("{:#}", of(row.clone()).unwrap_err());

@@ -90,6 +90,12 @@ impl Material {
             check(suite, &prompt.has())?;
             check_tokens(suite, prompt, model)?;
         }
+        if suite.metrics.is_none() && prompts.iter().any(|prompt| prompt.has().choices) {
+            tracing::warn!(
+                "[suite.{name}]: its rows have choices, and without `metrics` it is judged by answers that the model writes; \
+                 metrics = [\"acc\"] asks which choice it takes"
+            );
+        }
         let passages = if suite.is_scored() { prompts.iter().filter_map(Prompt::passage).collect() } else { vec![] };
         let cut = prompts.iter().filter(|p| p.cut).count();
         if cut > 0 {

@@ -97,7 +97,11 @@ impl Layers {
 
     /// Sets a key over all that was set before. The value is TOML; a bare word is a string.
     fn override_with(&mut self, key: &str, value: &str, place: Place) -> Result<(), Problems> {
-        let depth = key.split('.').count();
+        let Some(path) = key_path(key) else {
+            let message = format!("`{key}` has a quote that is not closed");
+            return Err(Problems(vec![Problem { place, message, hint: None }]));
+        };
+        let depth = path.len();
         if depth > DEEPEST {
             let message = format!("a key of {depth} parts; the deepest of a recipe have {DEEPEST}");
             return Err(Problems(vec![Problem { place, message, hint: None }]));
@@ -119,8 +123,10 @@ impl Layers {
             }
             _ => toml::Value::String(value.into()),
         };
-        self.overrides.push((key_path(key), place));
-        self.figment = std::mem::take(&mut self.figment).merge(Serialized::global(key, value));
+        let within = |value, part: &String| toml::Value::Table(toml::Table::from_iter([(part.clone(), value)]));
+        let layer = path.iter().rev().fold(value, within);
+        self.overrides.push((path, place));
+        self.figment = std::mem::take(&mut self.figment).merge(Serialized::globals(layer));
         Ok(())
     }
 
@@ -149,6 +155,15 @@ impl Layers {
         recipe.checkpoint.sort_by_cached_key(|name, _| self.order(["checkpoint", name]));
         recipe.suite.sort_by_cached_key(|name, _| self.order(["suite", name]));
         Ok(recipe)
+    }
+
+    /// The keys that variables of the environment set, as --set has them: what is computed elsewhere has them without these.
+    pub fn of_environment(&self) -> Vec<String> {
+        let set = |(key, place): &(KeyPath, Place)| match place {
+            Place::Variable(name) => Some(format!("{}={}", key.join("."), std::env::var(name).ok()?)),
+            _ => None,
+        };
+        self.overrides.iter().filter_map(set).collect()
     }
 
     /// The recipe that the file is by itself; None where it is none without what overrides it.
@@ -206,7 +221,7 @@ impl Layers {
     fn explain(&self, error: Error) -> Problem {
         let mut path = error.path.clone();
         let key = path.join(".");
-        let mut hint = None;
+        let (mut hint, mut place) = (None, None);
         let message = match error.kind {
             Kind::UnknownField(field, expected) => {
                 path.pop_if(|last| *last == field);
@@ -230,15 +245,21 @@ impl Layers {
             }
             Kind::MissingField(field) => format!("{} lacks the key `{field}`", table(&path)),
             Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
+                let is_table = found == Actual::Map;
                 let found = in_toml(&found);
-                if expected == "a sequence" {
+                if expected == "a sequence" && !is_table {
                     hint = Some(format!("a list is written [{found}]"));
+                }
+                // A key within what the file has as a value makes a table of it.
+                if is_table {
+                    let within = |set: &KeyPath| set.len() > path.len() && set.starts_with(&path);
+                    place = self.overrides.iter().rev().find(|(set, _)| within(set)).map(|(_, place)| place.clone());
                 }
                 format!("`{key}`: expected {}, found {found}", in_words(&expected))
             }
             other => format!("`{key}`: {other}"),
         };
-        Problem { place: self.place(&path), message, hint }
+        Problem { place: place.unwrap_or_else(|| self.place(&path)), message, hint }
     }
 }
 
@@ -273,7 +294,8 @@ fn in_toml(found: &Actual) -> String {
         Actual::Bool(v) => v.to_string(),
         Actual::Unsigned(v) => v.to_string(),
         Actual::Signed(v) => v.to_string(),
-        Actual::Float(v) => v.to_string(),
+        // With its point: 1e9 is no whole number.
+        Actual::Float(v) => format!("{v:?}"),
         Actual::Str(v) => format!("{v:?}"),
         Actual::Seq => "a list".into(),
         Actual::Map => "a table".into(),
@@ -293,8 +315,18 @@ fn recipe_variables() -> Vec<(String, String)> {
     variables
 }
 
-fn key_path(dotted: &str) -> KeyPath {
-    dotted.split('.').map(str::to_owned).collect()
+/// The parts of a key as TOML writes it: one in quotes may have dots. None where a quote is not closed.
+fn key_path(dotted: &str) -> Option<KeyPath> {
+    let (mut path, mut quote) = (vec![String::new()], None);
+    for c in dotted.chars() {
+        match quote {
+            Some(open) if c == open => quote = None,
+            None if c == '"' || c == '\'' => quote = Some(c),
+            None if c == '.' => path.push(String::new()),
+            _ => path.last_mut().expect("there is one from the start").push(c),
+        }
+    }
+    quote.is_none().then_some(path)
 }
 
 fn collect_spans(table: &DeTable, path: &mut KeyPath, spans: &mut BTreeMap<KeyPath, Range<usize>>) {

@@ -42,7 +42,7 @@ pub struct Compared {
     /// Whether each study's samples are the first one's tokens: what is counted by the token is not compared where they are
     /// another tokenizer's.
     pub same_tokens: Vec<bool>,
-    /// How many differences their p-values are adjusted for.
+    /// How many differences their p-values are adjusted for, of the metric that has most.
     pub comparisons: u64,
     pub rows: Vec<ComparedRow>,
 }
@@ -129,7 +129,14 @@ fn differs(studies: &[Study]) -> Vec<Differs> {
         let value = |study: &Study| study.report.facts.iter().find(|f| f.name == *name).map(|f| f.value.clone());
         Differs { name: name.clone(), values: studies.iter().map(value).collect() }
     };
-    names.into_iter().map(of).filter(|differs| differs.values.iter().any(|v| *v != differs.values[0])).collect()
+    let mut differs: Vec<Differs> =
+        names.into_iter().map(of).filter(|differs| differs.values.iter().any(|v| *v != differs.values[0])).collect();
+    // Cells that are not there are not compared, which nobody sees who does not know of them.
+    if studies.iter().any(|study| study.report.unfinished.is_some()) {
+        let done = |study: &Study| Some(study.report.cells.to_string());
+        differs.push(Differs { name: "cells".into(), values: studies.iter().map(done).collect() });
+    }
+    differs
 }
 
 /// A suite of the first study, in all that have it.

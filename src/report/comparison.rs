@@ -13,6 +13,8 @@ pub struct Comparison {
     /// Not equal, but within the tolerance.
     pub close: usize,
     pub apart: Vec<Apart>,
+    /// Cells that had not come to an end when the study was recorded: there is nothing to compare theirs with.
+    pub new: BTreeSet<String>,
 }
 
 /// A value that two reports do not agree on; None where one has none.
@@ -31,10 +33,16 @@ type Name = (String, String, String);
 impl Comparison {
     /// Compares every value, within the same `tolerance` for all metrics, or within one that fits each.
     pub fn of(recorded: &Report, now: &Report, tolerance: Option<f64>) -> Self {
+        let done = recorded.cell_rows.iter().map(|row| &row.cell);
+        let ended: BTreeSet<&String> = done.chain(recorded.failed.iter().map(|failed| &failed.cell)).collect();
         let (recorded, now) = (values(recorded), values(now));
         let names: BTreeSet<&Name> = recorded.keys().chain(now.keys()).collect();
         let mut comparison = Self::default();
         for name in names {
+            if !ended.contains(&name.0) {
+                comparison.new.insert(name.0.clone());
+                continue;
+            }
             let both = recorded.get(name).zip(now.get(name));
             let (a, b) = (recorded.get(name).map(|(value, _)| *value), now.get(name).map(|(value, _)| *value));
             if a.zip(b).is_some_and(|(a, b)| a.to_bits() == b.to_bits()) {
@@ -106,6 +114,21 @@ mod tests {
         let some = Comparison::of(&recorded, &now, None);
         assert_eq!((some.close, some.apart.len(), some.values()), (1, 1 + lacking, all.values()));
         assert!(some.apart.iter().any(|a| a.now.is_none()) && some.apart.iter().any(|a| a.now.is_some()));
+    }
+
+    #[test]
+    fn a_cell_that_was_not_yet_done_is_compared_with_nothing_and_one_that_failed_is_apart() {
+        let (mut recorded, now) = (sample::report(), sample::report());
+        let cell = "wanda-0.5-prose-s0";
+        let lacking =
+            recorded.cell_rows.iter().filter(|row| row.cell == cell).map(|row| row.values.len()).sum::<usize>();
+        recorded.cell_rows.retain(|row| row.cell != cell);
+        let some = Comparison::of(&recorded, &now, None);
+        assert_eq!((some.apart.len(), some.new.iter().map(String::as_str).collect::<Vec<_>>()), (0, vec![cell]));
+        recorded.failed[0].cell = cell.into();
+        let some = Comparison::of(&recorded, &now, None);
+        assert_eq!((some.apart.len(), some.new.len()), (lacking, 0));
+        assert!(lacking > 0);
     }
 
     #[test]

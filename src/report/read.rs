@@ -17,7 +17,7 @@ use super::{
     SuiteReport, Value, facts, published, sentences, text,
 };
 use crate::memory;
-use crate::results::{CellCounts, Manifest, MetricEntry};
+use crate::results::{CellCounts, Manifest, MetricEntry, ensure_has_results, has_tables};
 use crate::statistics::Verdict;
 
 /// Bytes of address space for the threads of polars, which waits for ever for those that cannot be started.
@@ -46,14 +46,10 @@ impl Report {
     /// # Errors
     /// Where a table is missing, damaged, or of another version of calipr; where something unknown is wanted.
     pub fn read(dir: &Path, wanted: &Wanted) -> Result<Self> {
+        ensure_has_results(dir)?;
         ensure!(
-            dir.is_dir(),
-            "there is no folder {}; expected one of results, such as results/quickstart",
-            dir.display()
-        );
-        ensure!(
-            dir.join("run.json").is_file(),
-            "{} has no run.json; expected a folder of results, such as results/quickstart",
+            has_tables(dir),
+            "{0} has no tables yet: no cell of the study is done; `calipr status {0}` says how far it is",
             dir.display()
         );
         let manifest = Manifest::read(dir)?;

@@ -1,11 +1,12 @@
 //! Samples of a suite under two models, side by side.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use indexmap::IndexMap;
 
 use super::read::Wanted;
 use super::tables::{Part, Tables, some_count};
 use super::{Sample, Samples, Side, SuiteReport, text};
+use crate::fault::Fault;
 use crate::words::nearest;
 
 impl Tables<'_> {
@@ -14,7 +15,8 @@ impl Tables<'_> {
         if let Some(name) = &wanted.suite
             && !suites.iter().any(|suite| suite.suite == *name)
         {
-            bail!("there is no suite \"{name}\"{}", meant(name, suites.iter().map(|s| s.suite.as_str())));
+            let meant = meant(name, suites.iter().map(|s| s.suite.as_str()));
+            return Err(Fault(format!("there is no suite \"{name}\"{meant}")).into());
         }
         let mut cells: IndexMap<String, Option<u64>> = IndexMap::new();
         self.scan("metrics", &["cell", "seed"], |rows| {
@@ -27,14 +29,24 @@ impl Tables<'_> {
             Ok(())
         })?;
         let cells: Vec<(String, Option<u64>)> = cells.into_iter().collect();
+        if let Some(names) = &wanted.samples {
+            names.iter().try_for_each(|name| cell_of(name, &cells).map(|_| ()))?;
+            let has_some = suites.iter().any(|suite| suite.metrics.iter().any(|metric| metric.downstream));
+            ensure!(
+                has_some,
+                Fault("no suite has answers or choices: there are no samples to set side by side".into())
+            );
+        }
         let is_wanted = |suite: &&SuiteReport| wanted.suite.as_ref().is_none_or(|name| suite.suite == *name);
         let mut all = vec![];
         for suite in suites.iter().filter(is_wanted) {
             let Some(metric) = suite.metrics.iter().position(|m| m.downstream) else {
                 ensure!(
                     wanted.suite.is_none(),
-                    "suite {} has windows, and no samples to read; those with answers or choices have",
-                    suite.suite
+                    Fault(format!(
+                        "suite {} has windows, and no samples to read; those with answers or choices have",
+                        suite.suite
+                    ))
                 );
                 continue;
             };
@@ -157,7 +169,10 @@ fn cell_of(name: &str, cells: &[(String, Option<u64>)]) -> Result<String> {
     };
     match cells.iter().find(is_of) {
         Some((cell, _)) => Ok(cell.clone()),
-        None => bail!("there is no setting \"{name}\"{}", meant(name, cells.iter().map(|(cell, _)| cell.as_str()))),
+        None => {
+            let meant = meant(name, cells.iter().map(|(cell, _)| cell.as_str()));
+            Err(Fault(format!("there is no setting \"{name}\"{meant}")).into())
+        }
     }
 }
 

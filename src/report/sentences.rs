@@ -213,11 +213,14 @@ fn clause(axis: &str, name: &str, contrasts: &[&Contrast]) -> Option<String> {
     let (total, apart): (usize, usize) = (contrasts.len(), pairs.iter().map(|p| p.wins[0] + p.wins[1]).sum());
     if apart == 0 {
         let within: usize = pairs.iter().map(|p| p.within).sum();
-        let compared =
-            |n: usize| if n == 1 { "the one comparison".to_owned() } else { format!("any of {n} comparisons") };
+        let of = |which: &str, n: usize| match n {
+            1 => "the one comparison".to_owned(),
+            n => format!("{which} {n} comparisons"),
+        };
+        let compared = |n: usize| of("any of", n);
         return Some(match within {
             0 => format!("{name} are not told apart in {}", compared(total)),
-            n if n == total => format!("{name} are within the margin of each other in all {total} comparisons"),
+            n if n == total => format!("{name} are within the margin of each other in {}", of("all", total)),
             n => {
                 format!("{name} are not told apart in {}, and within the margin of each other in {n}", compared(total))
             }
@@ -368,7 +371,7 @@ mod tests {
         );
         let said =
             changed(|report| report.contrasts.iter_mut().for_each(|c| c.difference.verdict = Verdict::WithinMargin));
-        assert!(said[1].starts_with("Methods are within the margin of each other in all 1 comparisons"), "{said:?}");
+        assert!(said[1].starts_with("Methods are within the margin of each other in the one comparison"), "{said:?}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use parquet::record::Field;
 use serde_json::Value;
 
 use super::changes::{Reading, changed, shown};
-use super::{Manifest, TABLES};
+use super::{Manifest, has_tables};
 use crate::calibration::origin;
 use crate::data::{Dataset, Library, Part};
 use crate::fault::{Fault, is_of_the_machine};
@@ -41,10 +41,9 @@ impl Intended<'_> {
     /// With what would be lost, and the remedies; also where nothing says which study the tables there are of.
     pub fn check(&self, dir: &Path) -> Result<()> {
         let (run, shown) = (dir.join("run.json"), dir.display());
-        let has_tables = TABLES.iter().any(|name| dir.join(format!("{name}.parquet")).exists());
         if !run.exists() {
             let said = format!("{shown} has tables, but no run.json that says which study they are of{REMEDY}");
-            return if has_tables { Err(Fault(said).into()) } else { Ok(()) };
+            return if has_tables(dir) { Err(Fault(said).into()) } else { Ok(()) };
         }
         let earlier = Manifest::read(dir).map_err(|error| match is_of_the_machine(&error) {
             true => error,

@@ -1,6 +1,7 @@
 //! `run.json`: all that a study depends on and what is to be said of its run, to run it again and compare.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -13,6 +14,7 @@ use super::entries::{CalibrationEntry, DatasetEntry, MetricEntry, ModelEntry, Su
 use super::machine::{Machine, day, now, versions};
 use super::place::seen_from;
 use crate::data::Library;
+use crate::fault::Fault;
 use crate::metrics::Metric;
 use crate::pipeline::{Author, Compared, InputCheckpoint, Study, peak_bytes};
 use crate::recipe::{Recipe, Suite, cells, unsound};
@@ -66,6 +68,21 @@ pub struct Manifest {
     pub cells: CellCounts,
 }
 
+/// An error where `run.json` cannot name a path.
+///
+/// # Errors
+/// Where it is not UTF-8.
+pub fn ensure_can_be_named(path: &Path) -> Result<()> {
+    match path.to_str() {
+        Some(_) => Ok(()),
+        None => {
+            let said =
+                format!("the path {} is not UTF-8, and run.json, which names it, is; give it another", path.display());
+            Err(Fault(said).into())
+        }
+    }
+}
+
 /// How many cells ended how.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CellCounts {
@@ -78,6 +95,14 @@ impl CellCounts {
     pub fn of(finished: &[&Finished], planned: usize) -> Self {
         let done = finished.iter().filter(|cell| cell.is_done()).count();
         Self { planned, done, failed: finished.len() - done }
+    }
+}
+
+impl fmt::Display for CellCounts {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self { planned, done, failed } = self;
+        write!(f, "{done} of {planned} done")?;
+        if *failed > 0 { write!(f, ", {failed} failed") } else { Ok(()) }
     }
 }
 
@@ -113,10 +138,12 @@ impl Manifest {
         let suite = |(name, suite)| (String::clone(name), SuiteEntry::of(name, suite, study));
         let metric = |metric: Metric| (metric.as_str().to_owned(), MetricEntry::of(metric));
         let started = now();
+        let folders: Vec<PathBuf> = library.bases().into_iter().map(|base| seen_from(results, base)).collect();
+        [path].into_iter().chain(folders.iter().map(PathBuf::as_path)).try_for_each(ensure_can_be_named)?;
         Ok(Self {
             recipe: recipe.clone(),
             recipe_path: path.to_owned(),
-            folders: library.bases().into_iter().map(|base| seen_from(results, base)).collect(),
+            folders,
             model: ModelEntry::of(recipe, study)?,
             checkpoints: study.inputs().checkpoints.iter().map(checkpoint).collect::<Result<_>>()?,
             authors: study.inputs().authors.iter().map(author).collect::<Result<_>>()?,

@@ -6,6 +6,7 @@ mod differences;
 mod earlier;
 mod entries;
 mod finished;
+mod folder;
 mod machine;
 mod manifest;
 mod masks;
@@ -32,7 +33,8 @@ pub use differences::Difference;
 pub use earlier::Intended;
 pub use entries::{CalibrationEntry, DataEntry, MetricEntry, ModelEntry, SampleUnit, SuiteEntry};
 pub use finished::Finished;
-pub use manifest::{CellCounts, Manifest};
+pub use folder::{ensure_has_results, has_tables};
+pub use manifest::{CellCounts, Manifest, ensure_can_be_named};
 
 use crate::lock::{Attempt, Lock};
 use crate::pace::Pace;

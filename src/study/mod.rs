@@ -24,7 +24,7 @@ use crate::pipeline::{
     Watch, check_data, check_export, plan,
 };
 use crate::recipe::{Cell, Layers, Recipe, cells, found};
-use crate::results::{Intended, Manifest, Results};
+use crate::results::{Intended, Manifest, Results, ensure_can_be_named};
 use crate::size::Size;
 use crate::source::Fetcher;
 pub use board::Board;
@@ -128,6 +128,7 @@ impl Run {
     /// What is wrong with the inputs, or in the way.
     pub fn check(&self, out: Option<&Path>, kind: impl FnOnce() -> Result<&'static str>) -> Result<Checked<'_>> {
         let Self { recipe, layers, library, fetcher, cache, .. } = self;
+        ensure_can_be_named(&self.path)?;
         let is_here = Inputs::are_local(recipe, library, fetcher)?;
         let kind = kind()?;
         let inputs = is_here.then(|| Inputs::resolve(recipe, layers, library, fetcher, kind)).transpose()?;

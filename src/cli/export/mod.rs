@@ -1,5 +1,6 @@
 //! `calipr export`, and what a recipe has exported at a study's end.
 
+mod kept;
 mod target;
 mod verify;
 
@@ -14,15 +15,17 @@ use clap::Args;
 use super::terminal::Terminal;
 use super::{Machinery, print};
 use crate::data::Library;
+use crate::digest::Digest;
 use crate::fault::{At, Fault};
 use crate::model::device;
-use crate::pipeline::{Cache, Inputs, Study, export, saving};
+use crate::pipeline::{Cache, Inputs, Keys, Study, export, saving};
 use crate::recipe::{Cell, Dtype, ExportSpec, Exported, Layers, ModelFormat, Recipe, cells};
 use crate::report::{Card, DecisionRow as Row, Report, Wanted, with_interval};
 use crate::results::{Difference, Manifest};
 use crate::size::Size;
 use crate::source::Fetcher;
 use crate::study::Run;
+use kept::Kept;
 use target::Target;
 use verify::Verification;
 
@@ -101,7 +104,11 @@ impl Exporter<'_> {
         let device = recipe.model.device.open_first()?;
         let layers = Layers::nowhere(&results.join("run.json"));
         let inputs = Inputs::resolve(&recipe, &layers, library, fetcher, device::kind(&device));
-        let inputs = inputs.at(|| "the study's model, and what the cell was calibrated on, are needed again".into())?;
+        let inputs = inputs.at(|| {
+            "the study's model, and what the cell was calibrated on, are needed again; --folder DIR says where relative paths \
+             start now"
+                .into()
+        })?;
         let line = terminal.line();
         let study = Study::open(&recipe, &inputs, cache, device.clone(), &line)?;
         let now = Manifest::new(&recipe, &manifest.recipe_path, library, &study, &[device], results)?;
@@ -153,8 +160,8 @@ impl Exporter<'_> {
 
 /// Exports what the recipe of a study that is done has exported, into `models` in its folder of results. What is there
 /// already stays.
-pub fn at_the_end(results: &Path, run: &Run, terminal: &Terminal) -> Result<()> {
-    let Run { library, fetcher, cache, .. } = run;
+pub fn at_the_end(results: &Path, run: &Run, replaces: bool, terminal: &Terminal) -> Result<()> {
+    let Run { library, layers, fetcher, cache, .. } = run;
     let manifest = Manifest::read(results)?;
     let Some(ExportSpec { cells: exported, format, dtype }) = &manifest.recipe.export else { return Ok(()) };
     let report = Report::read(results, &Wanted::default())?;
@@ -171,13 +178,34 @@ pub fn at_the_end(results: &Path, run: &Run, terminal: &Terminal) -> Result<()> 
         }
     };
     let exporter = Exporter { results, manifest, report, library, fetcher, cache, terminal };
+    // A cell's name says neither what it was calibrated on nor which model it is of.
+    let inputs = Inputs::resolve(&manifest.recipe, layers, library, fetcher, manifest.recipe.model.device.kind()?)?;
+    let keys = Keys::of(&manifest.recipe, &inputs);
+    let mut kept = Kept::read(results)?;
     for (cell, why) in wanted {
         let ending = if *format == ModelFormat::Gguf { ".gguf" } else { "" };
-        let place = results.join("models").join(format!("{}{ending}", cell.id().replace(':', "of")));
+        let name = format!("{}{ending}", cell.id().replace(':', "of"));
+        let place = results.join("models").join(&name);
+        let made_of = Digest::of(&(keys.of_cell(&cell).pruned().digest().to_string(), dtype, format));
         if place.exists() {
-            tracing::info!("{} is there already, and stays as it is", place.display());
-            continue;
+            let shown = place.display();
+            if kept.is(&name, made_of) {
+                tracing::info!("{shown} is there already, and stays as it is");
+                continue;
+            }
+            if !replaces {
+                tracing::warn!(
+                    "{shown} is there already, and stays as it is; nothing says that it is this study's model of {}: \
+                     remove it, or --replace it",
+                    cell.id()
+                );
+                continue;
+            }
+            let gone = if place.is_dir() { fs::remove_dir_all(&place) } else { fs::remove_file(&place) };
+            gone.with_context(|| format!("cannot replace {shown}"))?;
         }
+        // Before it is there, which it is whole or not at all: a kill in between leaves none that nobody knows.
+        kept.note(&name, made_of)?;
         exporter.export(&cell, &why, &Target::of(&place, Some(*format))?, *dtype, false)?;
     }
     Ok(())
@@ -206,13 +234,22 @@ fn named(name: &str, recipe: &Recipe, report: &Report) -> Result<(Cell, String)>
 fn best(recipe: &Recipe, report: &Report) -> Result<(Cell, String)> {
     let decision = report.decision.as_ref().context("nothing was evaluated; name a cell")?;
     let is_pruned = |row: &&Row| !row.setting.is_dense() && !row.setting.is_checkpoint();
-    let best = decision.best(decision.rows.iter().filter(is_pruned));
-    let best = best.context("no pruned cell is done; name one, or run the study")?;
+    let pruned = || decision.rows.iter().filter(is_pruned);
+    let best = decision.best(pruned()).context("no pruned cell is done; name one, or run the study")?;
     let (cell, _) = named(&best.setting.name, recipe, report)?;
     let seeds = if best.value.seeds > 1 { ", of whose seeds it is the first" } else { "" };
     let way = if decision.higher_is_better { "highest" } else { "lowest" };
     let value = with_interval(best.value.value, best.value.low, best.value.high);
-    let why = format!("the {way} {} on {} of all sparsities, {value}{seeds}", decision.metric, decision.suite);
+    // Of equal ones the first is taken, and not said to be better than the others.
+    let first = match pruned().filter(|row| row.value.value == best.value.value).count() {
+        1 => String::new(),
+        alike => format!("the first of {alike} settings with "),
+    };
+    let of = match report.unfinished {
+        None => "all sparsities".to_owned(),
+        Some(_) => format!("the cells that are done ({})", report.cells),
+    };
+    let why = format!("{first}the {way} {} on {} of {of}, {value}{seeds}", decision.metric, decision.suite);
     Ok((cell, why))
 }
 

@@ -34,7 +34,7 @@ impl Drop for Unfinished {
 impl Target {
     /// At a path that nothing has.
     pub fn of(path: &Path, format: Option<ModelFormat>) -> Result<Self> {
-        let is_file = path.extension().is_some_and(|end| end == "gguf");
+        let is_file = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
         let format = format.unwrap_or(if is_file { ModelFormat::Gguf } else { ModelFormat::Hub });
         if is_file && format == ModelFormat::Hub {
             return Err(Fault(format!("--to {}: a Hugging Face folder is no .gguf file", path.display())).into());

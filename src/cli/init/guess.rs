@@ -39,12 +39,18 @@ const ANSWERED: [&str; 14] = [
 /// What fields are called that a question is about.
 const ABOUT: [&str; 4] = ["context", "passage", "background", "document"];
 
+/// What stands before the letter of a field that holds one of several choices: `a`, `option_a`.
+const CHOICE: [&str; 5] = ["", "option_", "option", "choice_", "choice"];
+const LETTERS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+
 /// Which field is asked, which is the answer, and what the question is about.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Guess {
     asked: String,
     answered: String,
     about: Option<String>,
+    /// Fields with one choice each, of which the answer names one.
+    choices: Vec<String>,
 }
 
 impl Guess {
@@ -53,21 +59,17 @@ impl Guess {
         if is_usual(row) {
             return None;
         }
-        // As the file spells it.
-        let field = |name: &&str| {
-            let plain = |value: &Value| value.is_string() || value.is_number();
-            let like = |(key, value): &(&String, &Value)| key.eq_ignore_ascii_case(name) && plain(value);
-            row.iter().find(like).map(|(key, _)| key.clone()).filter(|key| is_identifier(key))
-        };
+        let field = |name: &&str| field(row, name);
         let asked = ASKED.iter().find_map(field)?;
         let answered = ANSWERED.iter().find_map(field)?;
         let about = ABOUT.iter().find_map(field).filter(|about| *about != asked);
-        Some(Self { asked, answered, about })
+        let choices = choices(row, &row[&answered]);
+        Some(Self { asked, answered, about, choices })
     }
 
     /// A data set of these rows, and of others to calibrate on where there are some.
     pub fn definition(&self, test: &str, train: Option<&str>) -> String {
-        let Self { asked, answered, about } = self;
+        let Self { asked, answered, about, choices } = self;
         let about = about.as_ref().map_or(String::new(), |about| format!("{{{{ {about} }}}}\n"));
         let prompt = format!("{about}{}: {{{{ {asked} }}}}\n{}:", capitalised(asked), capitalised(answered));
         let mut text = format!(
@@ -79,17 +81,42 @@ impl Guess {
         if train.is_none() {
             text += &format!("source = {}\n", quoted(test));
         }
-        text += &format!(
-            "\n[template]\nprompt = {}\ntarget = {}\n",
-            quoted(&prompt),
-            quoted(&format!(" {{{{ {answered} }}}}"))
-        );
+        let value = |name: &String| format!("{{{{ {name} }}}}");
+        text += &format!("\n[template]\nprompt = {}\n", quoted(&prompt));
+        text += &match choices.is_empty() {
+            true => format!("target = {}\n", quoted(&format!(" {}", value(answered)))),
+            false => {
+                let choices: Vec<String> = choices.iter().map(|name| quoted(&value(name))).collect();
+                format!("choices = [{}]\nanswer = {}\n", choices.join(", "), quoted(&value(answered)))
+            }
+        };
         if let Some(train) = train {
             text +=
                 &format!("\n[split.train]\nsource = {}\n\n[split.test]\nsource = {}\n", quoted(train), quoted(test));
         }
         text
     }
+}
+
+/// The field of this name, as the file spells it.
+fn field(row: &Row, name: &str) -> Option<String> {
+    let plain = |value: &Value| value.is_string() || value.is_number();
+    let like = |(key, value): &(&String, &Value)| key.eq_ignore_ascii_case(name) && plain(value);
+    row.iter().find(like).map(|(key, _)| key.clone()).filter(|key| is_identifier(key))
+}
+
+/// The fields that have a choice each, where the answer is the letter of one. What counts by numbers may begin at 0 or 1, and is
+/// not guessed at.
+fn choices(row: &Row, answer: &Value) -> Vec<String> {
+    let of = |before: &&str| -> Vec<String> {
+        LETTERS.iter().map_while(|letter| field(row, &format!("{before}{letter}"))).collect()
+    };
+    let is_one = |fields: &Vec<String>| {
+        let letters = &LETTERS[..fields.len()];
+        let said = answer.as_str().unwrap_or_default().trim();
+        fields.len() > 1 && letters.iter().any(|letter| said.eq_ignore_ascii_case(letter))
+    };
+    CHOICE.iter().map(of).find(is_one).unwrap_or_default()
 }
 
 /// A text as TOML writes it.
@@ -141,6 +168,26 @@ mod tests {
         let (prompt, target) = content.parts().unwrap();
         assert_eq!(prompt, "It rains.\nQuestion: Is it \"dry\"?\nAnswer:");
         assert_eq!(target, " no");
+    }
+
+    #[test]
+    fn choices_in_columns_of_their_own_are_choices_where_the_answer_is_a_letter() {
+        let row = json!({"question": "2+2?", "A": "3", "B": "4", "C": 5, "answer": "B"});
+        let text = guess(&row).unwrap().definition("path:a.csv", None);
+        let dataset = Dataset::of_text(&text, Path::new("a.toml"), vec![PathBuf::new()]).unwrap();
+        let content = Content::of(row.as_object().unwrap(), dataset.template.as_ref()).unwrap();
+        let Content::Choice { choices, answer, .. } = &content else { panic!("{content:?}") };
+        assert_eq!((choices.join(" "), *answer), ("3 4 5".into(), 1));
+        let fields = |row: &Value| guess(row).unwrap().choices;
+        let named = json!({"question": "q", "option_a": "x", "option_b": "y", "label": "a"});
+        assert_eq!(fields(&named), ["option_a", "option_b"]);
+        for row in [
+            json!({"question": "q", "a": "x", "b": "y", "answer": "1"}),
+            json!({"question": "q", "a": "x", "b": "y", "answer": "c"}),
+            json!({"question": "q", "a": "x", "answer": "a"}),
+        ] {
+            assert_eq!(fields(&row), [""; 0], "{row}");
+        }
     }
 
     #[test]

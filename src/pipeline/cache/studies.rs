@@ -45,7 +45,13 @@ impl Cache {
     pub fn note_study(&self, name: &str, results: &Path, keys: impl IntoIterator<Item = Key>) -> Result<KnownStudy> {
         let folder = self.dir.join(STUDIES);
         fs::create_dir_all(&folder)?;
-        let path = folder.join(Digest::of(&(name, std::path::absolute(results)?)).to_string());
+        // Of a path that is not UTF-8 its bytes, which JSON has no text for.
+        let results = std::path::absolute(results)?;
+        let digest = match results.to_str() {
+            Some(results) => Digest::of(&(name, results)),
+            None => Digest::of(&(name, results.as_os_str().as_encoded_bytes())),
+        };
+        let path = folder.join(digest.to_string());
         let mut text = format!("{name}\n");
         keys.into_iter().for_each(|key| text += &format!("{}\n", key.name()));
         let mut file = tempfile::Builder::new().prefix(crate::UNFINISHED).tempfile_in(&folder)?;

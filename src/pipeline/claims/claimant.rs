@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +20,7 @@ pub struct Claimant {
     /// What a scheduler calls it.
     #[serde(default)]
     pub job: Option<String>,
-    /// Seconds since 1970 by its machine's clock: for people to read, and nothing else.
+    /// When it claimed, in seconds since 1970 by its machine's clock: for people to read, and nothing else.
     pub since: u64,
 }
 
@@ -38,15 +39,13 @@ impl Claimant {
         let namespace = fs::read_link("/proc/self/ns/pid").ok();
         let machine = boot.zip(namespace).map(|(boot, pids)| format!("{} {}", boot.trim(), pids.display()));
         let pid = std::process::id();
-        let since =
-            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         Self {
             host: crate::lock::host(),
             pid,
             machine,
             born: born(pid),
             job: job(|name| std::env::var(name).ok()),
-            since,
+            since: date(),
         }
     }
 
@@ -65,6 +64,11 @@ impl Claimant {
     pub fn has_ended(&self, me: &Self) -> bool {
         self.is_of_machine(me) && self.born.is_some() && born(self.pid) != self.born
     }
+}
+
+/// Seconds since 1970 by this machine's clock.
+pub fn date() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// When a process of this machine began; None where there is none.

@@ -322,6 +322,10 @@ impl Shared for Folder {
     fn now(&self) -> Duration {
         self.since.elapsed()
     }
+
+    fn date(&self) -> u64 {
+        claimant::date()
+    }
 }
 
 #[cfg(test)]
@@ -365,6 +369,18 @@ mod tests {
         }
         a.forget_old();
         assert_eq!(files().count(), 0);
+    }
+
+    #[test]
+    fn a_claim_says_since_when_it_is_held_and_not_since_when_its_process_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let claims = Claims::in_dir(dir.path());
+        let since = |what| claims.state(what).unwrap().by.unwrap().since;
+        let [first, second] = [Digest::of(&1), Digest::of(&2)];
+        let _first = mine(claims.take(first, false));
+        thread::sleep(Duration::from_millis(1100));
+        let _second = mine(claims.take(second, false));
+        assert!(since(second) > since(first), "{} {}", since(first), since(second));
     }
 
     #[test]

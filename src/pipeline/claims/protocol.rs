@@ -28,6 +28,8 @@ pub trait Shared {
     fn append(&self, name: &str, text: &str) -> io::Result<()>;
     /// The time by a clock of this machine that only goes forward.
     fn now(&self) -> Duration;
+    /// Seconds since 1970 by this machine's clock: for people to read, and nothing else.
+    fn date(&self) -> u64;
 }
 
 /// How often a claim is renewed, and how long one is waited for.
@@ -162,7 +164,9 @@ impl<S: Shared> Protocol<S> {
     }
 
     fn create(&self, name: &str, number: u32) -> io::Result<Attempt> {
-        let text = format!("{}\n", serde_json::to_string(&self.me).map_err(io::Error::other)?);
+        // Since when this is claimed, not since when the process runs: it claims one after the other.
+        let me = Claimant { since: self.shared.date(), ..self.me.clone() };
+        let text = format!("{}\n", serde_json::to_string(&me).map_err(io::Error::other)?);
         match self.shared.create(&file(name, number), &text)? {
             true => {
                 self.remember(name, number, text.len());

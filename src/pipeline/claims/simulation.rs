@@ -76,6 +76,10 @@ impl Shared for Rc<Machine> {
         let rate = 1.0 + (self.number % 5) as f64 * 1e-3;
         Duration::from_secs_f64(1e6 * self.number as f64 + rate * self.server.now.get())
     }
+
+    fn date(&self) -> u64 {
+        self.now().as_secs()
+    }
 }
 
 struct Working {

@@ -48,10 +48,14 @@ fn sheet(axis: &str, contrasts: Vec<&Contrast>) -> Sheet {
 
 /// For how many comparisons p is corrected, of families of these sizes.
 fn corrected(sizes: &[usize]) -> Option<String> {
-    let (fewest, most) = (*sizes.iter().min()?, *sizes.iter().max()?);
-    let count = if fewest == most { most.to_string() } else { format!("{fewest} to {most}") };
     let each = if sizes.len() == 1 { "" } else { " of each metric on a suite" };
-    (most > 1).then(|| format!("p and verdicts are adjusted for the {count} comparisons{each} (Holm)."))
+    Some(format!("p and verdicts are adjusted for the {} comparisons{each} (Holm).", counts(sizes)?))
+}
+
+/// How many comparisons families of these sizes have; None where none has more than one.
+pub fn counts(sizes: &[usize]) -> Option<String> {
+    let (fewest, most) = (*sizes.iter().min()?, *sizes.iter().max()?);
+    (most > 1).then(|| if fewest == most { most.to_string() } else { format!("{fewest} to {most}") })
 }
 
 fn entries(c: &Contrast) -> [Entry; 9] {

@@ -51,7 +51,9 @@ fn entries(row: &DecisionRow, is_best: bool) -> [Entry; 8] {
 /// What the table rests on; `seeds` is how many each calibrated setting has, where all have as many.
 fn notes(decision: &Decision, seeds: Option<&str>) -> Vec<String> {
     let samples = counted(decision.samples, &decision.unit);
-    let over = if seeds == Some("1") { "" } else { " over samples and seeds" };
+    // What is not calibrated has no seeds, and one seed says nothing of others.
+    let has_seeds = decision.rows.iter().any(|row| row.value.seeds > 1);
+    let over = if has_seeds { " over samples and seeds" } else { "" };
     let mut notes = vec![format!("{samples}; {}; 95% intervals{over}.", direction(decision.higher_is_better))];
     notes.push(margin(decision));
     if decision.comparisons > 1 {

@@ -358,6 +358,16 @@ mod tests {
     }
 
     #[test]
+    fn intervals_are_over_seeds_only_where_there_are_several() {
+        let mut report = sample::report();
+        let notes = |report: &Report| of("decision", report).notes.join(" ");
+        assert!(notes(&report).contains("95% intervals over samples and seeds."), "{}", notes(&report));
+        // Magnitude alone, which draws nothing.
+        report.decision.as_mut().unwrap().rows.retain(|row| row.setting.calibration.is_none());
+        assert!(notes(&report).contains("95% intervals.") && !notes(&report).contains("seed"), "{}", notes(&report));
+    }
+
+    #[test]
     fn a_margin_of_perplexity_is_a_ratio() {
         let mut report = sample::report();
         let decision = report.decision.as_mut().unwrap();
