@@ -79,6 +79,10 @@ impl Engine for Slurm {
         if let Some(given) = ARRAY.given(job) {
             return Err(Fault(format!("{given}: --workers N says how many tasks there are")).into());
         }
+        if let Some(word) = stray(&job.options) {
+            let said = "is no option, and sbatch would submit it in place of calipr's script; options begin with -";
+            return Err(Fault(format!("{word} {said}")).into());
+        }
         let workers = format!("#SBATCH --array=0-{}\n", job.workers.saturating_sub(1));
         let of_workers = "Each takes cells that nobody has taken, one after the other, until none is left.";
         let of_tables = "Finds every cell in the cache, computes what is left, and makes the tables.";
@@ -194,6 +198,15 @@ fn parts(id: &str) -> (&str, Option<&str>) {
     }
 }
 
+/// A word among sbatch's options that is surely no option and no option's value: the first, or one that follows a long option
+/// with its value.
+fn stray(options: &[String]) -> Option<&str> {
+    let is_whole = |option: &String| option.starts_with("--") && option.contains('=');
+    let before = std::iter::once(None).chain(options.iter().map(Some));
+    let mut words = options.iter().zip(before).filter(|(option, _)| !option.starts_with('-'));
+    words.find(|(_, before)| before.is_none_or(is_whole)).map(|(word, _)| word.as_str())
+}
+
 /// A command on the cluster that the jobs are of.
 fn on_cluster(program: &str, ids: &[String], rest: impl FnOnce(Vec<String>) -> Vec<String>) -> Vec<String> {
     let cluster = ids.first().and_then(|id| parts(id).1).map(|cluster| format!("--clusters={cluster}"));
@@ -298,6 +311,19 @@ mod tests {
         );
         let job = Job { options: vec!["-a1-9".into()], ..job() };
         assert!(Slurm.files(&job).unwrap_err().to_string().starts_with("-a1-9: --workers N says"));
+    }
+
+    #[test]
+    fn another_script_among_the_options_is_refused() {
+        let files = |options: &[&str]| {
+            Slurm.files(&Job { options: options.iter().map(|&option| option.into()).collect(), ..job() })
+        };
+        for options in [&["other.sh"][..], &["--mem=4G", "other.sh"], &["-p", "long", "--mem=4G", "other.sh", "x"]] {
+            assert!(files(options).unwrap_err().to_string().starts_with("other.sh is no option"), "{options:?}");
+        }
+        for options in [&["-p", "long"][..], &["--partition", "long", "--mem=4G", "--exclusive"], &["-plong"]] {
+            assert!(files(options).is_ok(), "{options:?}");
+        }
     }
 
     #[test]

@@ -25,6 +25,11 @@ fn best(decision: &Decision) -> Option<String> {
     }
     let of_dense = with_interval(dense.value.value, dense.value.low, dense.value.high);
     if pruned.iter().all(|row| row.value.value == dense.value.value) {
+        if !dense.value.value.is_finite() {
+            return Some(format!(
+                "On {suite}, the {metric} of all settings is infinite, the dense model's too: none are compared by it."
+            ));
+        }
         return Some(format!(
             "On {suite}, all settings have the same {metric} as the dense model, {of_dense}: on {} nothing is told apart.",
             counted(decision.samples, &decision.unit)
@@ -350,6 +355,18 @@ mod tests {
     fn equal_evidence_gets_one_sentence() {
         let said = changed(|report| set_all(report, Verdict::NotToldApart));
         assert!(said[0].ends_with("all 5 settings are not told apart from dense (0.61)."), "{said:?}");
+    }
+
+    #[test]
+    fn what_is_infinite_everywhere_is_not_said_to_be_alike() {
+        let all = |value: f64| {
+            changed(|report| {
+                let decision = report.decision.as_mut().unwrap();
+                decision.rows.iter_mut().for_each(|row| row.value.value = value);
+            })
+        };
+        assert!(all(f64::INFINITY)[0].starts_with("On task, the f1 of all settings is infinite"));
+        assert!(all(0.5)[0].starts_with("On task, all settings have the same f1 as the dense model"));
     }
 
     #[test]
