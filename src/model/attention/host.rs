@@ -108,13 +108,11 @@ impl CustomOp3 for Within<'_> {
     }
 }
 
-/// The rows of the result (tokens × `width`), a stripe after the other: which span they are of, None where of none, where
-/// they begin in it, and their values.
-fn stripes<'a>(
-    spans: &[Span],
-    out: &'a mut [MaybeUninit<f32>],
-    width: usize,
-) -> Vec<(Option<usize>, usize, &'a mut [MaybeUninit<f32>])> {
+/// Rows of a result: which span they are of, None where of none, where they begin in it, and their values.
+type Stripe<'a> = (Option<usize>, usize, &'a mut [MaybeUninit<f32>]);
+
+/// The rows of the result (tokens × `width`), a stripe after the other.
+fn stripes<'a>(spans: &[Span], out: &'a mut [MaybeUninit<f32>], width: usize) -> Vec<Stripe<'a>> {
     let (mut stripes, mut rest, mut at) = (Vec::new(), out, 0);
     for (i, Span { own, .. }) in spans.iter().enumerate() {
         let (before, after) = rest.split_at_mut((own.start - at) * width);
