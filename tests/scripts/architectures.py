@@ -88,6 +88,7 @@ CASES = {
     "phi_qk": ("phi", {**SMALL, "qk_layernorm": True, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.25, **ROPE}}),  # fmt: skip
     "phi3": ("phi3", {**SMALL, "sliding_window": 24}),
     "phi3_longrope": ("phi3", {**SMALL, "original_max_position_embeddings": 128, "rope_parameters": {**LONG}}),
+    "phi3_longrope_outgrown": ("phi3", {**SMALL, "original_max_position_embeddings": 32, "rope_parameters": {**LONG}}),
     "phi3_partial": ("phi3", {**SMALL, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.75, **ROPE}}),
     "olmo": ("olmo", SMALL),
     "olmo_clip": ("olmo", {**SMALL, "clip_qkv": 0.5, "attention_bias": True}),

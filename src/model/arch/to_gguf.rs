@@ -221,7 +221,7 @@ fn scaling(rope: &RopeSpec, factors: &mut Vec<(&'static str, Vec<f32>)>) -> Vec<
             }
             keys
         }
-        RopeScaling::LongRope { short_factors, long_factors, original_context, attention_factor } => {
+        RopeScaling::LongRope { short_factors, long_factors, original_context, attention_factor, .. } => {
             let [long, short] = LONG_ROPE_FACTORS;
             factors.extend([(long, long_factors.clone()), (short, short_factors.clone())]);
             let sharper = ("rope.scaling.attn_factor", Value::F32(*attention_factor));
