@@ -182,10 +182,13 @@ fn a_folder_becomes_a_gguf_file_that_computes_the_same_and_says_what_llama_cpp_s
         &["glm", "opt", "opt_plain", "opt_post"][..],
         // Windows that llama.cpp's code for the architecture has not, or has in other blocks.
         &["ministral", "mistral", "mixtral_window", "phi3", "qwen2_window", "qwen3_moe_window", "qwen3_window"],
-        &["smollm3_window", "starcoder2_window"],
+        &["smollm3_types", "smollm3_window", "starcoder2_window"],
         // Other activations, norms, and scales of attention than it has.
         &["bloom_post", "falcon_alibi", "gpt2_scaled", "gpt_neox_sequential", "llama_gelu", "llama_quick_gelu"],
         &["llama_relu2", "gemma2", "gemma3", "gemma3_text", "gemma3_text_scaled"],
+        &["gemma3_caps", "gemma3_text_caps", "gemma3_tied"],
+        // Biases, norms and sizes of heads for which it looks for no tensors.
+        &["arcee", "cohere2_wide", "cohere_qk", "falcon_one_norm", "olmo_clip", "phi_qk"],
         // Blocks with experts and blocks without.
         &["qwen2_moe_mixed", "qwen3_moe_mixed"],
     ];

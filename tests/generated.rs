@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use common::{Tiny, Workshop, assert_same_tables, faults, read_table, run_with, texts};
+use candle_core::Device;
+use candle_core::quantized::{GgmlDType, gguf_file};
+use common::{Tiny, Workshop, assert_same_tables, faults, read_table, run_with, texts, write_gguf};
 use serde_json::Value;
 
 const GENERATE: &str = "{ from = \"path:rows.jsonl\", prefix = 4, texts = 14, max_new_tokens = 40, top_k = 30 }";
@@ -213,6 +215,7 @@ fn what_cannot_be_written_is_refused_with_its_place() {
         ("generate.max_new_tokens=0", "`calibration.self.generate.max_new_tokens`: 0 is too small"),
         ("generate.prefix=128", "128 tokens leave no room in the model's context of 128"),
         ("generate.prefix=100", "none of 40 rows has 100 tokens"),
+        ("generate={from='path:rows.jsonl', prefix=4, texts=60, temperature=0}", "too few for 60 texts"),
         ("generate.from='wikitexxt'", "wikitexxt"),
         ("generate.from='path:none.jsonl'", "none.jsonl"),
         ("generate.form=1", "form"),
@@ -227,14 +230,10 @@ fn what_cannot_be_written_is_refused_with_its_place() {
         }
     }
     // What shows only when the texts are there.
-    for (set, says) in [
-        ("windows=500", "texts are left; raise `texts`"),
-        ("generate={from='path:rows.jsonl', prefix=4, texts=60, temperature=0}", "too few for 60 texts"),
-    ] {
-        let output = shop.calipr(&["run", "recipe.toml", "--set", &format!("calibration.self.{set}")]);
-        let (_, stderr) = texts(&output);
-        assert!(!output.status.success() && stderr.contains(says) && stderr.contains("[calibration.self]"), "{stderr}");
-    }
+    let output = shop.calipr(&["run", "recipe.toml", "--set", "calibration.self.windows=50"]);
+    let (_, stderr) = texts(&output);
+    let says = "texts are left; raise `texts`";
+    assert!(!output.status.success() && stderr.contains(says) && stderr.contains("[calibration.self]"), "{stderr}");
     // The folder's settings that calipr does not follow are refused as for suites.
     std::fs::write(shop.path("model/generation_config.json"), r#"{"no_repeat_ngram_size": 2}"#).unwrap();
     for command in ["plan", "run"] {
@@ -242,6 +241,73 @@ fn what_cannot_be_written_is_refused_with_its_place() {
         let (_, stderr) = texts(&output);
         assert!(stderr.contains("[calibration.self]") && stderr.contains("`no_repeat_ngram_size` is 2"), "{stderr}");
         assert_eq!(output.status.code(), Some(2), "{stderr}");
+    }
+}
+
+#[test]
+fn texts_that_are_surely_too_few_are_refused_before_any_is_written() {
+    let shop = shop();
+    for (sets, says) in [
+        (
+            ["packing='single'", "generate.texts=5"],
+            "4 of 5 texts are left; raise `texts`, or lower `drop`: they make 4 windows",
+        ),
+        (["windows=100", "generate.max_new_tokens=4"], "11 of 14 texts are left"),
+    ] {
+        for command in ["plan", "run"] {
+            let sets = sets.map(|set| format!("calibration.self.{set}"));
+            let output = shop.calipr(&[command, "recipe.toml", "--set", &sets[0], "--set", &sets[1]]);
+            let (_, stderr) = texts(&output);
+            assert!(stderr.contains(says) && stderr.contains("[calibration.self]"), "{stderr}");
+            assert!(output.status.code() == Some(2) && !shop.path("cache/texts").exists(), "{stderr}");
+        }
+    }
+}
+
+#[test]
+fn what_is_wrong_with_another_calibration_shows_before_any_text_is_written() {
+    let shop = shop();
+    let other = "calibration.z={ dataset = 'path:rows.jsonl', packing = 'single', windows = 500, length = 24 }";
+    for command in ["plan", "run"] {
+        let output = shop.calipr(&[command, "recipe.toml", "--set", other]);
+        let (_, stderr) = texts(&output);
+        assert!(stderr.contains("[calibration.z]") && stderr.contains("too little data"), "{stderr}");
+        assert!(output.status.code() == Some(2) && !shop.path("cache/texts").exists(), "{stderr}");
+    }
+}
+
+/// A window that llama.cpp passes over bounds what calipr computes of a file, and a text with it.
+#[test]
+fn a_prefix_that_leaves_no_room_in_a_files_window_is_refused() {
+    let shop = shop();
+    let (plain, file) = (shop.path("plain.gguf"), shop.path("model.gguf"));
+    write_gguf(&Tiny::default(), GgmlDType::F32, &plain);
+    let mut read = std::fs::File::open(&plain).unwrap();
+    let content = gguf_file::Content::read(&mut read).unwrap();
+    let window = gguf_file::Value::U32(16);
+    let metadata = content.metadata.iter().map(|(name, value)| (name.as_str(), value));
+    let metadata: Vec<_> = metadata.chain([("llama.attention.sliding_window", &window)]).collect();
+    let tensors: Vec<_> = content
+        .tensor_infos
+        .keys()
+        .map(|name| (name, content.tensor(&mut read, name, &Device::Cpu).unwrap()))
+        .collect();
+    let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    gguf_file::write(&mut std::fs::File::create(&file).unwrap(), &metadata, &tensors).unwrap();
+    for command in ["plan", "run"] {
+        let prefix = "calibration.self.generate.prefix=16";
+        let sets = [
+            "--set",
+            "model.source='path:model.gguf'",
+            "--set",
+            "calibration.self.length=16",
+            "--set",
+            "suite.text.length=16",
+        ];
+        let output = shop.calipr(&[&[command, "recipe.toml", "--set", prefix], sets.as_slice()].concat());
+        let (_, stderr) = texts(&output);
+        assert!(stderr.contains("16 tokens leave no room in the model's sliding window"), "{stderr}");
+        assert!(output.status.code() == Some(2) && !shop.path("cache/texts").exists(), "{stderr}");
     }
 }
 

@@ -239,6 +239,45 @@ fn a_server_that_misbehaves_in_passing_changes_no_table() {
     assert!(time(2) - time(1) > 0.9, "it asked to wait a second");
 }
 
+/// As OpenRouter, Mistral, Azure, text-generation-inference and proxies in front of them answer.
+#[test]
+fn what_other_servers_answer_is_read_as_they_mean_it() {
+    let court = Court::new();
+    let alone = ["--set", "suite.task.judge.pairwise=false"];
+    court.succeeds(&alone);
+    let (tables, asked) = (court.tables(), court.log().len());
+    court.forget("cache/replies");
+    let axum =
+        "Failed to deserialize the JSON body into the target type: response_format: unknown variant `json_schema`";
+    court.set(json!({ "next": [
+        {"usual": true},
+        {"raw": {"body": {"error": {"code": 429, "message": "Slow down"}}, "headers": {"retry-after-ms": "20"}}},
+        {"raw": {"body": {"choices": [{"finish_reason": "error", "message": {"content": "{"}}]}, "headers": {"retry-after": "0.02"}}},
+        {"parts": true},
+        {"pack": true},
+        {"raw": {"status": 422, "body": axum, "headers": {"content-type": "text/plain"}}},
+    ] }));
+    court.succeeds(&alone);
+    let log = court.log();
+    assert_same_tables(&tables, &court.tables());
+    // Of finished cells nobody is asked whether the judge is there.
+    assert_eq!(log.len(), asked - 1 + 3, "{log:?}");
+    let time = |i: usize| log[i]["time"].as_f64().unwrap();
+    assert!(time(3) - time(1) < 0.8, "it asked to wait 20 milliseconds twice");
+    let formats: Vec<&Value> = log.iter().map(|asked| &asked["body"]["response_format"]["type"]).collect();
+    assert!(
+        formats[..6].iter().all(|f| **f == "json_schema") && formats[6..].iter().all(|f| **f == "json_object"),
+        "{formats:?}"
+    );
+
+    court.forget("cache/replies");
+    let flagged =
+        json!({"error": {"code": 403, "message": "requires moderation", "metadata": {"flagged_input": "What"}}});
+    court.set(json!({ "next": [{"usual": true}, {"raw": {"status": 403, "body": flagged}}] }));
+    court.succeeds(&alone);
+    assert!(court.warnings().contains("1 of 6 replies about dense are missing"), "{}", court.warnings());
+}
+
 #[test]
 fn an_answer_that_is_not_judged_is_missing_and_no_zero() {
     let court = Court::new();

@@ -106,6 +106,10 @@ fn published_drop() -> f64 {
 /// Texts for so many tokens of windows.
 const PUBLISHED: (usize, usize) = (5000, 128 * 2048);
 
+/// Tokens that a token may be when its text is made into tokens again, at most: one that is no whole character is printed as
+/// U+FFFD, which is three bytes.
+const TOKENS_AGAIN: usize = 3;
+
 impl Generate {
     /// How many texts are written for windows.
     pub fn texts(&self, ask: Ask) -> usize {
@@ -113,10 +117,37 @@ impl Generate {
         self.texts.unwrap_or_else(|| (ask.tokens() as u128 * texts as u128).div_ceil(tokens as u128) as usize).max(1)
     }
 
+    /// Tokens that a text may have, and what ends there.
+    pub fn room(model: &Spec) -> (usize, &'static str) {
+        match &model.reach {
+            Some(reach) if reach.tokens < model.context => (reach.tokens, reach.because),
+            _ => (model.context, "context"),
+        }
+    }
+
     /// Tokens that a text is continued by, at most.
     fn new_tokens(&self, model: &Spec) -> usize {
-        let context = model.reach.as_ref().map_or(model.context, |reach| reach.tokens.min(model.context));
-        self.max_new_tokens.min(context.saturating_sub(self.prefix))
+        self.max_new_tokens.min(Self::room(model).0.saturating_sub(self.prefix))
+    }
+
+    /// How many rows texts have to begin as at least: without a temperature a row is continued by the same text again.
+    fn rows_needed(&self, texts: usize) -> usize {
+        if self.temperature > 0.0 { 1 } else { texts }
+    }
+
+    /// An error where so few rows are long enough for so many texts.
+    fn is_enough(&self, (found, rows): (usize, usize), texts: usize) -> Result<()> {
+        let prefix = self.prefix;
+        ensure!(
+            found > 0,
+            "none of {rows} rows has {prefix} tokens, which `prefix` asks for; lower it, or name longer rows"
+        );
+        ensure!(
+            found >= self.rows_needed(texts),
+            "{found} rows have at least {prefix} tokens, too few for {texts} texts: without a temperature a row would be \
+             continued by the same text again; lower `texts`, or raise `temperature`"
+        );
+        Ok(())
     }
 }
 
@@ -205,6 +236,29 @@ impl Generated<'_> {
         }
     }
 
+    /// An error where the texts that will be left surely make too few windows.
+    fn may_suffice(&self, inputs: &Inputs, ask: Ask) -> Result<()> {
+        let (texts, Ask { windows, length, .. }) = (self.how.texts(ask), ask);
+        let left = kept(&vec![0.0; texts], self.how.drop).into_iter().filter(|kept| *kept).count();
+        let most = match (self.calibration.packing, &self.how.model) {
+            // Another model's tokens may be any number of the pruned one's.
+            (Packing::Concat, Some(_)) => return Ok(()),
+            (Packing::Concat, None) => {
+                let tokens = self.how.prefix.saturating_add(self.how.new_tokens(&inputs.spec));
+                // A separator between two, and the tokens that begin and end a text of its own.
+                left.saturating_mul(tokens.saturating_mul(TOKENS_AGAIN).saturating_add(3)) / length
+            }
+            // Each window has a text of its own.
+            _ => left,
+        };
+        ensure!(
+            most >= windows,
+            "{left} of {texts} texts are left; raise `texts`, or lower `drop`: they make {most} windows of {length} tokens at \
+             most, not {windows}"
+        );
+        Ok(())
+    }
+
     /// All that a text depends on but for its number.
     fn writing(&self, inputs: &Inputs) -> Digest {
         let sampling = self.sampling(inputs, &[]);
@@ -245,13 +299,7 @@ impl Generated<'_> {
                 found.push((rows.number(index), ids));
             }
         }
-        ensure!(!found.is_empty(), "{}", too_short(rows.len(), prefix));
-        ensure!(
-            found.len() == count || self.how.temperature > 0.0,
-            "{} rows have at least {prefix} tokens, too few for {count} texts: without a temperature a row would be \
-             continued by the same text again; lower `texts`, or raise `temperature`",
-            found.len()
-        );
+        self.how.is_enough((found.len(), rows.len()), count)?;
         Ok((0..count).map(|i| found[i % found.len()].clone()).collect())
     }
 
@@ -348,10 +396,6 @@ fn beginning(rows: &Rows, index: usize, part: &Part, tokenizer: &Tokenizer, pref
     Ok(ids)
 }
 
-fn too_short(rows: usize, prefix: usize) -> String {
-    format!("none of {rows} rows has {prefix} tokens, which `prefix` asks for; lower it, or name longer rows")
-}
-
 impl Origin for Generated<'_> {
     fn what(&self) -> String {
         let by = self.how.model.as_ref().map_or(String::new(), |source| format!(" by {source},"));
@@ -382,19 +426,23 @@ impl Origin for Generated<'_> {
         keys
     }
 
-    fn check(&self, checking: &Checking, _ask: Ask) -> Result<()> {
+    fn check(&self, checking: &Checking, ask: Ask) -> Result<()> {
         let Checking { inputs, tokenizer, .. } = checking;
         let pen = self.pen(inputs, tokenizer);
         self.check_settings(inputs)?;
         let input = &inputs.calibrations[self.name];
         let rows = input.checked(pen.tokenizer, pen.spec.vocabulary)?;
+        let (texts, mut found) = (self.how.texts(ask), 0);
         for index in 0..rows.len() {
-            let ids = beginning(&rows, index, &input.part, pen.tokenizer, self.how.prefix);
-            if ids.with_context(|| format!("row {}", rows.number(index)))?.len() == self.how.prefix {
-                return Ok(());
+            if found == self.how.rows_needed(texts) {
+                break;
             }
+            let ids = beginning(&rows, index, &input.part, pen.tokenizer, self.how.prefix);
+            let ids = ids.with_context(|| format!("row {}", rows.number(index)))?;
+            found += usize::from(ids.len() == self.how.prefix);
         }
-        anyhow::bail!(too_short(rows.len(), self.how.prefix))
+        self.how.is_enough((found, rows.len()), texts)?;
+        self.may_suffice(inputs, ask)
     }
 
     fn make(&self, making: &Making, ask: Ask) -> Result<Made> {

@@ -256,6 +256,21 @@ fn place(name: &str, origin: &dyn Origin) -> String {
     format!("[calibration.{name}], {}", origin.what())
 }
 
+/// Whether a model is run for windows that cells draw.
+pub fn computes(recipe: &Recipe) -> bool {
+    used(recipe).iter().any(|name| origin(recipe, name).computes())
+}
+
+/// Checks all windows that cells draw, but for those in the cache.
+///
+/// # Errors
+/// Where a run would surely refuse them.
+pub fn check(recipe: &Recipe, inputs: &Inputs, cache: &Cache, tokenizer: &Tokenizer) -> Result<()> {
+    let (checking, cells) = (Checking::new(recipe, inputs, cache, tokenizer), cells(recipe));
+    let mut drawn = cells.iter().filter_map(Cell::drawn);
+    drawn.try_for_each(|drawn| checking.check(&drawn.name, Ask::of(recipe, &drawn.name, drawn.seed)))
+}
+
 /// What calibrations are checked with before a run.
 pub struct Checking<'a> {
     pub recipe: &'a Recipe,

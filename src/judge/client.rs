@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use ureq::Agent;
 
-use super::reply::short;
+use super::completion::{self, Answer, Said, Words};
 use crate::source::web::{self, Failure, Proxies};
 
 /// Speaks to the server of a judge, from several threads.
@@ -61,17 +61,6 @@ pub enum Failed {
     /// Something on this machine.
     Here(anyhow::Error),
     Interrupted,
-}
-
-/// What the server said to a question.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Said {
-    /// None where it has no text, or the model refuses: then why.
-    pub text: Result<String, String>,
-    /// Whether the text was cut at the bound.
-    pub cut: bool,
-    /// None where the server does not count them.
-    pub tokens: Option<u64>,
 }
 
 /// Bytes of an answer that are read.
@@ -190,6 +179,7 @@ impl Client {
         }
         let body = self.body(messages, schema, dialect).to_string();
         let mut request = self.agents.of_url(&self.url).0.post(&self.url).header("content-type", "application/json");
+        request = request.header("accept-encoding", "identity");
         if let Some(key) = &self.key {
             request = request.header("authorization", format!("Bearer {}", key.secret));
         }
@@ -201,16 +191,34 @@ impl Client {
             let to = header("location").map_or(String::new(), |to| format!(" to {}", web::shown(&to)));
             return Err(self.for_all(&format!("it redirects{to}, where the key does not go; give the address itself")));
         }
-        let mut text = String::new();
-        let read = body.into_reader().take(LONGEST).read_to_string(&mut text);
+        let mut bytes = Vec::new();
+        let read = body.into_reader().take(LONGEST).read_to_end(&mut bytes);
+        let text = completion::text(&bytes, LONGEST);
         match status {
             200..300 => {
                 read.map_err(|error| broken(&error))?;
-                said(&text).map(Once::Said).ok_or_else(|| {
-                    Attempt::Passing("it answers with something other than a chat completion".into(), None)
-                })
+                self.completed(completion::read(&text.map_err(|error| broken(&error))?), web::wait(header), dialect)
             }
-            _ => self.refused(status, &message(&text), web::wait(header), dialect),
+            _ => self.refused(status, &completion::words(&text.unwrap_or_default()), web::wait(header), dialect),
+        }
+    }
+
+    /// What is to be made of an answer whose status is one of success.
+    fn completed(&self, answer: Answer, wait: Option<Duration>, dialect: Dialect) -> Result<Once, Attempt> {
+        match answer {
+            // Replies are kept.
+            Answer::Said(said) => Ok(Once::Said(Said { text: said.text.map(|text| self.without_key(&text)), ..said })),
+            Answer::Failed(Some(status), words) => self.refused(status, &words, wait, dialect),
+            Answer::Failed(None, words) => match self.refused(500, &words, wait, dialect) {
+                Err(Attempt::Passing(_, wait)) => {
+                    let said = self.without_key(&words.short);
+                    Err(Attempt::Passing(format!("it answers with an error ({said})"), wait))
+                }
+                other => other,
+            },
+            Answer::Strange => {
+                Err(Attempt::Passing("it answers with something other than a chat completion".into(), None))
+            }
         }
     }
 
@@ -235,10 +243,12 @@ impl Client {
     }
 
     /// What is to be made of an answer that is no success.
-    fn refused(&self, status: u16, said: &str, wait: Option<Duration>, dialect: Dialect) -> Result<Once, Attempt> {
-        let said = self.without_key(said);
+    fn refused(&self, status: u16, said: &Words, wait: Option<Duration>, dialect: Dialect) -> Result<Once, Attempt> {
+        let Words { short, all } = said;
+        let said = self.without_key(short);
         let words = if said.is_empty() { String::new() } else { format!(": {said}") };
-        let has = |words: &[&str]| words.iter().any(|word| said.to_lowercase().contains(word));
+        let has = |words: &[&str]| words.iter().any(|word| all.contains(word));
+        let says = |words: &[&str]| words.iter().any(|word| said.to_lowercase().contains(word));
         match status {
             // Servers differ in how they say that they do not know a part of the question.
             400 | 422 | 500 | 501 if has(&["response_format", "json_schema", "json_object", "grammar"]) => {
@@ -261,6 +271,10 @@ impl Client {
             _ => {}
         }
         Err(match (status, &self.key) {
+            // A question that is not let through, not a key.
+            (403, _) if has(&["moderation", "flagged"]) => {
+                Attempt::Failed(Failed::ForThis(format!("{} refuses ({status}{words})", self.host())))
+            }
             (401 | 403, Some(key)) => {
                 self.for_all(&format!("it does not take the key in {} ({status}{words})", key.from))
             }
@@ -273,7 +287,7 @@ impl Client {
             // An account without money does not come right by waiting.
             (402, _) => self.for_all(&format!("it wants to be paid (402{words})")),
             (429, _) if has(&["insufficient_quota"]) => self.for_all(&format!("the quota is used up (429{words})")),
-            (400 | 422, _) if has(&["model"]) && has(&["not found", "does not exist", "unknown", "not exist"]) => {
+            (400 | 422, _) if says(&["model"]) && says(&["not found", "does not exist", "unknown", "not exist"]) => {
                 self.for_all(&format!("it has no model \"{}\" ({status}{words})", self.model))
             }
             (408 | 409 | 425 | 429 | 500..600, _) => Attempt::Passing(format!("{status}{words}"), wait),
@@ -321,39 +335,6 @@ fn broken(error: &io::Error) -> Attempt {
     }
 }
 
-/// What a chat completion says; None where it is none.
-fn said(text: &str) -> Option<Said> {
-    let value: Value = serde_json::from_str(text).ok()?;
-    let choices = value["choices"].as_array()?;
-    let tokens = value["usage"]["total_tokens"].as_u64();
-    let Some(choice) = choices.first() else {
-        return Some(Said { text: Err("it has no choices".into()), cut: false, tokens });
-    };
-    let message = &choice["message"];
-    let refusal = message["refusal"].as_str().filter(|refusal| !refusal.is_empty());
-    let text = match (refusal, choice["finish_reason"].as_str(), message["content"].as_str()) {
-        (Some(refusal), ..) => Err(format!("it refuses: {}", short(refusal))),
-        (None, Some("content_filter"), _) => Err("its content filter holds it back".into()),
-        (None, _, Some(content)) => Ok(content.to_owned()),
-        (None, _, None) => Err("it has no text".into()),
-    };
-    Some(Said { text, cut: choice["finish_reason"] == "length", tokens })
-}
-
-/// The server's words for an error.
-fn message(text: &str) -> String {
-    let value: Value = serde_json::from_str(text).unwrap_or_default();
-    let (error, detail) = (&value["error"], &value["detail"]);
-    let said = [&error["message"], error, &value["message"], detail].into_iter().find_map(Value::as_str);
-    let code = error["code"].as_str().map_or(String::new(), |code| format!(" [{code}]"));
-    match said {
-        Some(said) => short(said) + &code,
-        // What is no JSON is a page for people.
-        None if value.is_null() => String::new(),
-        None => short(&value.to_string()),
-    }
-}
-
 /// Nothing that holds these leaves them half changed.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -370,23 +351,6 @@ mod tests {
     }
 
     #[test]
-    fn a_completion_has_a_text_or_says_why_not() {
-        let of =
-            |choice: Value| said(&json!({ "choices": [choice], "usage": { "total_tokens": 12 } }).to_string()).unwrap();
-        let plain = of(json!({ "message": { "content": "a" }, "finish_reason": "stop" }));
-        assert_eq!(plain, Said { text: Ok("a".into()), cut: false, tokens: Some(12) });
-        assert!(of(json!({ "message": { "content": "a" }, "finish_reason": "length" })).cut);
-        let refused = of(json!({ "message": { "content": null, "refusal": "No." } }));
-        assert_eq!(refused.text, Err("it refuses: No.".into()));
-        assert!(of(json!({ "message": { "content": "" }, "finish_reason": "content_filter" })).text.is_err());
-        assert!(of(json!({ "message": {} })).text.is_err());
-        let empty = said("{\"choices\": []}").unwrap();
-        assert_eq!((empty.text.is_err(), empty.tokens), (true, None));
-        assert_eq!(said("<html>"), None);
-        assert_eq!(said("{\"ok\": true}"), None);
-    }
-
-    #[test]
     fn what_a_server_does_not_know_is_left_out_one_after_the_other() {
         let client = client();
         let mut dialect = *locked(&client.dialect);
@@ -398,7 +362,7 @@ mod tests {
             "'temperature' does not support 0 with this model.",
         ] {
             bodies.push(client.body(&["q".into(), "r".into()], &json!({}), dialect));
-            dialect = match client.refused(400, said, None, dialect) {
+            dialect = match client.refused(400, &completion::words(said), None, dialect) {
                 Ok(Once::Other(other)) => other,
                 _ => panic!("{said}"),
             };
@@ -410,7 +374,7 @@ mod tests {
         assert_eq!((&bodies[2]["max_tokens"], &bodies[3]["max_completion_tokens"]), (&json!(9), &json!(9)));
         assert_eq!((&bodies[3]["temperature"], &bodies[4]["temperature"]), (&json!(0), &Value::Null));
         assert!(matches!(
-            client.refused(400, "response_format", None, dialect),
+            client.refused(400, &completion::words("response_format"), None, dialect),
             Err(Attempt::Failed(Failed::ForThis(_)))
         ));
     }
@@ -423,9 +387,9 @@ mod tests {
             (401, "no: s3cret", "does not take the key in MY_KEY (401: no: …)"),
             (404, "", "no model \"m\""),
             (400, "The model `m` does not exist", "no model \"m\""),
-            (429, "pay [insufficient_quota]", "quota is used up"),
+            (429, "{\"error\": {\"message\": \"pay\", \"type\": \"insufficient_quota\"}}", "quota is used up"),
         ] {
-            match client.refused(status, said, None, dialect) {
+            match client.refused(status, &completion::words(said), None, dialect) {
                 Err(Attempt::Failed(Failed::ForAll(found))) => {
                     assert!(found.contains(expected) && !found.contains("s3cret"), "{found}");
                     assert!(found.starts_with("http://h.example/v1/chat/completions: "), "{found}");
@@ -434,21 +398,14 @@ mod tests {
             }
         }
         for status in [408, 429, 500, 503] {
-            assert!(matches!(client.refused(status, "", None, dialect), Err(Attempt::Passing(..))), "{status}");
+            assert!(
+                matches!(client.refused(status, &Words::default(), None, dialect), Err(Attempt::Passing(..))),
+                "{status}"
+            );
         }
-        assert!(matches!(client.refused(400, "too long", None, dialect), Err(Attempt::Failed(Failed::ForThis(_)))));
-    }
-
-    #[test]
-    fn an_error_is_said_in_the_words_of_the_server() {
-        for (text, expected) in [
-            ("{\"error\": {\"message\": \"no\\nway\", \"code\": \"c\"}}", "no way [c]"),
-            ("{\"error\": \"no\"}", "no"),
-            ("{\"detail\": \"no\"}", "no"),
-            ("{\"detail\": [1]}", "{\"detail\":[1]}"),
-            ("<html>no</html>", ""),
-        ] {
-            assert_eq!(message(text), expected);
-        }
+        assert!(matches!(
+            client.refused(400, &completion::words("too long"), None, dialect),
+            Err(Attempt::Failed(Failed::ForThis(_)))
+        ));
     }
 }

@@ -4,6 +4,7 @@
 //! keep of the replies, and what is already known, its caller says.
 
 mod client;
+mod completion;
 mod prompt;
 mod reply;
 mod spec;
@@ -222,19 +223,24 @@ fn warn_of_plain_text(name: &str, spec: &JudgeSpec, key: Option<&Key>) {
 /// The key that the environment has.
 fn key(name: &str, spec: &JudgeSpec) -> Result<Option<Key>> {
     let clean = |secret: String| secret.trim().to_owned();
-    let Some(variable) = &spec.key else {
-        let secret = std::env::var(spec::OPENAI_KEY).ok().map(clean).filter(|secret| !secret.is_empty());
-        return Ok(secret.map(|secret| Key { secret, from: spec::OPENAI_KEY.to_owned() }));
-    };
     let place = format!("[suite.{name}.judge]");
+    let is_plain = |secret: &String| secret.chars().all(|c| c.is_ascii_graphic());
+    let not_plain =
+        |variable: &str| format!("{place}: what {variable} holds is no key: it has blanks or characters beyond ASCII");
+    let Some(variable) = &spec.key else {
+        let Some(secret) = std::env::var(spec::OPENAI_KEY).ok().map(clean).filter(|secret| !secret.is_empty()) else {
+            return Ok(None);
+        };
+        ensure!(is_plain(&secret), not_plain(spec::OPENAI_KEY));
+        return Ok(Some(Key { secret, from: spec::OPENAI_KEY.to_owned() }));
+    };
     let secret = std::env::var(variable).map(clean).unwrap_or_default();
     ensure!(
         !secret.is_empty(),
         "{place}: the environment variable {variable}, which is to hold the judge's key, is not set; set it, or run with \
          --offline to use only the replies in the cache"
     );
-    let is_plain = secret.chars().all(|c| c.is_ascii_graphic());
-    ensure!(is_plain, "{place}: what {variable} holds is no key: it has blanks or characters beyond ASCII");
+    ensure!(is_plain(&secret), not_plain(variable));
     Ok(Some(Key { secret, from: variable.clone() }))
 }
 

@@ -1,6 +1,10 @@
 //! What the judge says, read strictly: a number for each criterion, or a winner, and nothing guessed.
 
-use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use super::prompt::Wanted;
@@ -87,10 +91,45 @@ fn object(text: &str) -> Result<Map<String, Value>, String> {
         // Of two fences nobody knows which one is meant.
         (!after.contains("```")).then(|| inner.trim_start_matches(|c: char| c.is_ascii_alphabetic()).trim())
     });
-    match serde_json::from_str(fenced.unwrap_or(text)) {
-        Ok(Value::Object(object)) => Ok(object),
+    let text = fenced.unwrap_or(text);
+    match serde_json::from_str(text) {
+        // Of two values of one name nobody knows which one is meant.
+        Ok(Value::Object(object)) => match serde_json::from_str::<NamedOnce>(text) {
+            Ok(NamedOnce(None)) => Ok(object),
+            Ok(NamedOnce(Some(name))) => Err(format!("\"{}\" is there twice", short(&name))),
+            Err(_) => Err("it is not JSON".into()),
+        },
         Ok(_) => Err("it is JSON, but no object".into()),
         Err(_) => Err("it is not JSON".into()),
+    }
+}
+
+/// The first name that an object has twice.
+struct NamedOnce(Option<String>);
+
+impl<'de> Deserialize<'de> for NamedOnce {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Names)
+    }
+}
+
+struct Names;
+
+impl<'de> Visitor<'de> for Names {
+    type Value = NamedOnce;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<NamedOnce, M::Error> {
+        let (mut seen, mut twice) = (HashSet::new(), None);
+        while let Some((name, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
+            if !seen.insert(name.clone()) {
+                twice.get_or_insert(name);
+            }
+        }
+        Ok(NamedOnce(twice))
     }
 }
 
@@ -137,6 +176,7 @@ mod tests {
             ("{\"tone\": 0, \"truth\": 7}", "\"tone\" is 0"),
             ("{\"tone\": 3, \"truth\": 11}", "\"truth\" is 11"),
             ("{\"tone\": 3, \"truth\": null}", "\"truth\" is null"),
+            ("{\"tone\": 3, \"truth\": 8, \"tone\": 9}", "\"tone\" is there twice"),
             ("{\"tone\": 3, \"truth\": 8} and {\"tone\": 4, \"truth\": 8}", "not JSON"),
             ("```\n{\"tone\": 3, \"truth\": 8}\n```\n```\n{\"tone\": 4, \"truth\": 8}\n```", "not JSON"),
         ] {

@@ -80,6 +80,7 @@ struct Sequence {
     caches: Vec<KvCache>,
     /// Tokens that its caches have room for.
     room: usize,
+    prompt: Vec<u32>,
     /// What goes through the model next: the prompt, then the token before.
     next: Vec<u32>,
     ids: Vec<u32>,
@@ -163,6 +164,7 @@ impl Generator<'_> {
             }
             widest = widest.max(active.len());
             let (old, mut new) = active.split_at_mut(before);
+            decoder.turn_anew(old);
             decoder.advance(old, how)?;
             while !new.is_empty() {
                 step(done)?;
@@ -227,7 +229,22 @@ impl Generator<'_> {
         let penalizes = sampling.repetition_penalty != 1.0;
         let seen = if penalizes { text.ids.iter().copied().collect() } else { HashSet::new() };
         let next = text.ids[known..].to_vec();
-        Ok(Sequence { index, caches, room, next, ids: vec![], loss: 0.0, seen, random })
+        let prompt = text.ids.to_vec();
+        Ok(Sequence { index, caches, room, prompt, next, ids: vec![], loss: 0.0, seen, random })
+    }
+
+    /// Begins sequences anew that outgrow a rotary table which is not to be mixed with the next.
+    fn turn_anew(&self, sequences: &mut [Sequence]) {
+        let Some(longest) = self.ropes.turned_anew_beyond() else { return };
+        for sequence in sequences {
+            let known = sequence.caches.first().map_or(0, KvCache::tokens);
+            if (1..=longest).contains(&known) && known + sequence.next.len() > longest {
+                let empty = |block: &Block| KvCache::new(block.spec.attention.heads, sequence.room);
+                sequence.caches = self.blocks.iter().map(empty).collect();
+                sequence.next = [sequence.prompt.as_slice(), &sequence.ids].concat();
+                sequence.loss = 0.0;
+            }
+        }
     }
 
     /// Bytes of keys and values of this many tokens, over all blocks.

@@ -47,6 +47,9 @@ pub enum RopeScaling {
         long_factors: Vec<f32>,
         original_context: usize,
         attention_factor: f32,
+        /// A text that is written beyond the original context has all its keys turned anew, by the long factors; otherwise
+        /// those that are there stay as they are.
+        turns_anew: bool,
     },
     /// Each frequency divided by its own factor (GGUF's `rope_freqs.weight`).
     Factors(Vec<f32>),
@@ -146,15 +149,18 @@ pub struct Rope {
     values: Arc<RopeValues>,
     /// The table of longer windows, where it is another, and the longest that has this one.
     beyond: Option<(usize, Arc<Self>)>,
+    /// As in [`RopeScaling::LongRope`].
+    turns_anew: bool,
 }
 
 impl Rope {
     /// The table for positions `0 .. positions`, computed in f32 as transformers does.
     pub fn new(spec: &RopeSpec, positions: usize, device: &Device) -> Result<Self> {
         let mut rope = Self::of_frequencies(spec, &spec.frequencies(), positions, device)?;
-        if let RopeScaling::LongRope { long_factors, original_context, .. } = &spec.scaling
+        if let RopeScaling::LongRope { long_factors, original_context, turns_anew, .. } = &spec.scaling
             && positions > *original_context
         {
+            rope.turns_anew = *turns_anew;
             let long = RopeScaling::Factors(long_factors.clone()).frequencies(spec.theta, spec.dim);
             let long = Self::of_frequencies(spec, &long, positions, device)?;
             rope.beyond = Some((*original_context, Arc::new(long)));
@@ -175,7 +181,7 @@ impl Rope {
     /// Of cos and sin, (positions × dim / 2) each.
     pub fn of(cos: Tensor, sin: Tensor) -> Result<Self> {
         let values = RopeValues { cos: cos.flatten_all()?.to_vec1()?, sin: sin.flatten_all()?.to_vec1()? };
-        Ok(Self { cos, sin, interleaved: false, values: Arc::new(values), beyond: None })
+        Ok(Self { cos, sin, interleaved: false, values: Arc::new(values), beyond: None, turns_anew: false })
     }
 
     /// The table that counts in a window of so many tokens.
@@ -229,6 +235,11 @@ impl Ropes {
     /// The longest window all of whose tables are those of the shortest.
     pub fn alike_up_to(&self) -> usize {
         self.tables.iter().map(Rope::alike_up_to).min().unwrap_or(usize::MAX)
+    }
+
+    /// How long a text may become before all its keys are turned anew; None where they never are.
+    pub fn turned_anew_beyond(&self) -> Option<usize> {
+        self.tables.iter().filter(|table| table.turns_anew).map(Rope::alike_up_to).min()
     }
 }
 

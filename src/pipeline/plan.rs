@@ -12,7 +12,7 @@ use super::inputs::Inputs;
 use super::keys::{CellKeys, Entry, Keys, Need, Of, Shape, entries};
 use super::memory::{self, Load};
 use super::{masks, material, work, writing};
-use crate::calibration::{self, Ask, Checking};
+use crate::calibration::{self, Ask};
 use crate::data::{self, Asked, Order, Prompt, prompts};
 use crate::fault::At;
 use crate::model::{Spec, Tokenizer};
@@ -103,10 +103,7 @@ pub fn check_data(recipe: &Recipe, inputs: &Inputs, cache: &Cache) -> Result<()>
         };
         checked.at(|| format!("[suite.{name}], data set \"{}\"", suite.dataset))?;
     }
-    let checking = Checking::new(recipe, inputs, cache, &tokenizer);
-    let cells = cells(recipe);
-    let mut drawn = cells.iter().filter_map(Cell::drawn);
-    drawn.try_for_each(|drawn| checking.check(&drawn.name, Ask::of(recipe, &drawn.name, drawn.seed)))
+    calibration::check(recipe, inputs, cache, &tokenizer)
 }
 
 fn check_prompts(recipe: &Recipe, name: &str, inputs: &Inputs, tokenizer: &Tokenizer) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use super::check::Checker;
 use super::{Calibration, Recipe};
+use crate::calibration::Generate;
 use crate::data::Library;
 use crate::model::Spec;
 use crate::source::Source;
@@ -31,8 +32,9 @@ impl Checker<'_> {
         let whose = author.map_or("the model".into(), ToString::to_string);
         for (name, set) in &recipe.calibration {
             let of_it = set.generate.as_ref().filter(|how| how.model.as_ref() == author);
-            if let Some(how) = of_it.filter(|how| how.prefix >= model.context) {
-                let message = format!("{} tokens leave no room in {whose}'s context of {}", how.prefix, model.context);
+            let (room, ends) = Generate::room(model);
+            if let Some(how) = of_it.filter(|how| how.prefix >= room) {
+                let message = format!("{} tokens leave no room in {whose}'s {ends} of {room}", how.prefix);
                 self.add(&["calibration", name, "generate", "prefix"], message, None);
             }
         }

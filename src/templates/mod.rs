@@ -2,6 +2,7 @@
 //! in models Jinja as transformers has it.
 
 mod jinja;
+mod python;
 
 use std::cell::RefCell;
 use std::sync::mpsc;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail, ensure};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value, ValueKind};
+use minijinja::value::{Kwargs, Serde, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
@@ -113,17 +114,19 @@ fn method(state: &mut State, value: &Value, name: &str, arguments: &[Value]) -> 
         let message = format!("`format` asks for more than {WIDEST} characters");
         return Err(Error::new(ErrorKind::InvalidOperation, message));
     }
-    unknown_method_callback(state, value, name, arguments)
+    python::method(value, name, arguments).unwrap_or_else(|| unknown_method_callback(state, value, name, arguments))
 }
 
-/// minijinja's own filter, but for indents and depths without end.
+/// minijinja's own filter, but for indents and depths without end; names in order, as jinja2's filter has them.
 fn to_json(value: &Value, arguments: Kwargs) -> Result<Value, Error> {
     let indent = arguments.get::<Option<u64>>("indent").unwrap_or_default();
     if indent.is_some_and(|n| n > WIDEST) {
         return Err(Error::new(ErrorKind::InvalidOperation, format!("`tojson` indents by more than {WIDEST}")));
     }
     depth(value, DEEPEST, &mut LARGEST.clone())?;
-    minijinja::filters::tojson(value, None, arguments)
+    let mut sorted = serde_json::to_value(value).map_err(|e| Error::new(ErrorKind::InvalidOperation, e.to_string()))?;
+    sorted.sort_all_objects();
+    minijinja::filters::tojson(&Value::from(Serde(sorted)), None, arguments)
 }
 
 /// An error where a value is nested deeper than `most`, or has more than `left` parts.

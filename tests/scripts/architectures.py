@@ -81,10 +81,14 @@ CASES = {
     "gemma3_text": ("gemma3_text", {**WIDE, "query_pre_attn_scalar": 20, "sliding_window": 24, "num_hidden_layers": 4, "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]}),  # fmt: skip
     "gemma3_text_scaled": ("gemma3_text", {**WIDE, "sliding_window": 24, "num_hidden_layers": 7, "final_logit_softcapping": 4.0, "rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 500000.0}, "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0}}}),  # fmt: skip
     "gemma3": ("gemma3", {"text_config": {**WIDE, "query_pre_attn_scalar": 20, "sliding_window": 24}, "vision_config": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}, "mm_tokens_per_image": 4}),  # fmt: skip
+    "gemma3_text_caps": ("gemma3_text", {**WIDE, "sliding_window": 24, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),  # fmt: skip
+    "gemma3_caps": ("gemma3", {"text_config": {**WIDE, "sliding_window": 24, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}, "vision_config": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}, "mm_tokens_per_image": 4}),  # fmt: skip
+    "gemma3_tied": ("gemma3", {"text_config": {**WIDE, "sliding_window": 24, "tie_word_embeddings": False}, "vision_config": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}, "mm_tokens_per_image": 4}),  # fmt: skip
     "phi": ("phi", {**SMALL, "num_key_value_heads": 4}),
     "phi_qk": ("phi", {**SMALL, "qk_layernorm": True, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.25, **ROPE}}),  # fmt: skip
     "phi3": ("phi3", {**SMALL, "sliding_window": 24}),
     "phi3_longrope": ("phi3", {**SMALL, "original_max_position_embeddings": 128, "rope_parameters": {**LONG}}),
+    "phi3_longrope_outgrown": ("phi3", {**SMALL, "original_max_position_embeddings": 32, "rope_parameters": {**LONG}}),
     "phi3_partial": ("phi3", {**SMALL, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.75, **ROPE}}),
     "olmo": ("olmo", SMALL),
     "olmo_clip": ("olmo", {**SMALL, "clip_qkv": 0.5, "attention_bias": True}),
@@ -92,6 +96,7 @@ CASES = {
     "olmo3": ("olmo3", {**SMALL, "sliding_window": 24, "num_hidden_layers": 4}),
     "olmo3_yarn": ("olmo3", {**SMALL, "sliding_window": 24, "num_hidden_layers": 4, "rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64, **ROPE}, "sliding_attention": {"rope_type": "default", "rope_theta": 300.0}}}),  # fmt: skip
     "smollm3": ("smollm3", {**SMALL, "num_hidden_layers": 4}),
+    "smollm3_types": ("smollm3", {**SMALL, "use_sliding_window": False, "sliding_window": 24, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}),  # fmt: skip
     "smollm3_window": ("smollm3", {**SMALL, "no_rope_layers": [1, 0, 1], "use_sliding_window": True, "sliding_window": 24}),
     "granite": ("granite", {**SMALL, "embedding_multiplier": 3.0, "logits_scaling": 2.5, "residual_multiplier": 0.4, "attention_multiplier": 0.2}),  # fmt: skip
     "stablelm": ("stablelm", {**SMALL, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5, **ROPE}}),
@@ -103,6 +108,7 @@ CASES = {
     "cohere": ("cohere", SMALL),
     "cohere_qk": ("cohere", {**SMALL, "use_qk_norm": True, "logit_scale": 0.3}),
     "cohere2": ("cohere2", {**SMALL, "sliding_window": 24, "num_hidden_layers": 4}),
+    "cohere2_wide": ("cohere2", {**WIDE, "sliding_window": 24}),
     "gpt_neox": ("gpt_neox", {**NEOX, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5, **ROPE}}),
     "gpt_neox_sequential": ("gpt_neox", {**NEOX, "use_parallel_residual": False, "hidden_act": "gelu_new", "tie_word_embeddings": True}),  # fmt: skip
     "opt": ("opt", OPT),

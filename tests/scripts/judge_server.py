@@ -7,6 +7,7 @@ JSON (see `SWITCHES`), and `GET /_log` gives what both were asked since they wer
 depends on the answer alone. Python's standard library is all it needs.
 """
 
+import gzip
 import hashlib
 import json
 import re
@@ -23,7 +24,8 @@ SWITCHES = {
     # What the next chat completions do instead, one after the other:
     #   {"status": 500, "headers": {}, "say": ""}, {"cut": 20} (bytes), {"sleep": 3}, {"say": "text"}, {"wrap": "a %s b"},
     #   {"change": {"accuracy": "7"}} (null takes one out), {"refuse": "No."}, {"empty": true}, {"uncounted": true},
-    #   {"redirect": true}, {"html": true}, {"usual": true}
+    #   {"redirect": true}, {"html": true}, {"usual": true}, {"raw": {"status": 200, "headers": {}, "body": {}}} (a text stays
+    #   as it is), {"parts": true} (the text in parts, behind thoughts), {"pack": true} (gzip, which nobody asked for)
     "next": [],
 }
 
@@ -61,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def send(self, status, body, headers=(), cut=None):
-        data = body.encode()
+        data = body if isinstance(body, bytes) else body.encode()
         self.send_response(status)
         for name, value in dict(headers).items():
             self.send_header(name, value)
@@ -108,6 +110,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(307, "", {"Location": judge.elsewhere + self.path})
         if "status" in do:
             return self.error(do["status"], do.get("say", "busy"), do.get("headers", {}))
+        if "raw" in do:
+            body = do["raw"]["body"]
+            return self.send(do["raw"].get("status", 200), body if isinstance(body, str) else json.dumps(body), do["raw"].get("headers", {}))
         if "html" in do:
             return self.send(200, "<html>Please log in</html>")
         prompt = body["messages"][0]["content"]
@@ -120,10 +125,16 @@ class Handler(BaseHTTPRequestHandler):
         message = {"role": "assistant", "content": do.get("say", content)}
         if "refuse" in do:
             message = {"role": "assistant", "content": None, "refusal": do["refuse"]}
+        if "parts" in do:
+            thoughts = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
+            halves = [content[: len(content) // 2], content[len(content) // 2 :]]
+            message["content"] = [thoughts, *({"type": "text", "text": half} for half in halves)]
         choices = [] if "empty" in do else [{"index": 0, "message": message, "finish_reason": "stop"}]
         answer = {"object": "chat.completion", "choices": choices}
         if "uncounted" not in do:
             answer["usage"] = {"prompt_tokens": 90, "completion_tokens": 10, "total_tokens": 100}
+        if "pack" in do:
+            return self.send(200, gzip.compress(json.dumps(answer).encode()), {"Content-Encoding": "gzip"})
         self.send(200, json.dumps(answer), cut=do.get("cut"))
 
 

@@ -8,7 +8,7 @@ use super::gguf::Gguf;
 use super::keys::Keys;
 use super::rope::{self, Turn};
 use super::{Architecture, TokenizerClass};
-use crate::model::spec::{Heads, Spec};
+use crate::model::spec::Spec;
 
 pub const ARCHITECTURE: Architecture = Architecture {
     name: "cohere2",
@@ -20,9 +20,7 @@ pub const ARCHITECTURE: Architecture = Architecture {
 };
 
 fn spec(keys: &Keys) -> Result<Spec> {
-    let mut sizes = Sizes::read(keys, &DEFAULTS)?;
-    // transformers takes no other.
-    sizes.heads = Heads { dim: sizes.hidden / sizes.heads.query, ..sizes.heads };
+    let sizes = Sizes::read(keys, &DEFAULTS)?;
     let epsilon = keys.number("layer_norm_eps")?.unwrap_or(1e-5);
     let window = keys.optional_count("sliding_window", Some(4096))?;
     let every = keys.count("sliding_window_pattern", 4)?.max(1);

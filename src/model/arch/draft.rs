@@ -407,9 +407,9 @@ pub fn windows(
             ensure!(types.len() == blocks, "`layer_types` has {} entries for {blocks} blocks", types.len());
             let of = |kind: &Value| match kind.as_str() {
                 Some("full_attention") => Ok(None),
-                Some("sliding_attention") => window
-                    .map(Some)
-                    .with_context(|| format!("`layer_types` has \"sliding_attention\", but {said} give it no window")),
+                Some("sliding_attention") => window.map(Some).with_context(|| {
+                    format!("`layer_types` has \"sliding_attention\", but there is no window in {said}")
+                }),
                 _ => bail!("`layer_types` has {kind}; calipr runs \"full_attention\" and \"sliding_attention\""),
             };
             types.iter().map(of).collect()

@@ -22,13 +22,14 @@ fn spec(keys: &Keys) -> Result<Spec> {
     };
     let mut text = text.clone();
     text.insert("model_type".into(), "gemma3".into());
-    // What is said of the whole.
-    for key in ["quantization_config", "tie_word_embeddings"] {
-        if let Some(value) = keys.get(key) {
-            text.entry(key).or_insert_with(|| value.clone());
-        }
+    // What is said of the whole: whether the head is the embedding transformers asks nobody else.
+    if let Some(value) = keys.get("quantization_config") {
+        text.entry("quantization_config").or_insert_with(|| value.clone());
     }
+    text.insert("tie_word_embeddings".into(), keys.get("tie_word_embeddings").cloned().unwrap_or(Value::Bool(true)));
     let mut model = gemma3_text::spec(&Keys { of: &text, prefix: "text_config.", aliases: &[], gguf: None })?;
+    // transformers' code of this class does not look at `final_logit_softcapping`.
+    model.head.cap = None;
     model.remarks.push("pictures are not seen: the language model is taken by itself".into());
     Ok(model)
 }

@@ -46,12 +46,13 @@ pub fn spec(keys: &Keys) -> Result<Spec> {
     let window = keys.optional_count("sliding_window", Some(4096))?;
     let every = keys.count("sliding_window_pattern", 6)?.max(1);
     let windows = windows(keys, window, sizes.blocks, |index| !(index + 1).is_multiple_of(every), "`sliding_window`")?;
-    let (scale, cap_of_scores) = (attention_scale(keys, &sizes, 62)?, cap(keys, "attn_logit_softcapping", None)?);
+    // `attn_logit_softcapping` is in the config, and transformers' code does not look at it.
+    let scale = attention_scale(keys, &sizes, 62)?;
     let blocks = blocks(sizes.blocks, |index| {
         let mut draft = Draft::new(&sizes);
         let inputs = Inputs::Separate(draft.queries_keys_values(bias));
         let mut attention = draft.attention(inputs, ("self_attn.o_proj", "attn_output"), bias);
-        (attention.scale, attention.cap, attention.window) = (scale, cap_of_scores, windows[index]);
+        (attention.scale, attention.window) = (scale, windows[index]);
         attention.rope = Some(usize::from(windows[index].is_some()));
         let of_head = |name: (&str, &str)| {
             Ok::<_, anyhow::Error>(NormSpec { over: Over::Head, ..gemma_norm(keys, name, epsilon)? })

@@ -5,6 +5,7 @@
 mod draft;
 mod gguf;
 mod keys;
+mod loads;
 mod quantization;
 mod rope;
 mod to_gguf;

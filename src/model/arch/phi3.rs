@@ -8,6 +8,7 @@ use super::gguf::{Gguf, LONG_ROPE_FACTORS};
 use super::keys::Keys;
 use super::rope::{self, Turn};
 use super::{Architecture, TokenizerClass};
+use crate::model::rope::RopeScaling;
 use crate::model::spec::{Activation, FeedForwardSpec, FeedInputs, Place, Spec};
 
 pub const ARCHITECTURE: Architecture = Architecture {
@@ -39,7 +40,11 @@ fn spec(keys: &Keys) -> Result<Spec> {
         let feed = draft.down(FeedInputs::Fused { gate_up }, act, ("mlp.down_proj", "ffn_down"), false);
         Ok(draft.finish(attention, FeedForwardSpec::One(feed), llama_norms(epsilon)?))
     })?;
-    let rope = rope::read(keys, sizes.context, sizes.heads, Turn { part: Some(1.0), ..rope::WHOLE })?;
+    let mut rope = rope::read(keys, sizes.context, sizes.heads, Turn { part: Some(1.0), ..rope::WHOLE })?;
+    // transformers' Phi-3, and no other, takes a text anew that outgrows the original context (`prepare_inputs_for_generation`).
+    if let RopeScaling::LongRope { turns_anew, .. } = &mut rope.scaling {
+        *turns_anew = true;
+    }
     model(keys, &sizes, vec![rope], blocks, norm(("model.norm", "output_norm"), epsilon)?, false)
 }
 

@@ -164,6 +164,8 @@ fn of(keys: &Keys, rope: &Keys, (context, heads): (usize, Heads), turn: Turn) ->
                 long_factors: rope.numbers("long_factor", dim / 2)?,
                 original_context: original as usize,
                 attention_factor: rope.optional_number("attention_factor")?.unwrap_or_else(sharper) as f32,
+                // llama.cpp takes the same factors for all of a context.
+                turns_anew: keys.gguf.is_some(),
             }
         }
         other => bail!(

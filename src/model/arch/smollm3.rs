@@ -35,9 +35,9 @@ fn spec(keys: &Keys) -> Result<Spec> {
     )?;
     let turns = turns(keys, sizes.blocks)?;
     let slides = keys.flag("use_sliding_window", false)?;
-    let window = keys.optional_count("sliding_window", None)?.filter(|_| slides);
-    let said = "`use_sliding_window` and `sliding_window`";
-    let windows = windows(keys, window, sizes.blocks, |index| !turns[index], said)?;
+    let window = keys.optional_count("sliding_window", None)?;
+    // Blocks that `layer_types` names have their window whatever `use_sliding_window` says.
+    let windows = windows(keys, window, sizes.blocks, |index| slides && !turns[index], "`sliding_window`")?;
     let epsilon = rms_epsilon(keys, 1e-6)?;
     let bias = keys.flag("attention_bias", false)?;
     let biases = Biases { inputs: bias, output: bias, feed_forward: keys.flag("mlp_bias", false)? };

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::quantized::gguf_file::{Content, Value, VersionedMagic};
 
 use super::gguf::{Gguf, LONG_ROPE_FACTORS, ROPE_FACTORS, Tensors};
+use super::loads::loads;
 use super::{ALL, Architecture};
 use crate::model::rope::{RopeScaling, RopeSpec, Yarn};
 use crate::model::spec::{BlockSpec, FeedForwardSpec, NormKind, Over, Residual, Spec};
@@ -35,6 +36,7 @@ pub fn gguf_model(spec: &Spec) -> Result<GgufModel> {
             if let Ok(read) = described.read()
                 && read.computes_as(spec)
                 && read.has_linears_of(spec)
+                && loads(gguf.name, &read)
             {
                 let Described { metadata, factors, .. } = described;
                 return Ok(GgufModel { metadata, factors, spec: read });
@@ -219,10 +221,12 @@ fn scaling(rope: &RopeSpec, factors: &mut Vec<(&'static str, Vec<f32>)>) -> Vec<
             }
             keys
         }
-        RopeScaling::LongRope { short_factors, long_factors, original_context, attention_factor } => {
+        RopeScaling::LongRope { short_factors, long_factors, original_context, attention_factor, .. } => {
             let [long, short] = LONG_ROPE_FACTORS;
             factors.extend([(long, long_factors.clone()), (short, short_factors.clone())]);
-            vec![original(*original_context as f64), ("rope.scaling.attn_factor", Value::F32(*attention_factor))]
+            let sharper = ("rope.scaling.attn_factor", Value::F32(*attention_factor));
+            // Without the name llama.cpp looks for factors in Phi-3 only.
+            vec![named("longrope"), original(*original_context as f64), sharper]
         }
         RopeScaling::Llama3 { .. } | RopeScaling::Factors(_) => {
             let plain = RopeSpec { scaling: RopeScaling::None, ..rope.clone() }.frequencies();

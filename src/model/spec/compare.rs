@@ -111,7 +111,15 @@ fn unnamed(norm: Option<NormSpec>) -> Option<NormSpec> {
 /// Whether two rotary embeddings turn alike: to seven digits, which is what a GGUF file has of a frequency.
 fn turns_as(a: &RopeSpec, b: &RopeSpec) -> bool {
     if [a, b].iter().any(|rope| matches!(rope.scaling, RopeScaling::LongRope { .. })) {
-        return a == b;
+        // What becomes of a text that outgrows the original context is said by no file.
+        let said = |rope: &RopeSpec| {
+            let mut rope = rope.clone();
+            if let RopeScaling::LongRope { turns_anew, .. } = &mut rope.scaling {
+                *turns_anew = false;
+            }
+            rope
+        };
+        return said(a) == said(b);
     }
     let near = |x: f32, y: f32| (x - y).abs() <= 1e-6 * x.abs().max(y.abs());
     let of = |rope: &RopeSpec| (rope.dim, rope.frequencies(), rope.scaling.attention_factor());

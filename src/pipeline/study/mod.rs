@@ -108,6 +108,10 @@ impl<'a> Study<'a> {
             materials.insert(name.clone(), of_the_data(study.read_material(name), place)?);
         }
         study.materials = Arc::new(materials);
+        // What a model is run for comes last: what is wrong with other windows shows before that.
+        if calibration::computes(recipe) {
+            calibration::check(recipe, inputs, cache, &study.tokenizer)?;
+        }
         let mut all_drawn = BTreeMap::new();
         for name in recipe.calibration.keys() {
             let mut drawn = Vec::new();

@@ -1,6 +1,6 @@
 //! Why something is not had from the Hub, before it is put into words for a source.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Why an attempt failed.
 #[derive(Debug)]
@@ -54,7 +54,8 @@ impl Failure {
     }
 }
 
-/// How long the server asks to wait, by `RateLimit` where nothing is left, or else by `Retry-After` in seconds.
+/// How long the server asks to wait: by `RateLimit` where nothing is left, or else by `Retry-After-Ms`, which OpenAI's and
+/// Azure's servers send, or by `Retry-After`, seconds or a date.
 pub fn wait(header: impl Fn(&str) -> Option<String>) -> Option<Duration> {
     let limit = header("ratelimit").and_then(|limit| {
         let of = |name: &str| {
@@ -63,8 +64,36 @@ pub fn wait(header: impl Fn(&str) -> Option<String>) -> Option<Duration> {
         };
         (of("r")? == 0).then(|| of("t")).flatten()
     });
-    let seconds = limit.or_else(|| header("retry-after")?.trim().parse().ok());
-    seconds.map(Duration::from_secs)
+    let seconds = |text: String| text.trim().parse::<f64>().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
+    let milliseconds = || Some(seconds(header("retry-after-ms")?)?.div_f64(1000.0));
+    let after = || {
+        let text = header("retry-after")?;
+        seconds(text.clone()).or_else(|| until(date(&text)?))
+    };
+    limit.map(Duration::from_secs).or_else(milliseconds).or_else(after)
+}
+
+/// The time until then; None where it is past, as a clock that is wrong has it.
+fn until(date: Duration) -> Option<Duration> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    date.checked_sub(now)
+}
+
+/// A date of HTTP, "Sun, 06 Nov 1994 08:49:37 GMT" (RFC 9110, 5.6.7), since 1970.
+fn date(text: &str) -> Option<Duration> {
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let parts: Vec<&str> = text.split_whitespace().collect();
+    let &[_, day, month, year, time, "GMT"] = parts.as_slice() else { return None };
+    let clock = time.split(':').map(|part| part.parse().ok()).collect::<Option<Vec<u64>>>()?;
+    let &[hours, minutes, seconds] = clock.as_slice() else { return None };
+    let month = MONTHS.iter().position(|name| *name == month)? as u64;
+    let (day, year) =
+        (day.parse::<u64>().ok()?, year.parse::<u64>().ok().filter(|year| (1970..10_000).contains(year))?);
+    // Years that begin in March, so that the leap day is their last (Howard Hinnant's days_from_civil).
+    let (year, month) = if month < 2 { (year - 1, month + 10) } else { (year, month - 2) };
+    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day.checked_sub(1)?;
+    let seconds = days.checked_sub(719_468)? * 86_400 + hours * 3600 + minutes * 60 + seconds;
+    Some(Duration::from_secs(seconds))
 }
 
 #[cfg(test)]
@@ -104,6 +133,35 @@ mod tests {
         ] {
             let Failure::Passing { wait, .. } = failure(status, headers) else { panic!("{status}") };
             assert_eq!(wait.map(|wait| wait.as_secs()), expected, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_says_how_long_to_wait_in_seconds_milliseconds_or_by_a_date() {
+        let of = |headers: &[(&str, &str)]| {
+            wait(|name| headers.iter().find(|(n, _)| *n == name).map(|(_, value)| value.to_string()))
+        };
+        for (headers, seconds) in [
+            (&[("retry-after", "20")][..], Some(20.0)),
+            (&[("retry-after", "0.5")], Some(0.5)),
+            (&[("retry-after", "1"), ("retry-after-ms", "250")], Some(0.25)),
+            (&[("retry-after", "-1")], None),
+            (&[("retry-after", "soon")], None),
+            (&[("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT")], None),
+            (&[], None),
+        ] {
+            assert_eq!(of(headers).map(|wait| wait.as_secs_f64()), seconds, "{headers:?}");
+        }
+        let far = of(&[("retry-after", "Fri, 31 Dec 2999 23:59:59 GMT")]).unwrap();
+        assert!(far > Duration::from_secs(86_400 * 365 * 900));
+        for (text, seconds) in [
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(784_111_777)),
+            ("Thu, 01 Jan 1970 00:00:00 GMT", Some(0)),
+            ("Thu, 29 Feb 2024 12:00:00 GMT", Some(1_709_208_000)),
+            ("Sunday, 06-Nov-94 08:49:37 GMT", None),
+            ("Sun, 06 Nov 1994 08:49 GMT", None),
+        ] {
+            assert_eq!(date(text), seconds.map(Duration::from_secs), "{text}");
         }
     }
 }
