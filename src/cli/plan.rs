@@ -134,8 +134,7 @@ fn expected(costs: &Costs, rates: &Rates, judging: &[JudgingPlan]) -> String {
                 Some(seconds) => format!("; judges about {} more", time(seconds)),
                 None => "; judges are not counted".into(),
             };
-            let all = if all < SHORTEST { time(all) } else { format!("{how} {}", time(all)) };
-            format!("{all} on one device, a cell at most {}{more}", time(cell))
+            format!("{how} {} on one device, a cell at most {}{more}", time(all), time(cell))
         }
         _ => "? (some of the work, or the machine's rate for it, is not known)".into(),
     };
@@ -145,14 +144,11 @@ fn expected(costs: &Costs, rates: &Rates, judging: &[JudgingPlan]) -> String {
     format!("time: {time}\nmemory: {memory}\n")
 }
 
-/// Seconds that are not told from none.
-const SHORTEST: f64 = 0.095;
-
 /// Seconds as people say them.
 fn time(seconds: f64) -> String {
     match seconds {
         0.0 => "-".into(),
-        s if s < SHORTEST => "<0.1 s".into(),
+        s if s < 0.095 => "<0.1 s".into(),
         s if s < 9.95 => format!("{s:.1} s"),
         seconds => Left { seconds, is_rough: false }.to_string(),
     }
