@@ -10,6 +10,7 @@ mod registry;
 mod choice;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod extract;
 mod judge;
 mod language;
 mod on_device;
@@ -19,6 +20,7 @@ mod text;
 use registry::families;
 
 pub use choice::{ChoiceScores, most_likely, score_choices};
+pub use extract::Extract;
 pub use judge::JudgeScores;
 pub use language::{Prediction, Scores, log_likelihoods, score_positions};
 pub use registry::{Kind, Metric};

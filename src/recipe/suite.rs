@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::published_length;
 use crate::data::Packing;
 use crate::judge::JudgeSpec;
-use crate::metrics::{Family, Metric};
+use crate::metrics::{Extract, Family, Metric};
 
 /// An evaluation data set with its metrics.
 ///
@@ -61,6 +61,13 @@ pub struct Suite {
     pub repetition_penalty: Option<f32>,
     /// Rows: compare stems of words in rouge metrics, as rouge-score's `use_stemmer`; by default no.
     pub stem: Option<bool>,
+    /// Rows: a regular expression that finds in an answer what metrics of answers compare: its first group, or all of it where
+    /// it has none; an answer in which it finds nothing is wrong. By default all of an answer is compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extract: Option<Extract>,
+    /// Rows: take the last match of `extract`; by default the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extract_last: Option<bool>,
     /// Rows: a language model that judges the answers; by default none does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub judge: Option<JudgeSpec>,
@@ -130,6 +137,8 @@ impl Suite {
             ("top_k", self.top_k.is_some()),
             ("repetition_penalty", self.repetition_penalty.is_some()),
             ("stem", self.stem.is_some()),
+            ("extract", self.extract.is_some()),
+            ("extract_last", self.extract_last.is_some()),
             ("judge", self.judge.is_some()),
         ])
     }
@@ -154,6 +163,15 @@ impl Suite {
         }
         if self.stem.is_some() && !self.metrics().iter().any(|m| m.compares_stems()) {
             inert.push(("stem", "no metric of this suite is a rouge, which alone compares stems"));
+        }
+        if self.extract.is_some() && !self.wants(Family::Text) {
+            inert.push((
+                "extract",
+                "no metric of this suite compares answers (exact_match, f1, contains_answer, rouge1, …)",
+            ));
+        }
+        if self.extract_last.is_some() && self.extract.is_none() {
+            inert.push(("extract_last", "there is no `extract` whose matches it could choose among"));
         }
         if self.shots_split.is_some() && self.shots.is_none() {
             inert.push(("shots_split", "there are no shots to draw from it; add `shots`"));
@@ -221,6 +239,20 @@ impl Suite {
         self.metrics().iter().any(|m| m.family().is_of_answers())
     }
 
+    /// What of an answer is compared; None where `extract` finds nothing in it.
+    pub fn compared<'a>(&self, answer: &'a str) -> Option<&'a str> {
+        match &self.extract {
+            Some(extract) => extract.of(answer, self.extract_last.unwrap_or(false)),
+            None => Some(answer),
+        }
+    }
+
+    /// Whether `other` makes the same of an answer.
+    pub fn reads_answers_as(&self, other: &Self) -> bool {
+        let flags = |suite: &Self| (suite.stem.unwrap_or(false), suite.extract_last.unwrap_or(false));
+        self.extract == other.extract && flags(self) == flags(other)
+    }
+
     /// Whether a metric of this family is asked for.
     pub fn wants(&self, family: Family) -> bool {
         self.metrics().iter().any(|m| m.family() == family)
@@ -261,6 +293,9 @@ mod tests {
         assert_eq!(inert("metrics = ['acc']\nrepetition_penalty = 1.2"), ["repetition_penalty"]);
         assert!(inert("metrics = ['f1']\nrepetition_penalty = 1.2").is_empty());
         assert!(inert("metrics = ['rouge1']\ntop_p = 0.9\ntemperature = 0.0\nstem = true\nshots = 0").is_empty());
+        assert_eq!(inert("metrics = ['acc']\nextract = 'x'\nextract_last = true"), ["extract"]);
+        assert_eq!(inert("metrics = ['f1']\nextract_last = true"), ["extract_last"]);
+        assert!(inert("metrics = ['f1']\nextract = 'x'\nextract_last = true").is_empty());
         assert!(inert("windows = 3").is_empty());
     }
 
@@ -278,14 +313,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_compared_of_an_answer_is_what_extract_finds() {
+        let [whole, first, last] =
+            ["stem = false", "extract = '#([0-9]+)'", "extract = '#([0-9]+)'\nextract_last = true"]
+                .map(|keys| suite(&format!("metrics = ['exact_match']\n{keys}")));
+        let answer = "3 and #4, so #7.";
+        assert_eq!([&whole, &first, &last].map(|suite| suite.compared(answer)), [Some(answer), Some("4"), Some("7")]);
+        assert_eq!((whole.compared("none"), first.compared("none")), (Some("none"), None));
+        let is_alike = |a: &Suite, b: &Suite| a.reads_answers_as(b);
+        assert!(is_alike(&whole, &suite("")) && !is_alike(&whole, &first) && !is_alike(&first, &last));
+    }
+
+    #[test]
     fn every_key_belongs_to_windows_or_rows_or_both() {
         let keys = serde_json::to_value(suite("")).unwrap();
         let all = suite(
             "windows = 1\nlength = 2\npacking = 'crop'\nlimit = 1\nshots = 0\nshots_split = 'a'\nchat = true\n\
              max_new_tokens = 1\nstop = []\ntemperature = 0.5\ntop_p = 0.5\ntop_k = 5\n\
-             repetition_penalty = 1.2\nstem = true\njudge = { endpoint = 'http://h', model = 'm' }",
+             repetition_penalty = 1.2\nstem = true\nextract = 'x'\nextract_last = true\n\
+             judge = { endpoint = 'http://h', model = 'm' }",
         );
-        // Where there is no judge, its table is left out.
-        assert_eq!(keys.as_object().unwrap().len() + 1, 3 + all.window_keys().len() + all.row_keys().len());
+        // Left out where they are not set: `judge`, `extract` and `extract_last`.
+        assert_eq!(keys.as_object().unwrap().len() + 3, 3 + all.window_keys().len() + all.row_keys().len());
     }
 }

@@ -212,7 +212,7 @@ impl Intended<'_> {
             return Some(format!("the suite {name}: the recipe no longer has it"));
         };
         let key = format!("suite.{name}");
-        let read_alike = was.unit() == is.unit() && was.stem.unwrap_or(false) == is.stem.unwrap_or(false);
+        let read_alike = was.unit() == is.unit() && was.reads_answers_as(is);
         if !read_alike {
             let keys = |suite: &Suite| {
                 let mut keys = serde_json::to_value(suite).unwrap_or_default();

@@ -121,7 +121,12 @@ fn of_texts(suite: &Suite, answers: &AnswersRecord, material: &Material) -> Vec<
     let stem = suite.stem.unwrap_or(false);
     let squad = if material.prompts.iter().all(|p| p.answerable) { Squad::One } else { Squad::Two };
     let of_rows = answers.texts.iter().zip(&material.prompts);
-    of_rows.map(|(answer, prompt)| score_text(answer, &prompt.references, stem, squad)).collect()
+    // An answer in which nothing is found that could be compared is wrong, also where a reference has no words.
+    let scored = |answer: &str, references: &[String]| {
+        let compared = suite.compared(answer);
+        compared.map_or_else(TextScores::default, |answer| score_text(answer, references, stem, squad))
+    };
+    of_rows.map(|(answer, prompt)| scored(answer, &prompt.references)).collect()
 }
 
 #[cfg(test)]
