@@ -113,7 +113,7 @@ impl Stamp {
 
     /// Whether a change from now on would show: clocks of file systems may be coarse.
     fn is_settled(&self) -> bool {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = crate::clock::now();
         now.saturating_sub(self.modified) > Duration::from_secs(2)
     }
 }

@@ -31,6 +31,7 @@ mod bundled;
 mod calibration;
 #[doc(hidden)]
 pub mod cli;
+mod clock;
 mod cluster;
 mod data;
 mod digest;

@@ -1,7 +1,6 @@
 //! `calipr status`
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -9,6 +8,7 @@ use clap::Args;
 use super::terminal::columns;
 use super::{Machinery, print};
 use crate::bundled;
+use crate::clock;
 use crate::cluster::{Holder, Record, Standing, State, standing, waiting};
 use crate::data::Library;
 use crate::fault::{At, Fault};
@@ -153,8 +153,7 @@ fn holder(by: &Claimant) -> Holder {
 
 /// For how many seconds it has had its claim, as far as clocks agree.
 fn since(by: &Claimant) -> f64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    now.saturating_sub(by.since) as f64
+    clock::now().as_secs().saturating_sub(by.since) as f64
 }
 
 /// Whether a folder has the tables of all cells of the study.

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Finished;
 use super::entries::{CalibrationEntry, DatasetEntry, MetricEntry, ModelEntry, SuiteEntry};
-use super::machine::{Machine, day, now, versions};
+use super::machine::{Machine, versions};
 use super::place::seen_from;
+use crate::clock::{self, day};
 use crate::data::Library;
 use crate::fault::Fault;
 use crate::metrics::Metric;
@@ -137,7 +138,7 @@ impl Manifest {
             |(name, calibration)| Some((String::clone(name), CalibrationEntry::of(name, calibration, study)?));
         let suite = |(name, suite)| (String::clone(name), SuiteEntry::of(name, suite, study));
         let metric = |metric: Metric| (metric.as_str().to_owned(), MetricEntry::of(metric));
-        let started = now();
+        let started = clock::now().as_secs();
         let folders: Vec<PathBuf> = library.bases().into_iter().map(|base| seen_from(results, base)).collect();
         [path].into_iter().chain(folders.iter().map(PathBuf::as_path)).try_for_each(ensure_can_be_named)?;
         Ok(Self {
@@ -219,6 +220,6 @@ impl Manifest {
 
     /// Notes that the run ended.
     pub fn finish(&mut self) {
-        self.finished = Some(now());
+        self.finished = Some(clock::now().as_secs());
     }
 }

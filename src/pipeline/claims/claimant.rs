@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::fs;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+
+use crate::clock;
 
 /// A process that claims.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,7 +46,7 @@ impl Claimant {
             machine,
             born: born(pid),
             job: job(|name| std::env::var(name).ok()),
-            since: date(),
+            since: clock::now().as_secs(),
         }
     }
 
@@ -64,11 +65,6 @@ impl Claimant {
     pub fn has_ended(&self, me: &Self) -> bool {
         self.is_of_machine(me) && self.born.is_some() && born(self.pid) != self.born
     }
-}
-
-/// Seconds since 1970 by this machine's clock.
-pub fn date() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// When a process of this machine began; None where there is none.
