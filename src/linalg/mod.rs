@@ -159,15 +159,19 @@ pub fn in_chunks<T: Copy + Default + Send>(len: usize, chunk: usize, fill: impl 
     let chunk = chunk.max(1);
     let chunks = values.spare_capacity_mut()[..len].par_chunks_mut(chunk).enumerate();
     chunks.with_min_len((CHUNK / chunk).max(1)).for_each(|(i, room)| {
-        // By the thread that overwrites it, for which it is then in the cache; all at once would be a pass through
-        // memory by one thread.
-        room.fill(MaybeUninit::new(T::default()));
-        // SAFETY: it was just filled.
-        fill(i, unsafe { std::slice::from_raw_parts_mut(room.as_mut_ptr().cast(), room.len()) });
+        fill(i, filled(room));
     });
     // SAFETY: every chunk was filled.
     unsafe { values.set_len(len) };
     values
+}
+
+/// Memory that holds nothing yet, with a value in every place. By the thread that overwrites it, for which it is then in the
+/// cache; all at once would be a pass through memory by one thread.
+pub fn filled<T: Copy + Default>(room: &mut [MaybeUninit<T>]) -> &mut [T] {
+    room.fill(MaybeUninit::new(T::default()));
+    // SAFETY: it was just filled.
+    unsafe { std::slice::from_raw_parts_mut(room.as_mut_ptr().cast(), room.len()) }
 }
 
 /// A copy, made in parallel.

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::kv::KvCache;
 use super::{Attention, Precision, Span};
 use crate::linalg::bf16::{self, Packed, Rounded};
-use crate::linalg::{Mat, MatMut, Threads, product, rows, simd};
+use crate::linalg::{Mat, MatMut, Threads, filled, product, rows, simd};
 use crate::model::rope::Rope;
 use crate::model::spec::Heads;
 use crate::tensors;
@@ -92,10 +92,8 @@ impl CustomOp3 for Within<'_> {
         stripes.into_par_iter().with_max_len(at_once).for_each_init(
             Scratch::default,
             |scratch, (span, start, rows)| {
-                rows.fill(MaybeUninit::new(0.0));
+                let rows: &mut [f32] = filled(rows);
                 let Some(span) = span else { return };
-                // SAFETY: it was just filled.
-                let rows = unsafe { std::slice::from_raw_parts_mut(rows.as_mut_ptr().cast(), rows.len()) };
                 let group = group(&self.spans[span]);
                 for (h, seen) in seen[span * heads.key_value..][..heads.key_value].iter().enumerate() {
                     group.attend(q, &self.spans[span], (start, h), seen, scratch, rows);
