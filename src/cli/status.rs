@@ -15,7 +15,7 @@ use crate::fault::{At, Fault};
 use crate::pipeline::{Cache, CellKeys, Claimant, Ended, Inputs, Keys, Spent};
 use crate::recipe::{self, Cell, Layers, Recipe, cells};
 use crate::report::{Report, Wanted};
-use crate::results::{Manifest, ensure_has_results};
+use crate::results::{CellCounts, Manifest, ensure_has_results};
 use crate::source::{Fetcher, expanded};
 
 #[derive(Args)]
@@ -61,15 +61,15 @@ impl StatusArgs {
         let (keys, me) = (Keys::of(&recipe, &inputs), Claimant::this());
         let of = |cell: &Cell| stands(cell, &keys.of_cell(cell), &cache, &me);
         let mut standings: Vec<Standing> = cells(&recipe).iter().map(of).collect();
-        for (cell, why) in results.iter().flat_map(|results| failed(results, &recipe)) {
+        let tables = results.as_deref().and_then(|results| Tables::of(results, &recipe));
+        for (cell, why) in tables.iter().flat_map(Tables::failed) {
             let free = |standing: &&mut Standing| standing.cell == cell && standing.state == State::Free;
             if let Some(standing) = standings.iter_mut().find(free) {
                 standing.state = State::Failed(why);
             }
         }
-        let tables =
-            results.as_ref().filter(|results| has_tables(results, &recipe)).map(|_| self.study.display().to_string());
-        let mut text = standing(&recipe.name, &standings, tables.as_deref(), columns());
+        let whole = tables.filter(Tables::are_whole).map(|_| self.study.display().to_string());
+        let mut text = standing(&recipe.name, &standings, whole.as_deref(), columns());
         if let Some(record) = record {
             text += &in_queue(&record);
             if results.is_some_and(|results| record.is_changed(&results.join("jobs"))) {
@@ -156,20 +156,32 @@ fn since(by: &Claimant) -> f64 {
     clock::now().as_secs().saturating_sub(by.since) as f64
 }
 
-/// Whether a folder has the tables of all cells of the study.
-fn has_tables(results: &Path, recipe: &Recipe) -> bool {
-    let is_whole = |manifest: Manifest| manifest.recipe == *recipe && manifest.cells.done == manifest.cells.planned;
-    Manifest::read(results).is_ok_and(is_whole)
+/// The tables of a study in its folder of results.
+struct Tables<'a> {
+    results: &'a Path,
+    cells: CellCounts,
 }
 
-/// The cells that failed in the run that wrote the tables in a folder, and why: it keeps no claim on them.
-fn failed(results: &Path, recipe: &Recipe) -> Vec<(String, String)> {
-    let is_of_it = |manifest: &Manifest| manifest.recipe == *recipe && manifest.cells.failed > 0;
-    if !Manifest::read(results).is_ok_and(|manifest| is_of_it(&manifest)) {
-        return vec![];
+impl<'a> Tables<'a> {
+    /// None where the folder has those of another study, or none.
+    fn of(results: &'a Path, recipe: &Recipe) -> Option<Self> {
+        let manifest = Manifest::read(results).ok().filter(|manifest| manifest.recipe == *recipe)?;
+        Some(Self { results, cells: manifest.cells })
     }
-    let report = Report::read(results, &Wanted { count: 0, ..Wanted::default() });
-    report.map_or(vec![], |report| report.failed.into_iter().map(|failed| (failed.cell, failed.error)).collect())
+
+    /// Whether they have all cells.
+    fn are_whole(&self) -> bool {
+        self.cells.done == self.cells.planned
+    }
+
+    /// The cells that failed in the run that wrote them, and why: it keeps no claim on them.
+    fn failed(&self) -> Vec<(String, String)> {
+        if self.cells.failed == 0 {
+            return vec![];
+        }
+        let report = Report::read(self.results, &Wanted { count: 0, ..Wanted::default() });
+        report.map_or(vec![], |report| report.failed.into_iter().map(|failed| (failed.cell, failed.error)).collect())
+    }
 }
 
 /// What the engine says of the jobs.
