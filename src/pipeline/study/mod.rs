@@ -397,7 +397,7 @@ impl<'a> Study<'a> {
         {
             return Ok(());
         }
-        self.watch.cell_begins(number, of, &cell.id());
+        self.watch.cell_begins(number, of, &format!("{}: pruned ahead of the dense cell", cell.id()));
         let pruned = panic::catch_unwind(AssertUnwindSafe(|| self.prune(cell)));
         match pruned.unwrap_or_else(|panic| Err(guard::defect(&*panic))) {
             Err(error) if error.is::<Interrupted>() || error.is::<Unwritable>() => Err(error),
