@@ -273,17 +273,17 @@ fn compare<T: Real>(dense: &[T], pruned: &[T], target: usize, scratch: &mut Scra
     let exponentials = scratch.dense.chunks(SPAN).zip(scratch.pruned.chunks(SPAN));
     for ((zp, zq), (ep, eq)) in logits.zip(exponentials) {
         let mut lanes = ([T::default(); LANES], [T::default(); LANES]);
-        let (zp, zp_rest) = zp.as_chunks::<LANES>();
-        let (zq, zq_rest) = zq.as_chunks::<LANES>();
-        let (ep, ep_rest) = ep.as_chunks::<LANES>();
-        let (eq, eq_rest) = eq.as_chunks::<LANES>();
+        let (zp, zp_rest) = zp.as_chunks::<AT_ONCE>();
+        let (zq, zq_rest) = zq.as_chunks::<AT_ONCE>();
+        let (ep, ep_rest) = ep.as_chunks::<AT_ONCE>();
+        let (eq, eq_rest) = eq.as_chunks::<AT_ONCE>();
         for (((zp, zq), ep), eq) in zp.iter().zip(zq).zip(ep).zip(eq) {
             pair.add(zp, zq, ep, eq, &mut lanes);
         }
         if !zp_rest.is_empty() {
             // Padded with positions of no probability, which add nothing.
             let pad = |rest: &[T], with: T| {
-                let mut padded = [with; LANES];
+                let mut padded = [with; AT_ONCE];
                 padded[..rest.len()].copy_from_slice(rest);
                 padded
             };
@@ -326,27 +326,42 @@ struct Pair<T> {
     shift: T,
 }
 
+/// Words that a step of a comparison takes at once: what one needs for its exponential and its logarithm is a long chain, and a
+/// processor has others to go on with where each step is a loop of its own.
+const AT_ONCE: usize = 128;
+
 impl<T: Real> Pair<T> {
     /// Adds 2·JS and KL of some words to the lanes.
     #[inline(always)]
     fn add(
         &self,
-        zp: &[T; LANES],
-        zq: &[T; LANES],
-        ep: &[T; LANES],
-        eq: &[T; LANES],
+        zp: &[T; AT_ONCE],
+        zq: &[T; AT_ONCE],
+        ep: &[T; AT_ONCE],
+        eq: &[T; AT_ONCE],
         lanes: &mut ([T; LANES], [T; LANES]),
     ) {
         let (half, limit) = (T::of(0.5), T::of(80.0));
         let low = T::default() - limit;
-        for i in 0..LANES {
-            let (p, q) = (ep[i] * self.p_scale, eq[i] * self.q_scale);
-            let d = ((zq[i] - self.pruned_max) - (zp[i] - self.dense_max)) - self.shift;
-            let held = if d > limit { limit } else { d };
-            let held = if held < low { low } else { held };
-            let t = (half + half * held.exp()).ln();
-            lanes.0[i] = lanes.0[i] + (q * held - (p + q) * t);
-            lanes.1[i] = lanes.1[i] - p * d;
+        let [mut d, mut held, mut t] = [[T::default(); AT_ONCE]; 3];
+        for i in 0..AT_ONCE {
+            d[i] = ((zq[i] - self.pruned_max) - (zp[i] - self.dense_max)) - self.shift;
+            held[i] = if d[i] > limit { limit } else { d[i] };
+            held[i] = if held[i] < low { low } else { held[i] };
+        }
+        for i in 0..AT_ONCE {
+            t[i] = half + half * held[i].exp();
+        }
+        for t in &mut t {
+            *t = t.ln();
+        }
+        for first in (0..AT_ONCE).step_by(LANES) {
+            for lane in 0..LANES {
+                let i = first + lane;
+                let (p, q) = (ep[i] * self.p_scale, eq[i] * self.q_scale);
+                lanes.0[lane] = lanes.0[lane] + (q * held[i] - (p + q) * t[i]);
+                lanes.1[lane] = lanes.1[lane] - p * d[i];
+            }
         }
     }
 }
