@@ -2,7 +2,8 @@
 //!
 //! [`vectorized!`] declares a function that is compiled for several instruction sets and runs for the best
 //! that this machine has; the functions here are branch-free and always inlined, so loops over them in such
-//! a function become vector loops. They use no fused multiply-add: a result is the same on every instruction set.
+//! a function become vector loops. Where one multiplies and adds in one rounding, it asks for that (`mul_add`), which a processor
+//! without such an instruction does in software, slowly: a result is the same on every instruction set.
 
 /// Declares a function whose loops are compiled for AVX-512, for AVX2 and for any machine, and chosen among at run time.
 ///
@@ -17,11 +18,11 @@ macro_rules! vectorized {
             fn any($($arg: $type),*) $(-> $result)? $body
             #[cfg(target_arch = "x86_64")]
             {
-                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
                 fn avx512($($arg: $type),*) $(-> $result)? {
                     any($($arg),*)
                 }
-                #[target_feature(enable = "avx2")]
+                #[target_feature(enable = "avx2,fma")]
                 fn avx2($($arg: $type),*) $(-> $result)? {
                     any($($arg),*)
                 }
@@ -29,7 +30,7 @@ macro_rules! vectorized {
                     // SAFETY: the machine has these instructions.
                     return unsafe { avx512($($arg),*) };
                 }
-                if std::is_x86_feature_detected!("avx2") {
+                if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
                     // SAFETY: as above.
                     return unsafe { avx2($($arg),*) };
                 }
@@ -45,7 +46,7 @@ pub(crate) use vectorized;
 #[inline]
 pub fn has_avx512() -> bool {
     use std::is_x86_feature_detected as has;
-    has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl")
+    has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl") && has!("fma")
 }
 
 /// eˣ, relative error below 2e-7; 0 below -87 and at most e⁸⁸.
@@ -58,16 +59,16 @@ pub fn exp(x: f32) -> f32 {
     /// 1.5·2²³: adding and taking it away rounds to the nearest integer.
     const ROUND: f32 = 12_582_912.0;
     let clamped = x.clamp(-87.0, 88.0);
-    let rounded = clamped * std::f32::consts::LOG2_E + ROUND;
+    let rounded = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = rounded - ROUND;
-    let r = (clamped - n * LN2_HIGH) - n * LN2_LOW;
-    let mut p = 1.987_569_2e-4;
-    p = p * r + 1.398_2e-3;
-    p = p * r + 8.333_452e-3;
-    p = p * r + 4.166_579_6e-2;
-    p = p * r + 1.666_666_6e-1;
-    p = p * r + 0.5;
-    let e = p * r * r + r + 1.0;
+    let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, clamped));
+    let mut p: f32 = 1.987_569_2e-4;
+    p = p.mul_add(r, 1.398_2e-3);
+    p = p.mul_add(r, 8.333_452e-3);
+    p = p.mul_add(r, 4.166_579_6e-2);
+    p = p.mul_add(r, 1.666_666_6e-1);
+    p = p.mul_add(r, 0.5);
+    let e = (p * r).mul_add(r, r) + 1.0;
     // The last bits of `rounded` are n; as an exponent they make 2ⁿ.
     let scale = f32::from_bits(rounded.to_bits().wrapping_add(127) << 23);
     if x < -87.0 { 0.0 } else { e * scale }
@@ -85,18 +86,18 @@ pub fn ln(x: f32) -> f32 {
     let small = half < SQRT_HALF;
     let e = if small { exponent - 1 } else { exponent } as f32;
     let f = if small { half + half } else { half } - 1.0;
-    let mut p = 7.037_683_6e-2;
-    p = p * f - 1.151_461e-1;
-    p = p * f + 1.167_699_9e-1;
-    p = p * f - 1.242_014_1e-1;
-    p = p * f + 1.424_932_3e-1;
-    p = p * f - 1.666_805_8e-1;
-    p = p * f + 2.000_071_5e-1;
-    p = p * f - 2.499_999_4e-1;
-    p = p * f + 3.333_333e-1;
+    let mut p: f32 = 7.037_683_6e-2;
+    p = p.mul_add(f, -1.151_461e-1);
+    p = p.mul_add(f, 1.167_699_9e-1);
+    p = p.mul_add(f, -1.242_014_1e-1);
+    p = p.mul_add(f, 1.424_932_3e-1);
+    p = p.mul_add(f, -1.666_805_8e-1);
+    p = p.mul_add(f, 2.000_071_5e-1);
+    p = p.mul_add(f, -2.499_999_4e-1);
+    p = p.mul_add(f, 3.333_333e-1);
     let ff = f * f;
-    let y = p * f * ff + e * -2.121_944_4e-4 - 0.5 * ff;
-    f + y + e * 0.693_359_4
+    let y = ff.mul_add(-0.5, (p * f).mul_add(ff, e * -2.121_944_4e-4));
+    e.mul_add(0.693_359_4, f + y)
 }
 
 /// Independent sums that a vector loop can keep apart; also fixes the order of every summation.
@@ -200,6 +201,23 @@ mod tests {
             }
         }
         assert_eq!(ln(1.0), 0.0);
+    }
+
+    vectorized! {
+        fn exp_and_ln(values: &[f32], out: &mut [(f32, f32)]) {
+            out.iter_mut().zip(values).for_each(|(out, x)| *out = (exp(*x), ln(x.abs() + 1e-30)));
+        }
+    }
+
+    /// This test is compiled for any machine, where what multiplies and adds at once is a function of the C library.
+    #[test]
+    fn a_result_is_the_same_on_every_instruction_set() {
+        let values: Vec<f32> = (-900_000..900_000).map(|i| i as f32 * 1.037e-4).collect();
+        let mut vectors = vec![(0.0, 0.0); values.len()];
+        exp_and_ln(&values, &mut vectors);
+        for (x, (e, l)) in values.iter().zip(vectors) {
+            assert_eq!((e.to_bits(), l.to_bits()), (exp(*x).to_bits(), ln(x.abs() + 1e-30).to_bits()), "{x}");
+        }
     }
 
     #[test]

@@ -64,7 +64,7 @@ impl AddAssign<&Scores> for Scores {
 }
 
 /// Positions whose logits exist at once; two such chunks, of the dense and the pruned model.
-const CHUNK: usize = 256;
+const CHUNK: usize = 128;
 
 /// Bytes of a chunk's logits on a device, which has more to do at once.
 const DEVICE_CHUNK_BYTES: usize = 512 << 20;

@@ -12,6 +12,7 @@ use super::cost::Kind;
 use super::ends::Ends;
 use super::keys::Place;
 use super::progress::Progress;
+use super::stream::tokens_at_once;
 use super::walk::{Pruner, Walk};
 use super::{Watch, stop_if_interrupted, work};
 use crate::data::Passage;
@@ -106,8 +107,11 @@ pub fn stages(
     };
 
     let dtype = model.computed_in();
-    // A device compiles its kernels, and takes its memory, when they are first needed.
+    // What a study does once is done before its stages are timed: a device compiles its kernels when they are first needed, and
+    // memory is touched for the first time by the first batch.
     let is_device = !model.device.is_cpu();
+    let batch = &passages[..(tokens_at_once(&model.device) / length.max(1)).max(1).min(windows)];
+    let warms_up = is_device || batch.len() < windows;
     let mut measured = Vec::new();
     let mut methods = recipe.grid.method.clone();
     methods.dedup();
@@ -117,8 +121,8 @@ pub fn stages(
         let Some(&sparsity) = recipe.grid.sparsity.first() else { continue };
         let pruner = || Some(Pruner { method, sparsity, spec: &recipe.prune, skip: &skip });
         let of = |passages| (kind != StatisticKind::None).then_some(passages);
-        if is_device {
-            Walk { pruner: pruner(), calibration: of(&passages[..1]), ..walk(&format!("first {name}")) }.run()?;
+        if warms_up {
+            Walk { pruner: pruner(), calibration: of(batch), ..walk(&format!("first {name}")) }.run()?;
         }
         let calibration = of(passages.as_slice());
         let seconds = Walk { pruner: pruner(), calibration, ..walk(name) }.run()?.seconds;
@@ -143,8 +147,8 @@ pub fn stages(
     }
 
     let suite = |passages| vec![(Digest::of(&"bench"), passages)];
-    if is_device {
-        Walk { suites: suite(&passages[..1]), ..walk("first dense") }.run()?;
+    if warms_up {
+        Walk { suites: suite(batch), ..walk("first dense") }.run()?;
     }
     let suites = suite(passages.as_slice());
     let walked = Walk { suites, keep: true, ..walk("dense") }.run()?;

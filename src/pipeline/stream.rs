@@ -12,7 +12,7 @@ use crate::model::{Block, Embedding, Flow, Ropes, device, positions};
 
 /// Tokens that go through a block at once: of the CPU as many as its caches have use for, of a device as many as keep
 /// it busy.
-fn tokens_at_once(device: &Device) -> usize {
+pub(super) fn tokens_at_once(device: &Device) -> usize {
     if device.is_cpu() { 2048 } else { 8192 }
 }
 
