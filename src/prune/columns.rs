@@ -8,7 +8,7 @@ use super::{Sparsity, select};
 use crate::linalg::elimination::{at_most, eliminate};
 use crate::linalg::squares::{self, Lanes, SIDE};
 use crate::linalg::tiles::{self, Line, PANEL, Sum, TILE};
-use crate::linalg::{Mat, in_pool, simd};
+use crate::linalg::{Mat, PIECE, in_chunks, in_pool, simd};
 
 /// Columns whose errors are held until all columns to their right are made up for them at once.
 const SPAN: usize = 1024;
@@ -30,7 +30,7 @@ pub fn solve(w: &mut [f32], d: usize, u: &[f32], inverse_diagonal: &[f32], width
 fn solve_spans(w: &mut [f32], d: usize, u: &[f32], inverse_diagonal: &[f32], width: usize, sparsity: Sparsity) {
     let rows = w.len() / d;
     let span = (SPAN / width).max(1) * width;
-    let mut errors = vec![0f32; rows * span.min(d)];
+    let mut errors = in_chunks(rows * span.min(d), PIECE, |_, _| ());
     let mut panels = vec![];
     for first in (0..d).step_by(span) {
         let end = d.min(first + span);
@@ -111,11 +111,9 @@ impl<'a> Block<'a> {
         let &Self { d, start, b, .. } = self;
         let threshold = match sparsity {
             Sparsity::Ratio(ratio) => {
-                let mut scores = vec![0f32; w.len() / d * b];
-                scores
-                    .par_chunks_mut(b)
-                    .zip(w.par_chunks(d))
-                    .for_each(|(scores, row)| score(&row[start..start + b], self.inverse_diagonal, scores));
+                let scores = in_chunks(w.len() / d * b, b, |row, scores| {
+                    score(&w[row * d + start..][..b], self.inverse_diagonal, scores);
+                });
                 select::threshold(&scores, ratio)
             }
             Sparsity::NOfM { .. } => 0.0, // groups decide as they are reached

@@ -131,24 +131,38 @@ pub fn threshold(scores: &[f32], ratio: f64) -> f32 {
     // The bits of such floats order as the floats do. The upper ones say in which bin the value lies, and only that
     // bin is looked through.
     const BINS: usize = 1 << 12;
+    /// Few enough that threads share them out evenly, many beside the bins.
+    const CHUNK: usize = 1 << 14;
     let bin = |score: &f32| (score.to_bits() >> 19) as usize % BINS;
-    let count = |chunk: &[f32]| {
-        let mut counts = vec![0; BINS];
+    let count = |mut counts: Vec<u32>, chunk: &[f32]| {
         chunk.iter().for_each(|score| counts[bin(score)] += 1);
         counts
     };
-    let sum = |mut sums: Vec<usize>, counts: Vec<usize>| {
+    let none = || vec![0u32; BINS];
+    let sum = |mut sums: Vec<u32>, counts: Vec<u32>| {
         sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         sums
     };
-    let counts = scores.par_chunks(1 << 16).map(count).reduce(|| vec![0; BINS], sum);
+    let counts = scores.par_chunks(CHUNK).fold(none, count).reduce(none, sum);
     let (mut below, mut at) = (0, 0);
-    while below + counts[at] <= index {
-        below += counts[at];
+    while below + counts[at] as usize <= index {
+        below += counts[at] as usize;
         at += 1;
     }
-    let of_bin = |chunk: &[f32]| chunk.iter().copied().filter(|score| bin(score) == at).collect::<Vec<f32>>();
-    let mut candidates = scores.par_chunks(1 << 16).map(of_bin).collect::<Vec<_>>().concat();
+    let of_bin = |chunk: &[f32]| {
+        let mut found = vec![];
+        // One in some thirty is of the bin, and none can be foretold: every score is written, and only those count.
+        for scores in chunk.chunks(64) {
+            let (mut held, mut count) = ([0f32; 64], 0);
+            for score in scores {
+                held[count] = *score;
+                count += usize::from(bin(score) == at);
+            }
+            found.extend_from_slice(&held[..count]);
+        }
+        found
+    };
+    let mut candidates = scores.par_chunks(CHUNK).map(of_bin).collect::<Vec<_>>().concat();
     *candidates.select_nth_unstable_by(index - below, f32::total_cmp).1
 }
 
