@@ -232,11 +232,11 @@ impl Real for f32 {
     }
     #[inline(always)]
     fn exp(self) -> Self {
-        simd::exp(self)
+        simd::exp_fused(self)
     }
     #[inline(always)]
     fn ln(self) -> Self {
-        simd::ln(self)
+        simd::ln_fused(self)
     }
 }
 

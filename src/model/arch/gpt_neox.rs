@@ -20,7 +20,13 @@ pub const ARCHITECTURE: Architecture = Architecture {
 };
 
 fn spec(keys: &Keys) -> Result<Spec> {
-    let keys = &keys.with_aliases(&[("rope_theta", "rotary_emb_base"), ("partial_rotary_factor", "rotary_pct")]);
+    let mut of = keys.of.clone();
+    if keys.gguf.is_none() {
+        // transformers reads the names that this architecture has for them, and nothing under those that others have.
+        of.retain(|key, _| !matches!(key.as_str(), "rope_theta" | "partial_rotary_factor"));
+    }
+    let aliases = &[("rope_theta", "rotary_emb_base"), ("partial_rotary_factor", "rotary_pct")];
+    let keys = &Keys { of: &of, aliases, ..*keys };
     let defaults = Defaults {
         hidden: 6144,
         feed_forward: 24_576,

@@ -216,7 +216,8 @@ mod tests {
                 case["config"]
             );
             assert_eq!(Some(read.head.tied), made["tied"].as_bool(), "{}", case["config"]);
-            let biases = ["q", "o", "down"].map(|name| block.linears.iter().any(|l| l.name == name && l.bias));
+            let has_bias = |names: [&str; 2]| block.linears.iter().any(|l| l.bias && names.contains(&l.name.as_str()));
+            let biases = [["q", "qkv"], ["o", "o"], ["down", "down"]].map(has_bias);
             assert_eq!(json!(biases), made["biases"], "{}", case["config"]);
             let window = read.blocks.iter().filter_map(|block| block.attention.window).min();
             assert_eq!(window, number("window"), "{}", case["config"]);

@@ -107,18 +107,18 @@ impl Stage {
     fn version(self) -> u32 {
         match self {
             Self::Windows => 4,
-            Self::Texts => 2,
+            Self::Texts => 1,
             Self::Losses => 2,
             Self::Prompts => 4,
-            Self::Teacher => 6,
-            Self::Pruned => 6,
-            Self::Statistic => 5,
+            Self::Teacher => 5,
+            Self::Pruned => 5,
+            Self::Statistic => 4,
             Self::Block => 2,
             Self::Mask => 1,
             Self::Walk => 3,
-            Self::Errors => 2,
+            Self::Errors => 1,
             Self::Scores => 6,
-            Self::Answers => 6,
+            Self::Answers => 5,
             Self::Replies => 1,
         }
     }
