@@ -1,6 +1,6 @@
 //! The table to decide by.
 
-use super::super::text::{counted, duration, short};
+use super::super::text::{counted, duration, list, short};
 use super::super::{Decision, DecisionRow, Value};
 use super::{Column, Entry, Row, Sheet, by_sparsity, direction};
 
@@ -72,13 +72,31 @@ fn notes(decision: &Decision, seeds: Option<&str>) -> Vec<String> {
     if decision.rows.iter().any(|row| row.parameters.is_some()) {
         notes.push("Nonzero: the parameters left.".into());
     }
-    let needed = decision.rows.iter().filter_map(|row| row.value.to_dense.as_ref()?.needed).max();
-    if let Some(needed) = needed {
-        let needed = counted(needed, &decision.unit);
-        notes.push(format!("{samples}: too few to tell settings apart; {needed} could be enough."));
-    }
+    notes.extend(too_few(decision));
     notes
 }
+
+/// Where the samples are too few to tell a setting from dense; those of which a row was judged by nobody may have fewer than others.
+fn too_few(decision: &Decision) -> Option<String> {
+    let differences = decision.rows.iter().filter_map(|row| Some((&row.setting.name, row.value.to_dense.as_ref()?)));
+    let all: Vec<(&String, Option<u64>)> = differences.map(|(name, difference)| (name, difference.needed)).collect();
+    let of: Vec<String> = all.iter().filter(|(_, needed)| needed.is_some()).map(|(name, _)| (*name).clone()).collect();
+    let needed = counted(all.iter().filter_map(|(_, needed)| *needed).max()?, &decision.unit);
+    Some(match of.len() {
+        n if n == all.len() => {
+            let samples = counted(decision.samples, &decision.unit);
+            format!("{samples}: too few to tell settings apart; {needed} could be enough.")
+        }
+        1 => format!("Of {} too few are scored to tell it from dense; {needed} could be enough.", of[0]),
+        n => {
+            let named = if n > NAMED { format!("{n} settings") } else { list(&of) };
+            format!("Of {named} too few are scored to tell them from dense; {needed} could be enough.")
+        }
+    })
+}
+
+/// So many settings are named in a note; more are counted.
+const NAMED: usize = 3;
 
 /// Which differences count as none, in words; which may be ratios.
 fn margin(decision: &Decision) -> String {

@@ -379,9 +379,14 @@ mod tests {
     #[test]
     fn too_few_samples_are_said_to_be_too_few() {
         let mut report = sample::report();
+        let notes = |report: &Report| of("decision", report).notes.join(" ");
         let value = &mut report.decision.as_mut().unwrap().rows[1].value;
         value.to_dense.as_mut().unwrap().needed = Some(1200);
-        let notes = of("decision", &report).notes.join(" ");
+        let of_one = "Of magnitude-0.5 too few are scored to tell it from dense; 1,200 rows could be enough.";
+        assert!(notes(&report).contains(of_one), "{}", notes(&report));
+        let all = report.decision.as_mut().unwrap().rows.iter_mut().filter_map(|row| row.value.to_dense.as_mut());
+        all.for_each(|difference| difference.needed = Some(1200));
+        let notes = notes(&report);
         assert!(notes.contains("80 rows: too few") && notes.contains("1,200 rows"), "{notes}");
     }
 
