@@ -306,6 +306,7 @@ fn some_of(names: &[String], what: &str) -> String {
     let shown = names.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(NAMED) {
         0 => shown,
+        1 => format!("{shown} and {}", names[NAMED]),
         more => format!("{shown} and {more} more {what}"),
     }
 }
