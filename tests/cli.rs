@@ -340,6 +340,11 @@ fn layers_over_the_recipe_win_and_are_named_in_errors() {
     assert!(plan(sparsity, "seed=1").contains("wanda-0.7-general-s1"));
     assert!(plan(sparsity, "grid.sparsity=[0.8]").contains("wanda-0.8-general-s0"));
     assert!(plan(None, "grid.sparsty=[0.8]").contains("--set grid.sparsty=[0.8]: `sparsty`"));
+    let of_suite = plan(None, "suite.txt.windows=3");
+    assert!(
+        of_suite.contains("[suite.txt] lacks the key `dataset`\n       = did you mean [suite.text]?"),
+        "{of_suite}"
+    );
     assert!(
         plan(Some(("CALIPR_GRID__SPARSITY", "[7]")), "seed=1").contains("CALIPR_GRID__SPARSITY: `grid.sparsity.0`")
     );

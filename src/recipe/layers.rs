@@ -11,6 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::problem::{Place, Problem, Problems};
 use super::{Recipe, file, meant};
+use crate::words;
 
 /// Names under `CALIPR_` that are settings of the program, not keys of a recipe.
 const PROGRAM_SETTINGS: [&str; 4] = ["cache", "cache_size", "offline", "threads"];
@@ -216,6 +217,15 @@ impl Layers {
         }
     }
 
+    /// The table of the file that was probably meant by one of a user's own name that only an override begins.
+    fn neighbour(&self, path: &[String]) -> Option<String> {
+        let [kind, name] = path else { return None };
+        let known =
+            self.spans.keys().filter(|known| known.len() == 2 && known[0] == *kind).map(|known| known[1].as_str());
+        let nearest = words::nearest(name, known).filter(|nearest| nearest != name)?;
+        Some(format!("did you mean [{kind}.{nearest}]?"))
+    }
+
     /// What serde found, in a recipe's words.
     fn explain(&self, error: Error) -> Problem {
         let mut path = error.path.clone();
@@ -237,7 +247,10 @@ impl Layers {
                 hint = meant::word(&word, expected);
                 format!("`{key}`: \"{word}\" is unknown; expected {}", listed(expected))
             }
-            Kind::MissingField(field) => format!("{} lacks the key `{field}`", table(&path)),
+            Kind::MissingField(field) => {
+                hint = self.neighbour(&path);
+                format!("{} lacks the key `{field}`", table(&path))
+            }
             Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
                 let is_table = found == Actual::Map;
                 let found = in_toml(&found);
