@@ -89,7 +89,9 @@ impl Tested {
         let sample = Sample::new(own.iter().zip(others).map(|(a, b)| a - b).collect())?;
         let spreads = [setting, other].into_iter().filter_map(Setting::spread).collect();
         let (least, most) = quantity.range;
-        let bound = Some(most - least).filter(|width| width.is_finite() && setting.is_plain() && other.is_plain());
+        // Of rows none of which are alike, as by divergences, each has said how far it may be.
+        let are_some_alike = setting.is_plain() && other.is_plain() && sample.values().contains(&0.0);
+        let bound = Some(most - least).filter(|width| width.is_finite() && are_some_alike);
         Some(Self::Means { over_samples: sample.interval(), sample, spreads, bound })
     }
 
