@@ -150,6 +150,13 @@ pub fn fewest(comparisons: usize) -> usize {
     (1..).find(|&n| super::flips::least(n) * (comparisons.max(1) as f64) < super::LEVEL).expect("it falls for ever")
 }
 
+/// How many rows that are all alike it takes to show one of so many settings within a margin of another, where a row can differ by 1:
+/// that none of so many would have differed, (1 − margin)ⁿ, is less likely than the level.
+pub fn rows_for_margin(margin: f64, comparisons: usize) -> usize {
+    let margin = margin.clamp(1e-9, 1.0 - 1e-9);
+    ((super::LEVEL / comparisons.max(1) as f64).ln() / (-margin).ln_1p()).ceil() as usize
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{LEVEL, Share};
@@ -231,6 +238,26 @@ mod tests {
         let found = contrast(&Quantity::EXP, &fixed(&[f64::INFINITY; 9]), &fixed(&[1.0; 9]), 0.1);
         assert!(found.p_value.is_none() && found.value.is_infinite());
         assert_eq!(contrast(&Quantity::MEAN, &fixed(&[]), &fixed(&[]), 0.1).p_value, None);
+    }
+
+    #[test]
+    fn rows_none_of_which_are_alike_say_by_themselves_how_far_they_may_be() {
+        let divergence = Quantity::MEAN.within(0.0, std::f64::consts::LN_2);
+        let small: Vec<f64> = values(30, 1).iter().map(|value| 1e-5 * (1.0 + value)).collect();
+        let p = |values: &[f64]| contrast(&divergence, &fixed(values), &fixed(&[0.0; 30]), 0.01).p_margin.unwrap();
+        assert!(p(&small) < LEVEL);
+        // One that is, and nobody knows of how many more.
+        assert!(p(&[&[0.0], &small[1..]].concat()) > LEVEL);
+    }
+
+    #[test]
+    fn as_many_rows_as_are_enough_for_a_margin_show_it() {
+        for (margin, comparisons) in [(0.02, 1), (0.02, 5), (0.1, 3)] {
+            let enough = rows_for_margin(margin, comparisons);
+            let p = |n: usize| within(0, 0, n as u64, margin) * comparisons as f64;
+            assert!(p(enough) < LEVEL && p(enough - 1) >= LEVEL, "{enough}");
+        }
+        assert_eq!(rows_for_margin(0.02, 1), 149);
     }
 
     #[test]

@@ -30,7 +30,7 @@ mod verdict;
 
 use serde::{Deserialize, Serialize};
 
-pub use contrast::{Compared, Contrast, contrast};
+pub use contrast::{Compared, Contrast, contrast, rows_for_margin};
 pub use family::{Judged, judge};
 pub use holm::holm;
 pub use overlap::Overlap;

@@ -3,6 +3,7 @@
 use super::super::text::{counted, duration, list, short};
 use super::super::{Decision, DecisionRow, Value};
 use super::{Column, Entry, Row, Sheet, by_sparsity, direction};
+use crate::statistics::Verdict;
 
 pub fn sheet(decision: &Decision) -> Sheet {
     let title = format!("{} on {}", decision.metric, decision.suite);
@@ -72,8 +73,19 @@ fn notes(decision: &Decision, seeds: Option<&str>) -> Vec<String> {
     if decision.rows.iter().any(|row| row.parameters.is_some()) {
         notes.push("Nonzero: the parameters left.".into());
     }
-    notes.extend(too_few(decision));
+    notes.extend(too_few(decision).or_else(|| too_few_for_the_margin(decision)));
     notes
+}
+
+/// Where no setting could have been shown to be within the margin, and one is told apart by nothing: what is needed for that.
+fn too_few_for_the_margin(decision: &Decision) -> Option<String> {
+    let enough = decision.enough_rows.filter(|&enough| decision.samples < enough)?;
+    let is_open = |row: &DecisionRow| row.value.to_dense.as_ref().is_some_and(|d| d.verdict == Verdict::NotToldApart);
+    let samples = counted(decision.samples, &decision.unit);
+    decision.rows.iter().any(is_open).then(|| {
+        let enough = counted(enough, &decision.unit);
+        format!("{samples} are too few to show a setting within the margin; {enough} could be enough.")
+    })
 }
 
 /// Where the samples are too few to tell a setting from dense; those of which a row was judged by nobody may have fewer than others.
