@@ -90,11 +90,20 @@ pub fn check_once(memory: &Path, what: &str, digest: Digest, check: impl FnOnce(
 /// What of a file changes when its content does.
 #[derive(PartialEq, Serialize)]
 struct Stamp {
+    #[serde(serialize_with = "path_as_it_is")]
     path: PathBuf,
     size: u64,
     modified: Duration,
     /// The time of the last change of content or status, and the inode, where there are such.
     changed: (i64, i64, u64),
+}
+
+/// A path as text; of one that is not UTF-8 its bytes, which JSON has no text for.
+fn path_as_it_is<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    match path.to_str() {
+        Some(text) => serializer.serialize_str(text),
+        None => serializer.collect_seq(path.as_os_str().as_encoded_bytes()),
+    }
 }
 
 impl Stamp {

@@ -249,6 +249,7 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("method = [", "methods = [", &["recipe.toml:17:1", "`methods`", "[grid]", "did you mean `method`?"]),
     ("\"wanda\"", "\"wnada\"", &[":17:24", "grid.method.1", "did you mean \"wanda\"?"]),
     ("[0.5, \"2:4\"]", "[1.5]", &[":18:13", "between 0 and 1"]),
+    ("[0.5, \"2:4\"]", "[50]", &[":18:13", "for 50% write 0.5"]),
     ("[0.5, \"2:4\"]", "[0]", &[":18:13", "between 0 and 1"]),
     ("[0.5, \"2:4\"]", "[\"4:2\"]", &[":18:13", "N < M"]),
     ("[0.5, \"2:4\"]", "[\"half\"]", &[":18:13", "\"half\""]),
@@ -286,6 +287,10 @@ const WRONG: &[(&str, &str, &[&str])] = &[
     ("name = \"tiny\"", "name = \"tiny\"\nsparsity = [0.5]", &[":2:1", "did you mean `grid.sparsity`?"]),
     ("[suite.text]", "[method.wanda]\nx = 1\n[suite.text]", &[":21:1", "no key of [method.wanda], which has none"]),
     ("path:model\"", "path:model\"\ndevice = \"gpu\"", &[":5:1", "auto, cpu, cuda"]),
+    ("name = \"tiny\"", "name = \"tiny\"\nmethod = [\"wanda\"]", &[":2:", "did you mean `grid.method`?"]),
+    ("[suite.text]", "[suite.text]\nsparsity = [0.5]", &[":21:1", "did you mean `grid.sparsity`?"]),
+    ("[suite.text]", "[suite]", &["[suite] has tables of names that you choose, such as [suite.mine]"]),
+    ("path:model\"", "path:model\"\ndtype = \"bfloat16\"", &[":5:1", "did you mean \"bf16\"?"]),
     ("path:model\"", "path:model\"\ndtype = \"int8\"", &[":5:1", "`f32`, `bf16`, `f16`"]),
     ("\"perplexity\"", "\"perplexty\"", &[":24:", "did you mean \"perplexity\"?"]),
     ("[suite.text]", "[suite.text]\nsplit = \"test\"", &[":21:1", "no split \"test\""]),
@@ -335,6 +340,11 @@ fn layers_over_the_recipe_win_and_are_named_in_errors() {
     assert!(plan(sparsity, "seed=1").contains("wanda-0.7-general-s1"));
     assert!(plan(sparsity, "grid.sparsity=[0.8]").contains("wanda-0.8-general-s0"));
     assert!(plan(None, "grid.sparsty=[0.8]").contains("--set grid.sparsty=[0.8]: `sparsty`"));
+    let of_suite = plan(None, "suite.txt.windows=3");
+    assert!(
+        of_suite.contains("[suite.txt] lacks the key `dataset`\n       = did you mean [suite.text]?"),
+        "{of_suite}"
+    );
     assert!(
         plan(Some(("CALIPR_GRID__SPARSITY", "[7]")), "seed=1").contains("CALIPR_GRID__SPARSITY: `grid.sparsity.0`")
     );

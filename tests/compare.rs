@@ -42,7 +42,10 @@ fn a_study_beside_itself_is_told_apart_by_nothing() {
     run(&shop, "b", &[]);
     let found = compared(&shop, &["a", "b"]);
     let named = |name: &str| found["differs"].as_array().unwrap().iter().any(|differs| differs["name"] == name);
-    assert!(!named("model") && !named("weights") && !named("pruning"), "{}", found["differs"]);
+    assert!(!named("model") && !named("weights") && !named("run"), "{}", found["differs"]);
+    // Dense has no divergence from itself.
+    let comparisons = |suite: usize| found["suites"][suite]["comparisons"].as_object().unwrap().clone();
+    assert_eq!(comparisons(0)["loss"].as_u64().unwrap(), comparisons(0)["js_divergence"].as_u64().unwrap() + 1);
     for suite in found["suites"].as_array().unwrap() {
         assert_eq!(suite["shared"], json!([suite["samples"][0], suite["samples"][0]]), "{suite}");
         assert!(suite["rows"].as_array().unwrap().len() >= 12, "{suite}");

@@ -26,7 +26,11 @@ fn another_study_is_refused_with_what_would_be_lost() {
         ("model.dtype=bf16", &["all 6 cells: the precision is bf16, not f32"][..]),
         (
             "seed=1",
-            &["all 6 cells: seed is 1, not 0", "wanda-0.5-general-s0, wanda-0.5-other-s0, ", "and 1 more cells"],
+            &[
+                "all 6 cells: seed is 1, not 0",
+                "wanda-0.5-general-s0, wanda-0.5-other-s0, ",
+                " and sparsegpt-0.5-other-s0: ",
+            ],
         ),
         ("grid.sparsity=[0.7]", &["magnitude-0.5, wanda-0.5-general-s0, ", "the grid no longer has them"]),
         ("method.sparsegpt.damping=0.05", &["sparsegpt-0.5-general-s0", "method.sparsegpt.damping is 0.05, not 0.01"]),

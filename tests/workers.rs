@@ -7,6 +7,7 @@ use std::process::{Child, Output, Stdio};
 use std::time::Duration;
 
 use common::{Tiny, Workshop, assert_same_tables, texts};
+use serde_json::json;
 
 /// Twelve cells and more, with statistics and texts that cells share.
 fn shop() -> Workshop {
@@ -160,6 +161,13 @@ fn a_folder_of_results_says_how_far_its_study_is() {
     assert_eq!(table(&by_recipe), table(&by_results));
     assert!(by_recipe.ends_with("`calipr run` makes the tables, where they are not made yet\n"), "{by_recipe}");
     assert!(by_results.ends_with("and the tables are in results/tiny\n"), "{by_results}");
+    // Tables that were brought here without their cache say the same, and so they do where the model is not here.
+    std::fs::rename(shop.path("cache"), shop.path("elsewhere")).unwrap();
+    std::fs::rename(shop.path("model"), shop.path("model.away")).unwrap();
+    assert_eq!(shop.succeeds(&["status", "results/tiny"]).0, by_results);
+    std::fs::rename(shop.path("model.away"), shop.path("model")).unwrap();
+    std::fs::remove_dir_all(shop.path("cache")).ok();
+    std::fs::rename(shop.path("elsewhere"), shop.path("cache")).unwrap();
     // Of the recipe as it is, more is to come.
     assert!(shop.succeeds(&["status", "recipe.toml"]).0.contains(" to come\n"));
     let set = shop.calipr(&["status", "results/tiny", "--set", "grid.sparsity=[0.5]"]);
@@ -168,4 +176,25 @@ fn a_folder_of_results_says_how_far_its_study_is() {
         "{}",
         texts(&set).1
     );
+}
+
+#[test]
+fn results_that_replaced_those_of_a_submission_are_what_status_is_about() {
+    let shop = Workshop::new(&Tiny { blocks: 1, ..Tiny::default() });
+    let jobs = shop.path("results/tiny/jobs");
+    std::fs::create_dir_all(&jobs).unwrap();
+    std::fs::copy(shop.path("recipe.toml"), jobs.join("recipe.toml")).unwrap();
+    let folder = shop.dir.path().to_str().unwrap();
+    let asked = json!({"folder": folder, "recipe": "recipe.toml", "set": [], "cache": shop.path("cache")});
+    let record = json!({"engine": "hq", "ids": ["7"], "options": [], "asked": asked});
+    std::fs::write(jobs.join("submitted.json"), record.to_string()).unwrap();
+    // The submission's own tables are not another study's.
+    shop.succeeds(&["run", "recipe.toml"]);
+    let (own, _) = shop.succeeds(&["status", "results/tiny"]);
+    assert!(!own.contains("replaced") && own.contains("hq"), "{own}");
+    let set = ["--set", "grid.sparsity=[0.7]", "--set", "grid.method=['magnitude']"];
+    shop.succeeds(&[&["run", "recipe.toml", "--replace"][..], &set].concat());
+    let (said, _) = shop.succeeds(&["status", "results/tiny"]);
+    assert!(said.starts_with("tiny: 2 of 2 cells done\n") && said.contains("magnitude-0.7"), "{said}");
+    assert!(said.ends_with("hq: 7 were of another study, whose results these have replaced\n"), "{said}");
 }

@@ -1,5 +1,6 @@
 //! `calipr status`
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -15,7 +16,7 @@ use crate::fault::{At, Fault};
 use crate::pipeline::{Cache, CellKeys, Claimant, Ended, Inputs, Keys, Spent};
 use crate::recipe::{self, Cell, Layers, Recipe, cells};
 use crate::report::{Report, Wanted};
-use crate::results::{CellCounts, Manifest, ensure_has_results};
+use crate::results::{Manifest, done_cells, ensure_has_results};
 use crate::source::{Fetcher, expanded};
 
 #[derive(Args)]
@@ -37,6 +38,8 @@ struct Studied {
     cache: Cache,
     /// What was submitted; None of workers that others have started.
     record: Option<Record>,
+    /// What was submitted before, and is no longer what the folder has.
+    replaced: Option<Record>,
     /// The folder of results, where it was named.
     results: Option<PathBuf>,
 }
@@ -44,35 +47,25 @@ struct Studied {
 impl StatusArgs {
     /// Says what is done, what runs where, what failed, and how long it will take.
     pub fn status(&self) -> Result<()> {
-        let Studied { recipe, layers, library, cache, record, results } = self.studied()?;
+        let studied = self.studied()?;
         let _terminal = self.machinery.start()?;
-        let fetcher = Fetcher { cache: cache.dir().to_owned(), offline: true };
-        let are_local = Inputs::are_local(&recipe, &library, &fetcher).at(|| {
-            "the model and the data tell what cells are called in the cache; `calipr status RECIPE` looks for them from the \
-             recipe's folder"
-                .into()
-        })?;
-        ensure!(
-            are_local,
-            "the model or data are not here, without which nobody knows what the study's cells are called in the cache"
-        );
-        let kind = recipe.model.device.kind()?;
-        let inputs = Inputs::resolve(&recipe, &layers, &library, &fetcher, kind)?;
-        let (keys, me) = (Keys::of(&recipe, &inputs), Claimant::this());
-        let of = |cell: &Cell| stands(cell, &keys.of_cell(cell), &cache, &me);
-        let mut standings: Vec<Standing> = cells(&recipe).iter().map(of).collect();
-        let tables = results.as_deref().and_then(|results| Tables::of(results, &recipe));
-        for (cell, why) in tables.iter().flat_map(Tables::failed) {
-            let free = |standing: &&mut Standing| standing.cell == cell && standing.state == State::Free;
-            if let Some(standing) = standings.iter_mut().find(free) {
-                standing.state = State::Failed(why);
-            }
-        }
+        let results = studied.results.clone();
+        let tables = results.as_deref().and_then(|results| Tables::of(results, &studied.recipe));
+        let standings = match &tables {
+            // Nobody works on what was not handed over and is done, wherever its cache is now.
+            Some(tables) if studied.record.is_none() && tables.are_whole() => tables.standings(&studied.recipe),
+            _ => studied.standings(tables.as_ref())?,
+        };
+        let Studied { recipe, record, replaced, .. } = studied;
         let whole = tables.filter(Tables::are_whole).map(|_| self.study.display().to_string());
         let mut text = standing(&recipe.name, &standings, whole.as_deref(), columns());
+        if let Some(record) = replaced {
+            let (name, ids) = (record.engine.as_str(), record.ids.join(", "));
+            text += &format!("{name}: {ids} were of another study, whose results these have replaced\n");
+        }
         if let Some(record) = record {
             text += &in_queue(&record);
-            if results.is_some_and(|results| record.is_changed(&results.join("jobs"))) {
+            if results.as_deref().is_some_and(|results| record.is_changed(&results.join("jobs"))) {
                 let recipe = &record.asked.recipe;
                 text += &format!(
                     "{recipe} was changed since it was submitted: this is of what it says now, and workers end\n"
@@ -91,7 +84,12 @@ impl StatusArgs {
             }
             return Studied::of(&recipe::found(self.study.clone()), &self.set, self.machinery.cache(), None);
         }
-        if let Some(record) = Record::read(&self.study.join("jobs"))? {
+        let submitted = Record::read(&self.study.join("jobs"))?;
+        let (replaced, record) = match submitted {
+            Some(record) if is_replaced(&record, &self.study) => (Some(record), None),
+            record => (None, record),
+        };
+        if let Some(record) = record {
             let asked = &record.asked;
             let results = self.study.canonicalize().with_context(|| format!("the folder {}", self.study.display()))?;
             // Its relative paths start where it was submitted.
@@ -115,15 +113,60 @@ impl StatusArgs {
         let library = manifest.library(&self.study, None);
         let (layers, cache) = (Layers::nowhere(&run), self.machinery.cache());
         let results = Some(self.study.clone());
-        Ok(Studied { recipe: manifest.recipe, layers, library, cache, record: None, results })
+        Ok(Studied { recipe: manifest.recipe, layers, library, cache, record: None, replaced, results })
     }
 }
 
 impl Studied {
     fn of(path: &Path, set: &[String], cache: Cache, record: Option<Record>) -> Result<Self> {
         let (recipe, layers) = Recipe::load(path, set)?;
-        Ok(Self { recipe, layers, library: Library::of_recipe(path), cache, record, results: None })
+        let library = Library::of_recipe(path);
+        Ok(Self { recipe, layers, library, cache, record, replaced: None, results: None })
     }
+
+    /// How its cells stand, by the cache and by the tables, where there are some.
+    fn standings(&self, tables: Option<&Tables>) -> Result<Vec<Standing>> {
+        let Self { recipe, layers, library, cache, .. } = self;
+        let fetcher = Fetcher { cache: cache.dir().to_owned(), offline: true };
+        let are_local = Inputs::are_local(recipe, library, &fetcher).at(|| {
+            "the model and the data tell what cells are called in the cache; `calipr status RECIPE` looks for them from the \
+             recipe's folder"
+                .into()
+        })?;
+        ensure!(
+            are_local,
+            "the model or data are not here, without which nobody knows what the study's cells are called in the cache"
+        );
+        let kind = recipe.model.device.kind()?;
+        let inputs = Inputs::resolve(recipe, layers, library, &fetcher, kind)?;
+        let (keys, me) = (Keys::of(recipe, &inputs), Claimant::this());
+        let of = |cell: &Cell| stands(cell, &keys.of_cell(cell), cache, &me);
+        let mut standings: Vec<Standing> = cells(recipe).iter().map(of).collect();
+        let Some(tables) = tables else { return Ok(standings) };
+        // What is nobody's in the cache may be done all the same, where the cache is another or has made room.
+        let (done, failed) = (tables.done(), tables.failed());
+        for standing in standings.iter_mut().filter(|standing| standing.state == State::Free) {
+            let why = failed.iter().find(|(cell, _)| *cell == standing.cell).map(|(_, why)| why.clone());
+            match why {
+                Some(why) => standing.state = State::Failed(why),
+                None if done.contains(&standing.cell) => standing.state = State::Done,
+                None => {}
+            }
+        }
+        Ok(standings)
+    }
+}
+
+/// Whether the folder of results has another study by now than the one that was submitted: one that was written later, and is
+/// neither what the recipe says now nor what it said then.
+fn is_replaced(record: &Record, results: &Path) -> bool {
+    let (jobs, asked) = (results.join("jobs"), &record.asked);
+    let written = |path: PathBuf| fs::metadata(path).and_then(|about| about.modified()).ok();
+    let is_later =
+        written(results.join("run.json")).zip(written(jobs.join(Record::FILE))).is_some_and(|(run, then)| run > then);
+    let Some(manifest) = Manifest::read(results).ok().filter(|_| is_later) else { return false };
+    let submitted = [Path::new(&asked.folder).join(&asked.recipe), jobs.join(Record::RECIPE)];
+    !submitted.iter().any(|path| Recipe::load(path, &asked.set).is_ok_and(|(recipe, _)| recipe == manifest.recipe))
 }
 
 /// How a cell stands: by its results, where they are seen here, else by who has claimed it.
@@ -143,8 +186,12 @@ fn stands(cell: &Cell, keys: &CellKeys, cache: &Cache, me: &Claimant) -> Standin
         }
         _ => (State::Free, None),
     };
-    let method = cell.pruning().map_or("dense", |pruning| pruning.method.as_str());
-    Standing { cell: cell.id(), method: method.into(), state, seconds }
+    Standing { cell: cell.id(), method: method(cell), state, seconds }
+}
+
+/// What cells that take about as long have in common.
+fn method(cell: &Cell) -> String {
+    cell.pruning().map_or("dense", |pruning| pruning.method.as_str()).into()
 }
 
 fn holder(by: &Claimant) -> Holder {
@@ -159,24 +206,35 @@ fn since(by: &Claimant) -> f64 {
 /// The tables of a study in its folder of results.
 struct Tables<'a> {
     results: &'a Path,
-    cells: CellCounts,
+    manifest: Manifest,
 }
 
 impl<'a> Tables<'a> {
     /// None where the folder has those of another study, or none.
     fn of(results: &'a Path, recipe: &Recipe) -> Option<Self> {
         let manifest = Manifest::read(results).ok().filter(|manifest| manifest.recipe == *recipe)?;
-        Some(Self { results, cells: manifest.cells })
+        Some(Self { results, manifest })
     }
 
     /// Whether they have all cells.
     fn are_whole(&self) -> bool {
-        self.cells.done == self.cells.planned
+        self.manifest.cells.done == self.manifest.cells.planned
+    }
+
+    /// The cells that they have.
+    fn done(&self) -> Vec<String> {
+        done_cells(self.results, &self.manifest).iter().map(Cell::id).collect()
+    }
+
+    /// All cells, done.
+    fn standings(&self, recipe: &Recipe) -> Vec<Standing> {
+        let done = |cell: &Cell| Standing { cell: cell.id(), method: method(cell), state: State::Done, seconds: None };
+        cells(recipe).iter().map(done).collect()
     }
 
     /// The cells that failed in the run that wrote them, and why: it keeps no claim on them.
     fn failed(&self) -> Vec<(String, String)> {
-        if self.cells.failed == 0 {
+        if self.manifest.cells.failed == 0 {
             return vec![];
         }
         let report = Report::read(self.results, &Wanted { count: 0, ..Wanted::default() });

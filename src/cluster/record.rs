@@ -9,8 +9,6 @@ use serde::{Deserialize, Serialize};
 use super::EngineName;
 use super::shell::RECIPE;
 
-const FILE: &str = "submitted.json";
-
 /// The command that was given.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Asked {
@@ -33,12 +31,17 @@ pub struct Record {
 }
 
 impl Record {
+    /// Its name in the folder of jobs.
+    pub const FILE: &str = "submitted.json";
+    /// The name of the recipe's copy there.
+    pub const RECIPE: &str = RECIPE;
+
     /// What was handed over last; None where nothing was.
     ///
     /// # Errors
     /// Where the file cannot be read, or is none of calipr's.
     pub fn read(jobs: &Path) -> Result<Option<Self>> {
-        let path = jobs.join(FILE);
+        let path = jobs.join(Self::FILE);
         let read = || format!("cannot read {}", path.display());
         match fs::read_to_string(&path) {
             Ok(text) => serde_json::from_str(&text).with_context(read).map(Some),
@@ -59,7 +62,7 @@ impl Record {
     /// # Errors
     /// Where it cannot be written.
     pub fn write(&self, jobs: &Path) -> Result<()> {
-        super::submission::write(&jobs.join(FILE), &(serde_json::to_string_pretty(self)? + "\n"))
+        super::submission::write(&jobs.join(Self::FILE), &(serde_json::to_string_pretty(self)? + "\n"))
     }
 }
 
@@ -75,7 +78,7 @@ mod tests {
         let record = Record { engine: EngineName::Hq, ids: vec!["7".into()], options: vec![], asked };
         record.write(dir.path()).unwrap();
         assert_eq!(Record::read(dir.path()).unwrap(), Some(record));
-        fs::write(dir.path().join(FILE), "{").unwrap();
+        fs::write(dir.path().join(Record::FILE), "{").unwrap();
         assert!(format!("{:#}", Record::read(dir.path()).unwrap_err()).contains("submitted.json"));
     }
 }

@@ -68,7 +68,12 @@ impl TryFrom<f64> for Sparsity {
         if ratio > 0.0 && ratio < 1.0 {
             Ok(Self::Ratio(ratio))
         } else {
-            Err(format!("{ratio} is no sparsity; expected {EXPECTED}"))
+            let percent = if (2.0..100.0).contains(&ratio) {
+                format!("; for {ratio}% write {}", ratio / 100.0)
+            } else {
+                String::new()
+            };
+            Err(format!("{ratio} is no sparsity; expected {EXPECTED}{percent}"))
         }
     }
 }

@@ -21,8 +21,13 @@ impl Key {
     }
 
     /// Whether it says what is shown, or how a suite's judge is asked; all others say what is done.
-    fn is_aside(&self) -> bool {
+    pub fn is_aside(&self) -> bool {
         self.path[0] == "report" || self.path.iter().any(|part| part == "judge")
+    }
+
+    /// Whether it is called this, whatever table it lies in.
+    pub fn is(&self, name: &str) -> bool {
+        self.name() == name
     }
 
     fn name(&self) -> &str {

@@ -10,7 +10,7 @@ use figment::providers::Serialized;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::{Place, Problem, Problems};
-use super::{Recipe, file, keys};
+use super::{Recipe, file, meant};
 use crate::words;
 
 /// Names under `CALIPR_` that are settings of the program, not keys of a recipe.
@@ -217,6 +217,15 @@ impl Layers {
         }
     }
 
+    /// The table of the file that was probably meant by one of a user's own name that only an override begins.
+    fn neighbour(&self, path: &[String]) -> Option<String> {
+        let [kind, name] = path else { return None };
+        let known =
+            self.spans.keys().filter(|known| known.len() == 2 && known[0] == *kind).map(|known| known[1].as_str());
+        let nearest = words::nearest(name, known).filter(|nearest| nearest != name)?;
+        Some(format!("did you mean [{kind}.{nearest}]?"))
+    }
+
     /// What serde found, in a recipe's words.
     fn explain(&self, error: Error) -> Problem {
         let mut path = error.path.clone();
@@ -225,37 +234,38 @@ impl Layers {
         let message = match error.kind {
             Kind::UnknownField(field, expected) => {
                 path.pop_if(|last| *last == field);
-                // A key of a table, without the table.
-                let inside = if path.is_empty() { keys::named(&field) } else { vec![] };
-                let inside: Vec<String> = inside.iter().map(|key| format!("`{}`", key.dotted())).collect();
-                let nearest = words::nearest(&field, expected.iter().copied()).map(|w| format!("`{w}`"));
-                let meant = if inside.is_empty() { nearest } else { Some(inside.join(" or ")) };
                 let moved = MOVED.iter().find(|(key, _)| path.is_empty() && *key == field);
                 hint = match moved {
                     Some((_, now)) => Some((*now).into()),
-                    None => meant.map(|meant| format!("did you mean {meant}?")),
+                    None => meant::key(&field, &path, expected),
                 };
                 let message = format!("`{field}` is no key of {}{}", table(&path), known(expected));
                 path.push(field);
                 message
             }
             Kind::UnknownVariant(word, expected) => {
-                hint = words::nearest(&word, expected.iter().copied()).map(|w| format!("did you mean \"{w}\"?"));
+                hint = meant::word(&word, expected);
                 format!("`{key}`: \"{word}\" is unknown; expected {}", listed(expected))
             }
-            Kind::MissingField(field) => format!("{} lacks the key `{field}`", table(&path)),
+            Kind::MissingField(field) => {
+                hint = self.neighbour(&path);
+                format!("{} lacks the key `{field}`", table(&path))
+            }
             Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
                 let is_table = found == Actual::Map;
                 let found = in_toml(&found);
-                if expected == "a sequence" && !is_table {
-                    hint = Some(format!("a list is written [{found}]"));
-                }
+                let expected = in_words(&expected);
+                hint = match expected {
+                    "a list" if !is_table => Some(meant::list(&found)),
+                    "a table" => meant::table(&path),
+                    _ => None,
+                };
                 // A key within what the file has as a value makes a table of it.
                 if is_table {
                     let within = |set: &KeyPath| set.len() > path.len() && set.starts_with(&path);
                     place = self.overrides.iter().rev().find(|(set, _)| within(set)).map(|(_, place)| place.clone());
                 }
-                format!("`{key}`: expected {}, found {found}", in_words(&expected))
+                format!("`{key}`: expected {expected}, found {found}")
             }
             other => format!("`{key}`: {other}"),
         };

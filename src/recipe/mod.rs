@@ -10,6 +10,7 @@ mod grid;
 mod judge;
 pub mod keys;
 mod layers;
+mod meant;
 mod problem;
 mod published;
 mod reference;

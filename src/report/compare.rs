@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::read::setting_of;
 use super::tables::{Frame, Part, Tables};
-use super::{Difference, MetricColumn, Report, SuiteReport, Value, Wanted};
+use super::{Difference, MetricColumn, Report, SuiteReport, Value, Wanted, facts};
 use crate::fault::Fault;
 use crate::recipe::{Suite, Unit, WindowUnit};
 use crate::results::{Manifest, SampleUnit, SuiteEntry};
@@ -42,8 +42,9 @@ pub struct Compared {
     /// Whether each study's samples are the first one's tokens: what is counted by the token is not compared where they are
     /// another tokenizer's.
     pub same_tokens: Vec<bool>,
-    /// How many differences their p-values are adjusted for, of the metric that has most.
-    pub comparisons: u64,
+    /// How many differences were tested by each metric, and p-values are adjusted for: dense has none by what is a comparison
+    /// with it.
+    pub comparisons: IndexMap<String, u64>,
     pub rows: Vec<ComparedRow>,
 }
 
@@ -125,12 +126,17 @@ fn differs(studies: &[Study]) -> Vec<Differs> {
             names.push(&fact.name);
         }
     }
+    // When a study ran, and how long that took, is no other way of running it.
+    names.retain(|name| *name != facts::RUN);
     let of = |name: &String| {
         let value = |study: &Study| study.report.facts.iter().find(|f| f.name == *name).map(|f| f.value.clone());
         Differs { name: name.clone(), values: studies.iter().map(value).collect() }
     };
     let mut differs: Vec<Differs> =
         names.into_iter().map(of).filter(|differs| differs.values.iter().any(|v| *v != differs.values[0])).collect();
+    let versions = studies.iter().map(|study| study.manifest.versions.get("calipr").cloned());
+    let versions = Differs { name: "calipr".into(), values: versions.collect() };
+    differs.extend(Some(versions).filter(|versions| versions.values.iter().any(|v| *v != versions.values[0])));
     // Cells that are not there are not compared, which nobody sees who does not know of them.
     if studies.iter().any(|study| study.report.unfinished.is_some()) {
         let done = |study: &Study| Some(study.report.cells.to_string());
@@ -197,7 +203,10 @@ fn compared(studies: &[Study], suite: &SuiteReport) -> Result<Option<Compared>> 
     }
     let samples = studies.iter().map(|study| study.suite(name).map(|suite| suite.samples)).collect();
     let shared = shared.iter().map(|&n| n as u64).collect();
-    Ok(Some(judged(Compared { suite: name.clone(), samples, shared, same_tokens, comparisons: 0, rows: vec![] }, rows)))
+    Ok(Some(judged(
+        Compared { suite: name.clone(), samples, shared, same_tokens, comparisons: IndexMap::new(), rows: vec![] },
+        rows,
+    )))
 }
 
 /// How many samples of a suite two studies share; samples come from the start, so that these are the first ones of each.
@@ -273,7 +282,7 @@ fn judged(mut compared: Compared, rows: Vec<Row>) -> Compared {
         let found = differences.iter().enumerate().filter(|(_, difference)| difference.is_some()).map(|(i, _)| (r, i));
         families.entry(&metric.name).or_default().extend(found);
     }
-    compared.comparisons = families.values().map(Vec::len).max().unwrap_or(0) as u64;
+    families.retain(|_, members| !members.is_empty());
     compared.rows = rows
         .iter()
         .map(|(setting, metric, values, differences)| ComparedRow {
@@ -284,8 +293,7 @@ fn judged(mut compared: Compared, rows: Vec<Row>) -> Compared {
         })
         .collect();
     for members in families.into_values() {
-        let Some(&(first, _)) = members.first() else { continue };
-        let higher_is_better = rows[first].1.higher_is_better;
+        let MetricColumn { name, higher_is_better, .. } = rows[members[0].0].1;
         let found: Vec<(&statistics::Contrast, usize)> = members
             .iter()
             .map(|&(r, i)| {
@@ -293,7 +301,9 @@ fn judged(mut compared: Compared, rows: Vec<Row>) -> Compared {
                 (contrast, *samples)
             })
             .collect();
-        for ((member, (contrast, _)), judged) in members.iter().zip(&found).zip(judge(&found, higher_is_better)) {
+        let tested = found.iter().filter(|(contrast, _)| contrast.p_value.is_some()).count();
+        compared.comparisons.insert(name.clone(), tested as u64);
+        for ((member, (contrast, _)), judged) in members.iter().zip(&found).zip(judge(&found, *higher_is_better)) {
             let (low, high) = contrast.interval.unzip();
             compared.rows[member.0].differences[member.1] = Some(Difference {
                 delta: contrast.delta,

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use super::{Contrast, Decision, DecisionRow, Setting, SettingRow, SuiteReport};
+use crate::metrics::Kind;
 use crate::results::Manifest;
+use crate::statistics;
 
 /// What the cells of a setting cost, one a seed.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -32,16 +34,23 @@ pub fn decision(
     };
     let groups = by_strength(suite);
     let rows = groups.iter().flat_map(|rivals| rivals.iter().map(|rival| row(rival, rivals)));
-    let is_told = |c: &&Contrast| c.axis == "dense" && c.suite == suite.suite && c.metric == metric.as_str();
+    let is_tested = |c: &&Contrast| {
+        c.axis == "dense" && c.suite == suite.suite && c.metric == metric.as_str() && c.difference.p_value.is_some()
+    };
+    let told = &suite.metrics[column];
+    let margin = manifest.recipe.report.margin.of_kind(told.kind);
+    let comparisons = contrasts.iter().filter(is_tested).count();
+    let is_of_rows = told.downstream && told.kind == Kind::Score;
     Some(Decision {
         suite: suite.suite.clone(),
         metric: metric.as_str().to_owned(),
-        higher_is_better: suite.metrics[column].higher_is_better,
+        higher_is_better: told.higher_is_better,
         samples: suite.samples,
         unit: suite.unit.clone(),
-        margin: manifest.recipe.report.margin.of_kind(suite.metrics[column].kind),
-        ratio: suite.metrics[column].ratio,
-        comparisons: contrasts.iter().filter(is_told).count() as u64,
+        margin,
+        ratio: told.ratio,
+        comparisons: comparisons as u64,
+        enough_rows: is_of_rows.then(|| statistics::rows_for_margin(margin, comparisons) as u64),
         rows: rows.collect(),
     })
 }

@@ -13,6 +13,9 @@ use crate::size::Size;
 /// The sparsities that were asked for, as recipes spell them, each with the least and the most that a cell reached.
 pub type Achieved = Vec<(String, [f64; 2])>;
 
+/// What says when a study ran and what that took.
+pub const RUN: &str = "run";
+
 /// One line each; those of calibrations and suites in the order of the recipe.
 pub fn facts(manifest: &Manifest, achieved: &Achieved) -> Vec<Fact> {
     let mut facts = vec![
@@ -40,7 +43,7 @@ pub fn facts(manifest: &Manifest, achieved: &Achieved) -> Vec<Fact> {
     let suite = |(name, entry): (&String, &SuiteEntry)| fact(&format!("suite {name}"), samples(entry));
     facts.extend(manifest.suites.iter().map(suite));
     facts.push(fact("machine", machine(manifest)));
-    facts.push(fact("run", run(manifest)));
+    facts.push(fact(RUN, run(manifest)));
     facts
 }
 

@@ -116,6 +116,9 @@ pub struct Decision {
     pub ratio: bool,
     /// How many comparisons the verdicts are corrected for.
     pub comparisons: u64,
+    /// How many rows, all alike, would show that the first of these settings is within the margin; None of what is not scored by
+    /// rows, from 0 to 1.
+    pub enough_rows: Option<u64>,
     /// Dense first, then by sparsity, then in the order of the grid.
     pub rows: Vec<DecisionRow>,
 }

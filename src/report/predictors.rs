@@ -54,7 +54,6 @@ fn of_score(suites: &[SuiteReport], downstream: &SuiteReport, d: usize, within: 
                 continue;
             }
             let Some(spearman) = correlation::spearman(&points) else { continue };
-            let (low, high) = correlation::interval(&points).unzip();
             let predictor = Predictor {
                 suite: suite.suite.clone(),
                 metric: metric.name.clone(),
@@ -63,8 +62,8 @@ fn of_score(suites: &[SuiteReport], downstream: &SuiteReport, d: usize, within: 
                 within: within.cloned(),
                 settings: points.len() as u64,
                 spearman,
-                low,
-                high,
+                low: None,
+                high: None,
                 p_adjusted: correlation::p_value(&points),
                 p_to_best: None,
             };
@@ -75,23 +74,20 @@ fn of_score(suites: &[SuiteReport], downstream: &SuiteReport, d: usize, within: 
     corrected(candidates)
 }
 
-/// Adds what the best is to be compared by: each p-value corrected for all that are looked at.
+/// Corrects what is said of each metric for all that are looked at.
 fn corrected(mut candidates: Vec<(Predictor, Vec<(f64, f64)>)>) -> Vec<Predictor> {
     let p_values: Vec<f64> = candidates.iter().map(|(p, _)| p.p_adjusted.unwrap_or(f64::NAN)).collect();
-    let known = |p: f64| Some(p).filter(|p| !p.is_nan());
-    for ((predictor, _), p) in candidates.iter_mut().zip(holm(&p_values)) {
-        predictor.p_adjusted = known(p);
+    let all = candidates.len();
+    for ((predictor, points), p) in candidates.iter_mut().zip(holm(&p_values)) {
+        predictor.p_adjusted = Some(p).filter(|p| !p.is_nan());
+        (predictor.low, predictor.high) = correlation::interval(points, all).unzip();
     }
     let Some((best, others)) = candidates.split_first_mut() else { return vec![] };
     let (of_best, scores): (Vec<f64>, Vec<f64>) = best.1.iter().copied().unzip();
-    let to_best = |points: &[(f64, f64)]| {
-        let of_other: Vec<f64> = points.iter().map(|point| point.0).collect();
-        // Metrics of other settings (where one is missing) cannot be paired.
-        (of_other.len() == of_best.len()).then(|| correlation::difference(&of_best, &of_other, &scores)).flatten()
-    };
-    let p_values: Vec<f64> = others.iter().map(|(_, points)| to_best(points).unwrap_or(f64::NAN)).collect();
-    for ((predictor, _), p) in others.iter_mut().zip(holm(&p_values)) {
-        predictor.p_to_best = known(p);
+    let of_others: Vec<Vec<f64>> =
+        others.iter().map(|(_, points)| points.iter().map(|point| point.0).collect()).collect();
+    for ((predictor, _), p) in others.iter_mut().zip(correlation::to_best(&of_best, &of_others, &scores)) {
+        predictor.p_to_best = p;
     }
     candidates.into_iter().map(|(predictor, _)| predictor).collect()
 }

@@ -105,6 +105,7 @@ fn decision(suite: &SuiteReport) -> Decision {
         margin: 0.02,
         ratio: false,
         comparisons: 5,
+        enough_rows: Some(228),
         rows: suite.rows.iter().map(row).collect(),
     }
 }

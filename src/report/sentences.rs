@@ -54,6 +54,7 @@ fn best(decision: &Decision) -> Option<String> {
             1 if of == 1 => format!("at {strength} {} has {shown}", said(rows[0])),
             1 if std::mem::replace(&mut has_extreme, true) => format!("at {strength} {} ({shown})", said(rows[0])),
             1 => format!("at {strength} {} has the {} {metric} ({shown})", said(rows[0]), extreme(decision)),
+            2 if of == 2 => format!("at {strength} both have {shown}"),
             n if n == of => format!("at {strength} all {n} have {shown}"),
             _ => format!(
                 "at {strength} {} are alike ({shown})",
@@ -128,7 +129,9 @@ fn said(row: &DecisionRow) -> String {
 fn stand(decision: &Decision, pruned: &[&DecisionRow], dense: &DecisionRow) -> String {
     let of_dense = within(dense.value.value, dense.value.low, dense.value.high);
     let shown = format!("dense ({of_dense})");
-    if let Some(needed) = pruned.iter().filter_map(|row| row.value.to_dense.as_ref()?.needed).max() {
+    // Rows without an answer that was judged may make one setting's samples too few, and leave the others theirs.
+    let needed: Vec<u64> = pruned.iter().filter_map(|row| row.value.to_dense.as_ref()?.needed).collect();
+    if let Some(needed) = needed.iter().max().filter(|_| needed.len() == pruned.len()) {
         return format!(
             "on {} {} be told from {shown}: at least {needed} are needed",
             counted(decision.samples, &decision.unit),
@@ -145,6 +148,7 @@ fn stand(decision: &Decision, pruned: &[&DecisionRow], dense: &DecisionRow) -> S
         match rows.len() {
             0 => None,
             n if n == all && n == 1 => Some(format!("it is {what} {shown}")),
+            2 if all == 2 => Some(format!("both settings are {what} {shown}")),
             n if n == all => Some(format!("all {n} settings are {what} {shown}")),
             n if n > NAMED => Some(format!("{n} of {all} settings are {what} {shown}")),
             n => {
@@ -374,9 +378,14 @@ mod tests {
         let said = changed(|report| {
             let decision = report.decision.as_mut().unwrap();
             decision.samples = 4;
-            decision.rows[1].value.to_dense.as_mut().unwrap().needed = Some(6);
+            decision.rows.iter_mut().filter_map(|row| row.value.to_dense.as_mut()).for_each(|d| d.needed = Some(6));
         });
         assert!(said[0].contains("on 4 rows none can be told from dense (0.61): at least 6"), "{said:?}");
+        // Of one setting alone fewer answers were judged: the others are told from dense all the same.
+        let said = changed(|report| {
+            report.decision.as_mut().unwrap().rows[1].value.to_dense.as_mut().unwrap().needed = Some(6);
+        });
+        assert!(said[0].contains("are worse than it") && !said[0].contains("needed"), "{said:?}");
     }
 
     #[test]

@@ -55,9 +55,10 @@ pub fn judged(mut rows: Vec<ContrastRow>) -> Vec<ContrastRow> {
         families.entry((row.axis, row.suite.clone(), row.metric)).or_default().push(i);
     }
     for ((axis, suite, metric), members) in families {
-        let family: Arc<str> =
-            format!("{}, on {suite} by {}: {}", axis.comparisons(), metric.as_str(), members.len()).into();
         let contrasts: Vec<_> = members.iter().map(|&i| (&rows[i].contrast, rows[i].samples)).collect();
+        // What cannot be tested, such as an infinite perplexity, corrects nothing.
+        let tested = contrasts.iter().filter(|(contrast, _)| contrast.p_value.is_some()).count();
+        let family: Arc<str> = format!("{}, on {suite} by {}: {tested}", axis.comparisons(), metric.as_str()).into();
         for (i, judged) in members.into_iter().zip(judge(&contrasts, metric.higher_is_better())) {
             (rows[i].family, rows[i].judged) = (family.clone(), judged);
         }

@@ -52,7 +52,7 @@ impl Intended<'_> {
                     .into()
             }
         })?;
-        let lost = self.lost(&earlier, &done(dir, &earlier));
+        let lost = self.lost(&earlier, &done_cells(dir, &earlier));
         if lost.is_empty() {
             return Ok(());
         }
@@ -274,7 +274,7 @@ impl Intended<'_> {
 }
 
 /// The cells of a folder that are done; where its table does not say, all of the study.
-fn done(dir: &Path, earlier: &Manifest) -> Vec<Cell> {
+pub fn done_cells(dir: &Path, earlier: &Manifest) -> Vec<Cell> {
     let all = cells(&earlier.recipe);
     match done_ids(&dir.join("cells.parquet")) {
         Ok(ids) => all.into_iter().filter(|cell| ids.contains(&cell.id())).collect(),
@@ -306,6 +306,7 @@ fn some_of(names: &[String], what: &str) -> String {
     let shown = names.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(NAMED) {
         0 => shown,
+        1 => format!("{shown} and {}", names[NAMED]),
         more => format!("{shown} and {more} more {what}"),
     }
 }

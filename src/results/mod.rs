@@ -30,7 +30,7 @@ use arrow::array::RecordBatch;
 use rayon::prelude::*;
 
 pub use differences::Difference;
-pub use earlier::Intended;
+pub use earlier::{Intended, done_cells};
 pub use entries::{CalibrationEntry, DataEntry, MetricEntry, ModelEntry, SampleUnit, SuiteEntry};
 pub use finished::Finished;
 pub use folder::{ensure_has_results, has_tables};

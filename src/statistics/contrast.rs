@@ -1,5 +1,6 @@
 //! Two settings beside each other, on the same samples.
 
+use super::bounded;
 use super::mean::Sample;
 use super::proportion::{paired, sign_test, within};
 use super::seeds::{Setting, Spread, p_value, widened};
@@ -67,15 +68,13 @@ impl<'a> Compared<'a> {
 /// The differences of two settings, in the way that they are tested.
 enum Tested {
     /// Rows that only the one, only the other has right, of all.
-    Rows {
-        first: u64,
-        second: u64,
-        all: u64,
-    },
+    Rows { first: u64, second: u64, all: u64 },
     Means {
         sample: Sample,
         over_samples: Option<(f64, f64)>,
         spreads: Vec<Spread>,
+        /// How far a row can be from the same row of the other, where there is a bound.
+        bound: Option<f64>,
     },
 }
 
@@ -89,14 +88,18 @@ impl Tested {
         }
         let sample = Sample::new(own.iter().zip(others).map(|(a, b)| a - b).collect())?;
         let spreads = [setting, other].into_iter().filter_map(Setting::spread).collect();
-        Some(Self::Means { over_samples: sample.interval(), sample, spreads })
+        let (least, most) = quantity.range;
+        // Of rows none of which are alike, as by divergences, each has said how far it may be.
+        let are_some_alike = setting.is_plain() && other.is_plain() && sample.values().contains(&0.0);
+        let bound = Some(most - least).filter(|width| width.is_finite() && are_some_alike);
+        Some(Self::Means { over_samples: sample.interval(), sample, spreads, bound })
     }
 
     /// Two-sided, of "the difference is `delta`"; of rows only for none.
     fn p_value(&self, delta: f64) -> f64 {
         match self {
             Self::Rows { first, second, .. } => sign_test(*first, *second),
-            Self::Means { sample, over_samples, spreads } => {
+            Self::Means { sample, over_samples, spreads, .. } => {
                 let distance = (sample.mean - delta).abs();
                 let half = over_samples.map(
                     |(low, high)| {
@@ -112,17 +115,20 @@ impl Tested {
     fn beyond(&self, margin: f64) -> f64 {
         match self {
             Self::Rows { first, second, all } => within(*first, *second, *all, margin),
-            Self::Means { sample, .. } => {
+            Self::Means { sample, bound, .. } => {
+                // Rows that are alike say little of rare ones that are not.
+                let of_rare = bound.map_or(0.0, |bound| bounded::beyond(sample.values(), bound, margin));
                 let one_sided = |bound: f64, is_inside: bool| {
                     let p = self.p_value(bound) / 2.0;
                     if is_inside { p } else { 1.0 - p }
                 };
                 // Half a p-value is never more than one less half a p-value: of a mean outside, the side that it is on counts.
-                match (sample.mean > -margin, sample.mean < margin) {
+                let of_all = match (sample.mean > -margin, sample.mean < margin) {
                     (true, false) => one_sided(margin, false),
                     (false, true) => one_sided(-margin, false),
                     (above, below) => one_sided(margin, below).max(one_sided(-margin, above)),
-                }
+                };
+                of_all.max(of_rare)
             }
         }
     }
@@ -130,7 +136,7 @@ impl Tested {
     fn interval(&self) -> Option<(f64, f64)> {
         match self {
             Self::Rows { first, second, all } => Some(paired(*first, *second, *all)),
-            Self::Means { sample, over_samples, spreads } => {
+            Self::Means { sample, over_samples, spreads, .. } => {
                 let (low, high) = (*over_samples)?;
                 let mean = sample.mean;
                 Some((mean - widened(mean - low, spreads), mean + widened(high - mean, spreads)))
@@ -142,6 +148,13 @@ impl Tested {
 /// The fewest samples of which the surest can be told from chance among so many comparisons: all differ in one direction.
 pub fn fewest(comparisons: usize) -> usize {
     (1..).find(|&n| super::flips::least(n) * (comparisons.max(1) as f64) < super::LEVEL).expect("it falls for ever")
+}
+
+/// How many rows that are all alike it takes to show one of so many settings within a margin of another, where a row can differ by 1:
+/// that none of so many would have differed, (1 − margin)ⁿ, is less likely than the level.
+pub fn rows_for_margin(margin: f64, comparisons: usize) -> usize {
+    let margin = margin.clamp(1e-9, 1.0 - 1e-9);
+    ((super::LEVEL / comparisons.max(1) as f64).ln() / (-margin).ln_1p()).ceil() as usize
 }
 
 #[cfg(test)]
@@ -165,6 +178,12 @@ mod tests {
         assert_eq!((found.delta, found.p_value, found.interval), (0.0, Some(1.0), None));
         assert!(found.p_margin.unwrap() < 1e-6);
         // Of few rows that are right or wrong, nobody knows how many more would have differed.
+        // Nor of scores between.
+        for n in [30, 140, 160] {
+            let scores = fixed(&values(n, 1));
+            let found = contrast(&Quantity::SHARE, &scores, &scores, 0.02);
+            assert_eq!(found.p_margin.unwrap() < LEVEL, n == 160, "{n}: {found:?}");
+        }
         let rows = fixed(&[1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0]);
         let found = contrast(&Quantity::SHARE, &rows, &rows, 0.02);
         assert!(found.p_margin.unwrap() > LEVEL && found.interval.is_some_and(|(low, high)| low < 0.0 && high > 0.0));
@@ -219,6 +238,26 @@ mod tests {
         let found = contrast(&Quantity::EXP, &fixed(&[f64::INFINITY; 9]), &fixed(&[1.0; 9]), 0.1);
         assert!(found.p_value.is_none() && found.value.is_infinite());
         assert_eq!(contrast(&Quantity::MEAN, &fixed(&[]), &fixed(&[]), 0.1).p_value, None);
+    }
+
+    #[test]
+    fn rows_none_of_which_are_alike_say_by_themselves_how_far_they_may_be() {
+        let divergence = Quantity::MEAN.within(0.0, std::f64::consts::LN_2);
+        let small: Vec<f64> = values(30, 1).iter().map(|value| 1e-5 * (1.0 + value)).collect();
+        let p = |values: &[f64]| contrast(&divergence, &fixed(values), &fixed(&[0.0; 30]), 0.01).p_margin.unwrap();
+        assert!(p(&small) < LEVEL);
+        // One that is, and nobody knows of how many more.
+        assert!(p(&[&[0.0], &small[1..]].concat()) > LEVEL);
+    }
+
+    #[test]
+    fn as_many_rows_as_are_enough_for_a_margin_show_it() {
+        for (margin, comparisons) in [(0.02, 1), (0.02, 5), (0.1, 3)] {
+            let enough = rows_for_margin(margin, comparisons);
+            let p = |n: usize| within(0, 0, n as u64, margin) * comparisons as f64;
+            assert!(p(enough) < LEVEL && p(enough - 1) >= LEVEL, "{enough}");
+        }
+        assert_eq!(rows_for_margin(0.02, 1), 149);
     }
 
     #[test]

@@ -6,12 +6,18 @@
 /// The adjusted p values, in the order given: the `i`-th smallest of `m` times `m - i` (`i` from 0), at most 1, and
 /// never below a smaller one's. What is NaN was not tested: it stays NaN and does not count among the `m`.
 pub fn holm(p: &[f64]) -> Vec<f64> {
+    among(p, 0)
+}
+
+/// As [`holm`], of some of `all` p values, where whoever chose them looked at all: as large as they could be among these.
+pub fn among(p: &[f64], all: usize) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p.len()).filter(|&i| !p[i].is_nan()).collect();
     order.sort_by(|&i, &j| p[i].total_cmp(&p[j]));
     let mut adjusted = vec![f64::NAN; p.len()];
+    let all = all.max(order.len());
     let mut largest: f64 = 0.0;
     for (rank, &i) in order.iter().enumerate() {
-        largest = largest.max(p[i] * (order.len() - rank) as f64).min(1.0);
+        largest = largest.max(p[i] * (all - rank) as f64).min(1.0);
         adjusted[i] = largest;
     }
     adjusted
@@ -45,6 +51,12 @@ mod tests {
         assert_close(&[found[1], found[3]], &holm(&[0.02, 0.01]));
         assert!(holm(&[f64::NAN])[0].is_nan());
         assert!(holm(&[]).is_empty());
+    }
+
+    #[test]
+    fn some_of_many_are_corrected_for_all() {
+        assert_close(&among(&[0.01, 0.02], 5), &[0.05, 0.08]);
+        assert_close(&among(&[0.01, 0.02], 1), &holm(&[0.01, 0.02]));
     }
 
     #[test]

@@ -51,6 +51,10 @@ impl Sample {
         Some(Self { values, mean, error, skewness })
     }
 
+    pub fn values(&self) -> &[f64] {
+        &self.values
+    }
+
     pub fn len(&self) -> usize {
         self.values.len()
     }

@@ -11,6 +11,7 @@
 //! Which test and which interval stands where is in `mean` (samples), `seeds` (replicates) and [`proportion`] (rows that are
 //! right or wrong); what they hold is measured in the simulations of the test suite.
 
+mod bounded;
 mod contrast;
 pub mod correlation;
 mod exchange;
@@ -29,7 +30,7 @@ mod verdict;
 
 use serde::{Deserialize, Serialize};
 
-pub use contrast::{Compared, Contrast, contrast};
+pub use contrast::{Compared, Contrast, contrast, rows_for_margin};
 pub use family::{Judged, judge};
 pub use holm::holm;
 pub use overlap::Overlap;

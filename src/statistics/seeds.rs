@@ -91,6 +91,11 @@ impl Setting {
         &self.averages
     }
 
+    /// Whether every sample counts for one, as rows do: of windows, no single position can be far from all others.
+    pub(super) fn is_plain(&self) -> bool {
+        self.is_plain
+    }
+
     /// Whether its samples are rows that are right or wrong, and nothing between, whatever the seed.
     pub(super) fn is_of_rows(&self, quantity: &Quantity) -> bool {
         *quantity == Quantity::SHARE

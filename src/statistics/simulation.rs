@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::mean::{Sample, two_sided};
-use super::{LEVEL, Quantity, Setting, Share, Verdict, contrast, judge, summary};
+use super::{LEVEL, Quantity, Setting, Share, Verdict, contrast, correlation, judge, summary};
 
 /// As many samples as studies have.
 const SIZES: [usize; 7] = [6, 8, 12, 16, 30, 60, 500];
@@ -203,4 +203,103 @@ fn differences_as_large_as_the_margin_are_rarely_found_to_be_within_it() {
             assert!(claims <= allowed(limit, TIMES), "{law:?}, {n}: {claims}");
         }
     }
+}
+
+/// Two settings by a score from 0 to 1, of which a row differs by `size` at times, so that they are the margin apart.
+fn differing_rows(n: usize, size: f64, margin: f64, rng: &mut ChaCha8Rng) -> [Setting; 2] {
+    let other: Vec<f64> = (0..n).map(|_| rng.random_range(size..=1.0)).collect();
+    let differs = |rng: &mut ChaCha8Rng| rng.random_range(0.0..1.0) < margin / size;
+    let own = other.iter().map(|score| if differs(rng) { score - size } else { *score }).collect::<Vec<f64>>();
+    [own, other].map(|scores| Setting::fixed(scores.into_iter().map(Share::one).collect()))
+}
+
+#[test]
+fn rows_that_seldom_differ_are_rarely_found_to_be_within_a_margin_that_they_are_not_within() {
+    const TIMES: u64 = 1000;
+    let claims = |times: u64, n: usize, size: f64, apart: f64, seed: u64| {
+        share(times, seed, |rng| {
+            let [own, other] = differing_rows(n, size, apart, rng);
+            contrast(&Quantity::SHARE, &own, &other, 0.02).p_margin.unwrap() < LEVEL
+        })
+    };
+    for (k, n) in [12, 30, 60, 100, 200, 500].into_iter().enumerate() {
+        for size in [0.2, 0.5, 0.98] {
+            let found = claims(TIMES, n, size, 0.02, k as u64);
+            println!(
+                "{n} rows, of which some differ by {size}: {:.1}% within a margin they are not within",
+                100.0 * found
+            );
+            assert!(found <= allowed(0.055, TIMES), "{n}, {size}: {found}");
+        }
+    }
+    // What is within it is found to be, where rows are many.
+    for (n, size, least) in [(500, 0.2, 0.9), (500, 0.5, 0.8), (2000, 0.98, 0.95)] {
+        let found = claims(100, n, size, 0.002, n as u64);
+        println!("{n} rows, of which few differ by {size}: {:.1}% within the margin", 100.0 * found);
+        assert!(found >= least, "{n}, {size}: {found}");
+    }
+}
+
+#[test]
+fn rare_large_differences_against_many_small_ones_are_mistaken_as_often_as_is_said() {
+    const TIMES: u64 = 2000;
+    for (k, (n, limit)) in [(12, 0.04), (30, 0.18), (60, 0.14), (100, 0.08), (500, 0.055)].into_iter().enumerate() {
+        // A row of twenty is up to 0.8 better, four of twenty are up to 0.2 worse.
+        let alarms = share(TIMES, k as u64, |rng| {
+            let row = |rng: &mut ChaCha8Rng| match rng.random_range(0.0..1.0) {
+                0.0..0.05 => 0.8 * rng.random_range(0.0..1.0),
+                0.05..0.25 => -0.2 * rng.random_range(0.0..1.0),
+                _ => 0.0,
+            };
+            Sample::new((0..n).map(|_| row(rng)).collect()).is_some_and(|sample| sample.p_value(0.0) < LEVEL)
+        });
+        println!("{n} rows, of which one of twenty differs much: {:.1}% false alarms", 100.0 * alarms);
+        assert!(alarms <= allowed(limit, TIMES), "{n}: {alarms}");
+    }
+}
+
+/// Differences whose neighbours come of one document, and have something in common.
+fn documents(n: usize, each: usize, alike: f64, rng: &mut ChaCha8Rng) -> Vec<f64> {
+    let mut document = 0.0;
+    let window = |i: usize| {
+        if i.is_multiple_of(each) {
+            document = normal(rng);
+        }
+        alike.sqrt() * document + (1.0 - alike).sqrt() * normal(rng)
+    };
+    (0..n).map(window).collect()
+}
+
+#[test]
+fn windows_of_one_document_count_as_more_than_they_are_as_often_as_is_said() {
+    const TIMES: u64 = 2000;
+    for (k, (each, alike, limit)) in
+        [(1, 0.0, 0.055), (4, 0.1, 0.11), (4, 0.3, 0.19), (8, 0.3, 0.33)].into_iter().enumerate()
+    {
+        let alarms = share(TIMES, 40 + k as u64, |rng| {
+            let differences = documents(64, each, alike, rng);
+            Sample::new(differences).is_some_and(|sample| sample.p_value(0.0) < LEVEL)
+        });
+        println!("{each} windows a document, correlated by {alike}: {:.1}% false alarms", 100.0 * alarms);
+        assert!(alarms <= allowed(limit, TIMES), "{each}, {alike}: {alarms}");
+    }
+}
+
+#[test]
+fn of_metrics_that_rank_equally_well_none_is_said_to_rank_worse() {
+    const TIMES: u64 = 150;
+    let claimed = share(TIMES, 60, |rng| {
+        let score: Vec<f64> = (0..14).map(|_| normal(rng)).collect();
+        let common: Vec<f64> = score.iter().map(|score| 0.8 * score + 0.42 * normal(rng)).collect();
+        let mut metric = || common.iter().map(|common| common + 0.42 * normal(rng)).collect::<Vec<f64>>();
+        let mut metrics: Vec<Vec<f64>> = (0..8).map(|_| metric()).collect();
+        let rho = |metric: &Vec<f64>| {
+            let points: Vec<(f64, f64)> = metric.iter().copied().zip(score.iter().copied()).collect();
+            correlation::spearman(&points).unwrap()
+        };
+        metrics.sort_by(|a, b| rho(b).total_cmp(&rho(a)));
+        correlation::to_best(&metrics[0], &metrics[1..], &score).into_iter().flatten().any(|p| p < LEVEL)
+    });
+    println!("eight metrics that rank equally well: {:.1}% of studies say that one ranks worse", 100.0 * claimed);
+    assert!(claimed <= allowed(0.055, TIMES), "{claimed}");
 }

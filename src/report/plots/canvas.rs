@@ -24,6 +24,9 @@ const CHART: (i32, i32) = (340, 290);
 /// Size of text. plotters takes the height of a line, and writes it divided by 1.24.
 const FONT: i32 = (13.0 * 1.24 * SCALE as f64) as i32;
 
+/// What a character takes of a line at most, in pixels as shown; digits take less.
+const CHARACTER: f64 = 8.0;
+
 /// How near the pointer has to be to a point to have its values said.
 const HINT: i32 = 6 * SCALE;
 
@@ -66,6 +69,29 @@ impl Axis {
         values.dedup_by(|next, kept| *next - *kept < room);
         self.ticks = values.into_iter().map(|v| (v, plain(v))).collect();
         self
+    }
+
+    /// The same with as many ticks as there is room for side by side along so many pixels, as shown, none of which reaches further
+    /// than `beyond` the right end.
+    fn beside_each_other(mut self, pixels: i32, beyond: i32) -> Self {
+        let width = |text: &str| text.chars().count() as f64 * CHARACTER;
+        let taken: f64 = self.ticks.iter().map(|tick| width(&tick.1) + 2.0 * CHARACTER).sum();
+        let every = (taken / f64::from(pixels)).ceil().max(1.0) as usize;
+        let (low, span) = (self.low, self.high - self.low);
+        let log = self.log;
+        let is_inside = |tick: &(f64, String)| {
+            let right =
+                place(log, tick.0).map_or(0.0, |at| (at - low) / span) * f64::from(pixels) + width(&tick.1) / 2.0;
+            right <= f64::from(pixels + beyond)
+        };
+        self.ticks = self.ticks.into_iter().step_by(every).filter(is_inside).collect();
+        self
+    }
+
+    /// How many pixels, as shown, its ticks take where they stand below each other.
+    fn width(&self) -> i32 {
+        let longest = self.ticks.iter().map(|tick| tick.1.chars().count()).max().unwrap_or(0);
+        (longest as f64 * CHARACTER).ceil() as i32
     }
 
     /// Free room at its ends, as fractions of the whole.
@@ -122,7 +148,16 @@ fn linear_ticks(low: f64, high: f64) -> Vec<(f64, String)> {
     let step = step.unwrap_or(high - low);
     let digits = (-(step * 1.001).log10().floor()).clamp(0.0, 12.0) as usize;
     let ticks = (low / step).ceil() as i64..=(high / step).floor() as i64;
-    ticks.map(|i| i as f64 * step).map(|v| (v, format!("{v:.digits$}"))).collect()
+    let is_small = low.abs().max(high.abs()) < 1e-3;
+    let written = |v: f64| match v {
+        0.0 if is_small => "0".to_owned(),
+        v if is_small => {
+            let digits = (digits as f64 + (v.abs() * 1.001).log10().floor()).max(0.0) as usize;
+            format!("{v:.digits$e}")
+        }
+        v => format!("{v:.digits$}"),
+    };
+    ticks.map(|i| i as f64 * step).map(|v| (v, written(v))).collect()
 }
 
 /// Powers of ten; where those are few, multiples of them too.
@@ -209,13 +244,16 @@ pub fn svg(size: (i32, i32), label: &str, paint: impl FnOnce(&Pen) -> Result<()>
 
 /// A chart with its axes; `margin` is what to leave free on the right.
 pub fn chart(label: &str, x: &Axis, y: &Axis, margin: i32, paint: impl FnOnce(&Frame) -> Result<()>) -> Result<String> {
+    // Besides ticks, their short lines and, where it has one, the axis' name.
+    let left = y.width().max(40) + if y.name.is_empty() { 8 } else { 26 };
+    let x = x.clone().beside_each_other(CHART.0 - left - 6 - margin, 6 + margin);
     svg(CHART, label, |pen| {
         let text = |ink: Ink| ("sans-serif", FONT).into_font().color(&ink.stand_in());
         let mut chart = ChartBuilder::on(&pen.root)
             .margin_top(6 * SCALE)
             .margin_right((6 + margin) * SCALE)
             .x_label_area_size(40 * SCALE)
-            .y_label_area_size(if y.name.is_empty() { 48 * SCALE } else { 66 * SCALE })
+            .y_label_area_size(left * SCALE)
             .build_cartesian_2d(x.clone(), y.clone())?;
         chart
             .configure_mesh()
@@ -338,6 +376,23 @@ mod tests {
         assert_eq!(ticks(true, [12.0, 900.0]), ["10", "30", "100", "300", "1000"]);
         assert_eq!(ticks(true, [1.0, 1e12]).len(), 7);
         assert_eq!(ticks(true, [31.0, 39.0]), ["32", "34", "36", "38"]);
+    }
+
+    #[test]
+    fn small_numbers_are_short_and_no_label_covers_another() {
+        assert_eq!(ticks(false, [0.0, 4.1e-5]), ["0", "1e-5", "2e-5", "3e-5", "4e-5"]);
+        assert_eq!(ticks(false, [1.0e-4, 1.4e-4]), ["1.0e-4", "1.1e-4", "1.2e-4", "1.3e-4", "1.4e-4"]);
+        assert_eq!(ticks(false, [0.0, 0.004]), ["0.000", "0.001", "0.002", "0.003", "0.004"]);
+        for values in [[0.0, 0.00052], [0.30001, 0.30006], [600.8, 601.6], [0.0, 1.0], [12_300.0, 12_900.0]] {
+            let axis = Axis::over("", false, values).unwrap().beside_each_other(260, 6);
+            let mut free = f64::NEG_INFINITY;
+            for (value, text) in &axis.ticks {
+                let (middle, half) = (f64::from(axis.map(value, (0, 260))), text.len() as f64 * 3.6);
+                assert!(middle - half > free && middle + half <= 266.0, "{text} of {:?}", axis.ticks);
+                free = middle + half;
+            }
+            assert!(axis.ticks.len() >= 2, "{:?}", axis.ticks);
+        }
     }
 
     #[test]

@@ -10,6 +10,10 @@ use super::{Group, Look, Names, Plot, differ, is_n_of_m, place_of, said};
 /// Roughly the width of a chart's inside.
 const WIDTH: i32 = 280 * SCALE;
 
+/// A line of text takes so much, and a pattern's name with a gap.
+const LINE: i32 = 15 * SCALE;
+const NAME: i32 = 34 * SCALE;
+
 /// A setting's value.
 struct Point<'a> {
     setting: &'a Setting,
@@ -69,7 +73,7 @@ fn plot(suite: &SuiteReport, metric: usize, names: &Names) -> Result<Option<Plot
     let Some(x) = Axis::over("sparsity", false, points.iter().map(|p| p.sparsity)) else { return Ok(None) };
     let columns = Columns::of(&points, names);
     let x = columns.make_room(x).with_ticks_at(points.iter().map(|p| p.sparsity));
-    let y = if names.patterns { y.with_room(0.0, 0.07) } else { y };
+    let y = if names.patterns { y.with_room(0.0, 0.07 * f64::from(columns.lines())) } else { y };
     let label = format!("{} on {} against sparsity", column.name, suite.suite);
     let svg = chart(&label, &x, &y, 0, |frame| {
         if let Some((setting, value)) = dense {
@@ -117,7 +121,8 @@ fn draw_points(frame: &Frame, points: &[Point], columns: &Columns) -> Result<()>
     }
     for (i, (sparsity, pattern)) in columns.all.iter().enumerate().filter(|(_, column)| column.1 != "unstructured") {
         if let Some(x) = frame.x_at(*sparsity) {
-            frame.pen.text(pattern, (x + columns.middle(i), frame.down.0 + 8), HPos::Center)?;
+            let down = frame.down.0 + 8 + columns.line(i) * LINE;
+            frame.pen.text(pattern, (x + columns.middle(i), down), HPos::Center)?;
         }
     }
     Ok(())
@@ -155,6 +160,19 @@ impl<'a> Columns<'a> {
     fn middle(&self, column: usize) -> i32 {
         let before = self.all[..column].iter().filter(|known| known.0 == self.all[column].0).count() as i32;
         before * (self.looks.len() as i32 + 1) * self.step
+    }
+
+    /// On which line the name of a column stands: below that of the pattern before it at the same sparsity, where both have no room
+    /// on one.
+    fn line(&self, column: usize) -> i32 {
+        let is_named = |known: &&(f64, &str)| known.0 == self.all[column].0 && known.1 != "unstructured";
+        let apart = (self.looks.len() as i32 + 1) * self.step;
+        if apart >= NAME { 0 } else { self.all[..column].iter().filter(is_named).count() as i32 }
+    }
+
+    /// How many lines the names take.
+    fn lines(&self) -> i32 {
+        (0..self.all.len()).map(|column| self.line(column) + 1).max().unwrap_or(1)
     }
 
     fn shift(&self, p: &Point) -> i32 {
@@ -197,6 +215,24 @@ mod tests {
         };
         assert_eq!(most_joined("unstructured"), 1);
         assert_eq!(most_joined("2:4"), 0);
+    }
+
+    #[test]
+    fn names_of_patterns_at_one_sparsity_do_not_cover_each_other() {
+        let svg = plot_of(|setting| {
+            if setting.calibration.as_deref() == Some("task") {
+                setting.pattern = "4:8".into();
+            }
+        });
+        let place = |name: &str| -> [f64; 2] {
+            let (before, _) = svg.split_once(&format!("{name}\n</text>")).unwrap();
+            let element = before.rsplit_once("<text").unwrap().1;
+            ["x", "y"].map(|key| {
+                element.split_once(&format!(" {key}=\"")).unwrap().1.split('"').next().unwrap().parse().unwrap()
+            })
+        };
+        let ([x, y], [other_x, other_y]) = (place("2:4"), place("4:8"));
+        assert!((x - other_x).abs() >= 30.0 * f64::from(SCALE) || (y - other_y).abs() >= 13.0 * f64::from(SCALE));
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! Studies side by side.
 
-use indexmap::IndexMap;
-
 use super::super::compare::{Compared, ComparedRow, SideBySide};
 use super::super::text::list;
 use super::contrasts::counts;
@@ -62,7 +60,8 @@ fn notes(side_by_side: &SideBySide, suite: &Compared) -> Vec<String> {
         }
     }
     if !notes.is_empty() {
-        let comparisons = counts(&families(suite)).map_or(String::new(), |n| {
+        let families: Vec<usize> = suite.comparisons.values().map(|&n| n as usize).collect();
+        let comparisons = counts(&families).map_or(String::new(), |n| {
             format!("; p and verdicts are adjusted for the {n} comparisons of each metric (Holm)")
         });
         notes.push(format!("Differences are to {first}, with 95% intervals{comparisons}."));
@@ -78,15 +77,6 @@ fn notes(side_by_side: &SideBySide, suite: &Compared) -> Vec<String> {
         notes.push(format!("No sample of {} is one of {first}, so that nothing is paired.", list(&unpaired)));
     }
     notes
-}
-
-/// How many differences there are of each metric that has some: dense has none by what is a comparison with it.
-fn families(suite: &Compared) -> Vec<usize> {
-    let mut sizes: IndexMap<&str, usize> = IndexMap::new();
-    for row in &suite.rows {
-        *sizes.entry(&row.metric).or_default() += row.differences.iter().flatten().count();
-    }
-    sizes.into_values().filter(|&size| size > 0).collect()
 }
 
 fn entries(row: &ComparedRow) -> Vec<Entry> {

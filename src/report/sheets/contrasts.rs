@@ -31,7 +31,7 @@ fn sheet(axis: &str, contrasts: Vec<&Contrast>) -> Sheet {
     let mut sizes = vec![];
     for family in families {
         let members: Vec<&&Contrast> = contrasts.iter().filter(|c| c.family == family).collect();
-        sizes.push(members.len());
+        sizes.push(members.iter().filter(|c| c.difference.p_value.is_some()).count());
         for (i, contrast) in members.into_iter().enumerate() {
             let is_first = i == 0 && !sheet.rows.is_empty();
             sheet.rows.push(Row { entries: entries(contrast).into(), is_best: false, is_first });

@@ -1,8 +1,9 @@
 //! The table to decide by.
 
-use super::super::text::{counted, duration, short};
+use super::super::text::{counted, duration, list, short};
 use super::super::{Decision, DecisionRow, Value};
 use super::{Column, Entry, Row, Sheet, by_sparsity, direction};
+use crate::statistics::Verdict;
 
 pub fn sheet(decision: &Decision) -> Sheet {
     let title = format!("{} on {}", decision.metric, decision.suite);
@@ -72,13 +73,42 @@ fn notes(decision: &Decision, seeds: Option<&str>) -> Vec<String> {
     if decision.rows.iter().any(|row| row.parameters.is_some()) {
         notes.push("Nonzero: the parameters left.".into());
     }
-    let needed = decision.rows.iter().filter_map(|row| row.value.to_dense.as_ref()?.needed).max();
-    if let Some(needed) = needed {
-        let needed = counted(needed, &decision.unit);
-        notes.push(format!("{samples}: too few to tell settings apart; {needed} could be enough."));
-    }
+    notes.extend(too_few(decision).or_else(|| too_few_for_the_margin(decision)));
     notes
 }
+
+/// Where no setting could have been shown to be within the margin, and one is told apart by nothing: what is needed for that.
+fn too_few_for_the_margin(decision: &Decision) -> Option<String> {
+    let enough = decision.enough_rows.filter(|&enough| decision.samples < enough)?;
+    let is_open = |row: &DecisionRow| row.value.to_dense.as_ref().is_some_and(|d| d.verdict == Verdict::NotToldApart);
+    let samples = counted(decision.samples, &decision.unit);
+    decision.rows.iter().any(is_open).then(|| {
+        let enough = counted(enough, &decision.unit);
+        format!("{samples} are too few to show a setting within the margin; {enough} could be enough.")
+    })
+}
+
+/// Where the samples are too few to tell a setting from dense; those of which a row was judged by nobody may have fewer than others.
+fn too_few(decision: &Decision) -> Option<String> {
+    let differences = decision.rows.iter().filter_map(|row| Some((&row.setting.name, row.value.to_dense.as_ref()?)));
+    let all: Vec<(&String, Option<u64>)> = differences.map(|(name, difference)| (name, difference.needed)).collect();
+    let of: Vec<String> = all.iter().filter(|(_, needed)| needed.is_some()).map(|(name, _)| (*name).clone()).collect();
+    let needed = counted(all.iter().filter_map(|(_, needed)| *needed).max()?, &decision.unit);
+    Some(match of.len() {
+        n if n == all.len() => {
+            let samples = counted(decision.samples, &decision.unit);
+            format!("{samples}: too few to tell settings apart; {needed} could be enough.")
+        }
+        1 => format!("Of {} too few are scored to tell it from dense; {needed} could be enough.", of[0]),
+        n => {
+            let named = if n > NAMED { format!("{n} settings") } else { list(&of) };
+            format!("Of {named} too few are scored to tell them from dense; {needed} could be enough.")
+        }
+    })
+}
+
+/// So many settings are named in a note; more are counted.
+const NAMED: usize = 3;
 
 /// Which differences count as none, in words; which may be ratios.
 fn margin(decision: &Decision) -> String {

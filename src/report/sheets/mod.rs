@@ -379,10 +379,27 @@ mod tests {
     #[test]
     fn too_few_samples_are_said_to_be_too_few() {
         let mut report = sample::report();
+        let notes = |report: &Report| of("decision", report).notes.join(" ");
         let value = &mut report.decision.as_mut().unwrap().rows[1].value;
         value.to_dense.as_mut().unwrap().needed = Some(1200);
-        let notes = of("decision", &report).notes.join(" ");
+        let of_one = "Of magnitude-0.5 too few are scored to tell it from dense; 1,200 rows could be enough.";
+        assert!(notes(&report).contains(of_one), "{}", notes(&report));
+        let all = report.decision.as_mut().unwrap().rows.iter_mut().filter_map(|row| row.value.to_dense.as_mut());
+        all.for_each(|difference| difference.needed = Some(1200));
+        let notes = notes(&report);
+        assert!(!notes.contains("within the margin;"), "{notes}");
         assert!(notes.contains("80 rows: too few") && notes.contains("1,200 rows"), "{notes}");
+    }
+
+    #[test]
+    fn rows_that_could_show_nothing_within_the_margin_are_said_to_be_too_few_where_something_is_open() {
+        let mut report = sample::report();
+        let notes = |report: &Report| of("decision", report).notes.join(" ");
+        let expected = "80 rows are too few to show a setting within the margin; 228 rows could be enough.";
+        assert!(notes(&report).contains(expected), "{}", notes(&report));
+        let all = report.decision.as_mut().unwrap().rows.iter_mut().filter_map(|row| row.value.to_dense.as_mut());
+        all.for_each(|difference| difference.verdict = crate::statistics::Verdict::Worse);
+        assert!(!notes(&report).contains(expected), "{}", notes(&report));
     }
 
     #[test]

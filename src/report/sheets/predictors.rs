@@ -31,11 +31,15 @@ fn sheet((suite, metric): (&str, &str), predictors: Vec<&Predictor>) -> Sheet {
         predictors.iter().filter(|p| p.within == *within).for_each(|p| sheet.row(entries(p)));
     }
     sheet.notes.push(
-        "Spearman's rank correlation of the pruned settings, with 95% intervals; turned so that 1 is a perfect \
-         prediction."
+        "Spearman's rank correlation of the pruned settings, with 95% intervals that hold for all of a sparsity together; \
+         turned so that 1 is a perfect prediction."
             .into(),
     );
-    sheet.notes.push("p is of no correlation, adjusted (Holm) for the metrics that were tried.".into());
+    sheet.notes.push(
+        "p is of no correlation, adjusted (Holm) for the metrics that were tried; against the best, which was found by looking, \
+         for all pairs of them."
+            .into(),
+    );
     if let Some(settings) = sheet.take_constant("settings") {
         sheet.notes.push(format!("Over {settings} settings."));
     }
