@@ -16,8 +16,11 @@ use crate::recipe::{Suite, Unit};
 pub fn check(suite: &Suite, has: &Has) -> Result<()> {
     let Has { row, .. } = has;
     let asks = |family| suite.metrics().into_iter().find(|m| m.family() == family).map(|m| m.as_str());
-    if let Some(metric) = asks(Family::Choice) {
-        ensure!(has.choices, "row {row} has no choices, which {metric} needs");
+    for metric in suite.metrics().into_iter().filter(|m| m.family() == Family::Choice) {
+        let name = metric.as_str();
+        let is_there = has.choices || (metric.takes_targets() && has.target);
+        ensure!(is_there, "row {row} has no choices, which {name} needs");
+        ensure!(metric.takes_several() || !has.several, "row {row} has several right choices, and {name} is of one");
     }
     if let Some(metric) = asks(Family::Text) {
         ensure!(has.references, "row {row} has no target, which {metric} compares answers with");
