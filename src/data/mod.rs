@@ -31,7 +31,7 @@ pub use library::{Defined, Library};
 pub use part::Part;
 pub use passage::{Passage, Target};
 pub use prompts::{Asked, Has, Prompt, Prompting, asked, contents, prompts};
-pub use row::Templates;
+pub use row::{LITERAL_BREAK, Templates, has_literal_break};
 pub use rows::Rows;
 pub use shape::is_usual;
 pub use whole::{Examples, Whole, solved_examples};

@@ -62,6 +62,19 @@ pub enum Choices {
     Field(String),
 }
 
+/// What [`has_literal_break`] found, in words.
+pub const LITERAL_BREAK: &str = "it has a backslash and an n, as TOML reads \\n in single quotes; in double quotes it is a line \
+                                 break";
+
+/// Whether a text has a backslash and an n where a line break was meant: outside of a template's tags, in which `'\n'` is one.
+pub fn has_literal_break(text: &str) -> bool {
+    TAGS.replace_all(text, "").contains("\\n")
+}
+
+/// What a template prints or does.
+static TAGS: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"(?s)\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}").expect("a valid expression"));
+
 impl Templates {
     /// An error where one of the templates is not minijinja.
     pub fn check(&self) -> Result<()> {
@@ -77,6 +90,9 @@ impl Templates {
             .chain(&self.preamble)
         {
             templates::check(template)?;
+            if has_literal_break(template) {
+                tracing::warn!("the template \"{}\": {LITERAL_BREAK}", shortened(template));
+            }
             environment()
                 .template_from_str(template)
                 .map_err(|e| anyhow::anyhow!("the template \"{template}\" is wrong: {}", templates::said(&e)))?;
@@ -270,8 +286,6 @@ fn references(name: &str, value: &Value) -> Result<Vec<String>> {
 /// lm-evaluation-harness a text that is nothing but a name (api/task.py: `doc_to_text`), in Python's formats a name in
 /// single braces.
 fn literal_names(template: &str) -> Vec<String> {
-    static TAGS: LazyLock<Regex> =
-        LazyLock::new(|| Regex::new(r"(?s)\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}").expect("a valid expression"));
     static BRACES: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"\{\s*([^{}!:.\[\]]+?)\s*(?:[!:.\[][^{}]*)?\}").expect("a valid expression"));
     // What tags print is no text of the template.
@@ -460,6 +474,13 @@ mod tests {
         ] {
             on(toml).unwrap();
         }
+    }
+
+    #[test]
+    fn a_backslash_and_an_n_are_told_from_a_line_break() {
+        let found = |toml: &str| has_literal_break(&templates(toml).prompt);
+        assert!(found(r"prompt = 'Q: {{ q }}\nA:'"));
+        assert!(!found(r#"prompt = "Q: {{ q }}\nA:""#) && !found(r"prompt = '''{{ q.split('\n')[0] }}'''"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::published_length;
-use crate::data::Packing;
+use crate::data::{LITERAL_BREAK, Packing, has_literal_break};
 use crate::judge::JudgeSpec;
 use crate::metrics::{Extract, Family, Metric};
 
@@ -161,6 +161,9 @@ impl Suite {
             let of_drawing = [("top_p", self.top_p.is_some_and(|p| p < 1.0)), ("top_k", self.top_k.is_some())];
             inert.extend(set(&of_drawing).into_iter().map(|key| (key, "without a `temperature` nothing is drawn")));
         }
+        if self.stop.iter().flatten().any(|text| has_literal_break(text)) {
+            inert.push(("stop", LITERAL_BREAK));
+        }
         if self.stem.is_some() && !self.metrics().iter().any(|m| m.compares_stems()) {
             inert.push(("stem", "no metric of this suite is a rouge, which alone compares stems"));
         }
@@ -297,6 +300,8 @@ mod tests {
         assert_eq!(inert("metrics = ['f1']\nextract_last = true"), ["extract_last"]);
         assert!(inert("metrics = ['f1']\nextract = 'x'\nextract_last = true").is_empty());
         assert!(inert("windows = 3").is_empty());
+        let stop = |quoted: &str| inert(&format!("metrics = ['f1']\nstop = [{quoted}, 'Question:']"));
+        assert_eq!((stop("'\\n'"), stop("\"\\n\"")), (vec!["stop"], vec![]));
     }
 
     #[test]
