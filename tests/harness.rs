@@ -237,3 +237,29 @@ fn a_metric_of_choices_that_the_rows_do_not_allow_is_refused_with_the_row() {
         }
     }
 }
+
+#[test]
+fn answers_match_to_the_letter_but_for_what_the_suite_ignores() {
+    let (all, theirs) = (rows(), theirs("bos"));
+    let asked: Vec<(&str, &Value)> =
+        all.lines().zip(&theirs).filter(|(_, t)| !t["answer"].is_null()).take(20).collect();
+    // The reference is what the harness's answer is in capitals.
+    let with = |(row, theirs): &(&str, &Value)| {
+        let mut row: Value = serde_json::from_str(row).unwrap();
+        row["gold"] = theirs["answer"].as_str().unwrap().to_uppercase().into();
+        row.to_string()
+    };
+    let lines: Vec<String> = asked.iter().map(with).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let template = "prompt = '{{ q }}'\nreferences = '[gold]'";
+    let found = |keys: &str| -> Vec<bool> {
+        let suite =
+            format!("metrics = ['exact_match']\nmax_new_tokens = 6\nstop = ['sea']\nexact_match = {{ {keys} }}");
+        let shop = shop_of(template, "bos", &suite, &lines);
+        shop.succeeds(&["run", "recipe.toml"]);
+        dense(&shop).iter().map(|sample| sample["exact_match"] == 1.0).collect()
+    };
+    assert!(found("ignore_case = true").iter().all(|same| *same));
+    let is_shouted = |theirs: &Value| theirs["answer"].as_str().is_some_and(|a| a == a.to_uppercase());
+    assert_eq!(found(""), asked.iter().map(|(_, theirs)| is_shouted(theirs)).collect::<Vec<_>>());
+}

@@ -10,6 +10,7 @@ mod registry;
 mod choice;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod exact;
 mod extract;
 mod greedy;
 mod judge;
@@ -21,6 +22,7 @@ mod text;
 use registry::families;
 
 pub use choice::{ChoiceScores, most_likely, score_choices, score_target};
+pub use exact::ExactMatch;
 pub use extract::Extract;
 pub use greedy::are_greedy;
 pub use judge::JudgeScores;

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use crate::data::{Has, Passage, Prompt, Windows};
 use crate::digest::Digest;
 use crate::judge::JudgeSpec;
-use crate::metrics::Family;
+use crate::metrics::{Family, Metric};
 use crate::model::Spec;
 use crate::recipe::{Suite, Unit};
 
@@ -97,6 +97,12 @@ impl Material {
             tracing::warn!(
                 "[suite.{name}]: its rows have choices, and without `metrics` it is judged by answers that the model writes; \
                  metrics = [\"acc\"] asks which choice it takes"
+            );
+        }
+        if suite.metrics().contains(&Metric::F1) && prompts.iter().any(|prompt| prompt.has().choices) {
+            tracing::warn!(
+                "[suite.{name}]: f1 is of the words of answers that the model writes, here beside the right choice's; it is not \
+                 the F1 of classes that lm-evaluation-harness has of choices"
             );
         }
         let passages = if suite.is_scored() { prompts.iter().filter_map(Prompt::passage).collect() } else { vec![] };

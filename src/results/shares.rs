@@ -129,7 +129,12 @@ fn of_texts(suite: &Suite, answers: &AnswersRecord, material: &Material) -> Vec<
     // An answer in which nothing is found that could be compared is wrong, also where a reference has no words.
     let scored = |answer: &str, references: &[String]| {
         let compared = suite.compared(answer);
-        compared.map_or_else(TextScores::default, |answer| score_text(answer, references, stem, squad))
+        let Some(answer) = compared else { return TextScores::default() };
+        let scores = score_text(answer, references, stem, squad);
+        match &suite.exact_match {
+            Some(how) => TextScores { exact_match: f64::from(how.is_one_of(answer, references)), ..scores },
+            None => scores,
+        }
     };
     of_rows.map(|(answer, prompt)| scored(answer, &prompt.references)).collect()
 }
