@@ -119,7 +119,7 @@ fn fake(study: &Study, cell: &Cell, number: usize) -> Result<Outcome> {
             agreement: (n * (1.0 - 0.5 * damage * rng.random_range(0.0..1.0))).round(),
         }
     };
-    let scores = ScoresRecord { samples: (0..SAMPLES).map(sample).collect(), choices: vec![] };
+    let scores = ScoresRecord { samples: (0..SAMPLES).map(sample).collect(), choices: vec![], greedy: vec![] };
     cache.write_json(study.keys().of_cell(cell).scores("windows"), &scores)?;
     let mut pruned = PrunedRecord::default();
     let mut errors = ErrorsRecord::default();

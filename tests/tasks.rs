@@ -143,7 +143,7 @@ fn a_wrong_suite_of_rows_is_refused_with_what_was_expected() {
         ("suite.answers.stop=['']", "must not be empty"),
         ("suite.answers.shots_split='dev'", "\"dev\""),
         ("suite.answers.shots=8", "only 7 other rows"),
-        ("suite.answers.metrics=['acc']", "row 1 has no choices"),
+        ("suite.answers.metrics=['acc_norm']", "row 1 has no choices, which acc_norm needs"),
         ("suite.answers.chat=true", "needs a chat template, but the model has none"),
         ("suite.answers.dataset='path:test.jsonl'", "row 1 has no answer to show"),
     ] {

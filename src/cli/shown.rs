@@ -14,8 +14,9 @@ pub fn shown(content: &Content) -> String {
             let others: String = others.map(|other| part("or", other)).collect();
             part("prompt", prompt) + &part("answer", target) + &others
         }
-        Content::Choice { prompt, choices, answer, continuation, .. } => {
-            let choice = |(i, text): (usize, &String)| part(if i == *answer { "right" } else { "wrong" }, text);
+        Content::Choice { prompt, choices, answer, also, continuation, .. } => {
+            let is_right = |i: usize| i == *answer || also.contains(&i);
+            let choice = |(i, text): (usize, &String)| part(if is_right(i) { "right" } else { "wrong" }, text);
             let then = continuation.as_ref().map_or(String::new(), |text| part("then", text));
             part("prompt", prompt) + &choices.iter().enumerate().map(choice).collect::<String>() + &then
         }
@@ -53,8 +54,10 @@ mod tests {
             prompt: "Question: a\nAnswer:".into(),
             choices: vec!["b".into(), "c".into()],
             answer: 1,
+            also: vec![],
             other: None,
             continuation: None,
+            delimiter: " ".into(),
         };
         let expected = "  prompt    |Question: a\n            |Answer:\n  wrong     |b\n  right     |c\n";
         assert_eq!(shown(&content), expected);

@@ -1,7 +1,7 @@
 //! Choices, and which of them is right, as lm-evaluation-harness reads them (`doc_to_choice` and `doc_to_target` of
 //! api/task.py), and beyond it by letter.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::value::{called, same, shortened, text};
@@ -15,6 +15,10 @@ pub enum Answer<'a> {
     Field(&'a str, &'a Value),
     /// What a template printed: digits are a place.
     Printed(String),
+    /// A row's own list, with its name, of which each names one that is right, as a field does.
+    Several(&'a str, &'a Value),
+    /// A row's own list, with its name, which has 1 for each choice that is right and 0 for each that is not.
+    Labels(&'a str, &'a Value),
 }
 
 /// Choices, and which of them is right.
@@ -22,6 +26,8 @@ pub enum Answer<'a> {
 pub struct Chosen {
     pub texts: Vec<String>,
     pub right: usize,
+    /// Others that are right as well.
+    pub also: Vec<usize>,
     /// Another choice that the answer could mean: the one of that text, where it was read as a place, or the other way
     /// round.
     pub other: Option<usize>,
@@ -39,7 +45,43 @@ pub fn chosen(choices: &Value, answer: &Answer) -> Result<Chosen> {
         "the row has {} to choose from; expected two choices at least",
         if texts.is_empty() { "nothing" } else { "one choice" }
     );
-    let labelled = |value: &Value| labels.as_ref()?.iter().position(|label| same(label, value));
+    let (right, other) = match answer {
+        Answer::Several(name, list) => {
+            let list =
+                list.as_array().with_context(|| format!("`{name}` is {}, no list of right choices", called(list)))?;
+            let one = |value| place(&texts, labels.as_deref(), &Answer::Field(name, value)).map(|(right, _)| right);
+            (list.iter().map(one).collect::<Result<Vec<_>>>()?, None)
+        }
+        Answer::Labels(name, list) => (marked(name, list, texts.len())?, None),
+        answer => place(&texts, labels.as_deref(), answer).map(|(right, other)| (vec![right], other))?,
+    };
+    let mut also: Vec<usize> = Vec::new();
+    right.iter().skip(1).filter(|i| **i != right[0]).for_each(|&i| {
+        if !also.contains(&i) {
+            also.push(i);
+        }
+    });
+    let right = *right.first().context("none of the choices is right, by the list that says which of them are")?;
+    Ok(Chosen { right, also, other, texts })
+}
+
+/// The places of those that a list of 1 and 0 has a 1 for.
+fn marked(name: &str, list: &Value, choices: usize) -> Result<Vec<usize>> {
+    let list = list.as_array().with_context(|| format!("`{name}` is {}, no list of 1 and 0", called(list)))?;
+    ensure!(list.len() == choices, "`{name}` has {} labels for {choices} choices", list.len());
+    let is_right = |(i, value): (usize, &Value)| match value {
+        Value::Bool(truth) => Ok(*truth),
+        value if value.as_u64() == Some(1) => Ok(true),
+        value if value.as_u64() == Some(0) => Ok(false),
+        value => bail!("`{name}` has {} in place {}, where 1 (right) or 0 (wrong) is expected", called(value), i + 1),
+    };
+    let marks = list.iter().enumerate().map(is_right).collect::<Result<Vec<bool>>>()?;
+    Ok(marks.iter().enumerate().filter(|(_, right)| **right).map(|(i, _)| i).collect())
+}
+
+/// The place of the right choice, and of another that the answer could mean.
+fn place(texts: &[String], labels: Option<&[Value]>, answer: &Answer) -> Result<(usize, Option<usize>)> {
+    let labelled = |value: &Value| labels?.iter().position(|label| same(label, value));
     let place = |digits: &str| digits.parse::<u64>().ok().and_then(|n| usize::try_from(n).ok());
     let of_text = |answer: &str| texts.iter().position(|text| text == answer);
     // Labels of its own are the only letters and digits that a row has.
@@ -47,6 +89,7 @@ pub fn chosen(choices: &Value, answer: &Answer) -> Result<Chosen> {
     let (name, value) = match answer {
         Answer::Field(name, value) => (*name, (*value).clone()),
         Answer::Printed(text) => ("answer", Value::from(text.trim())),
+        Answer::Several(..) | Answer::Labels(..) => bail!("a list names no single choice"),
     };
     let index = labelled(&value).or_else(|| match (&value, answer) {
         (Value::Number(n), _) => n.as_u64().and_then(|n| usize::try_from(n).ok()),
@@ -55,7 +98,7 @@ pub fn chosen(choices: &Value, answer: &Answer) -> Result<Chosen> {
         (Value::String(s), Answer::Printed(_)) => {
             unlabelled(place(s)).or_else(|| of_text(s)).or_else(|| unlabelled(letter(s)))
         }
-        (Value::String(s), Answer::Field(..)) => {
+        (Value::String(s), _) => {
             let trimmed = s.trim();
             of_text(s).or_else(|| unlabelled(place(trimmed))).or_else(|| unlabelled(letter(trimmed)))
         }
@@ -77,7 +120,7 @@ pub fn chosen(choices: &Value, answer: &Answer) -> Result<Chosen> {
         let meant = [place(s.trim()).filter(|&i| i < texts.len()), of_text(s)];
         meant.into_iter().flatten().find(|&i| i != index)
     });
-    Ok(Chosen { right: index, other, texts })
+    Ok((index, other))
 }
 
 fn letter(text: &str) -> Option<usize> {
@@ -186,6 +229,29 @@ mod tests {
         ] {
             let error = field(choices.clone(), json!(0)).unwrap_err().to_string();
             assert!(error.contains(says), "{choices}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_list_names_several_right_choices_or_marks_each() {
+        let texts = json!(["2", "4", "6", "8"]);
+        let right = |answer: &Answer| chosen(&texts, answer).map(|c| [vec![c.right], c.also].concat());
+        let several = |list: Value| right(&Answer::Several("gold", &list)).map_err(|e| e.to_string());
+        assert_eq!(several(json!([2, 0])).unwrap(), [2, 0]);
+        assert_eq!(several(json!(["B", "8", 1, 3])).unwrap(), [1, 3]);
+        let labels = |list: Value| right(&Answer::Labels("labels", &list)).map_err(|e| e.to_string());
+        assert_eq!(labels(json!([0, 1, true, false])).unwrap(), [1, 2]);
+        for (error, says) in [
+            (several(json!([])), "none of the choices is right"),
+            (several(json!([1, 4])), "`gold` is 4, which is the place from 0, letter or text of none"),
+            (several(json!(1)), "`gold` is 1, no list"),
+            (labels(json!([0, 0, 0, 0])), "none of the choices is right"),
+            (labels(json!([1, 0])), "`labels` has 2 labels for 4 choices"),
+            (labels(json!([1, 0, 2, 0])), "`labels` has 2 in place 3"),
+            (labels(json!("1000")), "no list of 1 and 0"),
+        ] {
+            let error = error.unwrap_err();
+            assert!(error.contains(says), "{error}");
         }
     }
 

@@ -2,7 +2,9 @@
 
 mod answer;
 mod check;
+mod content;
 mod dataset;
+mod divide;
 mod files;
 mod glance;
 mod json;
@@ -20,6 +22,7 @@ mod whole;
 mod windows;
 
 pub use check::{are_enough, check};
+pub use content::Content;
 pub use dataset::Dataset;
 pub use files::{Format, Row};
 pub use glance::{BYTES_A_TOKEN, Glance, Kind, fields_read};
@@ -28,7 +31,7 @@ pub use library::{Defined, Library};
 pub use part::Part;
 pub use passage::{Passage, Target};
 pub use prompts::{Asked, Has, Prompt, Prompting, asked, contents, prompts};
-pub use row::{Content, Templates};
+pub use row::{LITERAL_BREAK, Templates, has_literal_break};
 pub use rows::Rows;
 pub use shape::is_usual;
 pub use whole::{Examples, Whole, solved_examples};

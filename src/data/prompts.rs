@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::check::{contents_of, each};
+use super::divide::Divider;
 use super::shots::{About, Shots, about};
-use super::value::{is_python_space, shortened};
+use super::value::shortened;
 use super::windows::within;
 use super::{Content, Part, Passage, Rows};
 use crate::model::{Conversation, Tokenizer};
@@ -29,6 +30,10 @@ pub struct Prompting {
     pub context: usize,
     /// Tokens to be left for generation; 0 where nothing is generated.
     pub new_tokens: usize,
+    /// Whether white space at a prompt's end belongs to the target, too, as it belongs to choices: what is asked of a target as
+    /// of a choice is what lm-evaluation-harness asks.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub as_choices: bool,
 }
 
 /// A row as text: what is asked of it, before it is made into tokens.
@@ -48,6 +53,8 @@ pub struct Has {
     /// The row's number in its file, from 1.
     pub row: usize,
     pub choices: bool,
+    /// Whether more than one of them is right.
+    pub several: bool,
     pub references: bool,
     pub target: bool,
     pub answerable: bool,
@@ -71,6 +78,9 @@ pub struct Prompt {
     /// The choices, and the number of the right one.
     pub choices: Vec<Choice>,
     pub answer: usize,
+    /// Other choices that are right as well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    also: Vec<usize>,
     /// Whether the prompt's beginning was cut off to fit the model's context.
     pub cut: bool,
     /// The model's context.
@@ -95,10 +105,16 @@ impl Prompt {
         Has {
             row: self.row,
             choices: !self.choices.is_empty(),
+            several: !self.also.is_empty(),
             references: !self.references.is_empty(),
             target: !self.choices.is_empty() || !self.target.is_empty(),
             answerable: self.answerable,
         }
+    }
+
+    /// The numbers of the right choices.
+    pub fn right(&self) -> Vec<usize> {
+        [vec![self.answer], self.also.clone()].concat()
     }
 
     /// The choices as text.
@@ -179,6 +195,7 @@ impl Asked {
         Has {
             row: self.row,
             choices,
+            several: matches!(&self.content, Content::Choice { also, .. } if !also.is_empty()),
             references: choices || !self.references().is_empty(),
             target: choices || !self.target.is_empty(),
             answerable: self.answerable(),
@@ -321,24 +338,36 @@ fn prompt(asked: Asked, tokenizer: &Tokenizer, how: &Prompting) -> Result<Prompt
     let (references, answerable) = (asked.references(), asked.answerable());
     let Asked { row, text, target, content, chat, endings } = asked;
     let ended = content.endings().map(|(prompts, continuation)| (prompts, continuation.to_owned()));
-    let mut ids = divider.encode(&text)?;
-    let (references, choices, answer) = match content {
-        Content::Choice { choices, answer, .. } => (vec![choices[answer].clone()], choices, answer),
-        _ => (references, vec![], 0),
+    // As the harness's `construct_requests` has it: turns of a conversation are not delimited.
+    let delimiter = match &content {
+        Content::Choice { delimiter, .. } if !chat => delimiter.clone(),
+        _ => String::new(),
     };
-    let space = if chat { "" } else { " " };
+    // In a conversation, too, all of it is scored: what other metrics are taken of is what the turn says.
+    let target = match &content {
+        Content::Text { target, .. } if how.as_choices => target.clone(),
+        _ => target,
+    };
+    let mut ids = divider.encode(&text)?;
+    let (references, choices, answer, also) = match content {
+        Content::Choice { choices, answer, also, .. } => {
+            let right = std::iter::once(&answer).chain(&also).map(|&right| choices[right].clone()).collect();
+            (right, choices, answer, also)
+        }
+        _ => (references, vec![], 0, vec![]),
+    };
     let mut context = ids.clone();
     let mut continued = Vec::new();
     match ended {
         Some((prompts, continuation)) => {
             for (ending, text) in endings.iter().zip(prompts) {
-                let (before, after) = divider.continuation(ending, &format!("{space}{continuation}"))?;
+                let (before, after) = divider.continuation(ending, &format!("{delimiter}{continuation}"))?;
                 continued.push(Choice { text, ids: after, context: Some(before) });
             }
         }
         None => {
             for choice in &choices {
-                let (before, after) = divider.continuation(&text, &format!("{space}{choice}"))?;
+                let (before, after) = divider.continuation(&text, &format!("{delimiter}{choice}"))?;
                 context = before;
                 continued.push(Choice { text: choice.clone(), ids: after, context: None });
             }
@@ -346,7 +375,10 @@ fn prompt(asked: Asked, tokenizer: &Tokenizer, how: &Prompting) -> Result<Prompt
     }
     let mut target_ids = Vec::new();
     if choices.is_empty() && !target.is_empty() {
-        (context, target_ids) = divider.target(&text, &target, &ids)?;
+        (context, target_ids) = match how.as_choices {
+            true => divider.continuation(&text, &target)?,
+            false => divider.target(&text, &target, &ids)?,
+        };
     }
 
     let lengths: Vec<usize> =
@@ -372,6 +404,7 @@ fn prompt(asked: Asked, tokenizer: &Tokenizer, how: &Prompting) -> Result<Prompt
         target: target_ids,
         choices: continued,
         answer,
+        also,
         cut,
         most,
     })
@@ -415,68 +448,17 @@ impl Prompter<'_> {
     }
 }
 
-/// Divides tokens between a prompt and what continues it, as lm-evaluation-harness does (`loglikelihood` and
-/// `_encode_pair` of api/model.py, `tok_encode` of models/huggingface.py).
-pub(super) struct Divider<'a> {
-    pub(super) tokenizer: &'a Tokenizer,
-    /// Whether the texts are conversations.
-    pub(super) chat: bool,
-}
-
-impl Divider<'_> {
-    /// A text that begins with the token of beginnings gets no other one.
-    pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        if self.chat {
-            return self.tokenizer.encode_chat(text);
-        }
-        let begun = self.tokenizer.prefix().is_some_and(|(_, beginning)| text.starts_with(beginning));
-        self.tokenizer.encode(text, !begun)
-    }
-
-    /// Tokens of a text and of what follows it: white space at the text's end belongs to what follows, and where both
-    /// together have other tokens than the text alone, what follows has the rest. In front of what follows nothing
-    /// stands the beginning of a text.
-    fn continuation(&self, text: &str, next: &str) -> Result<(Vec<u32>, Vec<u32>)> {
-        if text.is_empty() {
-            return self.alone(next);
-        }
-        let stem = text.trim_end_matches(is_python_space);
-        let next = format!("{}{next}", &text[stem.len()..]);
-        let whole = self.encode(&format!("{stem}{next}"))?;
-        let before = self.encode(stem)?;
-        let after = whole.get(before.len()..).unwrap_or_default().to_vec();
-        Ok((before, after))
-    }
-
-    /// Tokens of a text after none.
-    fn alone(&self, text: &str) -> Result<(Vec<u32>, Vec<u32>)> {
-        let prefix = self.tokenizer.prefix().map(|(id, _)| id);
-        let mut ids = self.tokenizer.encode(text, false)?;
-        if prefix.is_some() && ids.first() == prefix.as_ref() {
-            ids.remove(0);
-        }
-        Ok((prefix.into_iter().collect(), ids))
-    }
-
-    /// Tokens of a prompt and its target. Where the prompt's tokens (`ids`) are also the first of both
-    /// together, the target has the rest: a line break that ends a prompt is none of the answer.
-    fn target(&self, text: &str, target: &str, ids: &[u32]) -> Result<(Vec<u32>, Vec<u32>)> {
-        if ids.is_empty() {
-            return self.continuation(text, target);
-        }
-        let whole = self.encode(&format!("{text}{target}"))?;
-        match whole.strip_prefix(ids) {
-            Some(rest) => Ok((ids.to_vec(), rest.to_vec())),
-            None => self.continuation(text, target),
-        }
-    }
-}
-
 /// The turns of a conversation up to the answer, and the answer.
 pub fn turns(content: &Content) -> Result<(Vec<Value>, String)> {
     let Content::Chat(chat) = content else {
         let (prompt, target) = content.parts()?;
-        return Ok((vec![json!({"role": "user", "content": prompt})], target.trim().to_owned()));
+        // A choice stands in a conversation as it is scored there.
+        let answer = match content {
+            Content::Choice { choices, answer, continuation: None, .. } => choices[*answer].clone(),
+            Content::Choice { continuation: Some(continuation), .. } => continuation.clone(),
+            _ => target.trim().to_owned(),
+        };
+        return Ok((vec![json!({"role": "user", "content": prompt})], answer));
     };
     let mut messages = chat.messages.clone();
     let last = messages.pop().context("`messages` is empty")?;
@@ -523,7 +505,14 @@ mod tests {
         for task in &tasks {
             let name = task["task"].as_str().unwrap();
             let name = if name.starts_with("mmlu") { "mmlu" } else { name };
-            let dataset: Dataset = toml::from_str(crate::bundled::dataset(name).unwrap()).unwrap();
+            let dataset: Dataset = match task.get("template") {
+                Some(own) => {
+                    let mut of_file = Dataset::of_file("path:rows.jsonl".parse().unwrap(), vec![]);
+                    of_file.template = Some(serde_json::from_value(own.clone()).unwrap());
+                    of_file
+                }
+                None => toml::from_str(crate::bundled::dataset(name).unwrap()).unwrap(),
+            };
             let (part, shown) = (dataset.part(None, "test").unwrap(), dataset.shots(None, None).unwrap());
             let own = task["shots"].as_array().unwrap();
             // Those of another subject are none of them, wherever they stand.
@@ -533,21 +522,39 @@ mod tests {
                 other["subject"] = "anatomy".into();
                 shots.insert(0, other);
             }
-            let how =
-                Prompting { limit: None, shots: own.len(), seed: 0, chat: false, context: 1 << 20, new_tokens: 0 };
+            let how = Prompting {
+                limit: None,
+                shots: own.len(),
+                seed: 0,
+                chat: false,
+                context: 1 << 20,
+                new_tokens: 0,
+                as_choices: true,
+            };
             let shots = if own.is_empty() { Rows::default() } else { rows(&shots) };
             let all = rows(task["rows"].as_array().unwrap());
             let asked = asked((&all, &part), (&shots, &shown), &tokenizer, &how).unwrap();
             let theirs = task["asked"].as_array().unwrap();
             assert_eq!(asked.len(), theirs.len());
             for (asked, theirs) in asked.iter().zip(theirs) {
-                let Content::Choice { choices, answer, .. } = &asked.content else { panic!("{name}") };
-                let pairs: Vec<[String; 2]> = match asked.content.endings() {
-                    Some((_, then)) => asked.endings.iter().map(|text| [text.clone(), format!(" {then}")]).collect(),
-                    None => choices.iter().map(|choice| [asked.text.clone(), format!(" {choice}")]).collect(),
+                let (pairs, right): (Vec<[String; 2]>, Value) = match &asked.content {
+                    Content::Choice { choices, answer, also, delimiter, .. } => {
+                        let behind = |text: &String, then: &str| [text.clone(), format!("{delimiter}{then}")];
+                        let pairs = match asked.content.endings() {
+                            Some((_, then)) => asked.endings.iter().map(|text| behind(text, then)).collect(),
+                            None => choices.iter().map(|choice| behind(&asked.text, choice)).collect(),
+                        };
+                        let right = if theirs["gold"].is_array() {
+                            json!([&[*answer], &also[..]].concat())
+                        } else {
+                            json!(answer)
+                        };
+                        (pairs, right)
+                    }
+                    _ => (vec![[asked.text.clone(), asked.target.clone()]], Value::Null),
                 };
                 assert_eq!(serde_json::to_value(&pairs).unwrap(), theirs["requests"], "{name}");
-                assert_eq!(theirs["gold"], *answer, "{name}");
+                assert_eq!(theirs["gold"], right, "{name}");
             }
             assert!(prompts(asked, &tokenizer, &how).unwrap().iter().all(|prompt| prompt.passage().is_some()));
         }

@@ -1,4 +1,4 @@
-//! What a row says: its tokens, or a prompt and a target.
+//! Templates that make of a row's fields what it says.
 
 use std::sync::LazyLock;
 
@@ -13,8 +13,7 @@ use serde_json::Value;
 
 use super::answer::{Answer, Chosen, chosen};
 use super::value::{Fields, MARK, called, is_unheld, shortened, text};
-use super::{Row, shape};
-use crate::model::Conversation;
+use super::{Content, Row};
 use crate::templates;
 
 /// How a row becomes text: minijinja templates over its fields.
@@ -31,12 +30,24 @@ pub struct Templates {
     #[serde(default)]
     pub target: String,
     /// The answers to choose from: a template each, or the field that holds them, such as `choices.text`.
-    /// They follow the prompt after a space.
+    /// They follow the prompt after the `delimiter`.
     pub choices: Option<Choices>,
+    /// What stands between the prompt and a choice, and before a `continuation`: by default a space; in a chat template,
+    /// where a choice is a turn of its own, nothing. lm-evaluation-harness calls it `target_delimiter`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delimiter: Option<String>,
     /// Which choice is right: its number from 0, its letter, or its text.
     pub answer: Option<String>,
-    /// Where choices are ends of the prompt: what follows whichever of them, after a space, and is scored in their place, as
-    /// lm-evaluation-harness scores WinoGrande.
+    /// Where several choices are right, instead of `answer`: the field with a list of them, each a number from 0, a letter or
+    /// a text. Any of them counts; solved examples show the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<String>,
+    /// Where several choices are right, instead of `answer`: the field with a list that has 1 for each choice that is right
+    /// and 0 for each that is not, such as `mc2_targets.labels`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<String>,
+    /// Where choices are ends of the prompt: what follows whichever of them, after the `delimiter`, and is scored in their
+    /// place, as lm-evaluation-harness scores WinoGrande.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub continuation: Option<String>,
     /// The field that holds a list of right answers, where any one will do, such as `answers.text`.
@@ -51,89 +62,18 @@ pub enum Choices {
     Field(String),
 }
 
-/// What a row says.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Content {
-    /// A text in two parts; plain text has no target. `references` has other right answers, where the row has; a question
-    /// that its passage does not answer has none and is not `answerable` (SQuAD 2).
-    Text { prompt: String, target: String, references: Vec<String>, answerable: bool },
-    /// A question with several answers, of which one is right; `other` is one that the row could also mean. With a
-    /// `continuation` choices end the prompt, and this is what is scored behind each.
-    Choice { prompt: String, choices: Vec<String>, answer: usize, other: Option<usize>, continuation: Option<String> },
-    /// A conversation for the model's chat template.
-    Chat(Conversation),
-    /// Token ids as they are.
-    Tokens(Vec<u32>),
+/// What [`has_literal_break`] found, in words.
+pub const LITERAL_BREAK: &str = "it has a backslash and an n, as TOML reads \\n in single quotes; in double quotes it is a line \
+                                 break";
+
+/// Whether a text has a backslash and an n where a line break was meant: outside of a template's tags, in which `'\n'` is one.
+pub fn has_literal_break(text: &str) -> bool {
+    TAGS.replace_all(text, "").contains("\\n")
 }
 
-impl Content {
-    /// Reads a row, by the templates or, without them, by the fields that it has.
-    ///
-    /// # Errors
-    /// Where a template fails, or the row has none of the usual shapes.
-    pub fn of(row: &Row, templates: Option<&Templates>) -> Result<Self> {
-        Self::of_all(std::slice::from_ref(row), templates).swap_remove(0)
-    }
-
-    /// Reads rows, each as [`Content::of`] does; the templates are compiled once.
-    pub fn of_all(rows: &[Row], templates: Option<&Templates>) -> Vec<Result<Self>> {
-        let Some(templates) = templates else { return rows.iter().map(shape::content).collect() };
-        let (owned, several) = (templates.clone(), rows.to_vec());
-        let read = templates::in_time(move || owned.contents(&several));
-        match (read, rows) {
-            (Ok(contents), _) => contents,
-            (Err(error), [_]) => vec![Err(error.context(FAILS))],
-            // One of them takes too long.
-            (Err(_), rows) => rows.iter().map(|row| Self::of(row, Some(templates))).collect(),
-        }
-    }
-
-    /// A prompt and its target.
-    ///
-    /// # Errors
-    /// Where the row is a conversation, or tokens.
-    pub fn parts(&self) -> Result<(String, String)> {
-        match self {
-            Self::Text { prompt, target, .. } => Ok((prompt.clone(), target.clone())),
-            Self::Choice { prompt, choices, answer, continuation: Some(continuation), .. } => {
-                Ok((format!("{prompt}{}", choices[*answer]), format!(" {continuation}")))
-            }
-            Self::Choice { prompt, choices, answer, .. } => Ok((prompt.clone(), format!(" {}", choices[*answer]))),
-            Self::Chat(_) => bail!("the row is a conversation where a prompt and a target are expected"),
-            Self::Tokens(_) => bail!("the row has `input_ids`, which are no prompt; give it text"),
-        }
-    }
-
-    /// Where choices end the prompt: the prompt with each of them, and what follows.
-    pub fn endings(&self) -> Option<(Vec<String>, &str)> {
-        match self {
-            Self::Choice { prompt, choices, continuation: Some(continuation), .. } => {
-                Some((choices.iter().map(|choice| format!("{prompt}{choice}")).collect(), continuation))
-            }
-            _ => None,
-        }
-    }
-
-    /// A text without an answer.
-    pub fn alone(prompt: String) -> Self {
-        Self::Text { prompt, target: String::new(), references: vec![], answerable: true }
-    }
-
-    /// What is asked, without the answer.
-    pub fn asks(&self) -> impl PartialEq + use<'_> {
-        let turns = |chat: &Conversation| {
-            let mut turns = chat.messages.clone();
-            turns.pop_if(|last| last["role"] == "assistant");
-            turns
-        };
-        match self {
-            Self::Text { prompt, .. } => (prompt.as_str(), [].as_slice(), vec![]),
-            Self::Choice { prompt, choices, .. } => (prompt.as_str(), choices.as_slice(), vec![]),
-            Self::Chat(chat) => ("", [].as_slice(), turns(chat)),
-            Self::Tokens(_) => ("", [].as_slice(), vec![]),
-        }
-    }
-}
+/// What a template prints or does.
+static TAGS: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"(?s)\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}").expect("a valid expression"));
 
 impl Templates {
     /// An error where one of the templates is not minijinja.
@@ -150,6 +90,9 @@ impl Templates {
             .chain(&self.preamble)
         {
             templates::check(template)?;
+            if has_literal_break(template) {
+                tracing::warn!("the template \"{}\": {LITERAL_BREAK}", shortened(template));
+            }
             environment()
                 .template_from_str(template)
                 .map_err(|e| anyhow::anyhow!("the template \"{template}\" is wrong: {}", templates::said(&e)))?;
@@ -158,7 +101,7 @@ impl Templates {
             Some(Choices::Field(field)) => Some(field),
             _ => None,
         };
-        for field in field.into_iter().chain(&self.references) {
+        for field in field.into_iter().chain(&self.references).chain(&self.answers).chain(&self.labels) {
             // minijinja counts steps, but not what a product of a list and a number takes.
             ensure!(!field.contains('*'), "\"{field}\" multiplies where the name of a field is expected");
             ensure!(field.len() < 1000, "the name of a field is {} bytes long", field.len());
@@ -170,10 +113,29 @@ impl Templates {
                 .compile_expression(field)
                 .map_err(|e| anyhow::anyhow!("\"{field}\" names no field: {}", templates::said(&e)))?;
         }
-        ensure!(
-            self.choices.is_some() == self.answer.is_some(),
-            "`choices` and `answer` belong together, but the template has only one of them"
-        );
+        let right = [("answer", &self.answer), ("answers", &self.answers), ("labels", &self.labels)];
+        let right: Vec<&str> = right.iter().filter(|(_, key)| key.is_some()).map(|(name, _)| *name).collect();
+        match (right.as_slice(), self.choices.is_some()) {
+            ([], true) | ([_], false) => bail!(
+                "`choices` and `answer` belong together, but the template has only one of them (where several choices are \
+                 right, `answers` or `labels` takes the place of `answer`)"
+            ),
+            ([one, other, ..], _) => {
+                bail!("`{one}` and `{other}` both say which choices are right; expected one of them")
+            }
+            _ => {}
+        }
+        if let Some(delimiter) = &self.delimiter {
+            ensure!(
+                self.choices.is_some(),
+                "`delimiter` stands between a prompt and its choices, and the template has none; a `target` begins with what \
+                 stands before it"
+            );
+            ensure!(
+                !delimiter.contains("{{"),
+                "`delimiter` is \"{delimiter}\", a template where a text is expected, the same for all rows, such as \"\""
+            );
+        }
         ensure!(
             self.continuation.is_none() || (self.choices.is_some() && self.target.is_empty()),
             "`continuation` follows choices that end the prompt, and takes the place of a `target`; expected `choices` and \
@@ -200,7 +162,7 @@ impl Templates {
     }
 
     /// What rows say, by the templates.
-    fn contents(&self, rows: &[Row]) -> Vec<Result<Content>> {
+    pub(super) fn contents(&self, rows: &[Row]) -> Vec<Result<Content>> {
         let environment = environment();
         match Compiled::of(self, &environment) {
             Ok(compiled) => rows.iter().map(|row| compiled.content(row).context(FAILS)).collect(),
@@ -209,7 +171,10 @@ impl Templates {
     }
 }
 
-const FAILS: &str = "the data set's template fails on a row";
+/// What stands between a prompt and a choice where nothing else is said, as in lm-evaluation-harness.
+pub(super) const DELIMITER: &str = " ";
+
+pub(super) const FAILS: &str = "the data set's template fails on a row";
 
 /// Templates, ready to be rendered for many rows.
 struct Compiled<'a> {
@@ -217,8 +182,9 @@ struct Compiled<'a> {
     target: Rendered<'a>,
     choices: Vec<Rendered<'a>>,
     choices_field: Option<Field<'a>>,
-    answer: Option<Rendered<'a>>,
+    right: Option<Right<'a>>,
     continuation: Option<Rendered<'a>>,
+    delimiter: &'a str,
     references: Option<Field<'a>>,
 }
 
@@ -228,6 +194,13 @@ struct Rendered<'a> {
     /// What stands in it as it is, and would be a field's value in other programs.
     literal: Vec<String>,
     template: minijinja::Template<'a, 'a>,
+}
+
+/// What says which choices are right.
+enum Right<'a> {
+    Answer(Rendered<'a>),
+    Answers(Field<'a>),
+    Labels(Field<'a>),
 }
 
 struct Field<'a> {
@@ -253,23 +226,34 @@ impl<'a> Compiled<'a> {
             target: template("target", &templates.target)?,
             choices: choices.iter().map(|text| template("choices", text)).collect::<Result<_>>()?,
             choices_field,
-            answer: templates.answer.as_ref().map(|text| template("answer", text)).transpose()?,
+            right: match templates {
+                Templates { answer: Some(text), .. } => Some(Right::Answer(template("answer", text)?)),
+                Templates { answers: Some(name), .. } => Some(Right::Answers(field(name)?)),
+                Templates { labels: Some(name), .. } => Some(Right::Labels(field(name)?)),
+                _ => None,
+            },
             continuation: templates.continuation.as_ref().map(|text| template("continuation", text)).transpose()?,
+            delimiter: templates.delimiter.as_deref().unwrap_or(DELIMITER),
             references: templates.references.as_ref().map(field).transpose()?,
         })
     }
 
     fn content(&self, row: &Row) -> Result<Content> {
         let prompt = self.prompt.on(row)?;
-        if let Some(answer) = &self.answer {
+        if let Some(right) = &self.right {
             let choices = match &self.choices_field {
                 Some(field) => field.of(row)?,
                 None => self.choices.iter().map(|t| Ok(Value::String(t.on(row)?))).collect::<Result<Vec<_>>>()?.into(),
             };
-            let answer = answer.on(row).context("`answer`")?;
-            let Chosen { texts: choices, right: answer, other } = chosen(&choices, &Answer::Printed(answer))?;
+            let chosen = match right {
+                Right::Answer(text) => chosen(&choices, &Answer::Printed(text.on(row).context("`answer`")?)),
+                Right::Answers(field) => chosen(&choices, &Answer::Several(field.name, &field.of(row)?)),
+                Right::Labels(field) => chosen(&choices, &Answer::Labels(field.name, &field.of(row)?)),
+            };
+            let Chosen { texts: choices, right: answer, also, other } = chosen?;
             let continuation = self.continuation.as_ref().map(|text| text.on(row)).transpose()?;
-            return Ok(Content::Choice { prompt, choices, answer, other, continuation });
+            let delimiter = self.delimiter.to_owned();
+            return Ok(Content::Choice { prompt, choices, answer, also, other, continuation, delimiter });
         }
         let references = match &self.references {
             None => None,
@@ -302,8 +286,6 @@ fn references(name: &str, value: &Value) -> Result<Vec<String>> {
 /// lm-evaluation-harness a text that is nothing but a name (api/task.py: `doc_to_text`), in Python's formats a name in
 /// single braces.
 fn literal_names(template: &str) -> Vec<String> {
-    static TAGS: LazyLock<Regex> =
-        LazyLock::new(|| Regex::new(r"(?s)\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}").expect("a valid expression"));
     static BRACES: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"\{\s*([^{}!:.\[\]]+?)\s*(?:[!:.\[][^{}]*)?\}").expect("a valid expression"));
     // What tags print is no text of the template.
@@ -411,8 +393,10 @@ mod tests {
             prompt: "Sky?".into(),
             choices: vec!["red".into(), "blue".into()],
             answer: 1,
+            also: vec![],
             other: None,
             continuation: None,
+            delimiter: " ".into(),
         };
         for choices in [r#"["{{ a }}", "{{ b }}"]"#, r#""options.text""#] {
             let templates =
@@ -490,6 +474,13 @@ mod tests {
         ] {
             on(toml).unwrap();
         }
+    }
+
+    #[test]
+    fn a_backslash_and_an_n_are_told_from_a_line_break() {
+        let found = |toml: &str| has_literal_break(&templates(toml).prompt);
+        assert!(found(r"prompt = 'Q: {{ q }}\nA:'"));
+        assert!(!found(r#"prompt = "Q: {{ q }}\nA:""#) && !found(r"prompt = '''{{ q.split('\n')[0] }}'''"));
     }
 
     #[test]

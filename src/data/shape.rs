@@ -5,10 +5,10 @@
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::Row;
 use super::answer::{Answer, Chosen, chosen};
-use super::row::Content;
+use super::row::DELIMITER;
 use super::value::{called, has_unheld, is_unheld, shortened, text};
+use super::{Content, Row};
 use crate::model::Conversation;
 
 /// Fields that hold a conversation, as TRL and most of the Hub's data sets name them.
@@ -125,9 +125,17 @@ pub fn content(row: &Row) -> Result<Content> {
         Usual::Question(answer) => {
             let question = field("question")?;
             let chosen = chosen(&row["choices"], &Answer::Field(answer, &row[answer]))?;
-            let Chosen { texts: choices, right: answer, other } = chosen;
+            let Chosen { texts: choices, right: answer, also, other } = chosen;
             let prompt = format!("Question: {question}\nAnswer:");
-            Content::Choice { prompt, choices, answer, other, continuation: None }
+            Content::Choice {
+                prompt,
+                choices,
+                answer,
+                also,
+                other,
+                continuation: None,
+                delimiter: DELIMITER.to_owned(),
+            }
         }
         Usual::Pair => pair(field("prompt")?, field("completion")?),
         Usual::Text => pair(field("text")?, String::new()),

@@ -9,7 +9,8 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
-use super::prompts::{Divider, contents, is_answered, turns};
+use super::divide::Divider;
+use super::prompts::{contents, is_answered, turns};
 use super::windows::{SHORTEST, within};
 use super::{Content, Order, Part, Rows, Windows};
 use crate::model::{Conversation, Tokenizer};

@@ -158,7 +158,7 @@ fn each_likelihood(
 }
 
 /// Calls `f` with every chunk of predictions: the number of its first row, the predictions, and their logits.
-fn each_chunk(
+pub(super) fn each_chunk(
     predictions: &[Prediction],
     states: &Tensor,
     head: &Head,
@@ -176,7 +176,7 @@ fn each_chunk(
 
 /// As [`each_chunk`] on the head's device: the tokens predicted are there once more as a list, and logits are f32. Where
 /// the device's memory does not suffice, chunks are halved; `f` then changed nothing.
-fn each_chunk_on_device(
+pub(super) fn each_chunk_on_device(
     predictions: &[Prediction],
     states: &Tensor,
     head: &Head,

@@ -10,7 +10,9 @@ mod registry;
 mod choice;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod exact;
 mod extract;
+mod greedy;
 mod judge;
 mod language;
 mod on_device;
@@ -19,8 +21,10 @@ mod text;
 
 use registry::families;
 
-pub use choice::{ChoiceScores, most_likely, score_choices};
+pub use choice::{ChoiceScores, most_likely, score_choices, score_target};
+pub use exact::ExactMatch;
 pub use extract::Extract;
+pub use greedy::are_greedy;
 pub use judge::JudgeScores;
 pub use language::{Prediction, Scores, log_likelihoods, score_positions};
 pub use registry::{Kind, Metric};

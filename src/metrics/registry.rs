@@ -45,6 +45,10 @@ pub(super) struct Traits {
     pub is_headline: bool,
     /// Whether it compares stems of words where the suite asks for that.
     pub compares_stems: bool,
+    /// Of choices: whether it may be taken of a target, where a row has no choices.
+    pub takes_targets: bool,
+    /// Of choices: whether several may be right.
+    pub takes_several: bool,
 }
 
 impl Traits {
@@ -58,6 +62,8 @@ impl Traits {
         made_of: None,
         is_headline: false,
         compares_stems: false,
+        takes_targets: false,
+        takes_several: true,
     };
 
     /// A loss in nats.
@@ -140,6 +146,16 @@ impl Metric {
     /// Whether it compares stems of words where the suite asks for that.
     pub fn compares_stems(self) -> bool {
         self.0.traits.compares_stems
+    }
+
+    /// Whether a metric of choices may be taken of a target, where a row has no choices.
+    pub fn takes_targets(self) -> bool {
+        self.0.traits.takes_targets
+    }
+
+    /// Whether a metric of choices takes several that are right.
+    pub fn takes_several(self) -> bool {
+        self.0.traits.takes_several
     }
 }
 

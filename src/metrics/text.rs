@@ -19,7 +19,7 @@ const ROUGE: Traits = Traits { compares_stems: true, ..Traits::SCORE };
 
 metrics! { Text:
     /// Fraction of generated answers that are the reference, but for case, punctuation and articles (SQuAD v1.1; v2
-    /// where the data has questions without an answer).
+    /// where the data has questions without an answer), or but for what the suite's `exact_match` says.
     EXACT_MATCH = "exact_match", |s| s.exact_match, Traits::SCORE;
     /// Overlap of the words of answer and reference, harmonic mean of precision and recall (SQuAD v1.1
     /// or v2, as `exact_match`).

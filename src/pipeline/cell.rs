@@ -144,8 +144,12 @@ pub struct SuiteRecord {
 pub struct ScoresRecord {
     /// One a sample; without positions where it has no target.
     pub samples: Vec<Scores>,
-    /// The log-likelihood of each choice of each sample, in nats; empty where they were not asked for.
+    /// The log-likelihood of each choice of each sample, of one without choices that of its target, in nats; empty where they
+    /// were not asked for.
     pub choices: Vec<Vec<f64>>,
+    /// Of each sample whether greedy decoding would write its target; empty where all have choices, or nobody asks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub greedy: Vec<bool>,
 }
 
 /// Generated answers to a suite's prompts; cached.

@@ -16,6 +16,7 @@ use crate::calibration::{self, Ask};
 use crate::data::{Asked, Library, Order, Packing, Part, Prompting, Rows, are_enough, asked, check, cut};
 use crate::digest::{self, Digest};
 use crate::fault::{At, Fault};
+use crate::metrics::Family;
 use crate::model::{Model, ModelFiles, Settled, Spec, Tokenizer};
 use crate::recipe::{Cell, Layers, Problems, Recipe, Skip, Suite, Unit, WindowUnit, check_against_model};
 use crate::source::{self, Fetcher, Source};
@@ -409,6 +410,7 @@ impl Inputs {
             chat: unit.chat,
             context: self.context(),
             new_tokens: if suite.is_answered() { unit.decoding.max_new_tokens } else { 0 },
+            as_choices: suite.wants(Family::Choice),
         })
     }
 

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use crate::data::{Has, Passage, Prompt, Windows};
 use crate::digest::Digest;
 use crate::judge::JudgeSpec;
-use crate::metrics::Family;
+use crate::metrics::{Family, Metric};
 use crate::model::Spec;
 use crate::recipe::{Suite, Unit};
 
@@ -16,8 +16,11 @@ use crate::recipe::{Suite, Unit};
 pub fn check(suite: &Suite, has: &Has) -> Result<()> {
     let Has { row, .. } = has;
     let asks = |family| suite.metrics().into_iter().find(|m| m.family() == family).map(|m| m.as_str());
-    if let Some(metric) = asks(Family::Choice) {
-        ensure!(has.choices, "row {row} has no choices, which {metric} needs");
+    for metric in suite.metrics().into_iter().filter(|m| m.family() == Family::Choice) {
+        let name = metric.as_str();
+        let is_there = has.choices || (metric.takes_targets() && has.target);
+        ensure!(is_there, "row {row} has no choices, which {name} needs");
+        ensure!(metric.takes_several() || !has.several, "row {row} has several right choices, and {name} is of one");
     }
     if let Some(metric) = asks(Family::Text) {
         ensure!(has.references, "row {row} has no target, which {metric} compares answers with");
@@ -94,6 +97,12 @@ impl Material {
             tracing::warn!(
                 "[suite.{name}]: its rows have choices, and without `metrics` it is judged by answers that the model writes; \
                  metrics = [\"acc\"] asks which choice it takes"
+            );
+        }
+        if suite.metrics().contains(&Metric::F1) && prompts.iter().any(|prompt| prompt.has().choices) {
+            tracing::warn!(
+                "[suite.{name}]: f1 is of the words of answers that the model writes, here beside the right choice's; it is not \
+                 the F1 of classes that lm-evaluation-harness has of choices"
             );
         }
         let passages = if suite.is_scored() { prompts.iter().filter_map(Prompt::passage).collect() } else { vec![] };

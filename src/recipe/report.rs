@@ -141,7 +141,7 @@ mod tests {
         let margin: Margin = toml::from_str("score = 0.5\ndivergence = 0.25").unwrap();
         for metric in Metric::all() {
             let expected = match metric.as_str() {
-                "loss" | "perplexity" => 0.02,
+                "loss" | "perplexity" | "target_loss" | "target_perplexity" => 0.02,
                 "js_divergence" | "kl_divergence" => 0.25,
                 "judge_score" => 0.2,
                 _ => 0.5,

@@ -4,9 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::published_length;
-use crate::data::Packing;
+use crate::data::{LITERAL_BREAK, Packing, has_literal_break};
 use crate::judge::JudgeSpec;
-use crate::metrics::{Extract, Family, Metric};
+use crate::metrics::{ExactMatch, Extract, Family, Metric};
 
 /// An evaluation data set with its metrics.
 ///
@@ -68,6 +68,9 @@ pub struct Suite {
     /// Rows: take the last match of `extract`; by default the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extract_last: Option<bool>,
+    /// Rows: how `exact_match` compares, as lm-evaluation-harness's metric of this name; by default as SQuAD's script.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exact_match: Option<ExactMatch>,
     /// Rows: a language model that judges the answers; by default none does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub judge: Option<JudgeSpec>,
@@ -139,6 +142,7 @@ impl Suite {
             ("stem", self.stem.is_some()),
             ("extract", self.extract.is_some()),
             ("extract_last", self.extract_last.is_some()),
+            ("exact_match", self.exact_match.is_some()),
             ("judge", self.judge.is_some()),
         ])
     }
@@ -161,6 +165,9 @@ impl Suite {
             let of_drawing = [("top_p", self.top_p.is_some_and(|p| p < 1.0)), ("top_k", self.top_k.is_some())];
             inert.extend(set(&of_drawing).into_iter().map(|key| (key, "without a `temperature` nothing is drawn")));
         }
+        if self.stop.iter().flatten().any(|text| has_literal_break(text)) {
+            inert.push(("stop", LITERAL_BREAK));
+        }
         if self.stem.is_some() && !self.metrics().iter().any(|m| m.compares_stems()) {
             inert.push(("stem", "no metric of this suite is a rouge, which alone compares stems"));
         }
@@ -172,6 +179,9 @@ impl Suite {
         }
         if self.extract_last.is_some() && self.extract.is_none() {
             inert.push(("extract_last", "there is no `extract` whose matches it could choose among"));
+        }
+        if self.exact_match.is_some() && !self.metrics().contains(&Metric::EXACT_MATCH) {
+            inert.push(("exact_match", "the suite's `metrics` do not name exact_match, which it is about"));
         }
         if self.shots_split.is_some() && self.shots.is_none() {
             inert.push(("shots_split", "there are no shots to draw from it; add `shots`"));
@@ -250,7 +260,8 @@ impl Suite {
     /// Whether `other` makes the same of an answer.
     pub fn reads_answers_as(&self, other: &Self) -> bool {
         let flags = |suite: &Self| (suite.stem.unwrap_or(false), suite.extract_last.unwrap_or(false));
-        self.extract == other.extract && flags(self) == flags(other)
+        let texts = |suite: &Self| (suite.extract.clone(), suite.exact_match.clone());
+        texts(self) == texts(other) && flags(self) == flags(other)
     }
 
     /// Whether a metric of this family is asked for.
@@ -296,7 +307,11 @@ mod tests {
         assert_eq!(inert("metrics = ['acc']\nextract = 'x'\nextract_last = true"), ["extract"]);
         assert_eq!(inert("metrics = ['f1']\nextract_last = true"), ["extract_last"]);
         assert!(inert("metrics = ['f1']\nextract = 'x'\nextract_last = true").is_empty());
+        assert_eq!(inert("metrics = ['f1']\nexact_match = { ignore_case = true }"), ["exact_match"]);
+        assert!(inert("metrics = ['exact_match']\nexact_match = { ignore_case = true }").is_empty());
         assert!(inert("windows = 3").is_empty());
+        let stop = |quoted: &str| inert(&format!("metrics = ['f1']\nstop = [{quoted}, 'Question:']"));
+        assert_eq!((stop("'\\n'"), stop("\"\\n\"")), (vec!["stop"], vec![]));
     }
 
     #[test]
@@ -321,6 +336,7 @@ mod tests {
         assert_eq!([&whole, &first, &last].map(|suite| suite.compared(answer)), [Some(answer), Some("4"), Some("7")]);
         assert_eq!((whole.compared("none"), first.compared("none")), (Some("none"), None));
         let is_alike = |a: &Suite, b: &Suite| a.reads_answers_as(b);
+        assert!(!is_alike(&whole, &suite("exact_match = {}")));
         assert!(is_alike(&whole, &suite("")) && !is_alike(&whole, &first) && !is_alike(&first, &last));
     }
 
@@ -330,10 +346,10 @@ mod tests {
         let all = suite(
             "windows = 1\nlength = 2\npacking = 'crop'\nlimit = 1\nshots = 0\nshots_split = 'a'\nchat = true\n\
              max_new_tokens = 1\nstop = []\ntemperature = 0.5\ntop_p = 0.5\ntop_k = 5\n\
-             repetition_penalty = 1.2\nstem = true\nextract = 'x'\nextract_last = true\n\
+             repetition_penalty = 1.2\nstem = true\nextract = 'x'\nextract_last = true\nexact_match = {}\n\
              judge = { endpoint = 'http://h', model = 'm' }",
         );
-        // Left out where they are not set: `judge`, `extract` and `extract_last`.
-        assert_eq!(keys.as_object().unwrap().len() + 3, 3 + all.window_keys().len() + all.row_keys().len());
+        // Left out where they are not set: `judge`, `extract`, `extract_last` and `exact_match`.
+        assert_eq!(keys.as_object().unwrap().len() + 4, 3 + all.window_keys().len() + all.row_keys().len());
     }
 }

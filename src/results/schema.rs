@@ -444,13 +444,20 @@ pub fn samples() -> SchemaRef {
         field("reference", TEXT, true, "", "what it should answer, the first of several; null for windows"),
         field("prediction", TEXT, true, "", "what it answered; null where nothing was generated"),
         field("choices", list(TEXT), true, "", "the answers to choose from; null where the row has none"),
-        field("answer", COUNT, true, "", "the right one of `choices`, from 0; null where there are none"),
+        field(
+            "answer",
+            COUNT,
+            true,
+            "",
+            "the right one of `choices`, from 0, the first of several; null where there are none",
+        ),
         field(
             "log_likelihoods",
             list(REAL),
             true,
             "nats",
-            "of each of `choices`, summed over its tokens; null where the suite does not compare them",
+            "of each of `choices`, of a row without them of its target, summed over its tokens; null where no metric of the \
+             suite is of them",
         ),
         field(
             "chosen",

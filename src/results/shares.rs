@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::metrics::{ChoiceScores, Family, Metric, Squad, Take, TextScores, score_choices, score_text};
+use crate::data::Prompt;
+use crate::metrics::{ChoiceScores, Family, Metric, Squad, Take, TextScores, score_choices, score_target, score_text};
 use crate::pipeline::{AnswersRecord, Material, ScoresRecord, SuiteRecord};
 use crate::recipe::Suite;
 use crate::statistics::Share;
@@ -87,8 +88,8 @@ pub fn shares(
         Some(match metric.take() {
             Take::Language(take) => Values::of(language?.iter().map(|s| Share { sum: take(s), weight: s.positions })),
             Take::Text(take) => Values::of(texts.as_ref()?.iter().map(|s| Share::one(take(s)))),
-            Take::Judge(take) => Values::of(record.judged.as_ref()?.iter().map(|s| judged(take(s)))),
-            Take::Choice(take) => Values::of(choices.as_ref()?.iter().map(|s| Share::one(take(s)))),
+            Take::Judge(take) => Values::of(record.judged.as_ref()?.iter().map(|s| if_any(take(s)))),
+            Take::Choice(take) => Values::of(choices.as_ref()?.iter().map(|s| if_any(take(s)))),
         })
     };
     let mut all = Shares::new();
@@ -107,14 +108,18 @@ pub fn shares(
     all
 }
 
-/// An answer that was not judged has no share.
-fn judged(score: f64) -> Share {
+/// An answer that was not judged has no share, and a row has none in what it does not allow.
+fn if_any(score: f64) -> Share {
     if score.is_nan() { Share::default() } else { Share::one(score) }
 }
 
 fn of_choices(scores: &ScoresRecord, material: &Material) -> Vec<ChoiceScores> {
     let of_rows = scores.choices.iter().zip(&material.prompts);
-    of_rows.map(|(likelihoods, prompt)| score_choices(likelihoods, &prompt.choice_texts(), prompt.answer)).collect()
+    let of_row = |(i, (likelihoods, prompt)): (usize, (&Vec<f64>, &Prompt))| match prompt.choices.is_empty() {
+        true => score_target(likelihoods.iter().sum(), scores.greedy.get(i).copied().unwrap_or(false)),
+        false => score_choices(likelihoods, &prompt.choice_texts(), &prompt.right()),
+    };
+    of_rows.enumerate().map(of_row).collect()
 }
 
 fn of_texts(suite: &Suite, answers: &AnswersRecord, material: &Material) -> Vec<TextScores> {
@@ -124,7 +129,12 @@ fn of_texts(suite: &Suite, answers: &AnswersRecord, material: &Material) -> Vec<
     // An answer in which nothing is found that could be compared is wrong, also where a reference has no words.
     let scored = |answer: &str, references: &[String]| {
         let compared = suite.compared(answer);
-        compared.map_or_else(TextScores::default, |answer| score_text(answer, references, stem, squad))
+        let Some(answer) = compared else { return TextScores::default() };
+        let scores = score_text(answer, references, stem, squad);
+        match &suite.exact_match {
+            Some(how) => TextScores { exact_match: f64::from(how.is_one_of(answer, references)), ..scores },
+            None => scores,
+        }
     };
     of_rows.map(|(answer, prompt)| scored(answer, &prompt.references)).collect()
 }

@@ -322,6 +322,9 @@ pub fn samples(recipe: &Recipe, materials: &BTreeMap<String, Material>, cells: &
     let cells: Vec<&Finished> = rows.iter().map(|r| r.cell).collect();
     let share = |row: &Row, metric| row.shares.get(&metric).map(|shares| shares.get(row.sample));
     let choosing = || rows.iter().map(|r| r.prompt.filter(|prompt| !prompt.choices.is_empty()));
+    let chosen = |row: &Row| {
+        row.likelihoods.filter(|_| row.prompt.is_some_and(|prompt| !prompt.choices.is_empty())).map(most_likely)
+    };
     let positions = |row: &Row| {
         let (_, shares) = row.shares.iter().find(|(metric, _)| metric.family() == Family::Language)?;
         Some(shares.get(row.sample).weight as u64)
@@ -335,7 +338,7 @@ pub fn samples(recipe: &Recipe, materials: &BTreeMap<String, Material>, cells: &
         some_text_lists(choosing().map(|prompt| prompt.map(Prompt::choice_texts))),
         some_counts(choosing().map(|prompt| prompt.map(|prompt| prompt.answer as u64))),
         some_real_lists(rows.iter().map(|r| r.likelihoods)),
-        some_counts(rows.iter().map(|r| r.likelihoods.map(|likelihoods| most_likely(likelihoods) as u64))),
+        some_counts(rows.iter().map(|r| chosen(r).map(|chosen| chosen as u64))),
         some_counts(rows.iter().map(positions)),
     ];
     let mean = |metric: Metric| {

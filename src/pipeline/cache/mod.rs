@@ -109,7 +109,7 @@ impl Stage {
             Self::Windows => 4,
             Self::Texts => 1,
             Self::Losses => 2,
-            Self::Prompts => 4,
+            Self::Prompts => 5,
             Self::Teacher => 5,
             Self::Pruned => 5,
             Self::Statistic => 4,

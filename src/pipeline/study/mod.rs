@@ -18,7 +18,7 @@ use indexmap::IndexMap;
 use serde_json::Value;
 
 use super::cache::{Cache, Key, Unwritable};
-use super::cell::{CellRecord, ErrorsRecord, PrunedRecord, ScoresRecord, Seconds, Spent, Status, SuiteRecord};
+use super::cell::{CellRecord, ErrorsRecord, PrunedRecord, Seconds, Spent, Status, SuiteRecord};
 use super::ends::Ends;
 use super::errors::held_out;
 use super::inputs::Inputs;
@@ -341,10 +341,9 @@ impl<'a> Study<'a> {
             if *cell == Cell::Dense {
                 self.teach(name, &batches)?;
             }
-            let (samples, choices) = self.score(name, cell, &subject, &batches)?;
+            let scores = self.score(name, cell, &subject, &batches)?;
             seconds.forward += suite.seconds;
             seconds.score += started.elapsed().as_secs_f64();
-            let scores = ScoresRecord { samples, choices };
             self.cache.write_json(keys.scores(name), &scores)?;
             suites.entry(name.to_string()).or_default().scores = Some(scores);
         }
