@@ -1,12 +1,9 @@
 //! Whether an answer is the reference to the letter, but for what a suite says: lm-evaluation-harness's `exact_match`.
 
-use std::borrow::Cow;
-use std::fmt;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use regex::Regex;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::Error;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use super::expression::Expression;
 
 /// What an answer may differ in from the reference and still be it, as lm-evaluation-harness's `exact_match` has it
 /// (`exact_match_hf_evaluate` of its api/metrics.py): compared is to the letter, but for what stands here.
@@ -15,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct ExactMatch {
     /// What these regular expressions find is taken out of both, by one after the other, before all else.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub regexes_to_ignore: Vec<Ignored>,
+    pub regexes_to_ignore: Vec<Expression>,
     /// Upper and lower case are the same.
     #[serde(default)]
     pub ignore_case: bool,
@@ -43,7 +40,7 @@ impl ExactMatch {
     /// What is compared of a text.
     fn left_of(&self, text: &str) -> String {
         let mut left = text.to_owned();
-        for Ignored(regex) in &self.regexes_to_ignore {
+        for Expression(regex) in &self.regexes_to_ignore {
             left = regex.replace_all(&left, "").into_owned();
         }
         if self.ignore_case {
@@ -53,54 +50,6 @@ impl ExactMatch {
             !(self.ignore_punctuation && c.is_ascii_punctuation() || self.ignore_numbers && c.is_ascii_digit())
         });
         left
-    }
-}
-
-/// A regular expression, in the syntax of the crate regex.
-#[derive(Clone)]
-pub struct Ignored(Regex);
-
-impl PartialEq for Ignored {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.as_str() == other.0.as_str()
-    }
-}
-
-impl fmt::Debug for Ignored {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{:?}", self.0.as_str())
-    }
-}
-
-impl Serialize for Ignored {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.0.as_str())
-    }
-}
-
-impl<'de> Deserialize<'de> for Ignored {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let pattern = String::deserialize(deserializer)?;
-        Regex::new(&pattern).map(Self).map_err(|error| {
-            // Its last line says what is wrong, and those before point at it.
-            let said = error.to_string();
-            let why = said.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-            D::Error::custom(format!("\"{pattern}\" is no regular expression: {why}"))
-        })
-    }
-}
-
-impl JsonSchema for Ignored {
-    fn schema_name() -> Cow<'static, str> {
-        "Ignored".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "format": "regex" })
     }
 }
 

@@ -1,80 +1,37 @@
 //! What of an answer is compared, where a suite says so by a regular expression: lm-evaluation-harness's filter `regex`.
 
-use std::borrow::Cow;
-use std::fmt;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use regex::Regex;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::Error;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use super::expression::Expression;
 
-/// A regular expression that finds an answer's end result, in the syntax of the crate regex.
-#[derive(Clone)]
-pub struct Extract(Regex);
+/// A regular expression that finds an answer's end result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "Expression")]
+#[schemars(inline, with = "Expression")]
+pub struct Extract(Expression);
+
+impl TryFrom<Expression> for Extract {
+    type Error = String;
+
+    fn try_from(expression: Expression) -> Result<Self, String> {
+        let Expression(regex) = &expression;
+        match regex.is_match("") {
+            true => Err(format!("\"{}\" matches where there is nothing: it finds no answer", regex.as_str())),
+            false => Ok(Self(expression)),
+        }
+    }
+}
 
 impl Extract {
     /// Which of the matches counts: the first or the `last`. Of it what its first group has that is not empty, or all of it
     /// where it has no groups, without white space around it; None where there is no such text.
     pub fn of<'a>(&self, answer: &'a str, last: bool) -> Option<&'a str> {
-        let mut matches = self.0.captures_iter(answer);
+        let mut matches = self.0.0.captures_iter(answer);
         let found = if last { matches.last() } else { matches.next() }?;
         let mut groups =
-            found.iter().skip(usize::from(self.0.captures_len() > 1)).flatten().map(|group| group.as_str());
+            found.iter().skip(usize::from(self.0.0.captures_len() > 1)).flatten().map(|group| group.as_str());
         groups.find(|text| !text.is_empty()).map(str::trim).filter(|text| !text.is_empty())
-    }
-}
-
-impl PartialEq for Extract {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.as_str() == other.0.as_str()
-    }
-}
-
-impl fmt::Debug for Extract {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{:?}", self.0.as_str())
-    }
-}
-
-impl Serialize for Extract {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.0.as_str())
-    }
-}
-
-impl<'de> Deserialize<'de> for Extract {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let pattern = String::deserialize(deserializer)?;
-        let regex = Regex::new(&pattern).map_err(|error| match error {
-            regex::Error::Syntax(_) if pattern.contains("(?=") || pattern.contains("(?<") => D::Error::custom(format!(
-                "\"{pattern}\" looks around, which no expression here can; write what stands around the answer, and put the \
-                 answer in a group: \"the answer is (.*)\\.\""
-            )),
-            // Its last line says what is wrong, and those before point at it.
-            error => {
-                let said = error.to_string();
-                let why = said.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-                D::Error::custom(format!("\"{pattern}\" is no regular expression: {why}"))
-            }
-        })?;
-        match regex.is_match("") {
-            true => Err(D::Error::custom(format!("\"{pattern}\" matches where there is nothing: it finds no answer"))),
-            false => Ok(Self(regex)),
-        }
-    }
-}
-
-impl JsonSchema for Extract {
-    fn schema_name() -> Cow<'static, str> {
-        "Extract".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "format": "regex" })
     }
 }
 

@@ -11,6 +11,7 @@ mod choice;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod exact;
+mod expression;
 mod extract;
 mod greedy;
 mod judge;
