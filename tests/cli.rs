@@ -202,7 +202,7 @@ fn a_plan_lists_cells_and_stages_and_computes_nothing() {
     let shop = Workshop::new(&Tiny::default());
     let (plan, _) = shop.succeeds(&["plan", "recipe.toml"]);
     assert!(plan.starts_with("tiny: 11 cells"), "{plan}");
-    for stage in ["windows of suite text", "teacher on text", "prune wanda-0.5-general-s0", "score dense on text"] {
+    for stage in ["windows of suite text", "dense model on text", "prune wanda-0.5-general-s0", "score dense on text"] {
         assert!(plan.contains(stage), "{plan}");
     }
     assert!(!shop.path("results").exists());

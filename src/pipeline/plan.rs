@@ -372,7 +372,7 @@ impl OfCell<'_> {
         let (both, length) = (self.passing(suite), self.length(suite));
         let bytes = both.map(|(t, c)| (4 * c.hidden as u64).saturating_mul(t as u64));
         let work = both.map(|(t, c)| Work { passing: work::forward(c, t, length), ..Work::default() });
-        self.stage(format!("teacher on {suite}"), entry, bytes, work)
+        self.stage(format!("dense model on {suite}"), entry, bytes, work)
     }
 
     fn scores(&self, entry: Entry, suite: &str) -> PlannedStage {
