@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::Prediction;
 use super::language::{each_chunk, each_chunk_on_device};
-use crate::model::Head;
+use crate::model::{Head, first_of_greatest};
 
 /// Whether each of `samples` texts is what greedy decoding would write, as lm-evaluation-harness asks it in `loglikelihood`
 /// (`is_greedy` of models/huggingface.py); of equal logits the first is taken. The arguments are as for
@@ -26,21 +26,10 @@ pub fn are_greedy(predictions: &[Prediction], samples: usize, states: &Tensor, h
         return Ok(greedy);
     }
     each_chunk(predictions, states, head, |_, predictions, logits| {
-        note(predictions, logits.par_chunks(head.vocabulary()).map(first_of_largest).collect());
+        note(predictions, logits.par_chunks(head.vocabulary()).map(first_of_greatest).collect());
         Ok(())
     })?;
     Ok(greedy)
-}
-
-/// The number of the first of the largest.
-fn first_of_largest(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (id, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] {
-            best = id;
-        }
-    }
-    best as u32
 }
 
 #[cfg(test)]
@@ -49,7 +38,7 @@ mod tests {
 
     #[test]
     fn of_equal_logits_the_first_is_the_largest() {
-        assert_eq!(first_of_largest(&[-3.0, 1.0, 1.0, 0.5]), 1);
-        assert_eq!(first_of_largest(&[2.0]), 0);
+        assert_eq!(first_of_greatest(&[-3.0, 1.0, 1.0, 0.5]), 1);
+        assert_eq!(first_of_greatest(&[2.0]), 0);
     }
 }

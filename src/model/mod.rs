@@ -42,7 +42,7 @@ pub use parts::Norm;
 #[cfg(test)]
 pub use rope::Rope;
 pub use rope::Ropes;
-pub use sampling::Sampling;
+pub use sampling::{Sampling, first_of_greatest};
 pub use save::Saving;
 #[cfg(test)]
 pub use spec::Heads;

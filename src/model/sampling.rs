@@ -120,8 +120,8 @@ pub fn loss(logits: &[f32], token: u32) -> f64 {
     sum_of_exp(logits, greatest).ln() - of_token
 }
 
-/// The first token of the greatest score.
-fn first_of_greatest(scores: &[f32]) -> u32 {
+/// The first token of the greatest score: what greedy decoding takes.
+pub fn first_of_greatest(scores: &[f32]) -> u32 {
     let greatest = greatest(scores);
     scores.iter().position(|&score| score == greatest).unwrap_or(0) as u32
 }

@@ -61,10 +61,9 @@ impl Study<'_> {
                 record.choices.extend(here.iter().map(of));
             }
         }
-        let is_finite = |record: &ScoresRecord| {
-            record.samples.iter().all(|s| s.loss.is_finite()) && record.choices.iter().flatten().all(|l| l.is_finite())
-        };
-        ensure!(is_finite(&record), "the model's loss on suite {suite} is not a number");
+        let ScoresRecord { samples, choices, .. } = &record;
+        let finite = samples.iter().all(|s| s.loss.is_finite()) && choices.iter().flatten().all(|l| l.is_finite());
+        ensure!(finite, "the model's loss on suite {suite} is not a number");
         Ok(record)
     }
 
